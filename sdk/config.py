@@ -1,0 +1,111 @@
+"""The configuration: one ``config.toml`` under XDG, every key with a default and a meaning.
+
+Unknown keys and wrong types are refused, because a silent typo in a limit is worse than an error.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from clawai.sdk import paths
+from clawai.sdk.errors import ClawError
+
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[memory]``"""
+
+    budget_mib: Bytes = 0
+    """What all workers and leases together may hold; 0 means 70 % of the box's memory."""
+
+
+class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[workers]``"""
+
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Compute threads of one engine worker; 0 means one a core."""
+    context: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 2048
+    """Longest sequence of a language model, in tokens; 0 means the model's own limit."""
+    idle_minutes: Annotated[float, msgspec.Meta(ge=0)] = 10
+    """An idle worker is stopped after this long; 0 keeps it."""
+
+
+class Sandbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[sandbox]``"""
+
+    minimum: str = "no-landlock"
+    """The weakest level that workers may run at: full, no-landlock, no-userns, weaker."""
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[log]``"""
+
+    level: str = "info"
+    """debug, info, warning or error."""
+    max_mib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    """The log is started anew at this size; one older file is kept."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    memory: Memory = Memory()
+    workers: Workers = Workers()
+    sandbox: Sandbox = Sandbox()
+    log: Log = Log()
+    plugin_dirs: tuple[str, ...] = ()
+    """More folders that hold plugins, one folder each."""
+
+
+LEVELS = ("full", "no-landlock", "no-userns", "weaker")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration; a missing file means all defaults.
+
+    Raises:
+        ClawError: bad_config, naming the key, or the line of a syntax error.
+    """
+    path = path or paths.config_file()
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise ClawError("bad_config", f"cannot read {path}: {error.strerror}") from error
+    return parse(text, str(path))
+
+
+def parse(text: bytes, where: str) -> Config:
+    """Decode and check the bytes of a configuration file."""
+    try:
+        # msgspec reads TOML through the standard library's tomllib.
+        config = msgspec.toml.decode(text, type=Config)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        raise ClawError(
+            "bad_config", f"{where}: {error}", hint="`claw config` shows every key and its value"
+        ) from error
+    for key, got, allowed in (
+        ("sandbox.minimum", config.sandbox.minimum, LEVELS),
+        ("log.level", config.log.level, LOG_LEVELS),
+    ):
+        if got not in allowed:
+            raise ClawError("bad_config", f"{where}: {key}", got=got, allowed=list(allowed))
+    return config
+
+
+def budget_bytes(config: Config) -> int:
+    """The memory budget in bytes, from the configuration or from the size of the box."""
+    if config.memory.budget_mib:
+        return config.memory.budget_mib << 20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 7 // 10
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, for listings."""
+    out: dict[str, Any] = msgspec.to_builtins(config)
+    return out

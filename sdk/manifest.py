@@ -1,0 +1,143 @@
+"""Manifests: ``plugin.toml`` of a plugin and ``model.json`` of a stored model.
+
+Both are read without running anything of theirs, are limited in size, and are checked before use.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from clawai.sdk.errors import ClawError
+
+LIMIT = 256 * 1024
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """``[plugin]``"""
+
+    name: str
+    version: str
+    module: str
+    description: str = ""
+    language: str = "python"
+    kind: str = "tool"
+    """tool, engine (one worker a model) or driver (loaded into an engine's worker)."""
+    drivers: tuple[str, ...] = ()
+    """Plugins of kind driver that an engine's worker loads beside it."""
+
+
+class OperationEntry(msgspec.Struct, frozen=True):
+    """One ``[[operation]]``: what the kernel must know before the plugin runs."""
+
+    name: str
+    stream: bool = False
+    needs_model: bool = False
+    idempotent: bool = False
+    description: str = ""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """``[limits]``: what one worker may hold."""
+
+    memory_mib: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 512
+    """Reserved in the ledger while the worker lives (engines add what their model needs)."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
+    slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Tasks that one worker runs at the same time."""
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """``[permissions]``: each a reason a person can read. Everything else is denied."""
+
+    profile: str = "tool"
+    """The sandbox profile (``profiles/sandbox/``)."""
+    read: dict[str, str] = {}
+    """Path to reason."""
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """A whole ``plugin.toml``."""
+
+    plugin: Identity
+    operation: tuple[OperationEntry, ...] = ()
+    limits: Limits = Limits()
+    permissions: Permissions = Permissions()
+
+
+class Model(msgspec.Struct, frozen=True):
+    """``model.json``: one model in the store, written once by ``claw pull``."""
+
+    name: str
+    file: str
+    """Name of the file beside this one."""
+    bytes: int
+    sha256: str
+    capability: str
+    """What it can do: ``llm``, ``embedding``, ..."""
+    operation_prefix: str = "llm"
+    licence: str = ""
+    source: str = ""
+    pulled_at: str = ""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LIMIT + 1)
+    except OSError as error:
+        raise ClawError("bad_config", f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > LIMIT:
+        raise ClawError("bad_config", f"{path} is too large", got=len(raw), allowed=LIMIT)
+    return raw
+
+
+def read_plugin(folder: Path) -> Plugin:
+    """Read and check ``folder/plugin.toml``.
+
+    Raises:
+        ClawError: bad_config, naming the file and the key.
+    """
+    path = folder / "plugin.toml"
+    try:
+        manifest = msgspec.toml.decode(_read(path), type=Plugin)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        raise ClawError("bad_config", f"{path}: {error}") from error
+    identity = manifest.plugin
+    checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
+    checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
+    for key, got, pattern in checks:
+        if not pattern.fullmatch(got):
+            raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
+    for key, got, allowed in (
+        ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
+        ("plugin.language", identity.language, ("python",)),
+    ):
+        if got not in allowed:
+            raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    return manifest
+
+
+def read_model(folder: Path) -> Model:
+    """Read and check ``folder/model.json``.
+
+    Raises:
+        ClawError: bad_config, naming the file and the key.
+    """
+    path = folder / "model.json"
+    try:
+        model = msgspec.json.decode(_read(path), type=Model)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ClawError("bad_config", f"{path}: {error}") from error
+    if model.name != folder.name or Path(model.file).name != model.file:
+        raise ClawError(
+            "bad_config",
+            f"{path}: name and file must be those of its own folder",
+            got=[model.name, model.file],
+            hint=f"pull it again: claw rm {folder.name}; claw pull {folder.name}",
+        )
+    return model
