@@ -1,0 +1,130 @@
+"""Segments: memory that one client and one worker share, charged until every holder is gone."""
+
+from clawai.kernel import limits, tasks
+from clawai.kernel.events import (
+    Borrowed,
+    FreeSegment,
+    MakeSegment,
+    Reply,
+    Returned,
+    SegmentDropped,
+    Tell,
+)
+from clawai.kernel.state import SEGMENT, Segment, Service, State, Worker, step
+from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
+
+PAGE = 4096
+
+
+def borrowed(state: State, event: Borrowed) -> None:
+    """Note who wants a segment; it is made when the worker of the pair is there."""
+    mine = sum(segment.client == event.client for segment in state.segments.values())
+    service = state.services.get(event.spec.key)
+    error = None
+    if event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
+        error = tasks.never_fits(state.ledger, event.size, "the segment")
+    elif mine + (len(service.borrows) if service else 0) >= limits.SEGMENTS_PER_CLIENT:
+        error = ClawError("queue_full", "segments of one client", mine, limits.SEGMENTS_PER_CLIENT)
+    elif service and state.now < service.quarantined_until:
+        error = tasks.quarantined(state, service)
+    if error:
+        tasks.refuse(state, event.client, event.request, error)
+        return
+    if service is None:
+        service = state.services[event.spec.key] = Service(event.spec)
+    service.borrows.append(event)
+
+
+def lend_waiting(state: State, service: Service, worker: Worker) -> None:
+    """Answer the wishes that wait for this worker."""
+    wishes, service.borrows = service.borrows, []
+    for wish in wishes:
+        _lend(state, worker, wish)
+
+
+def _lend(state: State, worker: Worker, wish: Borrowed) -> None:
+    size = -(-wish.size // PAGE) * PAGE
+    for segment in state.segments.values():
+        mine = segment.client == wish.client and segment.worker == worker.id
+        if mine and segment.state == "idle" and size <= segment.size <= 2 * size:
+            step(SEGMENT, segment, "lend")
+            segment.generation += 1
+            state.out.append(_leased(segment, wish))
+            return
+    number = state.number("segment")
+    if not state.ledger.charge(("segment", number), size):
+        error = ClawError(
+            "no_memory",
+            "there is no room for the segment now",
+            got=f"{size} bytes",
+            allowed=f"{state.ledger.free} bytes free",
+            hint="return segments, or try again later",
+        )
+        tasks.refuse(state, wish.client, wish.request, error)
+        return
+    segment = Segment(number, wish.client, worker.id, size)
+    step(SEGMENT, segment, "lend")
+    state.segments[number] = segment
+    state.out.append(
+        MakeSegment(number, wish.client, worker.id, size, reply=_leased(segment, wish))
+    )
+
+
+def _leased(segment: Segment, wish: Borrowed) -> Reply:
+    lease = wire.Lease(
+        segment=segment.id, offset=0, length=segment.size, generation=segment.generation
+    )
+    return Reply(wish.client, wire.Leased(id=wish.request, lease=lease))
+
+
+def returned(state: State, event: Returned) -> None:
+    """The client is done with a lease; the pair may use the segment again."""
+    segment = state.segments.get(event.segment)
+    if segment is None or segment.client != event.client or segment.generation != event.generation:
+        return  # its worker or its lease has ended already; nothing is held for it
+    if segment.state in ("lent", "orphan"):
+        step(SEGMENT, segment, "return")
+        _free_if_due(state, segment)
+
+
+def client_left(state: State, client: int) -> None:
+    """Have the workers unmap what they shared with a client that is gone."""
+    for service in state.services.values():
+        service.borrows = [wish for wish in service.borrows if wish.client != client]
+    for segment in list(state.segments.values()):
+        if segment.client == client and segment.state in ("lent", "idle", "orphan"):
+            step(SEGMENT, segment, "client_left")
+            if segment.state == "dropping":
+                state.out.append(Tell(segment.worker, wire.Drop(segment=segment.id)))
+            _free_if_due(state, segment)
+
+
+def worker_gone(state: State, worker: int) -> None:
+    """A dead worker maps nothing; a client that still does keeps the charge until it lets go."""
+    for segment in list(state.segments.values()):
+        if segment.worker == worker and segment.state in ("lent", "idle", "dropping"):
+            step(SEGMENT, segment, "worker_gone")
+            _free_if_due(state, segment)
+
+
+def dropped(state: State, event: SegmentDropped) -> None:
+    """A worker says it has unmapped a segment."""
+    segment = state.segments.get(event.segment)
+    if segment is None or segment.worker != event.worker or segment.state != "dropping":
+        raise ClawError("bad_worker", "dropped a segment that it was not told to drop")
+    step(SEGMENT, segment, "dropped")
+    state.workers[event.worker].retired += 1
+    _free_if_due(state, segment)
+
+
+def _free_if_due(state: State, segment: Segment) -> None:
+    if segment.state == "freeing":
+        state.out.append(FreeSegment(segment.id))
+
+
+def freed(state: State, number: int) -> None:
+    """The pages are back, seen by the shell in the file's block count."""
+    step(SEGMENT, state.segments[number], "gone")
+    del state.segments[number]
+    state.ledger.release(("segment", number))

@@ -1,0 +1,39 @@
+"""The byte ledger: who holds how much of the budget. Nothing is handed out that is not charged."""
+
+from collections.abc import Hashable
+
+
+class Ledger:
+    """Charges by holder. ``charge`` says no rather than go over the budget."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self.holders: dict[Hashable, int] = {}
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody holds."""
+        return self.budget - self.used
+
+    def charge(self, holder: Hashable, size: int) -> bool:
+        """Add ``size`` bytes to what ``holder`` holds, or change nothing and return False."""
+        if size < 0:
+            raise ValueError(f"a charge cannot be negative: {size}")
+        if size > self.free:
+            return False
+        self.holders[holder] = self.holders.get(holder, 0) + size
+        self.used += size
+        return True
+
+    def release(self, holder: Hashable) -> int:
+        """Take back all that ``holder`` holds, and return it."""
+        size = self.holders.pop(holder, 0)
+        self.used -= size
+        return size
+
+    def check(self) -> None:
+        """The sums agree and stay within the budget."""
+        total = sum(self.holders.values())
+        if total != self.used or not 0 <= total <= self.budget:
+            raise AssertionError(f"ledger: {total} held, {self.used} used of {self.budget}")

@@ -1,0 +1,55 @@
+"""Every limit of the kernel, in one place. Times are nanoseconds, sizes bytes."""
+
+MS = 1_000_000
+SECOND = 1000 * MS
+MIB = 1 << 20
+
+# Clients.
+CLIENTS = 256
+TASKS_PER_CLIENT = 256
+TASKS = 4096
+PAYLOAD_TOTAL = 24 * MIB
+"""Bytes of all requests that wait in the queue."""
+PARTIAL_TOTAL = 24 * MIB
+"""Bytes of messages that have not arrived whole, over all connections."""
+OUTBOX = 4 * MIB
+"""Bytes waiting for one client that does not read; then it is disconnected."""
+OUTBOX_TOTAL = 16 * MIB
+HANDSHAKE = 5 * SECOND
+"""A connection that has not said hello by then is closed."""
+TOKEN_LIFE = 30 * SECOND
+SEGMENTS_PER_CLIENT = 64
+REQUEST_ID_TEXT = 80
+
+# Tasks.
+TICK = 1 * SECOND
+CANCEL_GRACE = 3 * SECOND
+"""A worker that has not ended a cancelled task by then is killed."""
+ATTEMPTS = 2
+"""Runs of an idempotent task that dies with its worker before it has streamed anything."""
+PROMOTE = {"critical": 0, "interactive": 60 * SECOND, "normal": 30 * SECOND, "batch": 30 * SECOND}
+"""Waiting this long counts as one class higher, which bounds starvation."""
+PATIENCE = 30 * SECOND
+"""Among equals a task without a deadline sorts as if it had this one."""
+
+# Workers.
+START = 20 * SECOND
+"""From the launch to the first message."""
+LOAD = 300 * SECOND
+PING = 5 * SECOND
+HUNG = 20 * SECOND
+"""A busy worker that answers no ping for so long is killed."""
+STOP_GRACE = 1 * SECOND
+BACKOFF = 50 * MS
+BACKOFF_MAX = 5 * SECOND
+DEATHS = 4
+"""So many deaths within ``DEATH_WINDOW`` put a plugin in quarantine."""
+DEATH_WINDOW = 60 * SECOND
+QUARANTINE = 30 * SECOND
+WORKER_OUTBOX = 16 * MIB
+RETIRED = 32
+"""Segments whose pages a worker gave back but could still map; then it is renewed when idle."""
+LOG_LINE = 4096
+"""Bytes of one line of a worker's output in the log."""
+LOG_RATE = 200
+"""Lines a second that one worker may log."""

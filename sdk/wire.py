@@ -1,0 +1,366 @@
+"""The wire: every message between clients, kernel and workers, typed (``WIRE.md`` is normative).
+
+A message is a ZeroMQ multipart: frame 0 is one of the structs below as a msgpack map whose
+``type`` names it, the frames after it are raw payload. Fields that a reader does not know are
+ignored; a type that it does not know, or a field of a wrong type, is a ``ClawError`` with the code
+``bad_message``. Parameters and results travel as msgpack that the kernel never decodes.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from clawai.sdk.errors import CODES, ClawError
+
+VERSION = (1, 0)
+"""Major (peers must agree) and minor (adds fields and types only)."""
+
+MAX_FRAMES = 64
+MAX_MESSAGE = 8 << 20
+"""Bytes of all frames of one message; larger values travel as leases or as several chunks."""
+MAX_HEADER = 4 << 20
+
+Priority = Literal["critical", "interactive", "normal", "batch"]
+PRIORITIES: tuple[Priority, ...] = ("critical", "interactive", "normal", "batch")
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+Text = Annotated[str, msgspec.Meta(max_length=8192)]
+Raw = msgspec.Raw
+EMPTY_MAP = Raw(b"\x80")
+NIL = Raw(b"\xc0")
+
+
+class Message(msgspec.Struct, tag_field="type", tag=str.lower, frozen=True, omit_defaults=True):
+    """What all messages share: the tag ``type``, which is the name of the struct in lower case."""
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a segment that the kernel gave to one client and one worker incarnation."""
+
+    segment: Id
+    offset: Size
+    length: Size
+    generation: Id
+    rights: Literal["r", "rw"] = "rw"
+
+
+# Client to kernel.
+
+
+class Hello(Message, kw_only=True):
+    """First message of a client."""
+
+    version: tuple[int, int]
+    token: bytes = b""
+    """One-time token from the lease socket; without it the connection works without leases."""
+    name: Name = ""
+    """For people who read listings; never trusted."""
+
+
+class Submit(Message, kw_only=True):
+    """Ask for an operation; answered by accepted, then progress and chunks, then done or error."""
+
+    id: Id
+    op: Name
+    model: Name = ""
+    priority: Priority = "interactive"
+    deadline_ms: int | None = None
+    """From the arrival at the kernel; 0 or less is already past."""
+    params: Raw = EMPTY_MAP
+    leases: tuple[Lease, ...] = ()
+
+
+class Cancel(Message, kw_only=True):
+    """End a task. From a client ``id`` is its request, from the kernel to a worker the task."""
+
+    id: Id
+
+
+class Query(Message, kw_only=True):
+    """Ask what is there: status, plugins, models, tasks, workers."""
+
+    id: Id
+    what: Name
+
+
+class Admin(Message, kw_only=True):
+    """Change what runs: shutdown, unload (``name`` is a model or a plugin)."""
+
+    id: Id
+    command: Name
+    name: Name = ""
+
+
+class Borrow(Message, kw_only=True):
+    """Ask for a segment shared with the worker of an operation; the answer is ``leased``."""
+
+    id: Id
+    op: Name
+    model: Name = ""
+    bytes: Size
+
+
+class Return(Message, kw_only=True):
+    """Give a lease back; the kernel may give the segment to the same pair again."""
+
+    segment: Id
+    generation: Id
+
+
+# Kernel to client.
+
+
+class Welcome(Message, kw_only=True):
+    """Answer to ``hello``."""
+
+    version: tuple[int, int]
+    kernel: Name
+    pid: Id
+    principal: Name
+    leases: bool
+    max_message: Size = MAX_MESSAGE
+    max_frames: int = MAX_FRAMES
+
+
+class Accepted(Message, kw_only=True):
+    """The task is queued; ``position`` 0 is the next of its worker."""
+
+    id: Id
+    task: Id
+    position: int = 0
+
+
+class Answer(Message, kw_only=True):
+    """Reply to query and admin."""
+
+    id: Id
+    data: Raw = EMPTY_MAP
+
+
+class Leased(Message, kw_only=True):
+    """Reply to ``borrow``; the descriptor comes over the lease socket with the same segment id."""
+
+    id: Id
+    lease: Lease
+
+
+# Both ways: a worker says these of a task, and the kernel passes them on under the request's id.
+
+
+class Progress(Message, kw_only=True):
+    """The task lives. Sent on news, and at least once a second while a task is not at its end."""
+
+    id: Id
+    state: Name = ""
+    """queued, loading, running"""
+    position: int | None = None
+    fraction: float | None = None
+    note: Text = ""
+    incarnation: Id = 0
+
+
+class Chunk(Message, kw_only=True):
+    """A piece of a streamed result; payload frames belong to it."""
+
+    id: Id
+    data: Raw = NIL
+    incarnation: Id = 0
+
+
+class Done(Message, kw_only=True):
+    """The end of a task that succeeded."""
+
+    id: Id
+    result: Raw = NIL
+    timings: dict[str, int] = {}
+    """Microseconds: queue_us, load_us, compute_us, plugin_us, wire_us."""
+    incarnation: Id = 0
+
+
+class Error(Message, kw_only=True):
+    """The end of a task that did not, or (without id) a complaint about the connection."""
+
+    id: Id | None = None
+    code: Name
+    message: Text
+    got: Any = None
+    allowed: Any = None
+    hint: Text = ""
+    timings: dict[str, int] = {}
+    incarnation: Id = 0
+
+
+# Kernel to worker.
+
+
+class Run(Message, kw_only=True):
+    """Run a task. ``slot`` is its control word in the control page."""
+
+    id: Id
+    op: Name
+    params: Raw
+    slot: int
+    remaining_ms: int | None = None
+    priority: Priority = "interactive"
+    leases: tuple[Lease, ...] = ()
+
+
+class Granted(Message, kw_only=True):
+    """The reservation is charged; load now."""
+
+
+class Drop(Message, kw_only=True):
+    """Unmap and close a segment whose pair has ended."""
+
+    segment: Id
+
+
+class Ping(Message, kw_only=True):
+    """Are you there?"""
+
+    seq: Id
+
+
+class Stop(Message, kw_only=True):
+    """Finish nothing, exit."""
+
+
+# Worker to kernel.
+
+
+class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An operation as the worker announces it; ``params`` is a JSON schema as msgpack."""
+
+    name: Name
+    summary: Text = ""
+    params: Raw = EMPTY_MAP
+
+
+class Reserve(Message, kw_only=True):
+    """What the worker will hold once loaded, in bytes; it waits for ``granted``."""
+
+    bytes: Size
+    incarnation: Id
+
+
+class Ready(Message, kw_only=True):
+    """The worker takes tasks."""
+
+    version: tuple[int, int]
+    incarnation: Id
+    slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    operations: tuple[OperationInfo, ...] = ()
+    info: Raw = EMPTY_MAP
+
+
+class Unready(Message, kw_only=True):
+    """The worker cannot serve (a bad model, no memory) and ends."""
+
+    incarnation: Id
+    code: Name
+    message: Text
+    got: Any = None
+    allowed: Any = None
+    hint: Text = ""
+
+
+class Dropped(Message, kw_only=True):
+    """Answer to ``drop``."""
+
+    segment: Id
+    incarnation: Id
+
+
+class Pong(Message, kw_only=True):
+    """Answer to ``ping``."""
+
+    seq: Id
+    incarnation: Id
+
+
+FromClient = Hello | Submit | Cancel | Query | Admin | Borrow | Return
+ToClient = Welcome | Accepted | Answer | Leased | Progress | Chunk | Done | Error
+ToWorker = Run | Cancel | Granted | Drop | Ping | Stop
+FromWorker = Reserve | Ready | Unready | Progress | Chunk | Done | Error | Dropped | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[Any, Any] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (FromClient, ToClient, ToWorker, FromWorker)
+}
+
+
+def encode(message: Message, frames: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
+    """The frames of one message."""
+    return [_encoder.encode(message), *frames]
+
+
+def decode(frames: Sequence[bytes], kind: Any) -> Any:
+    """Read frame 0 as one of ``kind`` (``FromClient``, ``ToClient``, ``ToWorker``, ``FromWorker``).
+
+    Raises:
+        ClawError: bad_message, with the path of the offending field.
+    """
+    if not frames or len(frames[0]) > MAX_HEADER:
+        raise ClawError(
+            "bad_message",
+            "the first frame must be a msgpack header",
+            got=f"{len(frames[0]) if frames else 0} bytes",
+            allowed=f"1 to {MAX_HEADER} bytes",
+        )
+    try:
+        return _decoders[kind].decode(frames[0])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ClawError(
+            "bad_message",
+            f"the header is not a message of this protocol: {error}"[:1000],
+            got=bytes(frames[0][:48]),
+            hint="see WIRE.md, section Messages",
+        ) from None
+
+
+def pack(value: Any) -> Raw:
+    """Plain values, dataclasses or structs as msgpack, for a field of type Raw."""
+    return Raw(_encoder.encode(value))
+
+
+def unpack(raw: Raw | bytes) -> Any:
+    """Plain values from a field of type Raw.
+
+    Raises:
+        ClawError: bad_message.
+    """
+    try:
+        return msgspec.msgpack.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError) as error:
+        raise ClawError("bad_message", f"not msgpack: {error}"[:1000]) from None
+
+
+def error_message(error: ClawError, id: int | None = None, incarnation: int = 0) -> Error:  # noqa: A002
+    """A ``ClawError`` as its message."""
+    return Error(
+        id=id,
+        code=error.code,
+        message=error.message[:8000],
+        got=_plain(error.got),
+        allowed=_plain(error.allowed),
+        hint=error.hint[:8000],
+        incarnation=incarnation,
+    )
+
+
+def error_from(message: Error | Unready) -> ClawError:
+    """The message as a ``ClawError``; a code that is not in the list becomes ``worker_failed``."""
+    code = message.code if message.code in CODES else "worker_failed"
+    return ClawError(code, message.message, message.got, message.allowed, message.hint)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` if it is small enough and msgpack can carry it, else its representation."""
+    try:
+        if len(_encoder.encode(value)) <= 8192:
+            return value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return repr(value)[:2000]
