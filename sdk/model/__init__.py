@@ -1,1 +1,1 @@
-"""Model files and graphs: readers that treat a file as hostile, and the graph that engines compile."""
+"""Model files and graphs: readers that treat a file as hostile, and what engines compile."""
