@@ -1,0 +1,180 @@
+"""Start one sandboxed worker and hand back what the daemon's poll loop needs to watch it.
+
+    policy = Policy.load("strict")
+    spawned = spawn("clawai.sdk.host:main", policy, {"wire": 7, "leases": 8, "stderr": 2},
+                    bpf=bpf, level=level, args={"plugin": "echo"}, uid=65534)
+    # close your copies of the worker's ends now; watch for POLLIN:
+    #   spawned.status_fd     -> spawned.read_status(): a list of Status, [] when nothing is whole
+    #       Status("started", pid)             every layer is on, spawned.worker_pidfd is open
+    #       Status("failed", layer=, error=)   text; the import of the target is a layer too
+    #       Status("closed")                   the last one: unregister status_fd
+    #   spawned.worker_pidfd  -> the worker has ended. Signal this one (SIGSTOP, SIGCONT, SIGKILL).
+    #   spawned.stage_pidfd   -> the stage has ended: exit_code(), then close()
+    spawned.exit_code()       # None while it lives; the worker's code, 128 + signal, or 78 (setup)
+    spawned.close()           # closes the descriptors; closing the lifeline kills the worker
+
+``bpf`` and ``level`` are what ``python -I -m clawai.sandbox.probe`` printed. Inside, the target is
+called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
+"stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
+to import before a policy without executable memory forbids further C extensions. Call spawn from a
+thread that lives as long as the daemon: the worker dies with that thread. No setsid here: a worker
+shares its launcher's session. A daemon that is root gives its worker ``uid``.
+
+Refuses a level below the policy's minimum (SandboxRefused). Never blocks, except for the vfork.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clawai.sandbox.policy import LEVELS, Policy, SandboxRefused
+
+NOBODY = 65534
+# The worker never sees the daemon's environment, not even on its initial stack.
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    "OPENBLAS_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_MAX_STATUS_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One report of the stage; ``event`` is "started", "failed" or "closed"."""
+
+    event: str
+    pid: int = 0
+    layer: str = ""
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Spawned:
+    """A stage and, once started, the worker in it; every descriptor is owned by this record."""
+
+    stage: "subprocess.Popen[bytes]"
+    stage_pidfd: int
+    status_fd: int
+    lifeline: int
+    worker_pid: int = 0
+    worker_pidfd: int = -1
+    _pending: bytes = field(default=b"", repr=False)
+
+    @property
+    def stage_pid(self) -> int:
+        """The outer process: the daemon's child."""
+        return self.stage.pid
+
+    def read_status(self) -> list[Status]:
+        """The whole reports that have arrived; opens ``worker_pidfd`` when one says started."""
+        try:
+            data = os.read(self.status_fd, _MAX_STATUS_BYTES)
+        except BlockingIOError:
+            return []
+        if not data:
+            return [Status("closed")]
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        reports = [Status(**json.loads(line)) for line in lines]
+        for report in reports:
+            if report.event == "started" and self.worker_pidfd < 0:
+                # The stage keeps the worker unreaped until this byte: the pid cannot be recycled.
+                self.worker_pid, self.worker_pidfd = report.pid, os.pidfd_open(report.pid)
+                try:
+                    os.write(self.lifeline, b"a")
+                except (BrokenPipeError, BlockingIOError):
+                    pass  # the stage was killed; its pidfd tells
+        return reports
+
+    def exit_code(self) -> int | None:
+        """None while the stage lives, else its code; reaps it."""
+        return self.stage.poll()
+
+    def close(self) -> None:
+        """Close every descriptor; a worker that still lives is killed by its stage."""
+        for name in ("status_fd", "lifeline", "worker_pidfd", "stage_pidfd"):
+            if (fd := getattr(self, name)) >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+def require_level(level: str, policy: Policy, advice: Sequence[str] = ()) -> None:
+    """Raise SandboxRefused when ``level`` is below what ``policy`` asks for."""
+    if LEVELS.index(level) > LEVELS.index(policy.minimum_level):
+        raise SandboxRefused(level, policy.minimum_level, tuple(advice))
+
+
+def spawn(
+    target: str,
+    policy: Policy,
+    fds: Mapping[str, int],
+    *,
+    bpf: bytes,
+    level: str,
+    args: Mapping[str, Any],
+    uid: int = NOBODY,
+    preload: Sequence[str] = (),
+) -> Spawned:
+    """Start ``target`` ("module:function") under ``policy``; see the top of this module.
+
+    Raises:
+        SandboxRefused: the level is below the policy's minimum.
+        OSError: no process or descriptor could be had.
+    """
+    require_level(level, policy)
+    inside = {name: fd for name, fd in fds.items() if name not in ("stdout", "stderr")}
+    status, status_end = os.pipe()
+    lifeline_end, lifeline = os.pipe()
+    config = os.memfd_create("claw-config")
+    ours, theirs = (status, lifeline), (status_end, lifeline_end, config)
+    record = {
+        "target": target,
+        "preload": list(preload),
+        "policy": policy.to_dict(),
+        "level": level,
+        "uid": uid,
+        "fds": inside,
+        "args": dict(args),
+        "status": status_end,
+        "lifeline": lifeline_end,
+    }
+    try:
+        os.set_blocking(status, False)
+        os.set_blocking(lifeline, False)
+        os.write(config, json.dumps(record).encode() + b"\n" + bpf)
+        os.lseek(config, 0, os.SEEK_SET)
+        stage = _start(config, fds, [*inside.values(), *theirs])
+    except BaseException:
+        for fd in ours:
+            os.close(fd)
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    return Spawned(stage, os.pidfd_open(stage.pid), status, lifeline)
+
+
+def _start(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> "subprocess.Popen[bytes]":
+    # Blocked across the exec, so that Ctrl-C cannot reach the stage before it ignores it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-B", "-m", "clawai.sandbox.stage", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=fds.get("stdout", subprocess.DEVNULL),
+            stderr=fds.get("stderr", subprocess.DEVNULL),
+            pass_fds=keep,
+            env=ENVIRONMENT,
+            cwd="/",
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,126 @@
+"""What one worker may do: a frozen record of paths and limits, loaded from a named profile.
+
+The record holds data only; the modules that turn it into mounts, rlimits and rules are loaded by
+the stage, never by the daemon. Refuses unknown keys, relative paths, and paths whose mere presence
+would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``).
+"""
+
+import dataclasses
+import importlib.util
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+# Strongest first. A level is defined by what it stops (tests/sandbox/expected.json), not by the
+# age of a kernel interface.
+LEVELS = ("full", "no-landlock", "no-userns", "weaker")
+_FORBIDDEN_TREES = ("/proc", "/sys", "/dev")
+
+
+class PolicyError(ValueError):
+    """A profile or a policy that cannot be used."""
+
+
+class SandboxRefused(Exception):
+    """The level that this box reaches is below what the policy asks for.
+
+    Attributes:
+        level: what the box reaches. minimum: what the policy asks for. advice: what would help.
+    """
+
+    def __init__(self, level: str, minimum: str, advice: tuple[str, ...] = ()) -> None:
+        self.level, self.minimum, self.advice = level, minimum, advice
+        steps = (
+            "; ".join(advice) or "run `python -I -m clawai.sandbox.probe` to see what is missing"
+        )
+        super().__init__(
+            f"the sandbox reaches level {level!r}, the policy asks for {minimum!r} or better "
+            f"(levels, strongest first: {', '.join(LEVELS)}); next step: {steps}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rights and limits of one worker; sizes in bytes.
+
+    ``memory_bytes`` bounds private writable memory (RLIMIT_DATA: heap, arenas, thread stacks).
+    ``address_bytes`` bounds all mappings, model files and received memfds included (RLIMIT_AS);
+    0 means no bound, which is safe because the worker cannot create shared memory of its own.
+    ``executable_memory`` False forbids new executable mappings once the target and the preloaded
+    modules are imported.
+    """
+
+    name: str = "strict"
+    minimum_level: str = "no-userns"
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    tmp_bytes: int = 16 << 20
+    memory_bytes: int = 512 << 20
+    address_bytes: int = 0
+    file_bytes: int = 16 << 20
+    max_fds: int = 128
+    max_threads: int = 16
+    executable_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.minimum_level not in LEVELS:
+            raise PolicyError(f"minimum_level: got {self.minimum_level!r}, allowed: {LEVELS}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = type(field.default)
+            if type(value) is not kind:
+                raise PolicyError(f"{field.name}: got {value!r}, allowed: {kind.__name__}")
+            if kind is int and not 0 <= value < 1 << 62:
+                raise PolicyError(f"{field.name}: got {value}, allowed: 0 to 2**62 - 1")
+        for path in self.read_paths + self.write_paths:
+            _check_path(path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Policy":
+        """The policy in ``values`` (lists become tuples); unknown keys raise PolicyError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise PolicyError(f"unknown keys {unknown}; allowed: {sorted(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can carry them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def load(cls, name: str, folder: Path | None = None) -> "Policy":
+        """The profile ``profiles/sandbox/NAME.toml``, laid over the profile it ``extends``."""
+        return cls.from_dict(_read_profile(name, folder or _profile_folder(), ()))
+
+
+def _check_path(path: str) -> None:
+    if not isinstance(path, str):
+        raise PolicyError(f"path: got {path!r}, allowed: a string")
+    pure = PurePosixPath(path)
+    bad = not pure.is_absolute() or ".." in pure.parts or str(pure) == "/" or str(pure) != path
+    if bad or any(pure.is_relative_to(tree) for tree in _FORBIDDEN_TREES):
+        raise PolicyError(
+            f"path: got {path!r}, allowed: a normalised absolute path, neither / nor inside "
+            f"{', '.join(_FORBIDDEN_TREES)}"
+        )
+
+
+def _profile_folder() -> Path:
+    spec = importlib.util.find_spec("clawai.profiles")
+    if spec is None or not spec.submodule_search_locations:
+        raise PolicyError("the package clawai.profiles is not installed; reinstall clawai")
+    return Path(spec.submodule_search_locations[0]) / "sandbox"
+
+
+def _read_profile(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    path = folder / f"{name}.toml"
+    if name in seen or not path.is_file():
+        why = "extends itself" if name in seen else "does not exist"
+        have = sorted(p.stem for p in folder.glob("*.toml"))
+        raise PolicyError(f"sandbox profile {name!r} {why}; profiles in {folder}: {have}")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    base = values.pop("extends", None)
+    inherited = {} if base is None else _read_profile(base, folder, (*seen, name))
+    return inherited | values | {"name": name}

@@ -1,0 +1,230 @@
+"""The process between the daemon and one worker: applies every layer, then waits.
+
+Run by clawai.sandbox.launch as ``python -I -B -m clawai.sandbox.stage CONFIG_FD``; one thread, and
+nothing but the standard library until every layer is on. The order is the point: descriptors,
+identity, namespaces, private root, fork; then in the child (process 1 of its namespace) death
+signal, limits, capabilities, Landlock, system call filter, and only then the plugin's code.
+
+The outer half dies with the daemon and takes the worker along: the lifeline pipe ends when the
+daemon's last descriptor closes, PDEATHSIG when its thread ends, and the worker's own PDEATHSIG
+when the stage is killed first. It reports in JSON lines (launch.Status) and is the only writer of
+the status pipe: what the worker says on the report pipe is text, cut to a length, never trusted.
+
+Refuses silently weaker runs: a layer that fails ends the worker and is named in the report.
+"""
+
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clawai.sandbox import filters, landlock, namespaces, paths, privileges, rlimits
+from clawai.sandbox import syscalls as sc
+from clawai.sandbox.policy import LEVELS, Policy
+
+SETUP_FAILED = 78
+_MAX_REPORT_BYTES = 3000
+_STARTED = b"started\n"
+
+
+@dataclass(slots=True)
+class Run:
+    """What launch.spawn asked for, and what the stage adds; written by this module alone."""
+
+    target: str
+    preload: list[str]
+    policy: Policy
+    level: str
+    uid: int
+    fds: dict[str, int]
+    args: dict[str, Any]
+    status: int
+    lifeline: int
+    programs: list[bytes]
+    layer: str = "start"
+    visible: tuple[str, ...] = ()
+    own_user_count: bool = False
+    tmp: str = "/tmp"
+
+    def has(self, layer: str) -> bool:
+        """Whether the level promises ``layer``; "weaker" takes what it can get."""
+        missing = {"no-landlock": ("landlock",), "no-userns": ("namespaces",)}
+        return layer not in missing.get(self.level, ()) and self.level in LEVELS[:3]
+
+
+def main() -> None:
+    """Set up outside, fork, set up inside, call the target; the parent half never returns."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    run = _read_run(int(sys.argv[1]))
+    try:
+        _prepare(run)
+        report, report_end = os.pipe()
+        worker = os.fork()
+    except Exception as error:
+        _tell(run.status, event="failed", layer=run.layer, error=_describe(error))
+        os._exit(SETUP_FAILED)
+    if worker:
+        os.close(report_end)
+        _watch(run, worker, report)
+    os.close(report)
+    _work(run, report_end)
+
+
+def _read_run(fd: int) -> Run:
+    with os.fdopen(fd, "rb") as file:
+        head = json.loads(file.readline())
+        programs = filters.unpack(file.read())
+    return Run(policy=Policy.from_dict(head.pop("policy")), programs=programs, **head)
+
+
+def _prepare(run: Run) -> None:
+    """The layers that the worker inherits through the fork."""
+    run.layer = "descriptors"
+    keep = [0, 1, 2, run.status, run.lifeline, *run.fds.values()]
+    sc.close_all_but(keep)
+    os.umask(0o077)
+    sc.set_name("claw-stage")
+    run.visible = tuple(paths.runtime_paths())
+    is_root = os.geteuid() == 0
+    if run.has("namespaces"):
+        run.layer = "namespaces"
+        in_namespace = namespaces.enter(run.policy, list(run.visible), run.uid)
+        run.own_user_count = in_namespace or is_root
+    else:
+        run.layer = "identity"
+        run.tmp = tempfile.mkdtemp(prefix="claw-worker-", dir="/tmp")
+        if is_root:
+            os.chown(run.tmp, run.uid, run.uid)
+        privileges.drop_root(run.uid)
+        run.own_user_count = is_root
+    # After the last change of identity, which clears it.
+    sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _work(run: Run, report: int) -> None:
+    """The worker: the remaining layers, then the target; returns when the target does."""
+    try:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.write(report, b"armed\n")  # fails when the stage died before the line above
+        os.close(run.status)
+        os.close(run.lifeline)
+        _restrict(run)
+        os.write(report, _STARTED)
+        run.layer = "import"
+        function = _load(run)
+        os.close(report)
+    except BaseException as error:
+        os.write(report, f"{run.layer}\n{_describe(error)}"[:_MAX_REPORT_BYTES].encode())
+        if run.layer == "import":
+            raise
+        os._exit(SETUP_FAILED)
+    function(run.fds, run.args)
+
+
+def _restrict(run: Run) -> None:
+    # Process 1 ignores SIGTERM by default; the daemon ends a worker with SIGKILL through its pidfd.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sc.set_name(f"claw-{run.policy.name}")
+    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = run.tmp
+    os.chdir(run.tmp)
+    run.layer = "rlimits"
+    rlimits.apply(run.policy, run.own_user_count)
+    run.layer = "capabilities"
+    privileges.drop_capabilities()
+    if run.has("landlock") or (run.level == "weaker" and landlock.abi() > 0):
+        run.layer = "landlock"
+        landlock.restrict(run.policy, run.visible, run.tmp)
+    if run.has("seccomp") or run.programs:
+        run.layer = "seccomp"
+        filters.load(run.programs, filters.BASE)
+
+
+def _load(run: Run) -> Any:
+    module, _, name = run.target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    for extra in run.preload:
+        importlib.import_module(extra)
+    if not run.policy.executable_memory and run.programs:
+        filters.load(run.programs, filters.NO_NEW_CODE)
+    return function
+
+
+def _watch(run: Run, worker: int, report: int) -> None:
+    """The stage's rest of life: relay reports, die with the daemon, keep the worker's pid."""
+    keep = {0, 1, 2, run.status, run.lifeline, report}
+    pidfd = os.pidfd_open(worker)
+    sc.close_all_but([*keep, pidfd])  # the worker's sockets must close when the worker dies
+    started = _relay(run, worker, report, pidfd)
+    if started:
+        _await_acknowledgement(run.lifeline)
+    _, wait_status = os.waitpid(worker, 0)
+    if run.tmp != "/tmp":
+        shutil.rmtree(run.tmp, ignore_errors=True)
+    code = os.waitstatus_to_exitcode(wait_status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _relay(run: Run, worker: int, report: int, pidfd: int) -> bool:
+    """Until the worker is dead; True when it was reported as started."""
+    poller = select.poll()
+    for fd in (report, pidfd, run.lifeline):
+        poller.register(fd, select.POLLIN)
+    text, started, acknowledged = b"", False, False
+    while True:
+        ready = dict(poller.poll())
+        if report in ready:
+            data = os.read(report, _MAX_REPORT_BYTES)
+            text = (text + data)[:_MAX_REPORT_BYTES]
+            if not started and _STARTED in text:
+                started, text = True, text.partition(_STARTED)[2]
+                _tell(run.status, event="started", pid=worker)
+            if not data:
+                poller.unregister(report)
+                _finish_report(run, text, started)
+        if run.lifeline in ready:
+            if os.read(run.lifeline, 1):
+                acknowledged = True
+            else:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poller.unregister(run.lifeline)
+                acknowledged = True
+        if pidfd in ready and report not in ready:
+            return started and not acknowledged
+
+
+def _finish_report(run: Run, text: bytes, started: bool) -> None:
+    layer, _, error = text.removeprefix(b"armed\n").decode(errors="replace").partition("\n")
+    if not started and not layer:
+        layer, error = "setup", "the worker died before its layers were on"
+    if layer:
+        _tell(run.status, event="failed", layer=layer, error=error)
+    os.close(run.status)
+
+
+def _await_acknowledgement(lifeline: int) -> None:
+    """Until the daemon has opened the worker's pidfd (a byte) or is gone (end of file)."""
+    select.select([lifeline], [], [])
+
+
+def _tell(status: int, **report: str | int) -> None:
+    try:
+        os.write(status, json.dumps(report).encode() + b"\n")
+    except OSError:
+        pass  # the daemon is gone; the lifeline says so too
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Thin, typed wrappers of the system calls that the standard library lacks; ctypes only.
+
+Each wrapper raises OSError with errno and the name of the call. Constants carry the kernel's own
+names. Numbers that differ by architecture are in ``_NUMBERS``; the aarch64 column is written from
+the kernel's generic table and not run on hardware.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Sequence
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+# Numbers from 424 up are the same on every architecture.
+_NUMBERS = {
+    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
+    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
+}
+_SHARED = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "close_range": 436,
+    "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x2, 0x4, 0x8
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+PR_CAPBSET_DROP, PR_SET_SECUREBITS = 24, 28
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+
+
+def syscall(name: str, *args: int | bytes | ctypes.Structure | None) -> int:
+    """The raw call; integers are widened to 64 bit, structures are passed by address."""
+    machine = platform.machine()
+    number = _SHARED.get(name) or _NUMBERS.get(machine, {}).get(name)
+    if number is None:
+        raise OSError(38, f"{name}: no number known for {machine}; known: {sorted(_NUMBERS)}")
+    wide = [
+        ctypes.c_long(a)
+        if isinstance(a, int)
+        else ctypes.byref(a)
+        if isinstance(a, ctypes.Structure)
+        else ctypes.c_char_p(a)
+        for a in args
+    ]
+    return _checked(name, _libc.syscall(ctypes.c_long(number), *wide))
+
+
+def _checked(name: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces in ``flags`` for new ones."""
+    _checked("unshare", _libc.unshare(ctypes.c_int(flags)))
+
+
+def prctl(option: int, *args: int) -> int:
+    """prctl with up to four integer arguments, the rest 0."""
+    wide = [ctypes.c_ulong(a) for a in (*args, 0, 0, 0, 0)[:4]]
+    return _checked(f"prctl({option})", _libc.prctl(ctypes.c_int(option), *wide))
+
+
+def set_name(name: str) -> None:
+    """The name that ps shows, 15 bytes at most."""
+    text = ctypes.create_string_buffer(name.encode()[:15])
+    _checked("prctl(PR_SET_NAME)", _libc.prctl(PR_SET_NAME, text, 0, 0, 0))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    result = _libc.mount(
+        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()
+    )
+    _checked(f"mount {kind or source} at {target}", result)
+
+
+def umount(target: str) -> None:
+    """Detach ``target`` now, free it when the last user is gone."""
+    _checked(f"umount {target}", _libc.umount2(target.encode(), MNT_DETACH))
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2)."""
+    syscall("pivot_root", new.encode(), old.encode())
+
+
+def clone_tree(path: str) -> int:
+    """A detached copy of the mounts at and below ``path``, as a descriptor."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    return syscall("open_tree", _AT_FDCWD, os.fsencode(path), flags)
+
+
+def attach_tree(tree: int, target: str) -> None:
+    """Attach what ``clone_tree`` returned at ``target``."""
+    target_bytes = os.fsencode(target)
+    syscall("move_mount", tree, b"", _AT_FDCWD, target_bytes, _MOVE_MOUNT_F_EMPTY_PATH)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def restrict_tree(tree: int, attributes: int) -> None:
+    """Set mount attributes on a detached tree, submounts included."""
+    attr = _MountAttr(attributes, 0, 0, 0)
+    syscall("mount_setattr", tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attr, ctypes.sizeof(attr))
+
+
+def restrict_mount(target: str, attributes: int) -> None:
+    """Set mount attributes on the one mount at ``target``."""
+    attr = _MountAttr(attributes, 0, 0, 0)
+    size = ctypes.sizeof(attr)
+    syscall("mount_setattr", _AT_FDCWD, os.fsencode(target), 0, attr, size)
+
+
+def close_all_but(keep: Sequence[int]) -> None:
+    """Close every descriptor that is not in ``keep``."""
+    start = 0
+    for fd in sorted(set(keep)):
+        if fd > start:
+            syscall("close_range", start, fd - 1, 0)
+        start = fd + 1
+    syscall("close_range", start, 0xFFFFFFFF, 0)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("words", ctypes.c_uint32 * 6),)
+
+
+def clear_capabilities() -> None:
+    """Empty the effective, permitted and inheritable sets."""
+    version_3 = 0x20080522
+    syscall("capset", _CapHeader(version_3, 0), _CapData())
