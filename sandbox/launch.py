@@ -16,7 +16,8 @@
 ``bpf`` and ``level`` are what ``python -I -m clawai.sandbox.probe`` printed. Inside, the target is
 called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
 "stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
-to import before a policy without executable memory forbids further C extensions. Call spawn from a
+to import before a policy without executable memory forbids further C extensions; ``import_paths``
+are folders outside the installation (a stranger's plugin), shown read-only, first on sys.path. Call spawn from a
 thread that lives as long as the daemon: the worker dies with that thread. No setsid here: a worker
 shares its launcher's session. A daemon that is root gives its worker ``uid``.
 
@@ -123,6 +124,7 @@ def spawn(
     args: Mapping[str, Any],
     uid: int = NOBODY,
     preload: Sequence[str] = (),
+    import_paths: Sequence[str] = (),
 ) -> Spawned:
     """Start ``target`` ("module:function") under ``policy``; see the top of this module.
 
@@ -139,6 +141,7 @@ def spawn(
     record = {
         "target": target,
         "preload": list(preload),
+        "import_paths": list(import_paths),
         "policy": policy.to_dict(),
         "level": level,
         "uid": uid,
@@ -168,7 +171,7 @@ def _start(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> "subproc
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-B", "-m", "clawai.sandbox.stage", str(config)],
+            [sys.executable, "-I", "-m", "clawai.sandbox.stage", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=fds.get("stdout", subprocess.DEVNULL),
             stderr=fds.get("stderr", subprocess.DEVNULL),

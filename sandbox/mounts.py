@@ -34,7 +34,7 @@ def build_root(policy: Policy, visible: list[str], owner: int) -> None:
     flags = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
     sc.mount("claw-root", _ANCHOR, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=4k")
     for name, target in links.items():
-        os.symlink(target, _inside(name))
+        Path(_inside(name)).symlink_to(target)
     for name, content in copies.items():
         _make_parents(name)
         Path(_inside(name)).write_bytes(content)

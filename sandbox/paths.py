@@ -27,9 +27,9 @@ STATIC_COPIES = (
 )
 
 
-def runtime_paths() -> list[str]:
-    """Existing paths, as named, that the interpreter and our packages are read from."""
-    candidates = [*_LIBRARIES, *_FILES]
+def runtime_paths(extra: list[str]) -> list[str]:
+    """Existing paths, as named, that the interpreter, our packages and ``extra`` are read from."""
+    candidates = [*_LIBRARIES, *_FILES, *extra]
     candidates += [f"{prefix}/lib" for prefix in (sys.base_prefix, sys.base_exec_prefix)]
     candidates += [entry for entry in sys.path if entry.startswith("/")]
     for package in _PACKAGES:

@@ -7,7 +7,6 @@ would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``).
 
 import dataclasses
 import importlib.util
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +22,7 @@ class PolicyError(ValueError):
     """A profile or a policy that cannot be used."""
 
 
-class SandboxRefused(Exception):
+class SandboxRefused(Exception):  # noqa: N818 - a verdict, not a mistake
     """The level that this box reaches is below what the policy asks for.
 
     Attributes:
@@ -72,7 +71,7 @@ class Policy:
             kind = type(field.default)
             if type(value) is not kind:
                 raise PolicyError(f"{field.name}: got {value!r}, allowed: {kind.__name__}")
-            if kind is int and not 0 <= value < 1 << 62:
+            if isinstance(value, int) and not 0 <= value < 1 << 62:
                 raise PolicyError(f"{field.name}: got {value}, allowed: 0 to 2**62 - 1")
         for path in self.read_paths + self.write_paths:
             _check_path(path)
@@ -83,7 +82,10 @@ class Policy:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise PolicyError(f"unknown keys {unknown}; allowed: {sorted(known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can carry them."""
@@ -120,6 +122,8 @@ def _read_profile(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, A
         why = "extends itself" if name in seen else "does not exist"
         have = sorted(p.stem for p in folder.glob("*.toml"))
         raise PolicyError(f"sandbox profile {name!r} {why}; profiles in {folder}: {have}")
+    import tomllib  # here: the stage loads this module too and reads no profile
+
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     base = values.pop("extends", None)
     inherited = {} if base is None else _read_profile(base, folder, (*seen, name))

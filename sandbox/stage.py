@@ -1,6 +1,6 @@
 """The process between the daemon and one worker: applies every layer, then waits.
 
-Run by clawai.sandbox.launch as ``python -I -B -m clawai.sandbox.stage CONFIG_FD``; one thread, and
+Run by clawai.sandbox.launch as ``python -I -m clawai.sandbox.stage CONFIG_FD``; one thread, and
 nothing but the standard library until every layer is on. The order is the point: descriptors,
 identity, namespaces, private root, fork; then in the child (process 1 of its namespace) death
 signal, limits, capabilities, Landlock, system call filter, and only then the plugin's code.
@@ -17,12 +17,9 @@ import importlib
 import json
 import os
 import select
-import shutil
 import signal
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clawai.sandbox import filters, landlock, namespaces, paths, privileges, rlimits
@@ -40,6 +37,7 @@ class Run:
 
     target: str
     preload: list[str]
+    import_paths: list[str]
     policy: Policy
     level: str
     uid: int
@@ -93,7 +91,7 @@ def _prepare(run: Run) -> None:
     sc.close_all_but(keep)
     os.umask(0o077)
     sc.set_name("claw-stage")
-    run.visible = tuple(paths.runtime_paths())
+    run.visible = tuple(paths.runtime_paths(run.import_paths))
     is_root = os.geteuid() == 0
     if run.has("namespaces"):
         run.layer = "namespaces"
@@ -101,7 +99,8 @@ def _prepare(run: Run) -> None:
         run.own_user_count = in_namespace or is_root
     else:
         run.layer = "identity"
-        run.tmp = tempfile.mkdtemp(prefix="claw-worker-", dir="/tmp")
+        run.tmp = f"/tmp/claw-worker-{os.urandom(8).hex()}"
+        os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
         if is_root:
             os.chown(run.tmp, run.uid, run.uid)
         privileges.drop_root(run.uid)
@@ -134,7 +133,8 @@ def _restrict(run: Run) -> None:
     # Process 1 ignores SIGTERM by default; the daemon ends a worker with SIGKILL through its pidfd.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sc.set_name(f"claw-{run.policy.name}")
-    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = run.tmp
+    os.environ["HOME"] = os.environ["TMPDIR"] = run.tmp
+    sys.dont_write_bytecode = True
     os.chdir(run.tmp)
     run.layer = "rlimits"
     rlimits.apply(run.policy, run.own_user_count)
@@ -149,6 +149,7 @@ def _restrict(run: Run) -> None:
 
 
 def _load(run: Run) -> Any:
+    sys.path[:0] = run.import_paths
     module, _, name = run.target.partition(":")
     function = getattr(importlib.import_module(module), name)
     for extra in run.preload:
@@ -168,6 +169,8 @@ def _watch(run: Run, worker: int, report: int) -> None:
         _await_acknowledgement(run.lifeline)
     _, wait_status = os.waitpid(worker, 0)
     if run.tmp != "/tmp":
+        import shutil  # here: only a level without namespaces leaves something behind
+
         shutil.rmtree(run.tmp, ignore_errors=True)
     code = os.waitstatus_to_exitcode(wait_status)
     os._exit(code if code >= 0 else 128 - code)
