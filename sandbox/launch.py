@@ -17,9 +17,9 @@
 called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
 "stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
 to import before a policy without executable memory forbids further C extensions; ``import_paths``
-are folders outside the installation (a stranger's plugin), shown read-only, first on sys.path. Call spawn from a
-thread that lives as long as the daemon: the worker dies with that thread. No setsid here: a worker
-shares its launcher's session. A daemon that is root gives its worker ``uid``.
+are folders outside the installation (a stranger's plugin): shown read-only, first on sys.path.
+Call spawn from a thread that lives as long as the daemon: the worker dies with that thread. There
+is no setsid here: a worker shares its launcher's session. A root daemon gives its worker ``uid``.
 
 Refuses a level below the policy's minimum (SandboxRefused). Never blocks, except for the vfork.
 """

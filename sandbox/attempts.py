@@ -1,0 +1,240 @@
+"""Escape attempts: each tries to do one forbidden thing, and says from outside whether it was done.
+
+An attempt counts only when it succeeds without the sandbox, so the prober runs each both ways. The
+ones here are the prober's set, small enough for every start of the daemon; the tests add the rest
+(tests/sandbox/escapes.py). ``fact`` is plain data about the bait; the trying half runs in the
+worker, so it may assume nothing but the standard library. ``KNOWN_GAPS`` is what each level does
+not stop, by definition of the level.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KNOWN_GAPS = {
+    "full": frozenset[str](),
+    "no-landlock": frozenset[str](),
+    "no-userns": frozenset({"stat_outside", "reopen_memfd", "dlopen_tmp", "fill_tmp"}),
+}
+Facts = Mapping[str, Any]
+Try = Callable[[Facts], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """``run`` tries (inside) and returns evidence; ``worked`` judges it (outside)."""
+
+    name: str
+    run: Try
+    worked: Callable[["Bait", Any], bool]
+
+
+ATTEMPTS: dict[str, Attempt] = {}
+
+
+def attempt(worked: Callable[["Bait", Any], bool] = lambda _, evidence: bool(evidence)) -> Any:
+    """Register a function as an attempt; by default truthy evidence means that it worked."""
+
+    def register(function: Try) -> Try:
+        ATTEMPTS[function.__name__] = Attempt(function.__name__, function, worked)
+        return function
+
+    return register
+
+
+class Bait:
+    """What the attempts reach for: a secret file, sockets, a read-only memfd; made afresh each run.
+
+    Attributes:
+        facts: what the trying half is told.
+        folder: holds everything that has a name; the worker's policy does not list it.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="claw-bait-"))
+        self.secret = os.urandom(16).hex()
+        self.file = self.folder / "secret"
+        self.file.write_text(self.secret)
+        os.utime(self.file, (1, 1))
+        self.stream = socket.socket(socket.AF_UNIX)
+        self.stream.bind(str(self.folder / "stream"))
+        self.stream.listen()
+        self.stream.setblocking(False)
+        self.datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.datagram.bind(("127.0.0.1", 0))
+        self.datagram.setblocking(False)
+        writable = os.memfd_create("bait")
+        os.write(writable, b"untouched")
+        self.memfd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(writable)
+        self.facts: dict[str, Any] = {
+            "folder": str(self.folder),
+            "file": str(self.file),
+            "stream": str(self.folder / "stream"),
+            "port": self.datagram.getsockname()[1],
+            "pid": os.getpid(),
+            "memfd": self.memfd,
+        }
+
+    def close(self) -> None:
+        """Remove all of it."""
+        self.stream.close()
+        self.datagram.close()
+        os.close(self.memfd)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def made(self, name: str) -> bool:
+        """Whether something of that name appeared in the folder."""
+        return os.path.lexists(self.folder / name)
+
+    def reached(self, listener: socket.socket) -> bool:
+        """Whether a connection or a datagram arrived at one of the bait's sockets."""
+        try:
+            if listener.type == socket.SOCK_DGRAM:
+                return bool(listener.recv(64))
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def bait() -> Iterator[Bait]:
+    """A Bait that is removed at the end."""
+    made = Bait()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def run_all(fds: Mapping[str, int], args: Mapping[str, Any]) -> None:
+    """Inside: run ``args["names"]`` on ``args["facts"]``; one JSON line each on fd "results"."""
+    with os.fdopen(fds["results"], "w") as out:
+        for name in args["names"]:
+            try:
+                result = {"name": name, "evidence": ATTEMPTS[name].run(args["facts"])}
+            except Exception as error:
+                result = {"name": name, "error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(result), file=out, flush=True)
+
+
+def clone_process() -> int:
+    """A child that exits at once, by the bare system call: the parent gets its pid."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+@attempt(lambda bait, evidence: evidence == bait.secret)
+def read_outside(facts: Facts) -> str:
+    return Path(facts["file"]).read_text()
+
+
+@attempt()
+def stat_outside(facts: Facts) -> bool:
+    return Path(facts["file"]).stat().st_mtime == 1
+
+
+@attempt(lambda bait, _: bait.made("written"))
+def write_outside(facts: Facts) -> None:
+    Path(facts["folder"], "written").touch()
+
+
+@attempt(lambda bait, _: bait.file.stat().st_mode & 0o777 == 0o604)
+def chmod_outside(facts: Facts) -> None:
+    Path(facts["file"]).chmod(0o604)
+
+
+@attempt(lambda bait, _: bait.reached(bait.stream))
+def unix_connect(facts: Facts) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(facts["stream"])
+
+
+@attempt(lambda bait, _: bait.reached(bait.datagram))
+def udp_send(facts: Facts) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"out", ("127.0.0.1", facts["port"]))
+
+
+@attempt(lambda bait, _: os.pread(bait.memfd, 9, 0) == b"rewritten")
+def reopen_memfd(facts: Facts) -> None:
+    fd = os.open(f"/proc/self/fd/{facts['memfd']}", os.O_RDWR)
+    os.write(fd, b"rewritten")
+    os.close(fd)
+
+
+@attempt()
+def fork_process(_: Facts) -> int:
+    return clone_process()
+
+
+@attempt(lambda bait, _: bait.made("executed"))
+def run_program(facts: Facts) -> None:
+    touch = shutil.which("touch") or "/usr/bin/touch"
+    pid = os.posix_spawn(touch, [touch, f"{facts['folder']}/executed"], {})
+    os.waitpid(pid, 0)
+
+
+@attempt()
+def signal_outside(facts: Facts) -> bool:
+    # Inside a process namespace of its own the number may name the worker itself, which is allowed.
+    if facts["pid"] == os.getpid():
+        raise ProcessLookupError("the pid is the worker's own here")
+    os.kill(facts["pid"], 0)
+    return True
+
+
+@attempt()
+def change_priority(_: Facts) -> bool:
+    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    return True
+
+
+@attempt()
+def new_user_namespace(_: Facts) -> bool:
+    return bool(ctypes.CDLL(None).unshare(0x10000000) == 0)
+
+
+@attempt()
+def create_memory_object(_: Facts) -> bool:
+    fd = os.memfd_create("bomb")
+    os.ftruncate(fd, 1 << 20)
+    os.close(fd)
+    return True
+
+
+@attempt()
+def dlopen_tmp(_: Facts) -> bool:
+    library = Path(tempfile.mkdtemp(), "library.so")
+    shutil.copyfile(sys.modules["_ctypes"].__file__ or "", library)
+    ctypes.CDLL(str(library))
+    return True
+
+
+@attempt()
+def parent_environment(_: Facts) -> bool:
+    # Set by whoever runs the attempts, in the environment of the process that spawns.
+    seen = [os.environ.get("CLAW_BAIT")]
+    with contextlib.suppress(OSError):
+        seen.append(Path("/proc/self/environ").read_text())
+    return any("claw-bait" in text for text in seen if text)
+
+
+@attempt()
+def raise_limit(_: Facts) -> bool:
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    return resource.getrlimit(resource.RLIMIT_CORE) == (1, 1)
