@@ -180,7 +180,7 @@ def gone(state: State, number: int, why: str) -> None:
     for task in list(worker.running.values()):
         _bereft(state, service, worker, task, why)
     worker.running.clear()
-    if asked_for:
+    if asked_for or state.stopping:
         return
     state.log("error", f"worker {number} {_title(service)} died: {why}")
     service.revive = served

@@ -10,10 +10,20 @@ hookimpl = pluggy.HookimplMarker("clawai")
 
 
 @hookspec
-def claw_operations() -> Iterable[Any]:  # type: ignore[empty-body]
-    """The operations that the plugin offers, as ``clawai.sdk.plugin.Operation`` objects.
+def claw_start(worker: Any) -> None:
+    """Called once in a worker, inside the sandbox, before it takes tasks.
 
-    A module whose functions carry ``@operation`` needs no implementation of this hook.
+    Args:
+        worker: a ``clawai.sdk.plugin.Start``: the model's descriptor, the reservation of memory,
+            the drivers.
+    """
+
+
+@hookspec
+def claw_operations() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Operations that are not functions of the plugin's module, as ``clawai.sdk.plugin.Operation``.
+
+    Called after ``claw_start``. Functions marked ``@operation`` need no implementation of this.
     """
 
 

@@ -1,0 +1,73 @@
+"""The event loop: one poller, and the one way in which something happens to the core."""
+
+import select
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from clawai.kernel import limits
+from clawai.kernel.events import Event
+from clawai.kernel.peers import Peer
+
+Callback = Callable[[int], None]
+Holders = Callable[[], Iterable[tuple[Peer, Callable[[], None]]]]
+
+
+@dataclass
+class Loop:
+    """What the parts of the shell share."""
+
+    carry_out: Callable[[Event], None]
+    """Hands one event to the core and carries out what it says."""
+    poller: select.epoll = field(default_factory=select.epoll)
+    callbacks: dict[int, Callback] = field(default_factory=dict)
+    holders: list[Holders] = field(default_factory=list)
+    """Each lists connections, with the way to end each."""
+    _events: list[Event] = field(default_factory=list)
+    _busy: bool = False
+
+    def happen(self, event: Event) -> None:
+        """Hand an event to the core.
+
+        Carrying out may make more happen (a send that fails, a start that is refused); that is
+        queued, so that the core sees one event at a time.
+        """
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self.carry_out(self._events.pop(0))
+        finally:
+            self._busy = False
+
+    def watch(self, fd: int, callback: Callback, mask: int = select.EPOLLIN) -> None:
+        """Have ``callback(mask)`` called when ``fd`` is ready."""
+        self.callbacks[fd] = callback
+        self.poller.register(fd, mask)
+
+    def rewatch(self, fd: int, mask: int) -> None:
+        """Change what a descriptor is watched for."""
+        self.poller.modify(fd, mask)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching, before the descriptor is closed."""
+        if self.callbacks.pop(fd, None):
+            self.poller.unregister(fd)
+
+    def turn(self, pause: float | None) -> None:
+        """Wait for at most ``pause`` seconds and serve what is ready."""
+        for fd, mask in self.poller.poll(pause, 64):
+            # A callback of this round may have closed the descriptor of a later one.
+            if callback := self.callbacks.get(fd):
+                callback(mask)
+
+    def shed(self) -> None:
+        """Bound what half-sent messages hold, over all connections: the largest goes first."""
+        peers = [pair for holders in self.holders for pair in holders()]
+        total = sum(peer.zmtp.buffered for peer, _ in peers)
+        while total > limits.PARTIAL_TOTAL:
+            worst = max(peers, key=lambda pair: pair[0].zmtp.buffered)
+            total -= worst[0].zmtp.buffered
+            peers.remove(worst)
+            worst[1]()

@@ -1,0 +1,90 @@
+"""One connection: a non-blocking socket, its ZMTP state, and what waits to be sent on it."""
+
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from clawai.sdk import wire
+from clawai.sdk.zmtp import Connection
+
+READ = 256 * 1024
+"""Most bytes taken from one peer before the others get their turn."""
+_BATCH = 64
+
+
+class Peer:
+    """Reads whole messages and writes what it can; what it cannot waits in ``outbox``."""
+
+    def __init__(self, sock: socket.socket, role: bytes) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self.waiting = 0
+        """Bytes in the outbox."""
+        self._outbox: deque[memoryview] = deque()
+        self.closed = False
+
+    def fileno(self) -> int:
+        """For the poller."""
+        return self.sock.fileno()
+
+    def receive(self) -> list[list[bytes]] | None:
+        """The messages that are whole now; None when the peer has closed.
+
+        Raises:
+            ClawError: the peer broke ZMTP or a limit.
+        """
+        try:
+            data = self.sock.recv(READ)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        messages = self.zmtp.receive(data)
+        self.flush_handshake()
+        return messages
+
+    def flush_handshake(self) -> None:
+        """Send the greeting, READY and PONGs that are due."""
+        if data := self.zmtp.outgoing():
+            self._queue([data])
+
+    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
+        """Send now, or as soon as the peer takes it."""
+        self._queue(self.zmtp.message(wire.encode(message, frames)))
+
+    def _queue(self, buffers: Sequence[bytes | memoryview]) -> None:
+        if self.closed:
+            return
+        self._outbox.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        self.waiting += sum(map(len, buffers))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the socket takes."""
+        while self._outbox and not self.closed:
+            batch = [self._outbox[i] for i in range(min(_BATCH, len(self._outbox)))]
+            try:
+                sent = self.sock.sendmsg(batch)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.closed = True
+                return
+            self.waiting -= sent
+            while sent:
+                first = self._outbox[0]
+                if sent < len(first):
+                    self._outbox[0] = first[sent:]
+                    break
+                sent -= len(first)
+                self._outbox.popleft()
+
+    def close(self) -> None:
+        """Close the socket; what was waiting is lost."""
+        self.closed = True
+        self._outbox.clear()
+        self.waiting = 0
+        self.sock.close()

@@ -1,0 +1,146 @@
+"""What could run: the plugins in the plugin folders and the models in the store.
+
+Manifests are read, plugin code is not. A folder is read again when somebody asks for an operation
+or a model that is not known yet, so that a new one needs no restart.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clawai.kernel.events import Spec
+from clawai.kernel.limits import MIB
+from clawai.sdk import paths
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
+
+BUNDLED = Path(__file__).parent.parent / "plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One operation of one plugin."""
+
+    operation: OperationEntry
+    plugin: str
+
+
+@dataclass
+class Registry:
+    """Plugins by name, and operations by name."""
+
+    folders: tuple[Path, ...] = ()
+    plugins: dict[str, Plugin] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Folder to why its manifest cannot be used."""
+
+    def scan(self) -> None:
+        """Read all manifests; the bundled plugins come first and cannot be replaced."""
+        self.problems.clear()
+        found: dict[str, Plugin] = {}
+        for parent in (BUNDLED, paths.plugins_dir(), *self.folders):
+            try:
+                children = sorted(parent.iterdir())
+            except OSError:
+                continue
+            for folder in children:
+                if (folder / "plugin.toml").is_file():
+                    self._read(folder, found)
+        self.plugins = found
+        self.offers = {
+            entry.name: Offer(entry, plugin.plugin.name)
+            for plugin in reversed(found.values())
+            for entry in plugin.operation
+        }
+
+    def _read(self, folder: Path, found: dict[str, Plugin]) -> None:
+        try:
+            plugin = read_plugin(folder)
+        except ClawError as error:
+            self.problems[str(folder)] = error.message
+            return
+        name = plugin.plugin.name
+        if name in found:
+            self.problems[str(folder)] = f"the name {name!r} is taken by {self.places[name]}"
+            return
+        found[name] = plugin
+        self.places[name] = folder
+
+    def offer(self, op: str) -> Offer:
+        """Who offers an operation.
+
+        Raises:
+            ClawError: unknown_operation, with the nearest names.
+        """
+        if op not in self.offers:
+            self.scan()
+        if op not in self.offers:
+            near = difflib.get_close_matches(op, self.offers, 3, 0.5)
+            raise ClawError(
+                "unknown_operation",
+                f"no plugin offers {op[:80]!r}",
+                got=op[:80],
+                allowed=near or sorted(self.offers)[:20],
+                hint=f"did you mean {near[0]!r}?" if near else "`claw plugins` lists them",
+            )
+        return self.offers[op]
+
+    def spec(self, op: str, model: str) -> tuple[Spec, OperationEntry]:
+        """What runs ``op``, and its entry in the manifest.
+
+        Raises:
+            ClawError: unknown_operation, unknown_model, bad_params.
+        """
+        offer = self.offer(op)
+        plugin = self.plugins[offer.plugin]
+        size = 0
+        if offer.operation.needs_model:
+            if not model:
+                raise ClawError(
+                    "bad_params",
+                    f"{op} needs a model",
+                    allowed=model_names(),
+                    hint="`claw models` lists what is stored, `claw pull smollm2` fetches one",
+                )
+            size = stored_model(model).bytes
+        elif model:
+            raise ClawError("bad_params", f"{op} takes no model", got=model[:80], allowed="")
+        base = plugin.limits.memory_mib * MIB
+        spec = Spec(offer.plugin, model, base, size, plugin.limits.slots)
+        return spec, offer.operation
+
+    def drivers(self, plugin: Plugin) -> list[Plugin]:
+        """The driver plugins that an engine's worker loads beside it."""
+        names = plugin.plugin.drivers
+        return [self.plugins[name] for name in names if name in self.plugins]
+
+
+def model_names() -> list[str]:
+    """The stored models."""
+    try:
+        entries = sorted(os.scandir(paths.models_dir()), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+
+
+def stored_model(name: str) -> Model:
+    """The record of a stored model.
+
+    Raises:
+        ClawError: unknown_model, with the nearest names; bad_config.
+    """
+    names = model_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 3, 0.5)
+        raise ClawError(
+            "unknown_model",
+            f"no model {name[:80]!r} is stored here",
+            got=name[:80],
+            allowed=near or names[:20],
+            hint=f"did you mean {near[0]!r}?" if near else f"run: claw pull {name[:80]}",
+        )
+    return read_model(paths.models_dir() / name)

@@ -1,0 +1,108 @@
+"""Memfds of the pool: segments that a client and a worker share, and the control pages.
+
+Every memfd is sealed against resizing, so that no holder can truncate it under another. After its
+pages were given back a descriptor is kept for a while, to see from its block count whether a worker
+that had mapped it fills it again.
+"""
+
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass, field
+
+F_SEAL_FUTURE_WRITE = 0x0010
+_FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+def create(name: str, size: int) -> int:
+    """A memfd of ``size`` bytes that nobody can resize."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def blocks(fd: int) -> int:
+    """How many 512-byte blocks hold data."""
+    return os.fstat(fd).st_blocks
+
+
+@dataclass(slots=True)
+class ControlPage:
+    """One 32-bit word a slot, written by the kernel, mapped read-only by the worker."""
+
+    fd: int
+    page: mmap.mmap
+
+    @classmethod
+    def create(cls) -> "ControlPage":
+        """A page that we map for writing before every later writable mapping is sealed away."""
+        fd = os.memfd_create("claw-control", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, mmap.PAGESIZE)
+        page = mmap.mmap(fd, mmap.PAGESIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+        return cls(fd, page)
+
+    def set(self, slot: int, value: int) -> None:
+        """Write the word of a slot."""
+        self.page[4 * slot : 4 * slot + 4] = value.to_bytes(4, "little")
+
+    def close(self) -> None:
+        """Let go of the page."""
+        self.page.close()
+        os.close(self.fd)
+
+
+def punch(fd: int) -> bool:
+    """Give all pages back; True when the block count shows that they are."""
+    with mmap.mmap(fd, os.fstat(fd).st_size) as mapping:
+        mapping.madvise(mmap.MADV_REMOVE)
+    return blocks(fd) == 0
+
+
+@dataclass
+class Segments:
+    """The descriptors behind the core's segment numbers."""
+
+    fds: dict[int, int] = field(default_factory=dict)
+    retired: dict[int, list[int]] = field(default_factory=dict)
+    """Worker to descriptors whose pages it gave back."""
+
+    def make(self, number: int, size: int) -> int:
+        """Create a segment."""
+        self.fds[number] = fd = create(f"claw-segment-{number}", size)
+        return fd
+
+    def free(self, number: int, worker: int, alive: bool) -> bool:
+        """Give the pages of a segment back; False if somebody fills them at this moment."""
+        fd = self.fds[number]
+        if not punch(fd):
+            return False
+        del self.fds[number]
+        if alive:
+            self.retired.setdefault(worker, []).append(fd)
+        else:
+            os.close(fd)
+        return True
+
+    def drop(self, number: int) -> None:
+        """Forget a segment that reached nobody."""
+        if (fd := self.fds.pop(number, None)) is not None:
+            os.close(fd)
+
+    def violators(self) -> list[int]:
+        """Workers that wrote to pages after they had given them back."""
+        return [worker for worker, fds in self.retired.items() if any(map(blocks, fds))]
+
+    def worker_gone(self, worker: int) -> None:
+        """A dead worker fills nothing."""
+        for fd in self.retired.pop(worker, ()):
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close everything."""
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+        for worker in list(self.retired):
+            self.worker_gone(worker)

@@ -1,0 +1,239 @@
+"""The synchronous client.
+
+    with Client() as client:
+        task = client.submit("llm.generate", {"prompt": "Hello"}, model="smollm2")
+        for event in task:
+            if event.kind == "chunk":
+                print(event.data["text"], end="")
+        print(task.result().timings)
+
+A client belongs to one thread. It never reconnects by itself: when the kernel goes, its tasks are
+gone with it, and every call says so.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from clawai.sdk import paths, wire
+from clawai.sdk.errors import ClawError
+from clawai.sdk.leases import LeaseSocket, Loan, no_kernel
+from clawai.sdk.session import Event, Frames, Request, Result, Session
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["Client", "Event", "Result", "Task", "connect"]
+
+SILENCE = 15.0
+"""Seconds without a word while a task is open; the kernel speaks at least once a second."""
+
+
+def options(sock: Any) -> None:
+    """What both clients set: no lingering, no reconnecting."""
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.RECONNECT_IVL, -1)
+    sock.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE)
+
+
+class Task:
+    """One submitted task. Iterate over it for its events, ask it for its result."""
+
+    def __init__(self, client: "Client", request: Request) -> None:
+        self._client = client
+        self._request = request
+
+    @property
+    def done(self) -> bool:
+        """Whether the task has ended (and its events may still be waiting to be read)."""
+        return self._request.end is not None
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events until the end of the task; its error is raised by ``result`` only."""
+        while True:
+            while self._request.events:
+                yield self._request.events.popleft()
+            if self._request.end is not None:
+                return
+            self._client._pump()
+
+    def result(self) -> Result:
+        """Wait for the end. Events that were not read are dropped.
+
+        Raises:
+            ClawError: whatever ended the task.
+        """
+        while self._request.end is None:
+            self._client._pump()
+            self._request.events.clear()
+        if isinstance(self._request.end, ClawError):
+            raise self._request.end
+        return self._request.end
+
+    def cancel(self) -> None:
+        """Ask for the end of the task; ``result`` then raises the error ``cancelled``."""
+        if self._request.end is None:
+            self._client._send(Session.cancel(self._request))
+
+
+class Client:
+    """A connection to the kernel.
+
+    Args:
+        timeout: seconds to wait for the kernel to answer hello.
+        folder: the kernel's runtime folder, if it is not the usual one.
+        name: shown in listings.
+
+    Raises:
+        ClawError: no_kernel, bad_version.
+    """
+
+    def __init__(self, timeout: float = 5.0, folder: Path | None = None, name: str = "") -> None:
+        folder = folder or paths.runtime_dir()
+        self._address = folder / paths.kernel_socket().name
+        self._session = Session()
+        self._leases = LeaseSocket.connect(folder / paths.lease_socket().name, timeout)
+        self._context = zmq.Context()
+        self._sock: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        options(self._sock)
+        self._monitor = self._sock.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+        self._poller = zmq.Poller()
+        self._poller.register(self._sock, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._lost: ClawError | None = None
+        try:
+            self._sock.connect(f"ipc://{self._address}")
+            self._send(self._session.hello(self._leases.token, name))
+            until = time.monotonic() + timeout
+            while self._session.welcome is None:
+                self._pump(until)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def welcome(self) -> wire.Welcome:
+        """What the kernel said of itself."""
+        assert self._session.welcome
+        return self._session.welcome
+
+    def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        model: str = "",
+        priority: str = "interactive",
+        deadline: float | None = None,
+        frames: Sequence[bytes | memoryview] = (),
+        leases: Sequence[Loan] = (),
+    ) -> Task:
+        """Ask for an operation.
+
+        Args:
+            params: plain values, as msgpack can carry them.
+            priority: critical, interactive, normal or batch.
+            deadline: seconds from now.
+            frames: payload, such as small arrays.
+            leases: segments borrowed for the same operation and model.
+        """
+        request, out = self._session.submit(
+            op,
+            params,
+            model=model,
+            priority=priority,
+            deadline=deadline,
+            frames=frames,
+            leases=[loan.lease for loan in leases],
+        )
+        self._send(out)
+        return Task(self, request)
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Result:
+        """Submit and wait; see ``submit``."""
+        return self.submit(op, params, **options).result()
+
+    def query(self, what: str) -> Any:
+        """A listing: status, plugins, models, workers or tasks."""
+        return self._ask(self._session.query(what)).value
+
+    def admin(self, command: str, name: str = "") -> Any:
+        """Change what runs: ``shutdown``; ``unload`` a model or plugin by name."""
+        return self._ask(self._session.admin(command, name)).value
+
+    def borrow(self, op: str, size: int, *, model: str = "") -> Loan:
+        """Share ``size`` bytes with the worker of an operation.
+
+        Raises:
+            ClawError: no_memory, never_fits, queue_full.
+        """
+        lease: wire.Lease = self._ask(self._session.borrow(op, model, size)).value
+        return Loan(lease, self._leases.mapping(lease.segment))
+
+    def give_back(self, loan: Loan) -> None:
+        """Return a loan; do not touch its arrays any more."""
+        self._send(Session.give_back(loan.lease))
+
+    def array(
+        self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
+    ) -> "numpy.ndarray[Any, Any]":
+        """The array that a result names, in its frames or in the leases of its request."""
+        from clawai.sdk.plugin import Tensor, view
+
+        named = Tensor(**tensor)
+        if named.lease is not None:
+            loan = leases[named.lease]
+            return view(named, memoryview(loan.mapping)[: loan.lease.length])
+        return view(named, memoryview(result.frames[named.frame or 0]))
+
+    def _ask(self, asked: tuple[Request, Frames]) -> Result:
+        request, out = asked
+        self._send(out)
+        return Task(self, request).result()
+
+    def _send(self, frames: Frames) -> None:
+        if self._lost:
+            raise self._lost
+        self._sock.send_multipart(frames)
+
+    def _pump(self, until: float | None = None) -> None:
+        """Wait for the next message and note it; ``until`` is on the monotonic clock."""
+        if self._lost:
+            raise self._lost
+        pause = SILENCE if until is None else max(0.0, until - time.monotonic())
+        ready = dict(self._poller.poll(pause * 1000))
+        if self._sock in ready:
+            # All that has come: what the kernel said last matters even if it is gone by now.
+            while self._sock.poll(0):
+                self._session.receive(self._sock.recv_multipart())
+        elif self._monitor in ready:
+            self._lose("it has closed the connection")
+        else:
+            self._lose("it does not answer")
+
+    def _lose(self, why: str) -> None:
+        self._lost = no_kernel(self._address, why)
+        self._session.lost(self._lost)
+        raise self._lost
+
+    def close(self) -> None:
+        """Disconnect; tasks that have not ended are cancelled by the kernel."""
+        self._sock.disable_monitor()
+        self._monitor.close(0)
+        self._sock.close(0)
+        self._context.term()
+        self._leases.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(timeout: float = 5.0) -> Client:
+    """A client of the running kernel."""
+    return Client(timeout=timeout)

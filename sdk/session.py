@@ -1,0 +1,193 @@
+"""The client protocol without I/O: requests out, events in. Both clients are thin shells of it."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
+
+Frames = list[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of a task: ``kind`` is accepted, progress or chunk."""
+
+    kind: str
+    task: int = 0
+    """The kernel's number of the task (accepted)."""
+    position: int | None = None
+    """Tasks before it in its queue (accepted, progress)."""
+    state: str = ""
+    fraction: float | None = None
+    note: str = ""
+    data: Any = None
+    """What the operation yielded (chunk)."""
+    frames: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a task that succeeded."""
+
+    value: Any
+    frames: tuple[bytes, ...] = ()
+    timings: Mapping[str, int] = field(default_factory=dict)
+    """Microseconds: queue_us, load_us, compute_us, plugin_us, wire_us."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request that the kernel has not answered to the end."""
+
+    id: int
+    op: str
+    events: deque[Event] = field(default_factory=deque)
+    end: Result | ClawError | None = None
+
+
+class Session:
+    """One connection's requests."""
+
+    def __init__(self) -> None:
+        self.welcome: wire.Welcome | None = None
+        self.requests: dict[int, Request] = {}
+        self._last = 0
+
+    def hello(self, token: bytes, name: str) -> Frames:
+        """The first message."""
+        return wire.encode(wire.Hello(version=wire.VERSION, token=token, name=name))
+
+    def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None,
+        *,
+        model: str = "",
+        priority: str = "interactive",
+        deadline: float | None = None,
+        frames: Sequence[bytes | memoryview] = (),
+        leases: Sequence[wire.Lease] = (),
+    ) -> tuple[Request, Frames]:
+        """A new task, and the message that asks for it.
+
+        Raises:
+            ClawError: bad_params, too_large.
+        """
+        if priority not in wire.PRIORITIES:
+            raise ClawError("bad_params", "priority", got=priority, allowed=list(wire.PRIORITIES))
+        request = self._new(op)
+        try:
+            message = wire.Submit(
+                id=request.id,
+                op=op,
+                model=model,
+                priority=priority,  # type: ignore[arg-type]
+                deadline_ms=None if deadline is None else round(deadline * 1000),
+                params=wire.pack(dict(params or {})),
+                leases=tuple(leases),
+            )
+            out = wire.encode(message, frames)
+        except (TypeError, ValueError, OverflowError) as error:
+            del self.requests[request.id]
+            raise ClawError("bad_params", f"msgpack cannot carry these: {error}") from error
+        size = sum(map(len, out))
+        if size > wire.MAX_MESSAGE or len(out[0]) > wire.MAX_HEADER or len(out) > wire.MAX_FRAMES:
+            del self.requests[request.id]
+            raise ClawError(
+                "too_large",
+                "the request does not fit one message",
+                got={"bytes": size, "header": len(out[0]), "frames": len(out)},
+                allowed={
+                    "bytes": wire.MAX_MESSAGE,
+                    "header": wire.MAX_HEADER,
+                    "frames": wire.MAX_FRAMES,
+                },
+                hint="send arrays in a lease (Client.borrow)",
+            )
+        return request, out
+
+    def query(self, what: str) -> tuple[Request, Frames]:
+        """Ask for a listing."""
+        request = self._new(f"query {what}")
+        return request, wire.encode(wire.Query(id=request.id, what=what))
+
+    def admin(self, command: str, name: str) -> tuple[Request, Frames]:
+        """Ask for a change."""
+        request = self._new(f"admin {command}")
+        return request, wire.encode(wire.Admin(id=request.id, command=command, name=name))
+
+    def borrow(self, op: str, model: str, size: int) -> tuple[Request, Frames]:
+        """Ask for a segment."""
+        request = self._new(f"borrow for {op}")
+        message = wire.Borrow(id=request.id, op=op, model=model, bytes=size)
+        return request, wire.encode(message)
+
+    @staticmethod
+    def cancel(request: Request) -> Frames:
+        """Take a request back."""
+        return wire.encode(wire.Cancel(id=request.id))
+
+    @staticmethod
+    def give_back(lease: wire.Lease) -> Frames:
+        """Return a lease."""
+        return wire.encode(wire.Return(segment=lease.segment, generation=lease.generation))
+
+    def _new(self, op: str) -> Request:
+        self._last += 1
+        request = self.requests[self._last] = Request(self._last, op)
+        return request
+
+    def receive(self, frames: list[bytes]) -> None:
+        """Take one message from the kernel and note what it says.
+
+        Raises:
+            ClawError: bad_message; or what the kernel complains of about the whole connection.
+        """
+        message = wire.decode(frames, wire.ToClient)
+        payload = tuple(frames[1:])
+        if isinstance(message, wire.Welcome):
+            self.welcome = message
+            return
+        if isinstance(message, wire.Error) and message.id is None:
+            raise wire.error_from(message)
+        request = self.requests.get(message.id)
+        if request is None:
+            return  # of a request that this side has given up
+        match message:
+            case wire.Accepted():
+                request.events.append(
+                    Event("accepted", task=message.task, position=message.position, state="queued")
+                )
+            case wire.Progress():
+                request.events.append(
+                    Event(
+                        "progress",
+                        state=message.state,
+                        position=message.position,
+                        fraction=message.fraction,
+                        note=message.note,
+                    )
+                )
+            case wire.Chunk():
+                data = wire.unpack(message.data)
+                request.events.append(Event("chunk", data=data, frames=payload))
+            case wire.Done():
+                self._end(request, Result(wire.unpack(message.result), payload, message.timings))
+            case wire.Answer():
+                self._end(request, Result(wire.unpack(message.data)))
+            case wire.Leased():
+                self._end(request, Result(message.lease))
+            case _:
+                self._end(request, wire.error_from(message))
+
+    def _end(self, request: Request, end: Result | ClawError) -> None:
+        request.end = end
+        del self.requests[request.id]
+
+    def lost(self, error: ClawError) -> None:
+        """The connection is gone: every request ends with ``error``."""
+        for request in list(self.requests.values()):
+            self._end(request, error)
