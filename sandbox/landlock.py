@@ -85,6 +85,12 @@ def _allow(handle: int, path: str, rights: int) -> None:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return  # a library folder or device that this system does not have
+    except PermissionError as error:
+        raise OSError(
+            error.errno,
+            f"uid {os.getuid()} cannot reach {path}: install where every user may read, or let the "
+            "daemon make namespaces",
+        ) from error
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _FILE_ONLY

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import select
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,4 +204,4 @@ def _read(path: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

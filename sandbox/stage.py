@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -169,8 +170,6 @@ def _watch(run: Run, worker: int, report: int) -> None:
         _await_acknowledgement(run.lifeline)
     _, wait_status = os.waitpid(worker, 0)
     if run.tmp != "/tmp":
-        import shutil  # here: only a level without namespaces leaves something behind
-
         shutil.rmtree(run.tmp, ignore_errors=True)
     code = os.waitstatus_to_exitcode(wait_status)
     os._exit(code if code >= 0 else 128 - code)
