@@ -7,6 +7,7 @@ interrupted pull of a web source had fetched stays in the staging folder and is 
 import os
 import shutil
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def describe(source: str, name: str, sha256: str = "", capability: str = "llm") 
     """
     path = Path(source).expanduser()
     if path.is_file():
-        source = f"file:{fetch.urllib.parse.quote(str(path.resolve()))}"
+        source = f"file:{urllib.parse.quote(str(path.resolve()))}"
     parsed = catalogue.parse_source(source)
     size = 0
     if isinstance(parsed, catalogue.Local):

@@ -1,0 +1,253 @@
+"""Start, find and stop the kernel, a program of its own that is never imported here."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clawai.sdk import paths
+from clawai.sdk.cli import output
+from clawai.sdk.errors import ClawError
+
+if TYPE_CHECKING:
+    from clawai.sdk.client import Client
+
+KERNEL = ("-m", "clawai.kernel")
+START_S = 15.0
+STOP_S = 15.0
+MINIMUM_PYTHON = (3, 11)
+_NEEDED = ("memfd_create", "pidfd_open")
+
+
+def require_system() -> None:
+    """Refuse a system that the kernel cannot run on.
+
+    Raises:
+        ClawError: unsupported_system.
+    """
+    hint = "`claw doctor` shows everything that this box lacks"
+    if sys.platform != "linux":
+        raise ClawError(
+            "unsupported_system", "the kernel runs on Linux only", sys.platform, "linux", hint
+        )
+    if sys.version_info[:2] < MINIMUM_PYTHON:
+        raise ClawError(
+            "unsupported_system",
+            "this Python is too old",
+            ".".join(map(str, sys.version_info[:2])),
+            "3.11 or newer",
+            hint,
+        )
+    missing = [name for name in _NEEDED if not hasattr(os, name)]
+    if missing:
+        raise ClawError(
+            "unsupported_system",
+            "this Python or its C library lacks system calls that the kernel needs",
+            missing,
+            "Linux 5.6 or newer, glibc 2.27 or newer",
+            hint,
+        )
+
+
+def connect(start: bool = False, timeout: float = 5.0) -> "Client":
+    """A client of the running kernel; with ``start`` one is started first if none runs.
+
+    Raises:
+        ClawError: no_kernel, unsupported_system, or why the kernel did not start.
+    """
+    require_system()
+    from clawai.sdk.client import Client
+
+    try:
+        return Client(timeout=timeout)
+    except ClawError as error:
+        if error.code != "no_kernel" or not start:
+            raise
+    output.note("no kernel runs here; starting one (`claw down` stops it)")
+    start_kernel()
+    return Client(timeout=timeout)
+
+
+def start_kernel() -> dict[str, Any]:
+    """Start the kernel in a session of its own and wait until it is ready.
+
+    Returns:
+        Its ready line, decoded.
+
+    Raises:
+        ClawError: what the kernel said, or no_kernel with the end of its log.
+    """
+    log = paths.log_file()
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reader, writer = os.pipe()
+    with log.open("ab") as errors:
+        before = errors.tell()
+        process = subprocess.Popen(
+            [sys.executable, *KERNEL, "--ready-fd", str(writer)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[writer],
+            start_new_session=True,
+            cwd="/",
+        )
+    os.close(writer)
+    line = _read_line(reader, START_S)
+    os.close(reader)
+    try:
+        ready = json.loads(line)
+    except ValueError:
+        ready = None
+    if isinstance(ready, dict):
+        if isinstance(fault := ready.get("error"), dict):
+            process.wait()
+            raise ClawError(**fault)
+        return ready
+    status = process.poll()
+    if status is None:
+        process.kill()
+        status = process.wait()
+    with log.open("rb") as file:
+        file.seek(min(before, os.fstat(file.fileno()).st_size))
+        said = file.read()[-2000:].decode(errors="replace").strip()
+    raise ClawError(
+        "no_kernel",
+        "the kernel did not start",
+        got=said.splitlines()[-1] if said else f"exit status {status}",
+        hint="see `claw logs` and `claw doctor`; `claw serve` shows it in the foreground",
+    )
+
+
+def _read_line(reader: int, seconds: float) -> bytes:
+    """The first line of a pipe; what came of it when the time is over or the writer is gone."""
+    line, end = b"", time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        left = end - time.monotonic()
+        if left <= 0 or not select.select([reader], [], [], left)[0]:
+            break
+        if not (piece := os.read(reader, 4096)):
+            break
+        line += piece
+    return line
+
+
+def _describe(client: "Client") -> dict[str, Any]:
+    status = client.query("status")
+    sandbox = status.get("sandbox") or {}
+    return {
+        "pid": status.get("pid"),
+        "sandbox": sandbox.get("level"),
+        "socket": str(paths.kernel_socket()),
+        "log": str(paths.log_file()),
+        "budget_bytes": status.get("budget_bytes"),
+    }
+
+
+def _print_kernel(found: dict[str, Any], as_json: bool, state: str) -> None:
+    if as_json:
+        output.print_json({"state": state} | found)
+        return
+    print(f"{output.style('●', 'green')} the kernel {state}")
+    output.facts(
+        [
+            ("  pid", found["pid"]),
+            ("  sandbox", found["sandbox"]),
+            ("  memory", f"{output.size(found['budget_bytes'] or 0)} for models and tasks"),
+            ("  socket", found["socket"]),
+            ("  log", found["log"]),
+        ]
+    )
+
+
+@click.command("serve")
+def serve_command() -> None:
+    """Run the kernel in the foreground, with its log on standard error; Ctrl-C stops it.
+
+    \b
+    Example:
+      claw serve
+    """
+    require_system()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *KERNEL, "--foreground"])
+
+
+@click.command("up")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def up_command(as_json: bool) -> None:
+    """Start the kernel in the background and wait until it answers.
+
+    \b
+    Example:
+      claw up
+    """
+    require_system()
+    from clawai.sdk.client import Client
+
+    try:
+        with Client(timeout=2.0) as client:
+            _print_kernel(_describe(client), as_json, "runs already")
+            return
+    except ClawError as error:
+        if error.code != "no_kernel":
+            raise
+    start_kernel()
+    with Client(timeout=5.0) as client:
+        _print_kernel(_describe(client), as_json, "runs")
+
+
+@click.command("down")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def down_command(as_json: bool) -> None:
+    """Stop the kernel and all of its workers; running tasks end with an error.
+
+    \b
+    Example:
+      claw down
+    """
+    require_system()
+    from clawai.sdk.client import Client
+
+    try:
+        client = Client(timeout=5.0)
+    except ClawError as error:
+        if error.code != "no_kernel":
+            raise
+        _say_down(None, as_json)
+        return
+    with client:
+        pid = int(client.query("status")["pid"])
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            handle = -1
+        try:
+            client.admin("shutdown")
+        except ClawError as error:
+            if error.code not in ("no_kernel", "kernel_stopped"):
+                raise
+    try:
+        # A pidfd becomes readable when its process has ended.
+        if handle >= 0 and not select.select([handle], [], [], STOP_S)[0]:
+            raise ClawError(
+                "no_kernel",
+                f"the kernel did not end within {STOP_S:.0f} s",
+                f"pid {pid}",
+                hint=f"end it by force: kill -9 {pid}",
+            )
+    finally:
+        if handle >= 0:
+            os.close(handle)
+    _say_down(pid, as_json)
+
+
+def _say_down(pid: int | None, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"state": "stopped" if pid else "not running", "pid": pid})
+    else:
+        print(f"the kernel (pid {pid}) has stopped" if pid else "no kernel runs")

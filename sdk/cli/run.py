@@ -1,0 +1,252 @@
+"""`claw run` asks a model once; `claw call` runs any operation of any plugin."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from clawai.sdk.catalogue import find
+from clawai.sdk.cli import output, stream
+from clawai.sdk.cli.daemon import connect, require_system
+from clawai.sdk.cli.main import CANCELLED
+from clawai.sdk.errors import ClawError
+from clawai.sdk.store import Store
+
+INPUT_LIMIT = 4 << 20
+
+
+def read_question(words: tuple[str, ...]) -> str:
+    """The question: the words, with standard input where a "-" stands or when there are none.
+
+    Raises:
+        ClawError: too_large or bad_params, if standard input cannot be a question.
+        click.UsageError: if there is no question at all.
+    """
+    if not words and sys.stdin.isatty():
+        raise click.UsageError(
+            "The question is missing: give it in quotes, or - for standard input."
+        )
+    parts = [_stdin() if word == "-" else word for word in words or ("-",)]
+    question = "\n\n".join([" ".join(parts)] if "-" not in words else parts).strip()
+    if not question:
+        raise click.UsageError("The question is empty.")
+    return question
+
+
+def _stdin() -> str:
+    raw = sys.stdin.buffer.read(INPUT_LIMIT + 1)
+    if len(raw) > INPUT_LIMIT:
+        raise ClawError(
+            "too_large",
+            "standard input is too long for a question",
+            f"over {INPUT_LIMIT} bytes",
+            f"{INPUT_LIMIT} bytes",
+        )
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ClawError("bad_params", "standard input must be UTF-8 text", str(error)) from error
+
+
+def stored_name(model: str, fetch: bool) -> str:
+    """The stored model of that name or alias; with ``fetch`` one of the catalogue is pulled.
+
+    Raises:
+        ClawError: unknown_model, with the command that pulls it or the nearest name.
+    """
+    try:
+        return Store().get(model).model.name
+    except ClawError as error:
+        if error.code != "unknown_model" or not fetch:
+            raise
+    from clawai.sdk.cli.models import pull_with_bar
+
+    return pull_with_bar(find(model)).model.name
+
+
+def generation_options(function: Any) -> Any:
+    """The options that shape an answer, for `run` and `chat`."""
+    options = [
+        click.option(
+            "--system", metavar="TEXT", help="Instructions that precede the conversation."
+        ),
+        click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest answer."),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0),
+            metavar="T",
+            help="Randomness: 0 takes the likeliest token each time.",
+        ),
+        click.option(
+            "--top-k", type=click.IntRange(0), metavar="N", help="Only the N likeliest; 0 is all."
+        ),
+        click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1),
+            metavar="P",
+            help="Only the likeliest that hold P of the probability.",
+        ),
+        click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes it repeatable."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End there (can be repeated)."),
+        click.option(
+            "--priority",
+            type=click.Choice(stream.PRIORITIES),
+            default="interactive",
+            show_default=True,
+            help="Who goes first.",
+        ),
+        click.option(
+            "--deadline",
+            type=float,
+            metavar="SECONDS",
+            help="End with an error if it takes longer.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def generation_params(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as parameters of llm.generate; the rest stays the model's."""
+    names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+    params = {name: options[name] for name in names if options.get(name) is not None}
+    if options.get("stop"):
+        params["stop"] = list(options["stop"])
+    return params
+
+
+@click.command("run", no_args_is_help=True)
+@click.argument("model")
+@click.argument("question", nargs=-1)
+@generation_options
+@click.option("--raw", is_flag=True, help="Send the text as it is, without the chat template.")
+@click.option("--pull", "fetch", is_flag=True, help="Pull the model first if it is not stored.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, no streaming.")
+def run_command(
+    model: str, question: tuple[str, ...], raw: bool, fetch: bool, as_json: bool, **options: Any
+) -> None:
+    """Ask MODEL a question and stream its answer.
+
+    Without a QUESTION it is read from standard input; a "-" among the words stands for it.
+    The kernel is started if none runs.
+
+    \b
+    Examples:
+      claw run smollm2 "Why is the sky blue?"
+      claw run smollm2 --priority batch --max-tokens 200 "Summarise:" - < notes.txt
+    """
+    text = read_question(question)
+    if raw and options.get("system"):
+        raise click.UsageError("--raw sends no roles, so --system cannot be used with it.")
+    require_system()
+    name = stored_name(model, fetch)
+    params = generation_params(options)
+    if raw:
+        params |= {"prompt": text, "raw": True}
+    else:
+        params["messages"] = [{"role": "user", "content": text}]
+        if options.get("system"):
+            params["messages"].insert(0, {"role": "system", "content": options["system"]})
+    with connect(start=True) as client:
+        answer = stream.ask(
+            client,
+            params,
+            model=name,
+            priority=options["priority"],
+            deadline=options["deadline"],
+            show=not as_json,
+        )
+    if as_json:
+        _print_answer(name, answer)
+    if answer.cancelled:
+        output.note(f"cancelled after {answer.pieces} tokens")
+        raise click.exceptions.Exit(CANCELLED)
+    if not as_json and sys.stderr.isatty():
+        output.note(stream.summary(answer))
+
+
+def _print_answer(model: str, answer: stream.Answer) -> None:
+    value = answer.value
+    output.print_json(
+        {
+            "model": model,
+            "text": value.get("text", answer.text),
+            "finish_reason": "cancelled" if answer.cancelled else value.get("finish_reason"),
+            "usage": value.get("usage") or {"completion_tokens": answer.pieces},
+            "timings": {name: value[name] for name in ("prefill_us", "decode_us") if name in value}
+            | answer.timings,
+        }
+    )
+
+
+def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``key=value`` words as parameters; a value that is JSON is read as such, else as text."""
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"A parameter is written key=value; got {pair!r}.")
+        try:
+            params[key] = json.loads(value)
+        except ValueError:
+            params[key] = value
+    return params
+
+
+@click.command("call", no_args_is_help=True)
+@click.argument("operation")
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--model", default="", help="For operations of a model.")
+@click.option(
+    "--priority", type=click.Choice(stream.PRIORITIES), default="interactive", show_default=True
+)
+@click.option("--deadline", type=float, metavar="SECONDS", help="End with an error after that.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with the timings.")
+def call_command(
+    operation: str,
+    pairs: tuple[str, ...],
+    model: str,
+    priority: str,
+    deadline: float | None,
+    as_json: bool,
+) -> None:
+    """Call any OPERATION and print its chunks and its result as JSON.
+
+    A VALUE is JSON where it can be read as such (3, true, [1,2], {"a":1}), else text.
+
+    \b
+    Example:
+      claw call echo.echo text=hello
+    """
+    params = parse_pairs(pairs)
+    with connect(start=True) as client:
+        name = Store().get(model).model.name if model else ""
+        task = client.submit(operation, params, model=name, priority=priority, deadline=deadline)
+        chunks: list[Any] = []
+        try:
+            for event in task:
+                if event.kind == "chunk":
+                    chunks.append(event.data)
+                    if not as_json:
+                        print(_json(event.data), flush=True)
+            result = task.result()
+        except KeyboardInterrupt:
+            task.cancel()
+            output.note(f"cancelled after {len(chunks)} chunks")
+            raise click.exceptions.Exit(CANCELLED) from None
+    if as_json:
+        fields = {"result": result.value, "chunks": chunks, "timings": dict(result.timings)}
+        print(_json(fields, indent=2))
+    else:
+        print(_json(result.value, indent=2))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Values of msgpack that JSON lacks."""
+    return {"bytes": len(value)} if isinstance(value, (bytes, memoryview)) else str(value)
