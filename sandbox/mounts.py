@@ -39,11 +39,12 @@ def build_root(policy: Policy, visible: list[str], owner: int) -> None:
         _make_parents(name)
         Path(_inside(name)).write_bytes(content)
         Path(_inside(name)).chmod(0o444)
-    for name, tree in trees:
-        _attach(name, tree)
+    # Before the trees: one of them may lie below the host's /tmp.
     Path(_inside("/tmp")).mkdir(exist_ok=True)
     size = f"mode=0700,size={policy.tmp_bytes},nr_inodes=4k,uid={owner},gid={owner}"
     sc.mount("claw-tmp", _inside("/tmp"), "tmpfs", flags, size)
+    for name, tree in trees:
+        _attach(name, tree)
     sc.restrict_mount(_ANCHOR, _READ_ONLY | sc.MOUNT_ATTR_NOEXEC)
     os.chdir(_ANCHOR)
     sc.pivot_root(".", ".")  # stacks the old root on the new one ...

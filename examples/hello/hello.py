@@ -1,0 +1,7 @@
+from clawai.sdk import operation
+
+
+@operation("hello.greet")
+def greet(name: str = "world") -> str:
+    """Greet somebody."""
+    return f"Hello, {name}!"

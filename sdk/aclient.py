@@ -1,0 +1,196 @@
+"""The asynchronous client: the same protocol core as the synchronous one, for asyncio.
+
+async with AsyncClient() as client:
+    task = await client.submit("llm.generate", {"prompt": "Hello"}, model="smollm2")
+    async for event in task:
+        ...
+    result = await task.result()
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from clawai.sdk import paths, wire
+from clawai.sdk.client import SILENCE, options
+from clawai.sdk.errors import ClawError
+from clawai.sdk.leases import LeaseSocket, Loan, no_kernel
+from clawai.sdk.session import Event, Frames, Request, Result, Session
+
+__all__ = ["AsyncClient", "AsyncTask"]
+
+
+class AsyncTask:
+    """One submitted task; iterate over it for its events, await ``result``."""
+
+    def __init__(self, client: "AsyncClient", request: Request) -> None:
+        self._client = client
+        self._request = request
+
+    @property
+    def done(self) -> bool:
+        """Whether the task has ended."""
+        return self._request.end is not None
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """The events until the end of the task; its error is raised by ``result`` only."""
+        while True:
+            while self._request.events:
+                yield self._request.events.popleft()
+            if self._request.end is not None:
+                return
+            await self._client._news()
+
+    async def result(self) -> Result:
+        """Wait for the end.
+
+        Raises:
+            ClawError: whatever ended the task.
+        """
+        while self._request.end is None:
+            await self._client._news()
+            self._request.events.clear()
+        if isinstance(self._request.end, ClawError):
+            raise self._request.end
+        return self._request.end
+
+    async def cancel(self) -> None:
+        """Ask for the end of the task."""
+        if self._request.end is None:
+            await self._client._send(Session.cancel(self._request))
+
+
+class AsyncClient:
+    """A connection to the kernel; any number of tasks of one event loop may share it."""
+
+    def __init__(self, timeout: float = 5.0, folder: Path | None = None, name: str = "") -> None:
+        folder = folder or paths.runtime_dir()
+        self._timeout = timeout
+        self._name = name
+        self._address = folder / paths.kernel_socket().name
+        self._lease_path = folder / paths.lease_socket().name
+        self._session = Session()
+        self._lost: ClawError | None = None
+        self._condition = asyncio.Condition()
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "AsyncClient":
+        self._leases = await asyncio.to_thread(LeaseSocket.connect, self._lease_path, self._timeout)
+        self._context = zmq.asyncio.Context()
+        self._sock = self._context.socket(zmq.DEALER)
+        options(self._sock)
+        self._monitor = self._sock.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+        self._sock.connect(f"ipc://{self._address}")
+        self._readers = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        try:
+            await self._send(self._session.hello(self._leases.token, self._name))
+            async with asyncio.timeout(self._timeout):
+                while self._session.welcome is None:
+                    await self._news()
+        except TimeoutError:
+            await self.close()
+            raise no_kernel(self._address, "it does not answer") from None
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def welcome(self) -> wire.Welcome:
+        """What the kernel said of itself."""
+        assert self._session.welcome
+        return self._session.welcome
+
+    async def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        model: str = "",
+        priority: str = "interactive",
+        deadline: float | None = None,
+        frames: Sequence[bytes | memoryview] = (),
+        leases: Sequence[Loan] = (),
+    ) -> AsyncTask:
+        """Ask for an operation; the arguments are those of ``Client.submit``."""
+        request, out = self._session.submit(
+            op,
+            params,
+            model=model,
+            priority=priority,
+            deadline=deadline,
+            frames=frames,
+            leases=[loan.lease for loan in leases],
+        )
+        await self._send(out)
+        return AsyncTask(self, request)
+
+    async def call(
+        self, op: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> Result:
+        """Submit and wait."""
+        return await (await self.submit(op, params, **options)).result()
+
+    async def query(self, what: str) -> Any:
+        """A listing: status, plugins, models, workers or tasks."""
+        request, out = self._session.query(what)
+        await self._send(out)
+        return (await AsyncTask(self, request).result()).value
+
+    async def _send(self, frames: Frames) -> None:
+        if self._lost:
+            raise self._lost
+        await self._sock.send_multipart(frames)
+
+    async def _news(self) -> None:
+        """Wait until something has arrived, whoever it is for."""
+        if self._lost:
+            raise self._lost
+        async with self._condition:
+            try:
+                await asyncio.wait_for(self._condition.wait(), SILENCE)
+            except TimeoutError:
+                self._lose("it does not answer")
+        if self._lost:
+            raise self._lost
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._sock.recv_multipart()
+            async with self._condition:
+                try:
+                    self._session.receive(frames)
+                except ClawError as error:
+                    self._lost = error
+                    self._session.lost(error)
+                self._condition.notify_all()
+
+    async def _watch(self) -> None:
+        await self._monitor.recv_multipart()
+        # What the kernel said last may still be on its way through the other reader.
+        await asyncio.sleep(0.05)
+        async with self._condition:
+            self._lose("it has closed the connection")
+            self._condition.notify_all()
+
+    def _lose(self, why: str) -> None:
+        self._lost = no_kernel(self._address, why)
+        self._session.lost(self._lost)
+
+    async def close(self) -> None:
+        """Disconnect; tasks that have not ended are cancelled by the kernel."""
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        self._sock.disable_monitor()
+        self._monitor.close(0)
+        self._sock.close(0)
+        self._context.term()
+        self._leases.close()
