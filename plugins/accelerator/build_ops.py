@@ -1,0 +1,105 @@
+"""Build script of the C ops: cffi in API mode, module ``clawai.plugins.accelerator._ops``.
+
+``setup.py`` names ``ffibuilder``; ``python plugins/accelerator/build_ops.py`` builds in place. The
+declarations come from the C sources themselves: ``ops.def`` (one row an op) and the marked part of
+``api.h``. No flag here chooses an instruction set: each file of ``csrc/targets`` does so for its
+own code, and the library picks one at run time.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cffi import FFI
+
+# setup.py runs this file from the repository's root and setuptools wants relative paths.
+HERE = Path(__file__).resolve().parent
+CSRC = HERE / "csrc"
+MODULE = "clawai.plugins.accelerator._ops"
+FLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+]
+SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+
+
+class OpRow(NamedTuple):
+    """One row of ``ops.def``."""
+
+    family: str
+    name: str
+    dtype: str
+    tolerance: float
+    arguments: str
+
+
+def read_ops() -> list[OpRow]:
+    """The rows of ``ops.def``, in order."""
+    text = re.sub(r"/\*.*?\*/", "", (CSRC / "ops.def").read_text(), flags=re.S)
+    rows = re.findall(r'CLAW_OP\((\w+), (\w+), "([^"]+)", ([^,]+), \(([^)]*)\)\)', text)
+    if len(rows) != text.count("CLAW_OP("):
+        raise ValueError(
+            f'{CSRC / "ops.def"}: a row is not CLAW_OP(family, name, "dtype", n, (args))'
+        )
+    return [OpRow(f, n, d, float(t), a) for f, n, d, t, a in rows]
+
+
+def declarations() -> str:
+    """What Python may call, as cffi reads it."""
+    table = "".join(f"    void (*{op.name})({op.arguments});\n" for op in read_ops())
+    api = (CSRC / "api.h").read_text()
+    api = re.sub(
+        r"/\*.*?\*/", "", api.split("/* BEGIN CDEF */")[1].split("/* END CDEF */")[0], flags=re.S
+    )
+    limits = re.findall(r"#define (CLAW_\w+) (?:\d|\()", (CSRC / "bounds.h").read_text())
+    constants = "".join(f"#define {name} ...\n" for name in limits)
+    return (
+        constants + f"typedef struct claw_ops {{\n    const char *isa;\n{table}}} claw_ops;\n{api}"
+    )
+
+
+def sources(root: Path) -> list[str]:
+    """The C files that are compiled by themselves, relative to ``root`` if they lie below it."""
+    files = sorted([*CSRC.glob("core/*.c"), *CSRC.glob("targets/*.c")])
+    return [str(f.relative_to(root)) if f.is_relative_to(root) else str(f) for f in files]
+
+
+def make_builder(root: Path, extra: list[str] | None = None) -> FFI:
+    """A builder of the extension that will run in ``root``; ``extra`` flags come last."""
+    builder = FFI()
+    builder.cdef(declarations())
+    depends = [str(f) for f in sorted(CSRC.rglob("*")) if f.suffix in {".h", ".c", ".def", ".inc"}]
+    flags = FLAGS + (extra or [])
+    builder.set_source(
+        MODULE,
+        '#include "api.h"\n',
+        sources=sources(root),
+        include_dirs=[str(CSRC)],
+        depends=depends,
+        extra_compile_args=[*flags, "-fvisibility=hidden"],
+        extra_link_args=["-pthread", *(f for f in flags if f.startswith("-fsanitize"))],
+        libraries=["m"],
+    )
+    return builder
+
+
+ffibuilder = make_builder(Path.cwd())
+
+if __name__ == "__main__":
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = make_builder(Path(scratch), SANITIZE if "--sanitize" in sys.argv[1:] else None)
+        built = Path(chosen.compile(tmpdir=scratch, verbose="-v" in sys.argv[1:]))
+        target = HERE / built.name
+        # A running process may have the old file mapped: replace the name, never the bytes.
+        shutil.copy2(built, target.with_suffix(".new"))
+        target.with_suffix(".new").replace(target)
+        print(target)

@@ -1,0 +1,104 @@
+/* The C interface of the library. The part between the two marks is also what Python sees: cffi
+ * reads it as is, so it holds plain declarations only. */
+#ifndef CLAW_API_H
+#define CLAW_API_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bounds.h"
+
+#define CLAW_OP(family, name, dtype, tolerance, args) void(*name) args;
+typedef struct claw_ops {
+    const char *isa;
+#include "ops.def"
+} claw_ops;
+#undef CLAW_OP
+
+/* BEGIN CDEF */
+/* What a step computes. a, b, c, y are its views; see plan.c for each. */
+enum {
+    CLAW_EMBED, CLAW_NORM, CLAW_QUANT, CLAW_MATMUL, CLAW_ROPE, CLAW_KV, CLAW_ATTEND,
+    CLAW_SILU_MUL, CLAW_ADD, CLAW_LAST, CLAW_CODES
+};
+
+enum {
+    CLAW_ROWS = 1,         /* works on the rows whose logits were asked for, not on all tokens */
+    CLAW_TO_F32 = 2,       /* writes y */
+    CLAW_TO_Q8 = 4,        /* writes quantized activations at q8 */
+    CLAW_FOLDED = 8,       /* skipped for a single token: its readers compute it for themselves */
+    CLAW_PLUS = 16,        /* MATMUL: y = b + product */
+    CLAW_SILU = 32,        /* MATMUL: blocks alternate gate, up; y = silu(gate) * up */
+    CLAW_BIAS = 64,        /* MATMUL: extra is a bias of `rows` floats */
+    CLAW_ROPE_Q = 128,     /* KV: a is rotated in place */
+    CLAW_ROPE_K = 256,     /* KV: b is rotated on its way to the cache */
+    CLAW_INTERLEAVED = 512 /* ROPE, KV: pairs are neighbours */
+};
+
+enum { CLAW_IN_ARENA, CLAW_IN_OUT };
+
+enum {
+    CLAW_OK = 0, CLAW_STOPPED = 1, CLAW_BAD_TOKEN = -1, CLAW_NO_ROOM = -2, CLAW_BAD_PLAN = -3,
+    CLAW_NO_MEMORY = -4, CLAW_NO_THREAD = -5
+};
+
+/* Activations of shape (tokens, width), f32: byte offset of the first, elements from row to row. */
+typedef struct claw_view {
+    uint64_t offset;
+    uint32_t base;
+    uint32_t stride;
+} claw_view;
+
+typedef struct claw_step {
+    uint32_t code, flags, format;
+    uint32_t rows, k;
+    uint32_t heads, kv_heads, head_dim, rot_dim;
+    uint32_t folds; /* MATMUL: 1 + the index of the folded step that makes its input, or 0 */
+    float eps, scale;
+    claw_view a, b, c, y;
+    uint64_t in_q8;  /* in the arena: int8 codes of `chunk` tokens, then scales, then sums: MATMUL's input */
+    uint64_t q8;     /* the same, as output */
+    uint64_t weight; /* in the weights: packed matrix, table or gain */
+    uint64_t extra;  /* in the weights: bias or rope table */
+    uint64_t cache;  /* in the KV memory: the layer's keys, then its values */
+} claw_step;
+
+typedef struct claw_spec {
+    const char *isa;
+    uint8_t *weights, *kv, *arena;
+    uint64_t weights_bytes, kv_bytes, arena_bytes, scratch; /* scratch: where it starts in the arena */
+    const uint32_t *control; /* may be NULL */
+    uint32_t context, chunk, threads, vocabulary;
+} claw_spec;
+
+typedef struct claw_time {
+    uint32_t step;
+    uint32_t tokens;
+    uint64_t ns;
+} claw_time;
+
+typedef struct claw_plan claw_plan;
+
+/* Bytes of scratch that the executor needs in the arena, for all threads. */
+uint64_t claw_scratch_bytes(const claw_step *steps, uint32_t n, uint32_t chunk, uint32_t threads);
+/* Checks every extent, copies the steps and starts the threads. On failure NULL, and *code says why,
+ * *bad which step. */
+claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t n, int32_t *code, uint32_t *bad);
+void claw_plan_free(claw_plan *plan);
+/* Appends n tokens, one caller at a time; out: n (all) or 1 rows of `vocabulary` floats. */
+int32_t claw_plan_run(claw_plan *plan, const int32_t *tokens, uint32_t n, float *out, int32_t all);
+uint32_t claw_plan_position(const claw_plan *plan);
+int32_t claw_plan_rewind(claw_plan *plan, uint32_t position);
+/* Stamps of the last run, oldest first; returns how many were written (at most n). */
+uint32_t claw_plan_times(const claw_plan *plan, claw_time *out, uint32_t n);
+
+/* Packs a matrix of a GGUF type into R8k4 or float blocks; block i goes to first + i * step. */
+int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, const uint8_t *src, uint64_t src_bytes,
+                  uint8_t *dst, uint64_t dst_bytes, uint32_t first, uint32_t step);
+uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
+
+/* The ops of an instruction set ("scalar", "avx2", NULL = the best here), NULL if it cannot run. */
+const claw_ops *claw_ops_named(const char *isa);
+/* Asks for huge pages; a hint, never an error. */
+void claw_advise_huge(void *p, uint64_t n);
+/* END CDEF */
+#endif

@@ -1,0 +1,24 @@
+/* Every limit of the library. The Python side reads the same numbers. */
+#ifndef CLAW_BOUNDS_H
+#define CLAW_BOUNDS_H
+
+#define CLAW_GROUP 32           /* elements that share one quantization scale */
+#define CLAW_LANES 8            /* rows interleaved in packed weights */
+#define CLAW_PANEL 16           /* rows of a prefill panel */
+#define CLAW_POSITIONS 64       /* positions of one attention block */
+#define CLAW_ATTENTION_ROWS 48  /* queries of one attention call */
+#define CLAW_MAX_HEAD_DIM 256
+#define CLAW_MAX_WIDTH (1 << 18) /* any activation width or matrix dimension but the vocabulary */
+#define CLAW_MAX_ROWS (1 << 22)  /* rows of a matrix, so also the vocabulary */
+#define CLAW_MAX_CONTEXT (1 << 20)
+#define CLAW_MAX_CHUNK 256
+#define CLAW_MAX_THREADS 64
+#define CLAW_MAX_STEPS 65536
+#define CLAW_TIMES 8192 /* entries of the ring of stamps, a power of two */
+
+/* Bytes of the scratch of the gemm_int ops: 16 rows of codes, then 2 * 16 floats a group. */
+#define CLAW_GEMM_SCRATCH(k) ((size_t)(k) * CLAW_PANEL + (size_t)(k) / CLAW_GROUP * CLAW_PANEL * 8)
+/* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
+#define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
+    ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))
+#endif

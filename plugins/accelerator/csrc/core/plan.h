@@ -1,0 +1,59 @@
+/* The executor's own view of a plan; steps.c runs one step, plan.c the sequence of them. */
+#ifndef CLAW_PLAN_H
+#define CLAW_PLAN_H
+#include "../api.h"
+#include "../layout.h"
+#include "threads.h"
+
+/* Scratch of one thread: offsets in bytes, from the largest sizes of all steps. */
+typedef struct scratch {
+    size_t norm, q, d, s;              /* one row: f32, int8, scales, sums */
+    size_t gemm, tile, folded;         /* unpacked panel; its output; gated outputs of 4 panels */
+    size_t query, limit, work, attend; /* attention: queries, limits, scratch, output */
+    size_t total;
+} scratch;
+
+struct claw_plan {
+    team team;
+    claw_spec spec;
+    const claw_ops *ops;
+    claw_step *steps;
+    atomic_uint *next; /* per step: the first unit that no thread has taken; 0 between steps */
+    uint32_t n;
+    scratch layout;
+    /* The chunk that runs: set by the caller's thread while the others wait at the start gate. */
+    const int32_t *tokens;
+    uint32_t count, rows; /* tokens, and how many of them (the last ones) want logits */
+    float *out;
+    uint32_t position;
+    /* Ring of stamps: written between steps only. */
+    claw_time times[CLAW_TIMES];
+    uint32_t stamped;
+    uint64_t stamp;
+};
+
+/* Units of work of a step for the current chunk, and how many a thread takes at once. */
+uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab);
+/* fresh: the first call for this step on this thread. */
+void step_run(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh);
+int step_skipped(const claw_plan *p, const claw_step *s);
+/* CLAW_OK, or CLAW_BAD_PLAN if the step reads or writes outside of the areas of the plan. */
+int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes);
+scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk);
+
+/* Query heads that one attention call takes together, and tokens. */
+static inline uint32_t attend_heads(const claw_step *s)
+{
+    const uint32_t group = s->heads / s->kv_heads;
+    return group < 16 ? group : 16;
+}
+static inline uint32_t attend_tokens(const claw_step *s) { return CLAW_ATTENTION_ROWS / attend_heads(s); }
+static inline uint32_t matmul_blocks(const claw_step *s) { return (s->rows + 7) / 8 * (s->flags & CLAW_SILU ? 2 : 1); }
+/* Bytes of quantized activations of n tokens of width k: codes, scales, sums. */
+static inline uint64_t q8_bytes(uint64_t n, uint64_t k) { return n * k + n * (k / CLAW_GROUP) * 8; }
+/* Positions that the cache holds, in whole attention blocks. */
+static inline uint64_t cache_positions(uint32_t context)
+{
+    return ((uint64_t)context + CLAW_POSITIONS - 1) / CLAW_POSITIONS * CLAW_POSITIONS;
+}
+#endif

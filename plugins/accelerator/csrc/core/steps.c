@@ -1,0 +1,317 @@
+/* One step of a plan: how many units of work it has, and how to run some of them.
+ *
+ * Reads and writes stay inside of what check.c has checked. Activations of shape (tokens, width)
+ * are f32 views, or quantized: codes, then scales, then scaled sums, for `chunk` tokens. */
+#include <string.h>
+
+#include "plan.h"
+
+static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static inline uint32_t up_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+static float *at(const claw_plan *p, const claw_view *v, uint32_t t)
+{
+    uint8_t *base = v->base == CLAW_IN_OUT ? (uint8_t *)p->out : p->spec.arena + v->offset;
+    return (float *)(void *)base + (size_t)t * v->stride;
+}
+
+static void *mine(const claw_plan *p, uint32_t thread, size_t part)
+{
+    return p->spec.arena + p->spec.scratch + thread * p->layout.total + part;
+}
+
+/* Where the quantized activations of row t lie. */
+typedef struct {
+    int8_t *q;
+    float *d, *s;
+} q8;
+
+static q8 q8_at(const claw_plan *p, uint64_t offset, uint32_t k, uint32_t t)
+{
+    const size_t chunk = p->spec.chunk, groups = k / CLAW_GROUP;
+    uint8_t *base = p->spec.arena + offset;
+    float *d = (float *)(void *)(base + chunk * k);
+    return (q8){(int8_t *)base + (size_t)t * k, d + t * groups, d + (chunk + t) * groups};
+}
+
+static const float *constant(const claw_plan *p, uint64_t offset)
+{
+    return (const float *)(const void *)(p->spec.weights + offset);
+}
+
+static uint32_t count_of(const claw_plan *p, const claw_step *s) { return s->flags & CLAW_ROWS ? p->rows : p->count; }
+
+int step_skipped(const claw_plan *p, const claw_step *s)
+{
+    const uint32_t n = count_of(p, s);
+    return !n || (n == 1 && s->flags & CLAW_FOLDED);
+}
+
+/* ---- embedding, normalisation, element by element: a unit is a token ---- */
+
+static void run_embed(claw_plan *p, const claw_step *s, uint32_t t)
+{
+    const claw_ops *o = p->ops;
+    void (*const row[CLAW_FORMATS])(const uint8_t *, int32_t, int32_t, float *) = {
+        o->row_q4a, o->row_q4s, o->row_q8a, o->row_q8s, o->row_f16, o->row_bf16, o->row_f32};
+    const uint32_t id = (uint32_t)p->tokens[t];
+    const uint8_t *w = p->spec.weights + s->weight + (size_t)(id / 8) * claw_block_bytes(s->format, s->k);
+    row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), at(p, &s->y, t));
+}
+
+/* x to normalised f32 in y (may be x's copy) and on to q8 if wanted. */
+static void run_norm(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thread)
+{
+    const float *x = at(p, &s->a, t);
+    if (s->code == CLAW_NORM) {
+        float *y = s->flags & CLAW_TO_F32 ? at(p, &s->y, t) : mine(p, thread, p->layout.norm);
+        p->ops->rmsnorm(x, constant(p, s->weight), (int32_t)s->k, s->eps, y);
+        x = y;
+    }
+    if (s->flags & CLAW_TO_Q8) {
+        q8 a = q8_at(p, s->q8, s->k, t);
+        p->ops->quantize_q8(x, (int32_t)s->k, a.q, a.d, a.s);
+    }
+}
+
+static void rotate(const claw_plan *p, const claw_step *s, const float *x, uint32_t position, float *y)
+{
+    const size_t row = s->flags & CLAW_INTERLEAVED ? 2 * (size_t)s->rot_dim : s->rot_dim;
+    const float *table = constant(p, s->extra) + position * row;
+    if (s->flags & CLAW_INTERLEAVED) p->ops->rope_interleaved(x, table, (int32_t)s->head_dim, (int32_t)s->rot_dim, y);
+    else p->ops->rope_split(x, table, (int32_t)s->head_dim, (int32_t)s->rot_dim, y);
+}
+
+static void run_rope(claw_plan *p, const claw_step *s, uint32_t t)
+{
+    const float *x = at(p, &s->a, t);
+    float *y = at(p, &s->y, t);
+    for (uint32_t h = 0; h < s->heads; h++) rotate(p, s, x + h * s->head_dim, p->position + t, y + h * s->head_dim);
+}
+
+/* ---- KV: units are (token, head), query heads first ---- */
+
+static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t head, int values)
+{
+    const uint64_t one = cache_positions(p->spec.context) * s->head_dim;
+    return (uint16_t *)(void *)(p->spec.kv + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
+}
+
+static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
+{
+    const uint32_t queries = s->flags & CLAW_ROPE_Q ? s->heads : 0, per = queries + s->kv_heads;
+    const uint32_t t = unit / per, h = unit % per, position = p->position + t;
+    float turned[CLAW_MAX_HEAD_DIM];
+    if (h < queries) {
+        float *q = at(p, &s->a, t) + h * s->head_dim;
+        rotate(p, s, q, position, q);
+        return;
+    }
+    const float *key = at(p, &s->b, t) + (h - queries) * s->head_dim;
+    const float *value = at(p, &s->c, t) + (h - queries) * s->head_dim;
+    if (s->flags & CLAW_ROPE_K) {
+        rotate(p, s, key, position, turned);
+        key = turned;
+    }
+    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_of(p, s, h - queries, 0),
+                      cache_of(p, s, h - queries, 1));
+}
+
+/* ---- attention: units are (block of tokens, subgroup of heads) ---- */
+
+static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
+{
+    const uint32_t group = s->heads / s->kv_heads, take = attend_heads(s), subs = up_div(group, take);
+    const uint32_t sub = unit % (s->kv_heads * subs), t0 = unit / (s->kv_heads * subs) * attend_tokens(s);
+    const uint32_t kv = sub / subs, h0 = kv * group + sub % subs * take;
+    const uint32_t heads = min_u32(take, (kv + 1) * group - h0), tokens = min_u32(attend_tokens(s), p->count - t0);
+    const size_t hd = s->head_dim;
+    float *query = mine(p, thread, p->layout.query), *y = mine(p, thread, p->layout.attend);
+    int32_t *limit = mine(p, thread, p->layout.limit);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t h = 0; h < heads; h++) {
+            memcpy(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
+            limit[t * heads + h] = (int32_t)(p->position + t0 + t + 1);
+        }
+    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_of(p, s, kv, 0),
+                          cache_of(p, s, kv, 1), mine(p, thread, p->layout.work), y);
+    for (uint32_t t = 0; t < tokens; t++) {
+        const float *row = y + (size_t)t * heads * hd;
+        if (s->flags & CLAW_TO_F32) memcpy(at(p, &s->y, t0 + t) + h0 * hd, row, heads * hd * sizeof *row);
+        if (s->flags & CLAW_TO_Q8) {
+            q8 a = q8_at(p, s->q8, s->heads * s->head_dim, t0 + t);
+            const size_t g = h0 * hd / CLAW_GROUP;
+            p->ops->quantize_q8(row, (int32_t)(heads * hd), a.q + h0 * hd, a.d + g, a.s + g);
+        }
+    }
+}
+
+/* ---- matrix products: units are runs of 8 blocks (64 rows, or 32 gated outputs) ---- */
+
+#define RUN_BLOCKS 8u
+
+/* n finished sums of one token, from output column `column` on, go where the step wants them. */
+static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, float *sums)
+{
+    if (column >= s->rows) return;
+    n = min_u32(n, s->rows - column);
+    if (s->flags & CLAW_BIAS) p->ops->add(sums, constant(p, s->extra) + column, (int32_t)n, sums);
+    if (s->flags & CLAW_PLUS) p->ops->add(sums, at(p, &s->b, t) + column, (int32_t)n, at(p, &s->y, t) + column);
+    else memcpy(at(p, &s->y, t) + column, sums, n * sizeof *sums);
+}
+
+/* n sums alternating 8 gates, 8 ups, become n / 2 outputs in place. */
+static void gate_in_place(claw_plan *p, float *sums, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 16) p->ops->silu_mul(sums + i, sums + i + 8, 8, sums + i / 2);
+}
+
+static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
+{
+    if (column >= s->rows) return;
+    n = min_u32(n, s->rows - column);
+    if (s->flags & CLAW_TO_F32) memcpy(at(p, &s->y, t) + column, y, n * sizeof *y);
+    if (s->flags & CLAW_TO_Q8) {
+        q8 a = q8_at(p, s->q8, s->rows, t);
+        p->ops->quantize_q8(y, (int32_t)n, a.q + column, a.d + column / CLAW_GROUP, a.s + column / CLAW_GROUP);
+    }
+}
+
+static void gemv(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t blocks, const q8 *a, const float *x, float *y)
+{
+    const claw_ops *o = p->ops;
+    const int32_t n = (int32_t)blocks, k = (int32_t)s->k;
+    switch (s->format) {
+    case CLAW_Q4A: o->gemv_q4a(w, n, k, a->q, a->d, a->s, y); break;
+    case CLAW_Q4S: o->gemv_q4s(w, n, k, a->q, a->d, a->s, y); break;
+    case CLAW_Q8A: o->gemv_q8a(w, n, k, a->q, a->d, a->s, y); break;
+    case CLAW_Q8S: o->gemv_q8s(w, n, k, a->q, a->d, a->s, y); break;
+    case CLAW_F16: o->gemv_f16(w, n, k, x, y); break;
+    case CLAW_BF16: o->gemv_bf16(w, n, k, x, y); break;
+    default: o->gemv_f32(w, n, k, x, y);
+    }
+}
+
+static void gemm(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t blocks, const q8 *a, const float *x,
+                 uint32_t tokens, uint8_t *work, float *y)
+{
+    const claw_ops *o = p->ops;
+    const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride;
+    switch (s->format) {
+    case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
+    case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
+    case CLAW_Q8A: o->gemm_q8a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
+    case CLAW_Q8S: o->gemm_q8s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
+    case CLAW_F16: o->gemm_f16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
+    case CLAW_BF16: o->gemm_bf16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
+    default: o->gemm_f32(w, n, k, x, xs, m, y, CLAW_PANEL);
+    }
+}
+
+/* The input of a product of one token: made here, once a thread (`fresh`), if its step was folded. */
+static q8 input_of_one(claw_plan *p, const claw_step *s, uint32_t thread, int fresh)
+{
+    if (!s->folds) return q8_at(p, s->in_q8, s->k, 0);
+    const claw_step *f = p->steps + s->folds - 1;
+    const float *x = at(p, &f->a, 0);
+    q8 a = {mine(p, thread, p->layout.q), mine(p, thread, p->layout.d), mine(p, thread, p->layout.s)};
+    if (!fresh) return a;
+    if (f->code == CLAW_NORM) {
+        float *y = mine(p, thread, p->layout.norm);
+        p->ops->rmsnorm(x, constant(p, f->weight), (int32_t)f->k, f->eps, y);
+        x = y;
+    }
+    p->ops->quantize_q8(x, (int32_t)f->k, a.q, a.d, a.s);
+    return a;
+}
+
+static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh)
+{
+    const uint32_t blocks = matmul_blocks(s);
+    const uint8_t *w = p->spec.weights + s->weight;
+    const q8 a = claw_is_int(s->format) ? input_of_one(p, s, thread, fresh) : (q8){0};
+    const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
+    float y[RUN_BLOCKS * 8];
+    for (uint32_t u = first; u < last; u++) {
+        const uint32_t b = u * RUN_BLOCKS, n = min_u32(RUN_BLOCKS, blocks - b);
+        gemv(p, s, w + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, y);
+        if (s->flags & CLAW_SILU) {
+            gate_in_place(p, y, n * 8);
+            finish_gated(p, s, 0, b * 4, n * 4, y);
+        } else {
+            finish(p, s, 0, b * 8, n * 8, y);
+        }
+    }
+}
+
+static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
+{
+    const uint32_t blocks = matmul_blocks(s), b0 = unit * RUN_BLOCKS, end = min_u32(b0 + RUN_BLOCKS, blocks);
+    const uint32_t count = count_of(p, s), gated = s->flags & CLAW_SILU;
+    const q8 a = claw_is_int(s->format) ? q8_at(p, s->in_q8, s->k, 0) : (q8){0};
+    const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
+    float *tile = mine(p, thread, p->layout.tile), *outs = mine(p, thread, p->layout.folded);
+    for (uint32_t b = b0; b < end; b += 2) {
+        const uint32_t n = min_u32(2, end - b);
+        gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
+             mine(p, thread, p->layout.gemm), tile);
+        for (uint32_t t = 0; t < count; t++) {
+            float *sums = tile + (size_t)t * CLAW_PANEL;
+            if (gated) p->ops->silu_mul(sums, sums + 8, 8, outs + (size_t)t * 32 + (b - b0) * 4);
+            else finish(p, s, t, b * 8, n * 8, sums);
+        }
+    }
+    for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
+}
+
+/* ---- dispatch ---- */
+
+uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
+{
+    const uint32_t n = count_of(p, s), threads = p->team.size;
+    uint32_t units = n, per;
+    switch (s->code) {
+    case CLAW_MATMUL:
+        units = up_div(matmul_blocks(s), RUN_BLOCKS);
+        *grab = n == 1 ? up_div(units, threads * 4) : 1;
+        return units;
+    case CLAW_KV:
+        per = (s->flags & CLAW_ROPE_Q ? s->heads : 0) + s->kv_heads;
+        *grab = n == 1 ? up_div(per, threads) : per * 8;
+        return n * per;
+    case CLAW_ATTEND:
+        *grab = 1;
+        return up_div(n, attend_tokens(s)) * s->kv_heads * up_div(s->heads / s->kv_heads, attend_heads(s));
+    default:
+        break;
+    }
+    *grab = units < 16 ? 1 : 8;
+    return units;
+}
+
+static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thread)
+{
+    const int32_t k = (int32_t)s->k;
+    switch (s->code) {
+    case CLAW_EMBED: run_embed(p, s, t); break;
+    case CLAW_NORM:
+    case CLAW_QUANT: run_norm(p, s, t, thread); break;
+    case CLAW_ROPE: run_rope(p, s, t); break;
+    case CLAW_KV: run_kv(p, s, t); break;
+    case CLAW_ATTEND: run_attend(p, s, t, thread); break;
+    case CLAW_SILU_MUL: p->ops->silu_mul(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    case CLAW_ADD: p->ops->add(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    default: memcpy(at(p, &s->y, t), at(p, &s->a, p->count - p->rows + t), s->k * sizeof(float));
+    }
+}
+
+void step_run(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh)
+{
+    if (s->code == CLAW_MATMUL && count_of(p, s) == 1) {
+        run_matmul_one(p, s, first, last, thread, fresh);
+        return;
+    }
+    for (uint32_t u = first; u < last; u++)
+        if (s->code == CLAW_MATMUL) run_matmul_many(p, s, u, thread);
+        else run_token(p, s, u, thread);
+}

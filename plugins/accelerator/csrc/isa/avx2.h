@@ -1,0 +1,103 @@
+/* Primitives on AVX2 + FMA + F16C (any x86-64-v3 processor). Meaning: see scalar.h. */
+#ifndef CLAW_ISA_AVX2_H
+#define CLAW_ISA_AVX2_H
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define CLAW_FN(name) name##_avx2
+/* Tells the compiler that a register changed here: without it gcc merges and spills the tile. */
+#define KEEP(x) __asm__("" : "+x"(x))
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256i vb;
+typedef __m256i vs;
+
+static inline vf vf_zero(void) { return _mm256_setzero_ps(); }
+static inline vf vf_set1(float a) { return _mm256_set1_ps(a); }
+static inline vf vf_load(const void *p) { return _mm256_loadu_ps((const float *)p); }
+static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+static inline vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+static inline vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+static inline vf vf_keep_ge(vf a, vf x, vf y) { return _mm256_and_ps(a, _mm256_cmp_ps(x, y, _CMP_GE_OQ)); }
+static inline vf vf_first(int n, vf a, vf b)
+{
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256 mask = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+    return _mm256_blendv_ps(b, a, mask);
+}
+static inline vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_pow2(vf n)
+{
+    __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+}
+static inline vf vf_swap(vf a) { return _mm256_permute_ps(a, 0xb1); }
+static inline float vf_sum(vf a)
+{
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+static inline float vf_hmax(vf a)
+{
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+static inline float f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
+static inline uint16_t f32_to_f16(float f) { return _cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT); }
+static inline vf vf_load_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+static inline void vf_store_f16(uint16_t *p, vf a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline vf vf_load_bf16(const void *p)
+{
+    __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
+}
+
+static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
+static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline void vf_store_i8(int8_t *p, vf a)
+{
+    __m256i i = _mm256_cvtps_epi32(a);
+    __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(h, h));
+}
+
+static inline vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline void vb_store(uint8_t *p, vb a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vb vb_low(vb a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+static inline vb vb_high(vb a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+static inline vb vb_bcast(const int8_t *p)
+{
+    int32_t quad;
+    memcpy(&quad, p, 4);
+    return _mm256_set1_epi32(quad);
+}
+
+static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
+static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
+static inline vi vs_sum(vs a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+/* |w| * (a with w's sign): 127 * 127 * 2 fits int16. */
+static inline vi vi_dot(vi acc, vb w, vb a)
+{
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif

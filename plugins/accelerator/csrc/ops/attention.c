@@ -1,0 +1,130 @@
+/* Causal attention of a few queries over the f16 cache of one KV head, block by block of 64
+ * positions with a running maximum (online softmax: Milakov and Gimelshein, 2018). Blocks lie at
+ * absolute positions, so a query gives the same bits alone and in a batch. */
+
+static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t head_dim, int32_t position,
+                               uint16_t *keys, uint16_t *values)
+{
+    /* Clamped to finite f16, NaN included: a masked position is multiplied by 0, never by NaN. */
+    const vf low = vf_set1(-65504.0f), high = vf_set1(65504.0f);
+    uint16_t *k = keys + (size_t)(position / 8) * 8 * (size_t)head_dim + position % 8;
+    uint16_t *v = values + (size_t)position * (size_t)head_dim;
+    for (int32_t i = 0; i < head_dim; i += 8) {
+        uint16_t t[8];
+        vf_store_f16(t, vf_min(vf_max(vf_load(key + i), low), high));
+        for (int j = 0; j < 8; j++) k[(size_t)(i + j) * 8] = t[j];
+        vf_store_f16(v + i, vf_min(vf_max(vf_load(value + i), low), high));
+    }
+}
+
+/* y[r][0..8*nb) = (sum ? y : 0) + sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb) */
+static inline __attribute__((always_inline)) void tile_f32_small(
+    int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const float *b, int32_t bs, float *y, int32_t ys)
+{
+    vf acc[6][2];
+    for (int r = 0; r < nr; r++)
+        for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
+    for (int32_t i = 0; i < n; i++) {
+        vf v[2];
+        for (int j = 0; j < nb; j++) v[j] = vf_load(b + (size_t)i * (size_t)bs + 8 * j);
+        for (int r = 0; r < nr; r++) {
+            vf x = vf_set1(a[r * as + i]);
+            for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
+        }
+    }
+    for (int r = 0; r < nr; r++)
+        for (int j = 0; j < nb; j++) vf_store(y + r * ys + 8 * j, acc[r][j]);
+}
+
+#define TILE_ROWS(nr, nb, sum) case nr: tile_f32_small(nr, nb, sum, n, a, as, b, bs, y, ys); break;
+
+static inline void tile_rows(int32_t rows, int nb, int sum, int32_t n, const float *a, int32_t as, const float *b,
+                             int32_t bs, float *y, int32_t ys)
+{
+    for (int32_t r; rows > 0; rows -= r, a += r * as, y += r * ys) {
+        r = rows >= 6 ? 6 : rows;
+        if (nb == 2) switch (r) {
+            TILE_ROWS(1, 2, sum) TILE_ROWS(2, 2, sum) TILE_ROWS(3, 2, sum)
+            TILE_ROWS(4, 2, sum) TILE_ROWS(5, 2, sum) TILE_ROWS(6, 2, sum)
+        } else switch (r) {
+            TILE_ROWS(1, 1, sum) TILE_ROWS(2, 1, sum) TILE_ROWS(3, 1, sum)
+            TILE_ROWS(4, 1, sum) TILE_ROWS(5, 1, sum) TILE_ROWS(6, 1, sum)
+        }
+    }
+}
+
+/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
+static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+{
+    const vf hidden = vf_set1(-INFINITY);
+    vf m = hidden, sum = vf_zero();
+    for (int32_t i = 0; i < 64; i += 8) {
+        vf v = vf_first(visible - i, vf_mul(vf_load(p + i), vf_set1(scale)), hidden);
+        vf_store(p + i, v);
+        m = vf_max(m, v);
+    }
+    const float best = vf_hmax(m), next = best > *top ? best : *top;
+    for (int32_t i = 0; i < 64; i += 8) {
+        vf v = vf_exp(vf_sub(vf_load(p + i), vf_set1(next)));
+        vf_store(p + i, v);
+        sum = vf_add(sum, v);
+    }
+    float shrink[8];
+    vf_store(shrink, vf_exp(vf_set1(*top - next)));
+    *top = next;
+    *total = *total * shrink[0] + vf_sum(sum);
+    return shrink[0];
+}
+
+static inline void scale_row(float *y, int32_t n, float factor)
+{
+    for (int32_t i = 0; i < n; i += 8) vf_store(y + i, vf_mul(vf_load(y + i), vf_set1(factor)));
+}
+
+/* The block that starts at `base`, converted: keys as [4][head_dim][16], values as [n][head_dim]. */
+static inline void load_block(const uint16_t *keys, const uint16_t *values, int32_t base, int32_t n, int32_t head_dim,
+                              float *fk, float *fv)
+{
+    const size_t hd = (size_t)head_dim;
+    for (int32_t g = 0; g < (n + 7) / 8; g++) {
+        const uint16_t *src = keys + (size_t)(base / 8 + g) * 8 * hd;
+        float *dst = fk + (size_t)(g / 2) * 16 * hd + (size_t)(g % 2) * 8;
+        for (size_t i = 0; i < hd; i++) vf_store(dst + 16 * i, vf_load_f16(src + 8 * i));
+    }
+    const uint16_t *src = values + (size_t)base * hd;
+    for (size_t i = 0; i < (size_t)n * hd; i += 8) vf_store(fv + i, vf_load_f16(src + i));
+}
+
+static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t head_dim, float scale, const int32_t *limit,
+                                   const uint16_t *keys, const uint16_t *values, float *scratch, float *y)
+{
+    float *fk = scratch, *fv = fk + 64 * head_dim, *p = fv + 64 * head_dim;
+    float *top = p + 64 * rows, *total = top + rows;
+    int32_t end = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        top[r] = -INFINITY;
+        total[r] = 0.0f;
+        if (limit[r] > end) end = limit[r];
+    }
+    memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
+    memset(fk, 0, 64 * (size_t)head_dim * sizeof *fk);
+    for (int32_t base = 0; base < end; base += 64) {
+        const int32_t n = end - base < 64 ? end - base : 64;
+        load_block(keys, values, base, n, head_dim, fk, fv);
+        for (int32_t j = 0; j < (n + 15) / 16; j++)
+            tile_rows(rows, 2, 0, head_dim, query, head_dim, fk + j * 16 * head_dim, 16, p + 16 * j, 64);
+        for (int32_t r = 0; r < rows; r++) {
+            const int32_t visible = limit[r] - base;
+            if (visible <= 0) {
+                memset(p + 64 * r, 0, 64 * sizeof *p);
+                continue;
+            }
+            float shrink = softmax_block(p + 64 * r, visible, scale, top + r, total + r);
+            if (shrink != 1.0f) scale_row(y + r * head_dim, head_dim, shrink);
+        }
+        int32_t i = 0;
+        for (; i + 16 <= head_dim; i += 16) tile_rows(rows, 2, 1, n, p, 64, fv + i, head_dim, y + i, head_dim);
+        if (i < head_dim) tile_rows(rows, 1, 1, n, p, 64, fv + i, head_dim, y + i, head_dim);
+    }
+    for (int32_t r = 0; r < rows; r++) scale_row(y + r * head_dim, head_dim, 1.0f / total[r]);
+}

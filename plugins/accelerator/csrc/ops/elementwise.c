@@ -1,0 +1,24 @@
+/* Element by element; y may be one of the inputs. */
+
+static void CLAW_FN(add)(const float *a, const float *b, int32_t n, float *y)
+{
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8) vf_store(y + i, vf_add(vf_load(a + i), vf_load(b + i)));
+    for (; i < n; i++) y[i] = a[i] + b[i];
+}
+
+static inline vf silu_times(vf g, vf u)
+{
+    vf e = vf_exp(vf_sub(vf_zero(), g));
+    return vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u);
+}
+
+static void CLAW_FN(silu_mul)(const float *gate, const float *up, int32_t n, float *y)
+{
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8) vf_store(y + i, silu_times(vf_load(gate + i), vf_load(up + i)));
+    if (i < n) {
+        vf g = vf_load_part(gate + i, n - i), u = vf_load_part(up + i, n - i);
+        vf_store_part(y + i, n - i, silu_times(g, u));
+    }
+}

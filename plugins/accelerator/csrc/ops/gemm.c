@@ -1,0 +1,170 @@
+/* Packed weights times many tokens: a panel of 16 rows is unpacked to bytes once (it stays in L1),
+ * then 16 x 4 tiles run over the tokens. Sums are ordered as in gemv.c. */
+
+/* Codes of a panel: [group][quad 0..7][block][32]; scales: [group][16] d, then [group][16] m. */
+static inline __attribute__((always_inline)) void unpack_panel(
+    const uint8_t *w, int blocks, int32_t k, int bits, int bytes, int has_min, uint8_t *codes, float *dw, float *mw)
+{
+    const int32_t groups = k / 32;
+    for (int b = 0; b < blocks; b++)
+        for (int32_t g = 0; g < groups; g++, w += bytes) {
+            uint8_t *out = codes + ((size_t)g * 8 * (size_t)blocks + (size_t)b) * 32;
+            const size_t step = 32 * (size_t)blocks;
+            for (int j = 0; j < 32 / (8 / bits) / 4; j++) {
+                vb c = vb_load(w + 32 * j);
+                vb_store(out + (size_t)j * step, bits == 4 ? vb_low(c) : c);
+                if (bits == 4) vb_store(out + (size_t)(j + 4) * step, vb_high(c));
+            }
+            vf d = vf_load_f16(w + bits * 32);
+            vf_store(dw + 16 * g + 8 * b, d);
+            vf_store(mw + 16 * g + 8 * b, has_min ? vf_load_f16(w + bits * 32 + 16) : d);
+        }
+}
+
+/* One group of 32 k for a tile of nb*8 rows x nt tokens; sums stay in memory between groups, the
+ * registers are for the dot products. */
+static inline __attribute__((always_inline)) void tile_group_q4(
+    int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
+    int32_t groups, vf sums[4][2])
+{
+    vs acc[4][2];
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) acc[t][b] = vs_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        vb w[2];
+        for (int b = 0; b < nb; b++) w[b] = vb_load(codes + (j * nb + b) * 32);
+        for (int t = 0; t < nt; t++) {
+            vb a = vb_bcast(q + (size_t)t * (size_t)k + 4 * j);
+            for (int b = 0; b < nb; b++) {
+                acc[t][b] = vs_dot(acc[t][b], w[b], a);
+                KEEP(acc[t][b]);
+            }
+        }
+    }
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) {
+            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
+            sums[t][b] = vf_fma(vf_from_vi(vs_sum(acc[t][b])), scale, sums[t][b]);
+        }
+}
+
+static inline __attribute__((always_inline)) void tile_group_q8(
+    int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
+    int32_t groups, vf sums[4][2])
+{
+    vi acc[4][2];
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) acc[t][b] = vi_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        vb w[2];
+        for (int b = 0; b < nb; b++) w[b] = vb_load(codes + (j * nb + b) * 32);
+        for (int t = 0; t < nt; t++) {
+            vb a = vb_bcast(q + (size_t)t * (size_t)k + 4 * j);
+            for (int b = 0; b < nb; b++) {
+                acc[t][b] = vi_dot(acc[t][b], w[b], a);
+                KEEP(acc[t][b]);
+            }
+        }
+    }
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) {
+            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
+            sums[t][b] = vf_fma(vf_from_vi(acc[t][b]), scale, sums[t][b]);
+        }
+}
+
+static inline __attribute__((always_inline)) void tile_int(
+    int bits, int nb, int nt, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw,
+    int32_t k, const int8_t *q, const float *d, const float *s, float *y, int32_t ystride)
+{
+    const int32_t groups = k / 32;
+    vf sums[4][2], mins[4][2];
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) sums[t][b] = mins[t][b] = vf_zero();
+    if (minima)
+        for (int32_t g = 0; g < groups; g++)
+            for (int t = 0; t < nt; t++)
+                for (int b = 0; b < nb; b++)
+                    mins[t][b] = vf_fma(vf_load(mw + 16 * g + 8 * b), vf_set1(s[t * groups + g]), mins[t][b]);
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) {
+            if (shift) mins[t][b] = vf_mul(mins[t][b], vf_set1(-(float)shift));
+            vf_store(y + (size_t)t * (size_t)ystride + 8 * b, mins[t][b]);
+        }
+    for (int32_t g = 0; g < groups; g++, codes += 256 * nb)
+        if (bits == 4) tile_group_q4(nb, nt, codes, dw + 16 * g, q + 32 * g, k, d + g, groups, sums);
+        else tile_group_q8(nb, nt, codes, dw + 16 * g, q + 32 * g, k, d + g, groups, sums);
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) {
+            float *out = y + (size_t)t * (size_t)ystride + 8 * b;
+            vf_store(out, vf_add(sums[t][b], vf_load(out)));
+        }
+}
+
+#define GEMM_INT(name, bits, bytes, has_min, shift)                                                \
+    static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q, const float *d, \
+                              const float *s, int32_t tokens, uint8_t *scratch, float *y, int32_t ystride)  \
+    {                                                                                              \
+        const int32_t groups = k / 32;                                                             \
+        float *dw = (float *)(void *)(scratch + 16 * (size_t)k), *mw = dw + 16 * groups;           \
+        const int mins = (has_min) || (shift);                                                     \
+        if (blocks == 2) unpack_panel(w, 2, k, bits, bytes, has_min, scratch, dw, mw);             \
+        else unpack_panel(w, 1, k, bits, bytes, has_min, scratch, dw, mw);                         \
+        while (tokens > 0) {                                                                       \
+            const int32_t nt = tokens >= 4 ? 4 : 1;                                                \
+            if (blocks == 2 && nt == 4) tile_int(bits, 2, 4, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
+            else if (blocks == 2) tile_int(bits, 2, 1, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
+            else if (nt == 4) tile_int(bits, 1, 4, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
+            else tile_int(bits, 1, 1, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride);       \
+            tokens -= nt;                                                                          \
+            q += (size_t)nt * (size_t)k;                                                           \
+            d += nt * groups;                                                                      \
+            s += nt * groups;                                                                      \
+            y += (size_t)nt * (size_t)ystride;                                                     \
+        }                                                                                          \
+    }
+
+GEMM_INT(gemm_q4a, 4, Q4A_BYTES, 1, 0)
+GEMM_INT(gemm_q4s, 4, Q4S_BYTES, 0, 8)
+GEMM_INT(gemm_q8a, 8, Q8A_BYTES, 1, 0)
+GEMM_INT(gemm_q8s, 8, Q8S_BYTES, 0, 0)
+
+#define GEMM_FLOAT(type, bytes)                                                                    \
+    static inline __attribute__((always_inline)) void tile_##type(                                 \
+        int nb, int nt, const uint8_t *w, int32_t k, const float *x, int32_t stride, float *y, int32_t ystride) \
+    {                                                                                              \
+        vf acc[6][2];                                                                              \
+        const size_t row = (size_t)k * (bytes);                                                    \
+        for (int t = 0; t < nt; t++)                                                               \
+            for (int b = 0; b < nb; b++) acc[t][b] = vf_zero();                                    \
+        for (int32_t i = 0; i < k; i++) {                                                          \
+            vf v[2];                                                                               \
+            for (int b = 0; b < nb; b++) v[b] = load_##type(w + (size_t)b * row + (size_t)i * (bytes)); \
+            for (int t = 0; t < nt; t++) {                                                         \
+                vf a = vf_set1(x[(size_t)t * (size_t)stride + (size_t)i]);                         \
+                for (int b = 0; b < nb; b++) acc[t][b] = vf_fma(v[b], a, acc[t][b]);               \
+            }                                                                                      \
+        }                                                                                          \
+        for (int t = 0; t < nt; t++)                                                               \
+            for (int b = 0; b < nb; b++) vf_store(y + (size_t)t * (size_t)ystride + 8 * b, acc[t][b]); \
+    }                                                                                              \
+    static void CLAW_FN(gemm_##type)(const uint8_t *w, int32_t blocks, int32_t k, const float *x, int32_t stride, \
+                                     int32_t tokens, float *y, int32_t ystride)                    \
+    {                                                                                              \
+        while (tokens > 0) {                                                                       \
+            const int32_t nt = tokens >= 6 ? 6 : 1;                                                \
+            if (blocks == 2 && nt == 6) tile_##type(2, 6, w, k, x, stride, y, ystride);            \
+            else if (blocks == 2) tile_##type(2, 1, w, k, x, stride, y, ystride);                  \
+            else if (nt == 6) tile_##type(1, 6, w, k, x, stride, y, ystride);                      \
+            else tile_##type(1, 1, w, k, x, stride, y, ystride);                                   \
+            tokens -= nt;                                                                          \
+            x += (size_t)nt * (size_t)stride;                                                      \
+            y += (size_t)nt * (size_t)ystride;                                                     \
+        }                                                                                          \
+    }
+
+GEMM_FLOAT(f16, 16)
+GEMM_FLOAT(bf16, 16)
+GEMM_FLOAT(f32, 32)

@@ -1,0 +1,150 @@
+"""The weights memory of a plan: packed matrices, vectors and rotation tables, in execution order.
+
+Items are registered while the graph is lowered (offsets and sizes from shapes alone) and written
+when the plan is compiled. The same item asked for twice is stored once (tied embeddings).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clawai.plugins.accelerator.arena import align
+from clawai.plugins.accelerator.native import FORMATS, PACKED, ffi, lib, packed_bytes
+from clawai.sdk.model.driver import UnsupportedGraph
+from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.graph import Tensor
+
+Write = Callable[[memoryview], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What a rotation table depends on."""
+
+    theta: float
+    rot_dim: int
+    interleaved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A region of the weights memory and the function that fills it."""
+
+    offset: int
+    nbytes: int
+    write: Write
+
+
+class Weights:
+    """Collects the items of one plan."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+        self.items: dict[object, Item] = {}
+        self.nbytes = 0
+
+    def matrix(self, parts: tuple[Tensor, ...], *, alternate: bool = False) -> int:
+        """Offset of the rows of ``parts`` one below the other, or alternating 8 by 8."""
+        fmt = PACKED[parts[0].dtype]
+        rows = [int(p.shape[0]) for p in parts]
+        width = int(parts[0].shape[1])
+        nbytes = sum(packed_bytes(fmt, r, width) for r in rows)
+
+        def write(out: memoryview) -> None:
+            first = 0
+            for i, (part, r) in enumerate(zip(parts, rows, strict=True)):
+                start, step = (i, len(parts)) if alternate else (first, 1)
+                pack(part, fmt, out, start, step)
+                first += -(-r // 8)
+
+        key = (fmt, alternate, *(id(p) for p in parts))
+        return self._item(key, nbytes, write)
+
+    def vector(self, parts: tuple[Tensor | int, ...]) -> int:
+        """Offset of float32 vectors, end to end; a number stands for that many zeros."""
+        sizes = [p if isinstance(p, int) else int(p.shape[0]) for p in parts]
+
+        def write(out: memoryview) -> None:
+            target = np.frombuffer(out, np.float32, sum(sizes))
+            at = 0
+            for part, size in zip(parts, sizes, strict=True):
+                if not isinstance(part, int):
+                    target[at : at + size] = as_float32(part)
+                at += size
+
+        key = ("vector", *(p if isinstance(p, int) else (id(p),) for p in parts))
+        return self._item(key, 4 * sum(sizes), write)
+
+    def rotation(self, rotation: Rotation) -> int:
+        """Offset of the table that ``csrc/ops/rope.c`` describes, one row a position."""
+        width = rotation.rot_dim * (2 if rotation.interleaved else 1)
+
+        def write(out: memoryview) -> None:
+            table = np.frombuffer(out, np.float32, self.context * width).reshape(-1, width)
+            power = np.arange(rotation.rot_dim // 2, dtype=np.float64) * 2 / rotation.rot_dim
+            frequency = rotation.theta**-power
+            step = max(1, (1 << 20) // width)
+            for start in range(0, self.context, step):
+                rows = table[start : start + step]
+                angle = np.arange(start, start + len(rows))[:, None] * frequency
+                cosine, sine = np.cos(angle), np.sin(angle)
+                if rotation.interleaved:
+                    rows[:, : rotation.rot_dim] = np.repeat(cosine, 2, axis=1)
+                    rows[:, rotation.rot_dim :: 2] = -sine
+                    rows[:, rotation.rot_dim + 1 :: 2] = sine
+                else:
+                    rows[:] = np.concatenate([cosine, sine], axis=1)
+
+        return self._item(rotation, 4 * width * self.context, write)
+
+    def fill(self, memory: memoryview, progress: Callable[[float], None] | None) -> None:
+        """Write every item; ``memory`` is zeroed and at least ``nbytes`` long."""
+        done = 0
+        for item in self.items.values():
+            item.write(memory[item.offset : item.offset + item.nbytes])
+            done += item.nbytes
+            if progress is not None:
+                progress(done / max(self.nbytes, 1))
+
+    def _item(self, key: object, nbytes: int, write: Write) -> int:
+        if key not in self.items:
+            self.items[key] = Item(self.nbytes, nbytes, write)
+            self.nbytes = align(self.nbytes + nbytes)
+        return self.items[key].offset
+
+
+def payload(tensor: Tensor) -> memoryview:
+    """The bytes of a weight, of exactly the size that its shape and dtype imply."""
+    data = tensor.data
+    rows = int(np.prod([int(d) for d in tensor.shape[:-1]], dtype=np.int64))
+    expected = rows * tensor.dtype.row_bytes(int(tensor.shape[-1]))
+    if data is None or data.nbytes != expected or not data.c_contiguous:
+        raise UnsupportedGraph(
+            f"weight {tensor.name!r} {tensor.shape} of {tensor.dtype.name} must have {expected} "
+            f"contiguous bytes, got {'none' if data is None else data.nbytes}"
+        )
+    return data
+
+
+def pack(tensor: Tensor, fmt: str, out: memoryview, first: int, step: int) -> None:
+    """Pack a matrix into ``out``; its group i of 8 rows becomes block ``first + i * step``."""
+    rows, width = (int(d) for d in tensor.shape)
+    source, target = ffi.from_buffer(payload(tensor)), ffi.from_buffer(out, require_writable=True)
+    code = lib.claw_pack(
+        FORMATS.index(fmt), int(tensor.dtype), rows, width,
+        ffi.cast("const uint8_t *", source), len(source),
+        ffi.cast("uint8_t *", target), len(target), first, step,
+    )  # fmt: skip
+    if code:
+        raise UnsupportedGraph(f"weight {tensor.name!r} {tensor.shape} cannot be packed as {fmt}")
+
+
+def as_float32(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """A vector of any float type as float32."""
+    data = payload(tensor)
+    if tensor.dtype is DType.BF16:
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    kind = np.float32 if tensor.dtype is DType.F32 else np.float16
+    return np.frombuffer(data, kind).astype(np.float32)
