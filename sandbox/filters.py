@@ -1,7 +1,8 @@
 """Load system call filters that the prober compiled; the programs are opaque bytes here.
 
-The prober packs two programs, each with a four-byte length: the allow-list, and the one that
-forbids new executable memory. A placeholder in the first stands for the worker's own pid.
+The prober packs three programs, each with a four-byte length: the allow-list, the allow-list that
+lets one more filter follow, and that filter, which forbids new executable memory and any further
+one. A placeholder in the allow-lists stands for the worker's own pid.
 """
 
 import ctypes
@@ -10,11 +11,11 @@ import struct
 
 from clawai.sandbox import syscalls as sc
 
-BASE, NO_NEW_CODE = 0, 1
+BASE, BASE_BEFORE_MORE, NO_NEW_CODE = 0, 1, 2
 # No process has this pid (the kernel's limit is 2**22); replaced by the worker's own.
 OWN_PID = 0x7E57_0001
 
-_SET_MODE_FILTER, _TSYNC = 1, 1
+SET_MODE_FILTER, TSYNC = 1, 1
 _INSTRUCTION = struct.Struct("<HBBI")
 
 
@@ -46,7 +47,7 @@ def load(programs: list[bytes], which: int) -> None:
         raise ValueError("no system call filter was given; run the prober again")
     code = _with_own_pid(programs[which])
     program = _Program(len(code) // _INSTRUCTION.size, code)
-    sc.syscall("seccomp", _SET_MODE_FILTER, _TSYNC, program)
+    sc.syscall("seccomp", SET_MODE_FILTER, TSYNC, program)
 
 
 def _with_own_pid(code: bytes) -> bytes:

@@ -101,7 +101,9 @@ def _check_path(path: str) -> None:
     if not isinstance(path, str):
         raise PolicyError(f"path: got {path!r}, allowed: a string")
     pure = PurePosixPath(path)
-    bad = not pure.is_absolute() or ".." in pure.parts or str(pure) == "/" or str(pure) != path
+    bad = (
+        not pure.is_absolute() or ".." in pure.parts or str(pure) != path or path[1:2] in ("", "/")
+    )
     if bad or any(pure.is_relative_to(tree) for tree in _FORBIDDEN_TREES):
         raise PolicyError(
             f"path: got {path!r}, allowed: a normalised absolute path, neither / nor inside "

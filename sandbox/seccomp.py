@@ -81,8 +81,18 @@ _SCHED_OTHER = 0
 
 
 def compile_filters(machine: str) -> bytes:
-    """Both programs for ``machine`` ("x86_64" or "aarch64"), packed for filters.unpack."""
-    return filters.pack([_export(_base(machine)), _export(_no_new_code(machine))])
+    """The three programs for ``machine`` ("x86_64" or "aarch64"), packed for filters.unpack."""
+    sealable = _base(machine)
+    # Exactly this flag: with others a filter can hand its caller's system calls to a listener.
+    _add(
+        sealable,
+        seccomp.ALLOW,
+        "seccomp",
+        _low_is(0, filters.SET_MODE_FILTER),
+        _low_is(1, filters.TSYNC),
+    )
+    programs = (_base(machine), sealable, _no_new_code(machine))
+    return filters.pack([_export(program) for program in programs])
 
 
 def _start(default: int, machine: str) -> Any:
@@ -181,6 +191,7 @@ def _no_new_code(machine: str) -> Any:
     executable = seccomp.Arg(2, seccomp.MASKED_EQ, mmap.PROT_EXEC, mmap.PROT_EXEC)
     for name in ("mmap", "mprotect", "pkey_mprotect"):
         _add(rules, seccomp.ERRNO(errno.EPERM), name, executable)
+    _add(rules, seccomp.ERRNO(errno.EPERM), "seccomp")
     return rules
 
 

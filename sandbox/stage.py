@@ -146,7 +146,8 @@ def _restrict(run: Run) -> None:
         landlock.restrict(run.policy, run.visible, run.tmp)
     if run.has("seccomp") or run.programs:
         run.layer = "seccomp"
-        filters.load(run.programs, filters.BASE)
+        more = not run.policy.executable_memory
+        filters.load(run.programs, filters.BASE_BEFORE_MORE if more else filters.BASE)
 
 
 def _load(run: Run) -> Any:
