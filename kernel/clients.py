@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Clients:
             sock.listen(64)
             sock.setblocking(False)
             self.listeners.append((sock, path))
-            self.loop.watch(sock.fileno(), lambda _, sock=sock, accept=accept: accept(sock))
+            self.loop.watch(sock.fileno(), partial(accept, sock))
 
     def _accepted(
         self, listener: socket.socket, full: bool
@@ -112,7 +113,7 @@ class Clients:
             return None
         return sock, pid, uid
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, _: int) -> None:
         found = self._accepted(listener, len(self.by_number) >= limits.CLIENTS)
         if found is None:
             return
@@ -156,7 +157,7 @@ class Clients:
     def holders(self) -> Iterable[tuple[Peer, Callable[[], None]]]:
         """For the bound on half-sent messages."""
         why = "it holds too much of a message"
-        return [(c.peer, lambda c=c: self.leave(c, why)) for c in self.by_number.values()]
+        return [(c.peer, partial(self.leave, c, why)) for c in self.by_number.values()]
 
     def leave(self, client: Client, why: str) -> None:
         """Forget a client; its tasks are cancelled and its leases end."""
@@ -173,7 +174,7 @@ class Clients:
 
     # The lease socket.
 
-    def _accept_lease(self, listener: socket.socket) -> None:
+    def _accept_lease(self, listener: socket.socket, _: int) -> None:
         found = self._accepted(listener, len(self.leases) >= limits.CLIENTS)
         if found is None:
             return

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -191,7 +192,7 @@ class Processes:
     def holders(self) -> Iterable[tuple[Peer, Callable[[], None]]]:
         """For the bound on half-sent messages: each connection, and how to end it."""
         return [
-            (process.peer, lambda p=process: self._broke(p, "it holds too much of a message"))
+            (process.peer, partial(self._broke, process, "it holds too much of a message"))
             for process in self.running.values()
         ]
 

@@ -73,7 +73,7 @@ def plugins(server: Sources) -> dict[str, Any]:
 def models(server: Sources) -> dict[str, Any]:
     """Every stored model and whether a worker holds it."""
     services = {service.spec.model: service for service in server.core.state.services.values()}
-    listed = []
+    listed: list[dict[str, Any]] = []
     for name in model_names():
         service = services.get(name)
         try:

@@ -2,7 +2,7 @@
 
 from clawai.kernel import leases, limits, tasks
 from clawai.kernel.events import Kill, Start, Tell, WorkerReady, WorkerReserved, WorkerUnready
-from clawai.kernel.state import WORKER, Service, State, Task, Worker, step
+from clawai.kernel.state import TASK, WORKER, Service, State, Task, Worker, step
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -11,9 +11,9 @@ def schedule(state: State) -> None:
     """Use what is free: grant waiting loads, dispatch to free slots, start what is needed."""
     if state.stopping:
         return
-    for worker in list(state.workers.values()):
-        if worker.state == "waiting":
-            _grant(state, worker)
+    for loading in list(state.workers.values()):
+        if loading.state == "waiting":
+            _grant(state, loading)
     for service in list(state.services.values()):
         worker = service.worker
         if worker and worker.state == "ready":
@@ -200,7 +200,7 @@ def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str
     """What becomes of a task whose worker has died under it."""
     again = task.asked.idempotent and not task.streamed and task.attempts < limits.ATTEMPTS
     if again and task.state == "running" and not state.stopping and worker.error is None:
-        tasks.step(tasks.TASK, task, "requeue")
+        step(TASK, task, "requeue")
         task.worker = 0
         service.queue.push(task)
         return

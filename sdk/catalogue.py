@@ -25,7 +25,7 @@ _PYPI = re.compile(
     r"#(?P<member>[^\\\0]+)"
 )
 _HF = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@\\\0]+?)(@(?P<revision>[\w.-]+))?", re.ASCII
+    r"(?P<repo>\w[\w.-]*/\w[\w.-]*)/(?P<file>[^@\\\0]+?)(@(?P<revision>\w[\w.-]*))?", re.ASCII
 )
 FORMS = (
     "pypi:PACKAGE==VERSION#PATH/IN/WHEEL",
@@ -100,7 +100,7 @@ def parse_source(text: str) -> Source:
     scheme, _, rest = text.partition(":")
     if scheme == "pypi" and (match := _PYPI.fullmatch(rest)):
         return Pypi(**match.groupdict())
-    if scheme == "hf" and (match := _HF.fullmatch(rest)):
+    if scheme == "hf" and (match := _HF.fullmatch(rest)) and ".." not in match["file"].split("/"):
         return HuggingFace(match["repo"], match["file"], match["revision"] or "main")
     if scheme == "file" and rest.startswith("/"):
         # Both file:/a and file:///a, as in RFC 8089; a host name is not.

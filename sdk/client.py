@@ -204,7 +204,7 @@ class Client:
         if self._lost:
             raise self._lost
         pause = SILENCE if until is None else max(0.0, until - time.monotonic())
-        ready = dict(self._poller.poll(pause * 1000))
+        ready = dict(self._poller.poll(int(pause * 1000)))
         if self._sock in ready:
             # All that has come: what the kernel said last matters even if it is gone by now.
             while self._sock.poll(0):

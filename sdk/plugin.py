@@ -249,7 +249,8 @@ def operations_of(namespace: Mapping[str, Any] | object) -> Iterable[Operation]:
             if isinstance(namespace, Mapping)
             else getattr(namespace, attribute, None)
         )
-        if name := getattr(value, "__claw_operation__", None):
+        name = getattr(value, "__claw_operation__", None)
+        if name and callable(value):
             yield build(name, value)
 
 

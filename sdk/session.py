@@ -84,7 +84,7 @@ class Session:
                 id=request.id,
                 op=op,
                 model=model,
-                priority=priority,  # type: ignore[arg-type]
+                priority=priority,
                 deadline_ms=None if deadline is None else round(deadline * 1000),
                 params=wire.pack(dict(params or {})),
                 leases=tuple(leases),

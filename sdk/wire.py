@@ -49,7 +49,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 # Client to kernel.
 
 
-class Hello(Message, kw_only=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of a client."""
 
     version: tuple[int, int]
@@ -59,7 +59,7 @@ class Hello(Message, kw_only=True):
     """For people who read listings; never trusted."""
 
 
-class Submit(Message, kw_only=True):
+class Submit(Message, frozen=True, kw_only=True):
     """Ask for an operation; answered by accepted, then progress and chunks, then done or error."""
 
     id: Id
@@ -72,20 +72,20 @@ class Submit(Message, kw_only=True):
     leases: tuple[Lease, ...] = ()
 
 
-class Cancel(Message, kw_only=True):
+class Cancel(Message, frozen=True, kw_only=True):
     """End a task. From a client ``id`` is its request, from the kernel to a worker the task."""
 
     id: Id
 
 
-class Query(Message, kw_only=True):
+class Query(Message, frozen=True, kw_only=True):
     """Ask what is there: status, plugins, models, tasks, workers."""
 
     id: Id
     what: Name
 
 
-class Admin(Message, kw_only=True):
+class Admin(Message, frozen=True, kw_only=True):
     """Change what runs: shutdown, unload (``name`` is a model or a plugin)."""
 
     id: Id
@@ -93,7 +93,7 @@ class Admin(Message, kw_only=True):
     name: Name = ""
 
 
-class Borrow(Message, kw_only=True):
+class Borrow(Message, frozen=True, kw_only=True):
     """Ask for a segment shared with the worker of an operation; the answer is ``leased``."""
 
     id: Id
@@ -102,7 +102,7 @@ class Borrow(Message, kw_only=True):
     bytes: Size
 
 
-class Return(Message, kw_only=True):
+class Return(Message, frozen=True, kw_only=True):
     """Give a lease back; the kernel may give the segment to the same pair again."""
 
     segment: Id
@@ -112,7 +112,7 @@ class Return(Message, kw_only=True):
 # Kernel to client.
 
 
-class Welcome(Message, kw_only=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """Answer to ``hello``."""
 
     version: tuple[int, int]
@@ -124,7 +124,7 @@ class Welcome(Message, kw_only=True):
     max_frames: int = MAX_FRAMES
 
 
-class Accepted(Message, kw_only=True):
+class Accepted(Message, frozen=True, kw_only=True):
     """The task is queued; ``position`` 0 is the next of its worker."""
 
     id: Id
@@ -132,14 +132,14 @@ class Accepted(Message, kw_only=True):
     position: int = 0
 
 
-class Answer(Message, kw_only=True):
+class Answer(Message, frozen=True, kw_only=True):
     """Reply to query and admin."""
 
     id: Id
     data: Raw = EMPTY_MAP
 
 
-class Leased(Message, kw_only=True):
+class Leased(Message, frozen=True, kw_only=True):
     """Reply to ``borrow``; the descriptor comes over the lease socket with the same segment id."""
 
     id: Id
@@ -149,7 +149,7 @@ class Leased(Message, kw_only=True):
 # Both ways: a worker says these of a task, and the kernel passes them on under the request's id.
 
 
-class Progress(Message, kw_only=True):
+class Progress(Message, frozen=True, kw_only=True):
     """The task lives. Sent on news, and at least once a second while a task is not at its end."""
 
     id: Id
@@ -161,7 +161,7 @@ class Progress(Message, kw_only=True):
     incarnation: Id = 0
 
 
-class Chunk(Message, kw_only=True):
+class Chunk(Message, frozen=True, kw_only=True):
     """A piece of a streamed result; payload frames belong to it."""
 
     id: Id
@@ -169,7 +169,7 @@ class Chunk(Message, kw_only=True):
     incarnation: Id = 0
 
 
-class Done(Message, kw_only=True):
+class Done(Message, frozen=True, kw_only=True):
     """The end of a task that succeeded."""
 
     id: Id
@@ -179,7 +179,7 @@ class Done(Message, kw_only=True):
     incarnation: Id = 0
 
 
-class Error(Message, kw_only=True):
+class Error(Message, frozen=True, kw_only=True):
     """The end of a task that did not, or (without id) a complaint about the connection."""
 
     id: Id | None = None
@@ -195,7 +195,7 @@ class Error(Message, kw_only=True):
 # Kernel to worker.
 
 
-class Run(Message, kw_only=True):
+class Run(Message, frozen=True, kw_only=True):
     """Run a task. ``slot`` is its control word in the control page."""
 
     id: Id
@@ -207,23 +207,23 @@ class Run(Message, kw_only=True):
     leases: tuple[Lease, ...] = ()
 
 
-class Granted(Message, kw_only=True):
+class Granted(Message, frozen=True, kw_only=True):
     """The reservation is charged; load now."""
 
 
-class Drop(Message, kw_only=True):
+class Drop(Message, frozen=True, kw_only=True):
     """Unmap and close a segment whose pair has ended."""
 
     segment: Id
 
 
-class Ping(Message, kw_only=True):
+class Ping(Message, frozen=True, kw_only=True):
     """Are you there?"""
 
     seq: Id
 
 
-class Stop(Message, kw_only=True):
+class Stop(Message, frozen=True, kw_only=True):
     """Finish nothing, exit."""
 
 
@@ -238,14 +238,14 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     params: Raw = EMPTY_MAP
 
 
-class Reserve(Message, kw_only=True):
+class Reserve(Message, frozen=True, kw_only=True):
     """What the worker will hold once loaded, in bytes; it waits for ``granted``."""
 
     bytes: Size
     incarnation: Id
 
 
-class Ready(Message, kw_only=True):
+class Ready(Message, frozen=True, kw_only=True):
     """The worker takes tasks."""
 
     version: tuple[int, int]
@@ -255,7 +255,7 @@ class Ready(Message, kw_only=True):
     info: Raw = EMPTY_MAP
 
 
-class Unready(Message, kw_only=True):
+class Unready(Message, frozen=True, kw_only=True):
     """The worker cannot serve (a bad model, no memory) and ends."""
 
     incarnation: Id
@@ -266,14 +266,14 @@ class Unready(Message, kw_only=True):
     hint: Text = ""
 
 
-class Dropped(Message, kw_only=True):
+class Dropped(Message, frozen=True, kw_only=True):
     """Answer to ``drop``."""
 
     segment: Id
     incarnation: Id
 
 
-class Pong(Message, kw_only=True):
+class Pong(Message, frozen=True, kw_only=True):
     """Answer to ``ping``."""
 
     seq: Id

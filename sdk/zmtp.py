@@ -102,7 +102,7 @@ class Connection:
 
     def _greeting(self) -> bool:
         greeting = self._buffer
-        if greeting[:1] not in (b"", b"\xff") or (len(greeting) > 9 and not greeting[9] & 1):
+        if (greeting and greeting[0] != 0xFF) or (len(greeting) > 9 and not greeting[9] & 1):
             raise ClawError("bad_frame", "the peer does not speak ZMTP", got=bytes(greeting[:10]))
         if len(greeting) < 64:
             return False
