@@ -111,7 +111,8 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
             _check_kind(file.read(4), entry)
             size = os.fstat(file.fileno()).st_size
     except ClawError as error:
-        if error.callers_fault:  # the bytes are wrong: resuming them could never succeed
+        # Wrong bytes could never be resumed to right ones; without bytes nothing is resumed.
+        if error.callers_fault or not any(map(staging.glob, ("*.part", "*.done", "whole"))):
             store.clear_staging(entry.name)
         raise
     model = Model(
