@@ -112,7 +112,8 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
             size = os.fstat(file.fileno()).st_size
     except ClawError as error:
         # Wrong bytes could never be resumed to right ones; without bytes nothing is resumed.
-        if error.callers_fault or not any(map(staging.glob, ("*.part", "*.done", "whole"))):
+        kept = [path for path in staging.iterdir() if path.suffix in ("", ".part", ".done")]
+        if error.callers_fault or not kept:
             store.clear_staging(entry.name)
         raise
     model = Model(

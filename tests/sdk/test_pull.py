@@ -12,12 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from web_files import serve
 
 from clawai.sdk import fetch, pull
 from clawai.sdk.catalogue import Entry
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
+from web_files import serve
 
 DATA = b"GGUF" + os.urandom(300_000)
 
