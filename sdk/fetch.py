@@ -219,6 +219,7 @@ class _SafeRedirect(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not catalogue.is_safe_url(newurl):
+            fp.close()
             raise ClawError(
                 "bad_download",
                 f"{req.full_url} redirects to an address that is not safe",
