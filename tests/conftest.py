@@ -1,0 +1,78 @@
+"""Fixtures of the whole suite: real kernels with a leak check, and the model that tests run."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawai.sdk import catalogue, pull
+from clawai.sdk.store import Store, check_file
+from support import Kernel, no_leak
+
+StartKernel = Callable[..., Kernel]
+
+
+@pytest.fixture
+def start_kernel() -> Iterator[StartKernel]:
+    """Start a daemon: ``start_kernel(config="...", env={...}, start=False)``.
+
+    At the end each is stopped by SIGTERM, unless the test has ended it, and may have left nothing:
+    no process, no memfd, no descriptor, no traceback.
+    """
+    kernels: list[Kernel] = []
+
+    def start(config: str = "", env: dict[str, str] | None = None, start: bool = True) -> Kernel:
+        kernel = Kernel(config, env)
+        kernels.append(kernel)
+        return kernel.start() if start else kernel
+
+    try:
+        with no_leak():
+            yield start
+            for kernel in kernels:
+                _stop(kernel)
+    finally:
+        for kernel in kernels:
+            kernel.remove()
+
+
+def _stop(kernel: Kernel) -> None:
+    if kernel.process is None:
+        return
+    ended = kernel.process.poll() is not None
+    status = kernel.stop()
+    kernel.check_gone()
+    said = kernel.stderr()
+    assert "Traceback" not in said, said
+    assert ended or status == 0, f"the kernel ended with {status}: {said}"
+
+
+@pytest.fixture
+def kernel(start_kernel: StartKernel) -> Kernel:
+    """A running daemon with an empty configuration."""
+    return start_kernel()
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The SmolLM2 file: CLAW_TEST_MODEL, else the test cache, filled by a real pull (98 MB)."""
+    entry = catalogue.find("smollm2")
+    if given := os.environ.get("CLAW_TEST_MODEL"):
+        path = Path(given)
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        store = Store(cache / "clawai-tests")
+        path = pull.pull(entry, store, say=lambda text: None).path
+    with path.open("rb") as file:
+        check_file(file.fileno(), entry.bytes, entry.sha256, str(path))
+    return path
+
+
+@pytest.fixture
+def smollm2_store(start_kernel: StartKernel, smollm2_path: Path, request: Any) -> Kernel:
+    """A running daemon whose store holds ``smollm2``; ``indirect`` parametrisation: the config."""
+    kernel = start_kernel(config=getattr(request, "param", ""), start=False)
+    kernel.model("smollm2", smollm2_path)
+    return kernel.start()
