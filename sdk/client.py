@@ -220,7 +220,9 @@ class Client:
         raise self._lost
 
     def close(self) -> None:
-        """Disconnect; tasks that have not ended are cancelled by the kernel."""
+        """Disconnect; tasks that have not ended are cancelled by the kernel. Twice is harmless."""
+        if self._sock.closed:
+            return
         self._sock.disable_monitor()
         self._monitor.close(0)
         self._sock.close(0)

@@ -14,7 +14,9 @@ FOLDERS = ("kernel", "sdk", "sandbox", "plugins", "profiles")
 
 
 def run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -44,10 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    code = (
-        "import setuptools.build_meta as backend, sys;"
-        "print(backend.build_sdist(sys.argv[1]))"
-    )
+    code = "import setuptools.build_meta as backend, sys;print(backend.build_sdist(sys.argv[1]))"
     run(sys.executable, "-W", "ignore", "-c", code, str(folder), cwd=source)
     (sdist,) = folder.glob("*.tar.gz")
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
@@ -68,9 +67,12 @@ def test_wheel_holds_all_packages_and_the_extension(built: Path) -> None:
     missing = [name for name in tracked() if f"clawai/{name}" not in names and "/csrc/" not in name]
     assert missing == []
     assert any("accelerator/_ops" in name and name.endswith(".so") for name in names)
-    assert "claw = clawai.sdk.cli.main:main" in zipfile.ZipFile(wheel).read(
-        next(name for name in names if name.endswith("entry_points.txt"))
-    ).decode()
+    assert (
+        "claw = clawai.sdk.cli.main:main"
+        in zipfile.ZipFile(wheel)
+        .read(next(name for name in names if name.endswith("entry_points.txt")))
+        .decode()
+    )
 
 
 def test_installed_wheel_runs_a_kernel(built: Path, tmp_path: Path) -> None:
