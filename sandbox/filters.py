@@ -16,7 +16,7 @@ BASE, BASE_BEFORE_MORE, NO_NEW_CODE = 0, 1, 2
 OWN_PID = 0x7E57_0001
 
 SET_MODE_FILTER, TSYNC = 1, 1
-_INSTRUCTION = struct.Struct("<HBBI")
+_INSTRUCTION_BYTES = 8
 
 
 class _Program(ctypes.Structure):
@@ -34,7 +34,7 @@ def unpack(data: bytes) -> list[bytes]:
     while offset < len(data):
         (size,) = struct.unpack_from("<I", data, offset)
         program = data[offset + 4 : offset + 4 + size]
-        if len(program) != size or size % _INSTRUCTION.size:
+        if len(program) != size or size % _INSTRUCTION_BYTES:
             raise ValueError(f"a filter of {size} bytes was cut short; run the prober again")
         programs.append(program)
         offset += 4 + size
@@ -46,13 +46,10 @@ def load(programs: list[bytes], which: int) -> None:
     if len(programs) <= which:
         raise ValueError("no system call filter was given; run the prober again")
     code = _with_own_pid(programs[which])
-    program = _Program(len(code) // _INSTRUCTION.size, code)
+    program = _Program(len(code) // _INSTRUCTION_BYTES, code)
     sc.syscall("seccomp", SET_MODE_FILTER, TSYNC, program)
 
 
 def _with_own_pid(code: bytes) -> bytes:
-    pid = os.getpid()
-    rows = (list(row) for row in _INSTRUCTION.iter_unpack(code))
-    return b"".join(
-        _INSTRUCTION.pack(*row[:3], pid if row[3] == OWN_PID else row[3]) for row in rows
-    )
+    # The placeholder's bytes occur nowhere else: a test compiles and looks.
+    return code.replace(struct.pack("<I", OWN_PID), struct.pack("<I", os.getpid()))

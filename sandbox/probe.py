@@ -14,7 +14,6 @@ it, ``layers`` says why, ``advice`` says what to do. "weaker" is never proved.
 import base64
 import json
 import os
-import platform
 import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,7 +77,7 @@ def probe() -> dict[str, Any]:
         # ImportError and OSError alike name the package to install.
         from clawai.sandbox import seccomp
 
-        bpf = seccomp.compile_filters(platform.machine())
+        bpf = seccomp.compile_filters(os.uname().machine)
     except OSError as error:
         layers["seccomp"] = str(error)
         found["advice"].append(str(error))

@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -100,6 +99,8 @@ def _prepare(run: Run) -> None:
         run.own_user_count = in_namespace or is_root
     else:
         run.layer = "identity"
+        import shutil  # noqa: F401 - used by _watch, which may no longer reach the library
+
         run.tmp = f"/tmp/claw-worker-{os.urandom(8).hex()}"
         os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
         if is_root:
@@ -171,6 +172,8 @@ def _watch(run: Run, worker: int, report: int) -> None:
         _await_acknowledgement(run.lifeline)
     _, wait_status = os.waitpid(worker, 0)
     if run.tmp != "/tmp":
+        import shutil
+
         shutil.rmtree(run.tmp, ignore_errors=True)
     code = os.waitstatus_to_exitcode(wait_status)
     os._exit(code if code >= 0 else 128 - code)

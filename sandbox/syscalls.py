@@ -7,7 +7,6 @@ the kernel's generic table and not run on hardware.
 
 import ctypes
 import os
-import platform
 from collections.abc import Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +55,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 
 def syscall(name: str, *args: int | bytes | ctypes.Structure | None) -> int:
     """The raw call; integers are widened to 64 bit, structures are passed by address."""
-    machine = platform.machine()
+    machine = os.uname().machine
     number = _SHARED.get(name) or _NUMBERS.get(machine, {}).get(name)
     if number is None:
         raise OSError(38, f"{name}: no number known for {machine}; known: {sorted(_NUMBERS)}")
