@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KERNEL = ("-m", "clawai.kernel")
 START_S = 15.0
 STOP_S = 15.0
+PROOF_S = 3.0
+"""How long `claw up` waits for the level of the sandbox, to show it."""
 MINIMUM_PYTHON = (3, 11)
 _NEEDED = ("memfd_create", "pidfd_open")
 
@@ -69,8 +71,26 @@ def connect(start: bool = False, timeout: float = 5.0) -> "Client":
         if error.code != "no_kernel" or not start:
             raise
     output.note("no kernel runs here; starting one (`claw down` stops it)")
-    start_kernel()
-    return Client(timeout=timeout)
+    return _started(timeout)
+
+
+def _started(timeout: float) -> "Client":
+    """Start a kernel and connect; when another process starts one at this moment, use that one."""
+    from clawai.sdk.client import Client
+
+    until = time.monotonic() + START_S
+    try:
+        start_kernel()
+    except ClawError as error:
+        if error.code != "address_in_use":
+            raise
+    while True:
+        try:
+            return Client(timeout=timeout)
+        except ClawError as error:
+            if error.code != "no_kernel" or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 def start_kernel() -> dict[str, Any]:
@@ -137,8 +157,13 @@ def _read_line(reader: int, seconds: float) -> bytes:
 
 
 def _describe(client: "Client") -> dict[str, Any]:
-    status = client.query("status")
-    sandbox = status.get("sandbox") or {}
+    until = time.monotonic() + PROOF_S
+    while True:
+        status = client.query("status")
+        sandbox = status.get("sandbox") or {}
+        if sandbox.get("level") != "being proved" or time.monotonic() > until:
+            break
+        time.sleep(0.05)
     return {
         "pid": status.get("pid"),
         "sandbox": sandbox.get("level"),
@@ -196,8 +221,7 @@ def up_command(as_json: bool) -> None:
     except ClawError as error:
         if error.code != "no_kernel":
             raise
-    start_kernel()
-    with Client(timeout=5.0) as client:
+    with _started(timeout=5.0) as client:
         _print_kernel(_describe(client), as_json, "runs")
 
 

@@ -148,9 +148,11 @@ def _value(key: str, text: str) -> Any:
     if isinstance(_known(key), str):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text  # the check below names the type that the key wants
+        read = {}
+    # Text that is no single value stays text; the check of the file names the type it should have.
+    return read["value"] if len(read) == 1 else text
 
 
 def _toml(value: Any) -> str:

@@ -1,0 +1,100 @@
+"""`claw models`, `pull`, `show`, `rm`: the store from the command line, without a kernel."""
+
+import hashlib
+import signal
+import threading
+
+import pytest
+
+from clawai.sdk.catalogue import user_file
+from gguf_files import tiny_llama
+from web_files import serve
+
+DATA = tiny_llama()
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def mine(box):
+    path = box.home / "mine.gguf"
+    path.write_bytes(DATA)
+    return path
+
+
+def test_a_file_is_pulled_listed_shown_and_deleted(box, mine):
+    done = box.run("pull", str(mine), "--name", "mine")
+    assert "mine is stored" in done.stdout
+    assert "claw run mine" in done.stdout
+    rows = {each["name"]: each for each in box.json("models")}
+    assert rows["mine"]["state"] == "stored"
+    assert rows["mine"]["sha256"] == SHA
+    assert rows["smollm2"]["state"] == "can be pulled"
+    assert [each["name"] for each in box.json("models", "--stored")] == ["mine"]
+    shown = box.json("show", "mine", "--verify")
+    assert shown["verified"] is True
+    assert shown["gguf"]["architecture"] == "llama"
+    assert "llama" in box.run("show", "mine").stdout
+    assert box.json("rm", "mine")["freed_bytes"]["mine"] >= len(DATA)
+    assert "unknown_model" in box.run("show", "mine", code=1).stderr
+
+
+def test_show_knows_the_catalogue_too(box):
+    assert box.json("show", "smollm2")["state"] == "can be pulled"
+
+
+def test_a_file_needs_a_name(box, mine):
+    assert "--name" in box.run("pull", str(mine), code=2).stderr
+    assert "--name" in box.run("pull", "smollm2", "--name", "x", code=2).stderr
+
+
+def test_the_hash_of_a_file_is_checked(box, mine):
+    done = box.run("pull", str(mine), "--name", "mine", "--sha256", "0" * 64, code=1)
+    assert SHA in done.stderr and "0" * 64 in done.stderr
+    assert "bad_download" in done.stderr
+    assert (
+        "bad_params"
+        in box.run("pull", str(mine), "--name", "mine", "--sha256", "nonsense", code=1).stderr
+    )
+    assert "bad_params" in box.run("pull", str(mine), "--name", "../mine", code=1).stderr
+
+
+def test_an_unknown_model_gets_the_nearest(box):
+    for words in (["pull", "smolm2"], ["show", "smolm2"], ["rm", "smolm2"], ["run", "smolm2", "x"]):
+        done = box.run(*words, code=1)
+        assert "unknown_model" in done.stderr
+        assert "smollm2" in done.stderr
+
+
+def test_run_offers_the_pull_of_a_model_that_is_not_stored(box):
+    done = box.run("run", "smollm2", "hello", code=1)
+    assert "claw pull smollm2" in done.stderr
+
+
+def test_a_pull_from_the_owners_catalogue_resumes_after_ctrl_c(box, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", box.env["XDG_CONFIG_HOME"])
+    data = DATA + bytes(3_000_000)
+    with serve(data) as web:
+        user_file().parent.mkdir(parents=True)
+        user_file().write_text(
+            f'[model.far]\nsource = "{web.url}"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\n'
+            f'bytes = {len(data)}\nlicence = "MIT"\ncapability = "llm"\n'
+        )
+        part = box.home / "data" / "clawai" / "models" / ".staging" / "far" / "000.part"
+        child = None
+        go_on = threading.Event()
+
+        def interrupt() -> None:
+            while not (part.exists() and part.stat().st_size):
+                go_on.wait(0.01)
+            child.send_signal(signal.SIGINT)
+            go_on.wait(30)
+
+        web.during = interrupt
+        child = box.start("pull", "far")
+        _, errors = child.communicate()
+        go_on.set()
+        assert child.returncode == 130
+        assert "Traceback" not in errors
+        web.during = None
+        assert "far is stored" in box.run("pull", "far").stdout
+        assert web.asked[-1]["Range"].startswith("bytes=")
