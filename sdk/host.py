@@ -76,7 +76,8 @@ class Host:
         self._plugins.add_hookspecs(hookspecs)
         modules = [importlib.import_module(name) for name in self._module_names()]
         for module in modules:
-            self._plugins.register(module)
+            # A plugin with state is an object that its module names.
+            self._plugins.register(getattr(module, "claw_plugin", module))
         self._plugins.check_pending()
         self._plugins.hook.claw_start(worker=self)
         self._collect(modules)

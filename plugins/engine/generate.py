@@ -1,0 +1,253 @@
+"""A loaded model, and what it can do with text: generate, score, count tokens.
+
+One ``Session`` owns one plan, hence one sequence; it serves one task at a time. A prompt that does
+not fit the context is refused with both lengths, never cut. What a client sees are whole characters,
+and never the beginning of a stop string that then completes.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.sampling import Sampler, Sampling
+from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.sdk.errors import ClawError
+from clawai.sdk.model.driver import Plan, Stopped
+
+PREFILL_CHUNK = 512
+"""Tokens of one C call of a prefill; progress is told between two."""
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate. Exactly one of ``prompt`` and ``messages`` is set."""
+
+    prompt: str | None = None
+    messages: Sequence[Mapping[str, str]] | None = None
+    max_tokens: int | None = None
+    """None: until the model ends, or the context does."""
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.messages is None):
+            raise ClawError("bad_params", "give either prompt or messages")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ClawError("bad_params", "max_tokens", got=self.max_tokens, allowed="1 or more")
+        fine = all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop)
+        if len(self.stop) > MAX_STOPS or not fine:
+            allowed = f"up to {MAX_STOPS} texts of 1 to {MAX_STOP_LENGTH} characters"
+            raise ClawError("bad_params", "stop", got=list(self.stop)[:20], allowed=allowed)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How it ended."""
+
+    text: str
+    finish_reason: str
+    """stop (the model or a stop string), length (max_tokens or the context)."""
+    prompt_tokens: int
+    completion_tokens: int
+    prefill_us: int
+    decode_us: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the wire."""
+        return {
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+            },
+            "prefill_us": self.prefill_us,
+            "decode_us": self.decode_us,
+        }
+
+
+class StopWatch:
+    """Holds text back while it could be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def feed(self, text: str) -> str:
+        """What can be shown now; nothing comes after a stop string was seen."""
+        if self.hit:
+            return ""
+        self._held += text
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def finish(self) -> str:
+        """What was held back and turned out to be no stop string."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins ``stop``."""
+        most = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(most, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+class Session:
+    """One model, ready to answer."""
+
+    def __init__(self, plan: Plan, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self.plan = plan
+        self.tokenizer = tokenizer
+        self.template = template
+
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have."""
+        return self.plan.context
+
+    def encode(self, request: Request) -> list[int]:
+        """The prompt's tokens, the chat template applied to messages.
+
+        Raises:
+            ClawError: prompt_too_long, bad_params, bad_model.
+        """
+        if request.messages is not None:
+            if self.template is None:
+                raise ClawError(
+                    "bad_params",
+                    "this model has no chat template",
+                    hint="send prompt instead of messages (`claw run --raw`)",
+                )
+            self._bound(sum(len(str(m.get("content", ""))) for m in request.messages))
+            parts = self.template.render(request.messages, open_answer=True)
+            ids = self.tokenizer.encode_parts(parts)
+        else:
+            prompt = request.prompt or ""
+            self._bound(len(prompt))
+            ids = self.tokenizer.encode(prompt)
+        ids = self.tokenizer.with_bos(ids)
+        if not ids:
+            raise ClawError("bad_params", "the prompt is empty")
+        if len(ids) >= self.context:
+            raise self._too_long(f"{len(ids)} tokens")
+        return ids
+
+    def _bound(self, characters: int) -> None:
+        """Refuse what is too long whatever its tokens are, before they are counted."""
+        least = characters // self.tokenizer.longest_token
+        if least >= self.context:
+            raise self._too_long(f"{characters} characters, at least {least} tokens")
+
+    def _too_long(self, got: str) -> ClawError:
+        return ClawError(
+            "prompt_too_long",
+            f"the prompt has {got}; the context has {self.context} and an answer needs one at least",
+            got=got,
+            allowed=f"{self.context - 1} tokens",
+            hint="shorten the prompt, or raise workers.context (`claw config`)",
+        )
+
+    def generate(
+        self, request: Request, progress: Callable[[float], None] | None = None
+    ) -> Generator[str, None, Outcome]:
+        """Yield the answer in pieces; return how it ended.
+
+        Raises:
+            ClawError: see ``encode``.
+            Stopped: the control word was set.
+        """
+        ids = self.encode(request)
+        sampler = Sampler(request.sampling)
+        room = self.context - len(ids)
+        limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        started = time.perf_counter_ns()
+        logits = self._prefill(ids, progress)
+        prefilled = time.perf_counter_ns()
+        watch, decoder = StopWatch(request.stop), self.tokenizer.stream()
+        pieces: list[str] = []
+        count, reason = 0, "length"
+        while True:
+            token = sampler.pick(logits)
+            if token in self.tokenizer.ends:
+                reason = "stop"
+                break
+            count += 1
+            text = watch.feed(decoder.feed(token))
+            if text:
+                pieces.append(text)
+                yield text
+            if watch.hit:
+                reason = "stop"
+                break
+            if count >= limit:
+                break
+            logits = self.plan.run([token])[-1]
+        # What a model leaves unfinished at its end still is text, unless a stop string cut it off.
+        rest = "" if watch.hit else watch.feed(decoder.finish()) + watch.finish()
+        if rest:
+            pieces.append(rest)
+            yield rest
+        ended = time.perf_counter_ns()
+        return Outcome(
+            text="".join(pieces),
+            finish_reason=reason,
+            prompt_tokens=len(ids),
+            completion_tokens=count,
+            prefill_us=(prefilled - started) // 1000,
+            decode_us=(ended - prefilled) // 1000,
+        )
+
+    def _prefill(self, ids: Sequence[int], progress: Callable[[float], None] | None) -> Any:
+        self.plan.rewind(0)
+        logits = None
+        for at in range(0, len(ids), PREFILL_CHUNK):
+            logits = self.plan.run(ids[at : at + PREFILL_CHUNK])
+            if progress and len(ids) > PREFILL_CHUNK:
+                progress(min(1.0, (at + PREFILL_CHUNK) / len(ids)))
+        assert logits is not None
+        return logits[-1]
+
+    def score(self, text: str, progress: Callable[[float], None] | None = None) -> tuple[float, int]:
+        """Mean negative log-likelihood (natural logarithm) of a text's tokens, and their number.
+
+        The first token has nothing before it and is not counted.
+
+        Raises:
+            ClawError: bad_params (fewer than two tokens), prompt_too_long.
+        """
+        self._bound(len(text))
+        ids = self.tokenizer.with_bos(self.tokenizer.encode(text))
+        if len(ids) < 2:
+            raise ClawError("bad_params", "a text of two tokens or more is needed", got=len(ids))
+        if len(ids) > self.context:
+            raise self._too_long(f"{len(ids)} tokens")
+        self.plan.rewind(0)
+        total = 0.0
+        step = 64  # logits of all tokens: 64 x vocabulary x 4 bytes at a time
+        for at in range(0, len(ids) - 1, step):
+            inputs = ids[at : min(at + step, len(ids) - 1)]
+            logits = np.asarray(self.plan.run(inputs, all_logits=True), np.float64)
+            targets = ids[at + 1 : at + 1 + len(inputs)]
+            peak = logits.max(axis=1)
+            norm = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+            total += float((norm - logits[np.arange(len(inputs)), targets]).sum())
+            if progress:
+                progress(min(1.0, (at + step) / len(ids)))
+        return total / (len(ids) - 1), len(ids) - 1
+
+
+__all__ = ["Outcome", "Request", "Session", "StopWatch", "Stopped"]

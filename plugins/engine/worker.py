@@ -1,0 +1,151 @@
+"""The engine in a worker: load one model inside the sandbox, then offer its operations."""
+
+import mmap
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+
+from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.generate import Request, Session
+from clawai.plugins.engine.sampling import Sampling
+from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.sdk.errors import ClawError
+from clawai.sdk.hookspecs import hookimpl
+from clawai.sdk.model import gguf, llama
+from clawai.sdk.model.driver import Stopped, UnsupportedGraph
+from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
+
+Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: str
+    content: Text
+
+
+class Engine:
+    """The plugin object: its hooks and its operations."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self._kept: list[mmap.mmap] = []
+
+    @hookimpl
+    def claw_start(self, worker: Start) -> None:
+        """Read the model, reserve what it needs, pack it."""
+        driver = worker.driver("cpu")
+        file = gguf.read(worker.model_fd)
+        graph = llama.graph(file)
+        tokenizer = Tokenizer(file)
+        if tokenizer.vocabulary != graph.vocabulary:
+            raise ClawError(
+                "bad_model",
+                "the vocabulary of the tokenizer differs from the model's",
+                got=tokenizer.vocabulary,
+                allowed=graph.vocabulary,
+            )
+        template = _template(file, tokenizer)
+        context = min(worker.context or graph.context, graph.context)
+        try:
+            worker.reserve(driver.footprint(graph, context=context).total)
+            plan = driver.compile(
+                graph,
+                context=context,
+                threads=worker.threads,
+                allocate=self._allocate,
+                control=worker.control,
+            )
+        except UnsupportedGraph as error:
+            raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
+        self.session = Session(plan, tokenizer, template)
+
+    def _allocate(self, nbytes: int, purpose: str) -> memoryview:
+        """Private zeroed memory in huge pages, charged to this worker by ``reserve``."""
+        mapping = mmap.mmap(-1, max(nbytes, 1))
+        if nbytes >= 2 << 20:
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._kept.append(mapping)
+        return memoryview(mapping)[:nbytes]
+
+    @hookimpl
+    def claw_operations(self) -> Iterable[Operation]:
+        """The methods below."""
+        return list(operations_of(self))
+
+    @property
+    def _loaded(self) -> Session:
+        assert self.session is not None
+        return self.session
+
+    @operation("llm.generate")
+    def generate(  # noqa: PLR0913 - the parameters of the operation
+        self,
+        ctx: Context,
+        prompt: Text | None = None,
+        messages: list[Message] | None = None,
+        max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int | None = None,
+        stop: list[str] | None = None,
+    ) -> Any:
+        """Answer a prompt or a conversation, piece by piece."""
+        request = Request(
+            prompt=prompt,
+            messages=None
+            if messages is None
+            else [{"role": each.role, "content": each.content} for each in messages],
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature, top_k, top_p, seed),
+            stop=stop or (),
+        )
+        return self._stream(ctx, request)
+
+    def _stream(self, ctx: Context, request: Request) -> Any:
+        try:
+            generator = self._loaded.generate(
+                request, lambda fraction: ctx.progress(fraction, "reading the prompt")
+            )
+            while True:
+                try:
+                    text = next(generator)
+                except StopIteration as end:
+                    outcome = end.value
+                    break
+                yield {"text": text}
+                ctx.checkpoint()
+        except Stopped:
+            raise Cancelled from None
+        ctx.compute_us = outcome.prefill_us + outcome.decode_us
+        return outcome.as_dict()
+
+    @operation("llm.score")
+    def score(self, ctx: Context, text: Text) -> dict[str, Any]:
+        """Mean negative log-likelihood of a text, in nats a token."""
+        try:
+            mean, tokens = self._loaded.score(text, ctx.progress)
+        except Stopped:
+            raise Cancelled from None
+        return {"mean_nll": mean, "tokens": tokens}
+
+    @operation("llm.tokenize")
+    def tokenize(self, text: Text) -> dict[str, Any]:
+        """The token ids of a text, and how many the context takes."""
+        ids = self._loaded.tokenizer.encode(text)
+        return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
+
+
+def _template(file: gguf.GGUF, tokenizer: Tokenizer) -> ChatTemplate | None:
+    source = file.get("tokenizer.chat_template", str)
+    if source is None:
+        return None
+    return ChatTemplate(
+        source,
+        bos=tokenizer.token(tokenizer.bos),
+        eos=tokenizer.token(tokenizer.eos),
+        controls=tokenizer.control_texts,
+    )
