@@ -5,6 +5,7 @@ interrupted pull of a web source had fetched stays in the staging folder and is 
 """
 
 import os
+import re
 import shutil
 import time
 import urllib.parse
@@ -55,8 +56,14 @@ def describe(source: str, name: str, sha256: str = "", capability: str = "llm") 
     """An entry for a model outside of the catalogue: a path, or a source with its hash.
 
     Raises:
-        ClawError: bad_params, if the hash is missing for something that is not a local file.
+        ClawError: bad_params; also if the hash of something is missing that is no local file.
     """
+    for what, got, pattern in (
+        ("the name of a model", name, catalogue.MODEL_NAME),
+        ("a sha256", sha256.lower(), re.compile("([0-9a-f]{64})?")),
+    ):
+        if not pattern.fullmatch(got):
+            raise ClawError("bad_params", f"this is not {what}", got, pattern.pattern)
     path = Path(source).expanduser()
     if path.is_file():
         source = f"file:{urllib.parse.quote(str(path.resolve()))}"

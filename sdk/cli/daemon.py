@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import click
 
 from clawai.sdk import paths
 from clawai.sdk.cli import output
-from clawai.sdk.errors import ClawError
+from clawai.sdk.errors import CODES, ClawError
 
 if TYPE_CHECKING:
     from clawai.sdk.client import Client
@@ -105,7 +106,8 @@ def start_kernel() -> dict[str, Any]:
     log = paths.log_file()
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     reader, writer = os.pipe()
-    with log.open("ab") as errors:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(log, flags, 0o600), "ab") as errors:  # noqa: PTH123
         before = errors.tell()
         process = subprocess.Popen(
             [sys.executable, *KERNEL, "--ready-fd", str(writer)],
@@ -119,26 +121,34 @@ def start_kernel() -> dict[str, Any]:
     os.close(writer)
     line = _read_line(reader, START_S)
     os.close(reader)
-    try:
-        ready = json.loads(line)
-    except ValueError:
-        ready = None
-    if isinstance(ready, dict):
-        if isinstance(fault := ready.get("error"), dict):
-            process.wait()
-            raise ClawError(**fault)
+    if line.endswith(b"\n"):
+        ready: dict[str, Any] = json.loads(line)
         return ready
-    status = process.poll()
-    if status is None:
+    try:
+        status = process.wait(1.0)
+    except subprocess.TimeoutExpired:
         process.kill()
         status = process.wait()
     with log.open("rb") as file:
         file.seek(min(before, os.fstat(file.fileno()).st_size))
-        said = file.read()[-2000:].decode(errors="replace").strip()
-    raise ClawError(
+        said = file.read()[-4000:].decode(errors="replace").splitlines()
+    raise _start_error(said, status)
+
+
+def _start_error(said: list[str], status: int) -> ClawError:
+    """The error that the kernel printed before it ended: ``claw: MESSAGE [CODE]; ...``."""
+    for line in reversed(said):
+        if line.startswith("claw: ") and (match := re.search(r" \[([a-z_]+)\](; |$)", line)):
+            code = match[1] if match[1] in CODES else "no_kernel"
+            return ClawError(
+                code,
+                f"the kernel did not start: {line[6 : match.start()]}",
+                hint=line[match.end() :] or "`claw doctor` checks this box",
+            )
+    return ClawError(
         "no_kernel",
         "the kernel did not start",
-        got=said.splitlines()[-1] if said else f"exit status {status}",
+        got=said[-1] if said else f"exit status {status}",
         hint="see `claw logs` and `claw doctor`; `claw serve` shows it in the foreground",
     )
 
