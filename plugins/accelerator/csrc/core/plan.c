@@ -1,29 +1,18 @@
 /* The life of a plan: create (check, copy, start threads), run in chunks, rewind, free.
  *
- * A chunk is a token, or up to spec.chunk tokens of a prompt. All threads walk the steps in order;
- * inside a step they take units from a shared counter, and no unit's result depends on who ran it or
- * when, so numbers do not depend on the number of threads. After each step one thread, alone,
- * stamps the time and looks at the control word. A stopped chunk is as if it had never begun. */
+ * A chunk is a token, or up to spec.chunk tokens of a prompt. All threads walk the steps in order
+ * and share the units of each; no unit's result depends on who ran it or when, so numbers do not
+ * depend on the number of threads. After each step one thread, alone, stamps the time and looks at
+ * the control word. A stopped chunk is as if it had never begun. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "plan.h"
 
-static void walk(void *state, uint32_t thread)
+static void work(void *state, uint32_t step, uint32_t first, uint32_t last, uint32_t thread, int fresh)
 {
     claw_plan *p = state;
-    for (uint32_t i = 0; i < p->n; i++) {
-        const claw_step *s = p->steps + i;
-        uint32_t grab;
-        if (step_skipped(p, s)) continue;
-        const uint32_t units = step_units(p, s, &grab);
-        for (int fresh = 1;; fresh = 0) {
-            const uint32_t first = atomic_fetch_add_explicit(&p->next[i], grab, memory_order_relaxed);
-            if (first >= units) break;
-            step_run(p, s, first, units - first < grab ? units : first + grab, thread, fresh);
-        }
-        if (team_barrier(&p->team, i)) return;
-    }
+    step_run(p, p->steps + step, first, last, thread, fresh);
 }
 
 static int stop_asked(const claw_plan *p)
@@ -31,24 +20,20 @@ static int stop_asked(const claw_plan *p)
     return p->spec.control && __atomic_load_n(p->spec.control, __ATOMIC_ACQUIRE) != 0;
 }
 
-static int between(void *state, uint32_t step)
+/* Between two steps, alone: the stamp of the one that ended, the control word, the next one. */
+static int next_step(void *state, uint32_t finished, team_step *next)
 {
     claw_plan *p = state;
     const uint64_t now = claw_now();
-    p->times[p->stamped++ % CLAW_TIMES] = (claw_time){step, p->count, now - p->stamp};
+    uint32_t i = finished == TEAM_NONE ? 0 : finished + 1;
+    if (i) p->times[p->stamped++ % CLAW_TIMES] = (claw_time){finished, p->count, now - p->stamp};
     p->stamp = now;
-    atomic_store_explicit(&p->next[step], 0, memory_order_relaxed);
-    return step + 1 < p->n && stop_asked(p);
-}
-
-/* True if the chunk reached its last step. */
-static int run_chunk(claw_plan *p)
-{
-    const uint32_t phase = atomic_load(&p->team.phase.word);
-    atomic_store(&p->team.phase.word, phase & ~1u); /* an earlier stop is over */
-    p->stamp = claw_now();
-    team_run(&p->team);
-    return !(atomic_load(&p->team.phase.word) & 1u);
+    while (i < p->n && step_skipped(p, p->steps + i)) i++;
+    p->complete = i == p->n;
+    if (p->complete || stop_asked(p)) return 0;
+    next->step = i;
+    next->units = step_units(p, p->steps + i, &next->grab);
+    return 1;
 }
 
 static int32_t run_tokens(claw_plan *p, const int32_t *tokens, uint32_t n, float *out, int32_t all)
@@ -56,13 +41,14 @@ static int32_t run_tokens(claw_plan *p, const int32_t *tokens, uint32_t n, float
     uint32_t done = 0;
     p->stamped = 0;
     while (done < n) {
-        if (stop_asked(p)) return CLAW_STOPPED;
         const uint32_t left = n - done;
         p->count = left < p->spec.chunk ? left : p->spec.chunk;
         p->tokens = tokens + done;
         p->rows = all ? p->count : left <= p->spec.chunk;
         p->out = out + (all ? (size_t)done * p->spec.vocabulary : 0);
-        if (!run_chunk(p)) return CLAW_STOPPED;
+        p->complete = 0;
+        team_run(&p->team);
+        if (!p->complete) return CLAW_STOPPED;
         done += p->count;
         p->position += p->count;
     }
@@ -96,18 +82,16 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     if (!p) return NULL;
     memset(p, 0, sizeof *p);
     p->steps = calloc(n, sizeof *steps);
-    p->next = calloc(n, sizeof *p->next);
     p->spec = *spec;
     p->ops = ops;
     p->n = n;
-    if (p->steps && p->next) {
+    if (p->steps) {
         memcpy(p->steps, steps, n * sizeof *steps);
         p->layout = scratch_layout(steps, n, spec->chunk);
-        *code = team_start(&p->team, spec->threads, walk, between, p) ? CLAW_NO_THREAD : CLAW_OK;
+        *code = team_start(&p->team, spec->threads, work, next_step, p) ? CLAW_NO_THREAD : CLAW_OK;
     }
     if (*code == CLAW_OK) return p;
     free(p->steps);
-    free(p->next);
     free(p);
     return NULL;
 }
@@ -117,7 +101,6 @@ void claw_plan_free(claw_plan *p)
     if (!p) return;
     team_end(&p->team);
     free(p->steps);
-    free(p->next);
     free(p);
 }
 

@@ -18,14 +18,14 @@ struct claw_plan {
     claw_spec spec;
     const claw_ops *ops;
     claw_step *steps;
-    atomic_uint *next; /* per step: the first unit that no thread has taken; 0 between steps */
     uint32_t n;
     scratch layout;
-    /* The chunk that runs: set by the caller's thread while the others wait at the start gate. */
+    /* The chunk that runs: set by the caller's thread while no unit is out. */
     const int32_t *tokens;
     uint32_t count, rows; /* tokens, and how many of them (the last ones) want logits */
     float *out;
     uint32_t position;
+    uint32_t complete; /* the chunk reached its last step */
     /* Ring of stamps: written between steps only. */
     claw_time times[CLAW_TIMES];
     uint32_t stamped;

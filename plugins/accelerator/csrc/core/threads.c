@@ -1,8 +1,9 @@
-/* The team of threads.h: start gate, barrier, bounded spin then futex. */
+/* The team of threads.h: tickets, bounded spin then futex, start and end of the threads. */
 #define _GNU_SOURCE
 #include "threads.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -10,8 +11,8 @@
 #include <unistd.h>
 
 #define SPIN_NS 80000u
+#define IDLE 1u /* this bit of the generation: no run is on */
 #define STACK_BYTES (512u << 10)
-#define STOP_BIT 1u
 
 uint64_t claw_now(void)
 {
@@ -29,39 +30,75 @@ static inline void relax(void)
 #endif
 }
 
-static void gate_open(gate *g, uint32_t value)
+static inline uint32_t get(atomic_uint *a) { return atomic_load_explicit(a, memory_order_acquire); }
+static inline void set(atomic_uint *a, uint32_t v) { atomic_store_explicit(a, v, memory_order_release); }
+
+/* Everything written before is seen by the threads that see the new generation. */
+static void new_generation(team *t, uint32_t generation)
 {
-    atomic_store(&g->word, value);
-    if (atomic_load(&g->sleepers)) syscall(SYS_futex, &g->word, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+    atomic_store(&t->generation, generation);
+    if (atomic_load(&t->sleepers)) syscall(SYS_futex, &t->generation, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
 }
 
-/* Returns the first value other than `seen`. */
-static uint32_t gate_wait(gate *g, uint32_t seen)
+static void wait_generation(team *t, uint32_t seen)
 {
-    uint32_t value;
     const uint64_t end = claw_now() + SPIN_NS;
     do {
-        for (int i = 0; i < 128; i++) {
-            value = atomic_load_explicit(&g->word, memory_order_acquire);
-            if (value != seen) return value;
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&t->generation, memory_order_acquire) != seen) return;
             relax();
         }
     } while (claw_now() < end);
-    atomic_fetch_add(&g->sleepers, 1);
-    while ((value = atomic_load(&g->word)) == seen)
-        syscall(SYS_futex, &g->word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-    atomic_fetch_sub(&g->sleepers, 1);
-    return value;
+    atomic_fetch_add(&t->sleepers, 1);
+    while (atomic_load(&t->generation) == seen)
+        syscall(SYS_futex, &t->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&t->sleepers, 1);
 }
 
-int team_barrier(team *t, uint32_t step)
+/* Alone: no unit is held by anyone. The ticket is closed while the numbers that go with it change:
+ * a thread that reads a mix of old and new ones then fails to take anything. */
+static void advance(team *t, uint32_t finished)
 {
-    const uint32_t seen = atomic_load_explicit(&t->phase.word, memory_order_relaxed);
-    if (atomic_fetch_add(&t->arrived, 1) + 1 < t->size) return gate_wait(&t->phase, seen) & STOP_BIT;
-    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-    const uint32_t stop = t->between(t->state, step) ? STOP_BIT : 0;
-    gate_open(&t->phase, ((seen & ~STOP_BIT) + 2) | stop);
-    return (int)stop;
+    team_step s = {0, 0, 1};
+    const int on = t->next(t->state, finished, &s);
+    const uint32_t generation = ((get(&t->generation) | IDLE) + 1) | (on ? 0 : IDLE);
+    atomic_store(&t->ticket, (uint64_t)generation << 32 | UINT32_MAX);
+    set(&t->step, s.step);
+    set(&t->units, on ? s.units : 0);
+    set(&t->grab, s.grab);
+    set(&t->done, 0);
+    atomic_store(&t->ticket, (uint64_t)generation << 32);
+    new_generation(t, generation);
+}
+
+/* Takes units of this generation while there are any. */
+static void take_units(team *t, uint32_t generation, uint32_t thread)
+{
+    const uint32_t step = get(&t->step), units = get(&t->units), grab = get(&t->grab);
+    uint64_t ticket = atomic_load(&t->ticket);
+    for (int fresh = 1;;) {
+        const uint32_t first = (uint32_t)ticket;
+        /* Another generation's ticket: what was read above may be of either, so look again. */
+        if (ticket >> 32 != generation || first >= units) return;
+        const uint32_t n = units - first < grab ? units - first : grab;
+        if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket + n)) continue;
+        t->work(t->state, step, first, first + n, thread, fresh);
+        fresh = 0;
+        if (atomic_fetch_add(&t->done, n) + n == units) {
+            advance(t, step);
+            return;
+        }
+        ticket = atomic_load(&t->ticket);
+    }
+}
+
+void team_run(team *t)
+{
+    advance(t, TEAM_NONE);
+    for (uint32_t generation; !((generation = atomic_load(&t->generation)) & IDLE);) {
+        take_units(t, generation, 0);
+        if (atomic_load(&t->generation) == generation) wait_generation(t, generation);
+    }
 }
 
 typedef struct {
@@ -73,31 +110,28 @@ static void *member(void *arg)
 {
     const seat s = *(seat *)arg;
     team *t = s.team;
-    uint32_t seen = 0;
-    atomic_fetch_add(&t->arrived, 1); /* the seat is copied */
+    atomic_fetch_add(&t->done, 1); /* the seat is copied */
     for (;;) {
-        seen = gate_wait(&t->start, seen);
+        const uint32_t generation = atomic_load(&t->generation);
         if (atomic_load(&t->quit)) return NULL;
-        t->work(t->state, s.thread);
+        take_units(t, generation, s.thread);
+        if (atomic_load(&t->generation) == generation) wait_generation(t, generation);
     }
 }
 
-void team_run(team *t)
-{
-    if (t->size > 1) gate_open(&t->start, atomic_load_explicit(&t->start.word, memory_order_relaxed) + 1);
-    t->work(t->state, 0);
-}
-
-int team_start(team *t, uint32_t size, team_work work, team_between between, void *state)
+int team_start(team *t, uint32_t size, team_work work, team_next next, void *state)
 {
     pthread_attr_t attr;
     sigset_t all, old;
     int failed = 0;
     memset(t, 0, sizeof *t);
-    t->size = 1;
+    t->size = size;
+    t->started = 1;
     t->work = work;
-    t->between = between;
+    t->next = next;
     t->state = state;
+    set(&t->generation, IDLE);
+    atomic_store(&t->ticket, (uint64_t)IDLE << 32);
     if (size == 1) return 0;
     if (pthread_attr_init(&attr)) return -1;
     pthread_attr_setstacksize(&attr, STACK_BYTES);
@@ -105,24 +139,21 @@ int team_start(team *t, uint32_t size, team_work work, team_between between, voi
     pthread_sigmask(SIG_SETMASK, &all, &old); /* signals stay with the caller's threads */
     for (uint32_t i = 1; i < size && !failed; i++) {
         seat s = {t, i};
-        const uint32_t before = atomic_load(&t->arrived);
         failed = pthread_create(&t->threads[i], &attr, member, &s);
         if (failed) break;
-        t->size++;
-        while (atomic_load(&t->arrived) == before) sched_yield();
+        t->started++;
+        while (atomic_load(&t->done) != i) sched_yield();
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
-    atomic_store(&t->arrived, 0);
     if (failed) team_end(t);
     return failed ? -1 : 0;
 }
 
 void team_end(team *t)
 {
-    if (t->size < 2) return;
     atomic_store(&t->quit, 1);
-    gate_open(&t->start, atomic_load(&t->start.word) + 1);
-    for (uint32_t i = 1; i < t->size; i++) pthread_join(t->threads[i], NULL);
-    t->size = 1;
+    new_generation(t, get(&t->generation) + 2);
+    for (uint32_t i = 1; i < t->started; i++) pthread_join(t->threads[i], NULL);
+    t->started = 1;
 }

@@ -1,8 +1,12 @@
 /* A team of threads that walks through the steps of a plan together.
  *
+ * A step is over when its units of work are done, not when every thread has arrived: a thread that
+ * the system has put aside holds up the others only if it holds a unit. Units are taken from a
+ * ticket that carries the step's generation, so a thread that wakes late can never take one of an
+ * older step. Whoever finishes the last unit prepares the next step, alone.
+ *
  * Waiting spins for at most SPIN_NS, then sleeps on a futex: spinning alone collapses when other
- * processes want the cores. The word that barriers wait on carries the stop bit, so that every
- * thread takes the same turn however late it wakes. */
+ * processes want the cores. */
 #ifndef CLAW_THREADS_H
 #define CLAW_THREADS_H
 #include <pthread.h>
@@ -11,32 +15,36 @@
 
 #include "../bounds.h"
 
-typedef struct gate { /* a word that threads wait to see change */
-    _Alignas(64) atomic_uint word;
+#define TEAM_NONE UINT32_MAX
+
+typedef struct team_step { /* what the team works on */
+    uint32_t step, units, grab;
+} team_step;
+
+/* Units first..last-1 of a step. fresh: the first call for this step on this thread. */
+typedef void (*team_work)(void *state, uint32_t step, uint32_t first, uint32_t last, uint32_t thread, int fresh);
+/* Called alone when `finished` is over (TEAM_NONE: to begin); fills in the step to do next and
+ * returns 1, or returns 0 to end the run. units must not be 0. */
+typedef int (*team_next)(void *state, uint32_t finished, team_step *next);
+
+typedef struct team {
+    _Alignas(64) atomic_uint generation; /* changes with each step: what waiting threads watch */
     atomic_uint sleepers;
-} gate;
-
-typedef struct team team;
-typedef void (*team_work)(void *state, uint32_t thread);
-/* Runs alone between two steps; a true result stops the team. */
-typedef int (*team_between)(void *state, uint32_t step);
-
-struct team {
-    gate start, phase;
-    _Alignas(64) atomic_uint arrived;
+    atomic_uint step, units, grab; /* of this generation; no units while no run is on */
     atomic_uint quit;
-    uint32_t size; /* threads, the caller's included */
+    _Alignas(64) _Atomic uint64_t ticket; /* generation << 32 | first unit that nobody has taken */
+    _Alignas(64) atomic_uint done;        /* units finished */
+    uint32_t size;                        /* threads, the caller's included */
+    uint32_t started;
     team_work work;
-    team_between between;
+    team_next next;
     void *state;
     pthread_t threads[CLAW_MAX_THREADS];
-};
+} team;
 
-int team_start(team *t, uint32_t size, team_work work, team_between between, void *state);
+int team_start(team *t, uint32_t size, team_work work, team_next next, void *state);
 void team_end(team *t);
-/* Runs work on every thread; the calling one is thread 0. Work ends with a barrier. */
+/* Runs steps until `next` returns 0; the calling thread is thread 0. */
 void team_run(team *t);
-/* All threads meet after a step. True: stop. */
-int team_barrier(team *t, uint32_t step);
 uint64_t claw_now(void);
 #endif
