@@ -1,30 +1,42 @@
-"""Choosing the next token: temperature, top-k, top-p, with a seed that reproduces a run.
+"""Picks the next token from logits: temperature, then top-k, then top-p, by a seeded generator.
 
-Order as in the field: keep the ``top_k`` best logits, divide by the temperature, keep the fewest
-that together reach ``top_p`` of the probability (nucleus sampling, Holtzman et al. 2020,
-arXiv:1904.09751), draw. Temperature 0 is greedy; the lowest id wins a tie.
+The same seed, settings and logits give the same token. The vocabulary (about 50,000) is never
+sorted: the k best reach the k-th best of the maxima of blocks, a bound that costs one pass, so
+that only a few candidates are put in order. Nothing is approximated.
+
+Nucleus sampling (top-p): Holtzman et al. 2020, arXiv:1904.09751.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clawai.sdk.errors import ClawError
 
-MAX_CANDIDATES = 4096
-"""Most tokens that a draw looks at: beyond them a probability is below any use."""
+F32 = NDArray[np.float32]
+_BLOCK = 64
+_FIRST_CANDIDATES = 256
+_GREEDY = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose. ``seed`` None takes one from the system."""
+    """How to choose.
+
+    Raises:
+        ClawError: bad_params, naming the parameter and its range.
+    """
 
     temperature: float = 0.0
+    """0 takes the most likely token always (greedy), as does all below 0.0001."""
     top_k: int = 40
-    """0 means no limit."""
+    """Only the most likely tokens; 0 means no limit."""
     top_p: float = 0.95
+    """Only the fewest tokens that together reach this probability."""
     seed: int | None = None
+    """None takes one from the system."""
 
     def __post_init__(self) -> None:
         for name, got, fine, allowed in (
@@ -38,45 +50,78 @@ class Sampling:
 
 
 class Sampler:
-    """Draws tokens of one sequence.
-
-    Reproducible: the same seed, settings and logits give the same tokens. The generator is numpy's
-    PCG64, whose stream numpy keeps stable.
-    """
+    """Draws the tokens of one sequence. numpy keeps the stream of its PCG64 stable."""
 
     def __init__(self, settings: Sampling) -> None:
         self.settings = settings
         self._random = np.random.Generator(np.random.PCG64(settings.seed))
 
     def pick(self, logits: Any) -> int:
-        """A token id from ``logits``, float32 (vocabulary,).
+        """A token id from ``logits``, float32 (vocabulary,), which stay as they are.
 
         Raises:
-            ClawError: bad_model, if no logit is a finite number.
+            ClawError: bad_model, the logits are not finite numbers (-inf excludes a token).
         """
-        best = int(np.argmax(logits))
+        best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
         if not np.isfinite(logits[best]):
-            finite = np.where(np.isfinite(logits), logits, -np.inf)
-            best = int(np.argmax(finite))
-            if not np.isfinite(finite[best]):
-                raise ClawError("bad_model", "the model computed no finite logit")
-            logits = finite
-        if self.settings.temperature == 0 or self.settings.top_k == 1:
+            raise ClawError("bad_model", "the model computed logits that are no finite numbers")
+        if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
             return best
-        return self._draw(logits)
+        ids, weights = self._candidates(logits, logits[best])
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        # One draw for each token whatever the candidates, so that settings compare draw by draw.
+        at = self._random.random() * cumulative[-1]
+        return int(ids[min(int(np.searchsorted(cumulative, at, side="right")), len(ids) - 1)])
 
-    def _draw(self, logits: Any) -> int:
-        keep = min(self.settings.top_k or MAX_CANDIDATES, MAX_CANDIDATES, len(logits))
-        if keep < len(logits):
-            chosen = np.argpartition(logits, len(logits) - keep)[len(logits) - keep :]
-        else:
-            chosen = np.arange(len(logits))
-        # Best first; equal logits by id, so that the order does not depend on the partition.
-        chosen = chosen[np.lexsort((chosen, -logits[chosen]))]
-        scaled = logits[chosen].astype(np.float64) / self.settings.temperature
-        weights = np.exp(scaled - scaled[0])
-        total = np.cumsum(weights)
-        nucleus = int(np.searchsorted(total, self.settings.top_p * total[-1])) + 1
-        total = total[: min(nucleus, len(total))]
-        point = self._random.random() * total[-1]
-        return int(chosen[min(int(np.searchsorted(total, point, side="right")), len(total) - 1)])
+    def _candidates(self, logits: F32, peak: np.float32) -> tuple[NDArray[np.intp], F32]:
+        """Ids, most likely first unless all are kept, with weights exp((logit - peak) / t)."""
+        share, size = self.settings.top_p, logits.size
+        count = min(self.settings.top_k or size, size)
+        if count < size:
+            ids = top(logits, count)
+            weights = self._weights(logits[ids], peak)
+            cut = count if share == 1 else _nucleus(weights, share * _sum(weights))
+            return ids[:cut], weights[:cut]
+        everything = self._weights(logits, peak)
+        if share == 1:
+            return np.arange(size), everything
+        wanted, count = share * _sum(everything), _FIRST_CANDIDATES
+        while True:
+            ids = top(logits, min(count, size))
+            weights = everything[ids]
+            cut = _nucleus(weights, wanted)
+            if cut < ids.size or ids.size == size:
+                return ids[:cut], weights[:cut]
+            count *= 8
+
+    def _weights(self, logits: F32, peak: np.float32) -> F32:
+        with np.errstate(under="ignore", over="ignore"):
+            return np.exp((logits - peak) * np.float32(1 / self.settings.temperature))
+
+
+def _sum(weights: F32) -> float:
+    return float(weights.sum(dtype=np.float64))
+
+
+def _nucleus(weights: F32, wanted: float) -> int:
+    """How many of the sorted ``weights`` it takes to reach ``wanted``, at least one."""
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    return min(int(np.searchsorted(cumulative, wanted, side="left")) + 1, weights.size)
+
+
+def top(logits: F32, count: int) -> NDArray[np.intp]:
+    """The ids of the ``count`` largest of ``logits`` (n,), largest first, the lowest id of equals.
+
+    A block's maximum is a member of it, so at least ``count`` values reach the ``count``-th best
+    of the maxima, and the ``count`` largest are among those that do.
+    """
+    candidates = np.arange(logits.size)
+    blocks = logits.size // _BLOCK
+    if count < blocks:
+        peaks = logits[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        candidates = np.flatnonzero(logits >= np.partition(peaks, -count)[-count])
+    values = logits[candidates]
+    if candidates.size > 4 * count:
+        kept = np.flatnonzero(values >= np.partition(values, -count)[-count])
+        candidates, values = candidates[kept], values[kept]
+    return candidates[np.lexsort((candidates, -values))[:count]]

@@ -1,0 +1,141 @@
+"""Messages to a prompt, by the chat template inside of a model file.
+
+The template itself runs in ``jail``. Messages are text from users, so a control token's text inside
+of a message must not become that token: ``render`` breaks such texts up with a character that
+occurs nowhere else, cuts the result at the control tokens that are left (those that the template
+wrote), and takes the character out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from clawai.plugins.engine.jail import Budget, Jail, RefusedError
+from clawai.plugins.engine.tokenizer import Part, split_control
+from clawai.sdk.errors import ClawError
+from clawai.sdk.model.gguf import ModelFileError
+
+MAX_TEMPLATE = 256 * 1024
+MAX_MESSAGES = 4096
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class ChatTemplate:
+    """A compiled template of one model."""
+
+    def __init__(self, source: str, *, bos: str, eos: str, controls: Sequence[str]) -> None:
+        """Compile ``source``.
+
+        Args:
+            source: the Jinja text of ``tokenizer.chat_template``.
+            bos: what ``bos_token`` stands for in it, "" for none.
+            eos: what ``eos_token`` stands for.
+            controls: the texts of the vocabulary's control tokens.
+
+        Raises:
+            ModelFileError: too long, not Jinja, or something in it is not allowed.
+        """
+        if len(source) > MAX_TEMPLATE:
+            raise ModelFileError("the chat template is too long", None, len(source), MAX_TEMPLATE)
+        self._source = source
+        self._controls = tuple(text for text in controls if text)
+        self._special = {"bos_token": bos, "eos_token": eos}
+        self._environment = Jail()
+        try:
+            self._template = self._environment.from_string(
+                self._environment.guarded(self._environment.parse(source))
+            )
+        except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+            raise ModelFileError(f"the chat template cannot be used: {error}") from error
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, open_answer: bool = True
+    ) -> list[Part]:
+        """The prompt for ``messages``.
+
+        Args:
+            messages: each a mapping of ``role`` (one of ``ROLES``) and ``content`` (text).
+            open_answer: end with the start of the assistant's answer.
+
+        Returns:
+            The prompt in parts; control tokens are those of the template only.
+
+        Raises:
+            ClawError: bad_params, the messages are malformed or the template refused them;
+                bad_model, the template failed or exceeded its budget.
+        """
+        checked = _checked(messages)
+        shield = _absent(self._source, *(each["content"] for each in checked))
+        shielded = [
+            {**each, "content": self._shielded(each["content"], shield)} for each in checked
+        ]
+        text = self._run(messages=shielded, add_generation_prompt=open_answer)
+        parts = split_control(text, self._controls)
+        plain = [Part(part.text.replace(shield, ""), part.control) for part in parts]
+        return [part for part in plain if part.text]
+
+    def _run(self, **variables: Any) -> str:
+        self._environment.budget = Budget()
+        try:
+            return self._template.render(**self._special, **variables)
+        except RefusedError as error:
+            raise ClawError(
+                "bad_params", f"the model's chat template refuses the messages: {error}"
+            ) from None
+        except ClawError:
+            raise
+        except (Exception, RecursionError) as error:  # whatever a hostile template provokes
+            raise ModelFileError(f"the chat template failed: {error}"[:400]) from None
+
+    def _shielded(self, content: str, shield: str) -> str:
+        """``content`` with ``shield`` in every control text, and where one could grow at an end.
+
+        The ends matter because a template may put two contents, or its own text, side by side.
+        Marks at the ends touch no white space, so that templates still trim what they trimmed.
+        """
+        for text in self._controls:
+            if text in content:
+                content = content.replace(
+                    text, text[0] + shield + text[1:] if len(text) > 1 else shield
+                )
+        if any(_starts_inside(content, text) for text in self._controls):
+            content = shield + content
+        if any(_ends_inside(content, text) for text in self._controls):
+            content += shield
+        return content
+
+
+def _starts_inside(content: str, text: str) -> bool:
+    return any(content.startswith(text[cut:]) for cut in range(1, len(text)))
+
+
+def _ends_inside(content: str, text: str) -> bool:
+    return any(content.endswith(text[:cut]) for cut in range(1, len(text)))
+
+
+def _absent(*texts: str) -> str:
+    """A character that stands in none of ``texts``; cuneiform first: it prints, and never trims."""
+    used = set("".join(texts))
+    for code in range(0x12000, 0x110000):
+        if chr(code) not in used:
+            return chr(code)
+    raise ClawError("bad_params", "the messages use every character of Unicode")
+
+
+def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    if not isinstance(messages, list | tuple) or not 1 <= len(messages) <= MAX_MESSAGES:
+        got = len(messages) if isinstance(messages, list | tuple) else type(messages).__name__
+        raise ClawError("bad_params", "messages", got, f"a list of 1 to {MAX_MESSAGES}")
+    checked = []
+    for at, message in enumerate(messages):
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            got = sorted(map(str, message)) if isinstance(message, Mapping) else str(type(message))
+            raise ClawError("bad_params", f"messages[{at}]", got, ["role", "content"])
+        if message["role"] not in ROLES:
+            raise ClawError("bad_params", f"messages[{at}].role", message["role"], list(ROLES))
+        if not isinstance(message["content"], str):
+            got = type(message["content"]).__name__
+            raise ClawError("bad_params", f"messages[{at}].content", got, "text")
+        checked.append({"role": message["role"], "content": message["content"]})
+    return checked
