@@ -64,7 +64,8 @@ class Engine:
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
         """Private zeroed memory in huge pages, charged to this worker by ``reserve``."""
-        mapping = mmap.mmap(-1, max(nbytes, 1))
+        # Private: RLIMIT_DATA counts it, and shared memory would get no huge pages.
+        mapping = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if nbytes >= 2 << 20:
             mapping.madvise(mmap.MADV_HUGEPAGE)
         self._kept.append(mapping)
