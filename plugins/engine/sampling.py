@@ -1,8 +1,7 @@
 """Picks the next token from logits: temperature, then top-k, then top-p, by a seeded generator.
 
 The same seed, settings and logits give the same token. The vocabulary (about 50,000) is never
-sorted: the k best reach the k-th best of the maxima of blocks, a bound that costs one pass, so
-that only a few candidates are put in order. Nothing is approximated.
+sorted, only the few tokens that can be drawn are; nothing is approximated.
 
 Nucleus sampling (top-p): Holtzman et al. 2020, arXiv:1904.09751.
 """
@@ -68,10 +67,8 @@ class Sampler:
         if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
             return best
         ids, weights = self._candidates(logits, logits[best])
-        cumulative = np.cumsum(weights, dtype=np.float64)
         # One draw for each token whatever the candidates, so that settings compare draw by draw.
-        at = self._random.random() * cumulative[-1]
-        return int(ids[min(int(np.searchsorted(cumulative, at, side="right")), len(ids) - 1)])
+        return int(ids[_drawn(weights, self._random.random())])
 
     def _candidates(self, logits: F32, peak: np.float32) -> tuple[NDArray[np.intp], F32]:
         """Ids, most likely first unless all are kept, with weights exp((logit - peak) / t)."""
@@ -110,18 +107,24 @@ def _nucleus(weights: F32, wanted: float) -> int:
 
 
 def top(logits: F32, count: int) -> NDArray[np.intp]:
-    """The ids of the ``count`` largest of ``logits`` (n,), largest first, the lowest id of equals.
+    """The ids of the ``count`` largest of ``logits``, the largest first, of equals the lowest id."""
+    least = np.partition(logits, -count)[-count]
+    candidates = np.flatnonzero(logits >= least)
+    return candidates[np.lexsort((candidates, -logits[candidates]))[:count]]
 
-    A block's maximum is a member of it, so at least ``count`` values reach the ``count``-th best
-    of the maxima, and the ``count`` largest are among those that do.
+
+def _drawn(weights: F32, share: float) -> int:
+    """The first index where the running sum of ``weights`` exceeds ``share`` (0 to 1) of it all.
+
+    In two steps, blocks and then inside of one, because a running sum of everything is slow.
     """
-    candidates = np.arange(logits.size)
-    blocks = logits.size // _BLOCK
-    if count < blocks:
-        peaks = logits[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-        candidates = np.flatnonzero(logits >= np.partition(peaks, -count)[-count])
-    values = logits[candidates]
-    if candidates.size > 4 * count:
-        kept = np.flatnonzero(values >= np.partition(values, -count)[-count])
-        candidates, values = candidates[kept], values[kept]
-    return candidates[np.lexsort((candidates, -values))[:count]]
+    blocks = np.cumsum(
+        np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)), dtype=np.float64
+    )
+    at = share * blocks[-1]
+    block = min(int(np.searchsorted(blocks, at, side="right")), len(blocks) - 1)
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    rest = at - (blocks[block - 1] if block else 0.0)
+    index = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), rest, side="right"))
+    # Rounding may lead beyond the end of the block; a token of weight 0 is never drawn.
+    return block * _BLOCK + min(index, int(np.flatnonzero(inside)[-1]))
