@@ -1,0 +1,106 @@
+"""Every op of ``ops.def`` on every target of this processor, against a float64 reference.
+
+Arrays lie flush with forbidden pages, once at their start (the end then is unaligned) and once at
+their end; sizes are odd where an op allows it. Integer stages must agree bit for bit between
+targets, floats within the tolerance that ``ops.def`` states.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clawai.plugins.accelerator._ops import ffi, lib
+from clawai.plugins.accelerator.build_ops import OpRow, read_ops
+from guarded import Guarded
+from op_cases import KINDS, MAKERS, Case, Out, make_case
+
+OPS = read_ops()
+TARGETS = [name for name in ("scalar", "avx2") if lib.claw_ops_named(name.encode()) != ffi.NULL]
+
+
+def run(op: OpRow, target: str, case: Case, side: str) -> list[Any]:
+    """Call the op on guarded copies; returns copies of its outputs."""
+    function = getattr(lib.claw_ops_named(target.encode()), op.name)
+    kinds = [kind.cname.replace("const ", "") for kind in ffi.typeof(function).args]
+    with Guarded(side) as space:
+        given, outs, inputs = [], [], []
+        for arg, kind in zip(case.args, kinds, strict=True):
+            if isinstance(arg, int | float):
+                given.append(arg)
+                continue
+            array = space.place(np.zeros(arg.shape, arg.dtype) if isinstance(arg, Out) else arg)
+            if isinstance(arg, Out) and not arg.scratch:
+                outs.append(array)
+            elif not isinstance(arg, Out):
+                inputs.append((array, arg))
+            given.append(ffi.cast(kind, array.ctypes.data))
+        function(*given)
+        for array, before in inputs:
+            assert array.tobytes() == before.tobytes(), "an input was changed"
+        return [out.copy() for out in outs]
+
+
+def test_every_op_has_cases() -> None:
+    assert {op.name for op in OPS} == set(MAKERS)
+
+
+def test_the_scalar_target_is_always_there() -> None:
+    assert "scalar" in TARGETS
+    assert lib.claw_ops_named(b"no such target") == ffi.NULL
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "weird"])
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_op_meets_its_reference(op: OpRow, kind: str) -> None:
+    case = make_case(op.name, kind)
+    for target in TARGETS:
+        for side in ("start", "end"):
+            outs = run(op, target, case, side)
+            for got, expected in zip(outs, case.expected, strict=True):
+                if case.exact:
+                    np.testing.assert_array_equal(got, expected.astype(got.dtype), target)
+                    continue
+                scale = np.abs(expected).max() if case.scale is None else case.scale
+                error = np.abs(got.astype(np.float64) - expected).max()
+                assert error <= op.tolerance * scale, f"{target}: {error / scale:.3g} of the scale"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_targets_agree(op: OpRow, kind: str) -> None:
+    """Bit for bit where the tolerance is 0 or sums are exact; NaN in the same places otherwise."""
+    case = make_case(op.name, kind)
+    reference = run(op, "scalar", case, "end")
+    for target in TARGETS:
+        for got, expected in zip(run(op, target, case, "start"), reference, strict=True):
+            if op.tolerance == 0 or case.exact:
+                np.testing.assert_array_equal(got, expected, target)
+            else:
+                np.testing.assert_array_equal(np.isnan(got), np.isnan(expected), target)
+
+
+@pytest.mark.parametrize("fmt", ["q4a", "q4s", "q8a", "q8s"])
+def test_a_token_gives_the_same_bits_alone_and_in_a_batch(fmt: str) -> None:
+    gemm, gemv = (next(op for op in OPS if op.name == f"{f}_{fmt}") for f in ("gemm", "gemv"))
+    case = make_case(gemm.name, "odd")
+    data, blocks, k, q, d, s, n, _, _, _ = case.args
+    for target in TARGETS:
+        batch = run(gemm, target, case, "end")[0]
+        for t in range(n):
+            alone = Case([data, blocks, k, q[t], d[t], s[t], Out(8 * blocks)])
+            np.testing.assert_array_equal(run(gemv, target, alone, "end")[0], batch[t])
+
+
+@pytest.mark.parametrize("name", ["add", "silu_mul"])
+def test_elementwise_in_place(name: str) -> None:
+    op = next(op for op in OPS if op.name == name)
+    case = make_case(name, "odd")
+    expected = run(op, "scalar", case, "end")[0]
+    for target in TARGETS:
+        a, b, n, _ = case.args
+        with Guarded("end") as space:
+            x, y = space.place(a), space.place(b)
+            pointers = [ffi.cast("float *", v.ctypes.data) for v in (x, y)]
+            getattr(lib.claw_ops_named(target.encode()), name)(*pointers, n, pointers[0])
+            np.testing.assert_allclose(x, expected, rtol=1e-5)
