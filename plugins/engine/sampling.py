@@ -107,7 +107,7 @@ def _nucleus(weights: F32, wanted: float) -> int:
 
 
 def top(logits: F32, count: int) -> NDArray[np.intp]:
-    """The ids of the ``count`` largest of ``logits``, the largest first, of equals the lowest id."""
+    """The ids of the ``count`` largest of ``logits``, largest first, of equals the lowest id."""
     least = np.partition(logits, -count)[-count]
     candidates = np.flatnonzero(logits >= least)
     return candidates[np.lexsort((candidates, -logits[candidates]))[:count]]
