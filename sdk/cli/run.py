@@ -144,7 +144,7 @@ def run_command(
     name = stored_name(model, fetch)
     params = generation_params(options)
     if raw:
-        params |= {"prompt": text, "raw": True}
+        params["prompt"] = text
     else:
         params["messages"] = [{"role": "user", "content": text}]
         if options.get("system"):
@@ -218,7 +218,7 @@ def call_command(
 
     \b
     Example:
-      claw call echo.echo text=hello
+      claw call echo.say text=hello
     """
     params = parse_pairs(pairs)
     with connect(start=True) as client:

@@ -1,0 +1,96 @@
+"""The engine as our side of `claw bench decode`: composed as in a worker, without the sandbox.
+
+    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT
+
+The drivers come from the manifest and are found through their hook, as the worker host does it.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pluggy
+
+from clawai.plugins.engine.worker import Engine
+from clawai.sdk import hookspecs
+from clawai.sdk.cli.bench import peer
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import read_plugin
+
+
+class Host:
+    """What ``claw_start`` is given: a model, threads, and all the memory that it asks for."""
+
+    def __init__(self, model: str, threads: int, context: int) -> None:
+        self.model: Mapping[str, Any] = {"name": Path(model).stem}
+        self.model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
+        self.threads = threads
+        self.context = context
+        self.control = memoryview(bytearray(4096)).cast("I")
+        self._plugins = pluggy.PluginManager("clawai")
+        self._plugins.add_hookspecs(hookspecs)
+        folder = Path(__file__).parent
+        for name in read_plugin(folder).plugin.drivers:
+            found = read_plugin(folder.parent / name).plugin.module
+            module = importlib.import_module(found)
+            self._plugins.register(getattr(module, "claw_plugin", module))
+
+    def reserve(self, size: int) -> None:
+        """Granted: there is no ledger here."""
+
+    def driver(self, device: str) -> Any:
+        """The first driver for ``device``."""
+        driver = self._plugins.hook.claw_driver(device=device)
+        if driver is None:
+            raise ClawError("worker_failed", f"no plugin drives {device!r}")
+        return driver
+
+
+class Ours:
+    """A loaded model, greedy."""
+
+    def __init__(self, plan: Any) -> None:
+        self._plan = plan
+        self._next = 0
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        """See ``clawai.sdk.cli.bench.peer.Peer``."""
+        self._plan.rewind(0)
+        start = time.perf_counter()
+        self._next = int(np.argmax(self._plan.run(list(tokens))[-1]))
+        return time.perf_counter() - start
+
+    def decode(self, count: int) -> float:
+        """See ``clawai.sdk.cli.bench.peer.Peer``."""
+        token = self._next
+        start = time.perf_counter()
+        for _ in range(count):
+            token = int(np.argmax(self._plan.run([token])[-1]))
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    """Load and take orders."""
+    engine = Engine()
+    try:
+        engine.claw_start(Host(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    except ClawError as error:
+        peer.fail(error)
+        return
+    assert engine.session is not None
+    plan = engine.session.plan
+    facts = {
+        "name": "clawai",
+        "isa": getattr(plan, "isa", ""),
+        "vocabulary": engine.session.tokenizer.vocabulary,
+    }
+    peer.serve(Ours(plan), facts)
+
+
+if __name__ == "__main__":
+    main()

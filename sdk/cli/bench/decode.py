@@ -1,0 +1,173 @@
+"""`claw bench decode`: tokens a second of a language model, ours beside llama.cpp.
+
+Both sides are processes that stay loaded and are asked in turn, in alternating order, so that a
+slower minute of the box hits both; the medians of the rounds are reported. The prompt is the same
+list of token ids on both sides. Our side is the engine with its driver as a worker loads them, but
+outside of the sandbox and the kernel.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clawai.sdk import config
+from clawai.sdk.cli import output
+from clawai.sdk.cli.bench.command import finish
+from clawai.sdk.cli.bench.report import Report
+from clawai.sdk.errors import ClawError
+from clawai.sdk.store import Store
+
+OURS = "clawai.plugins.engine.bench"
+PEERS = {"llama.cpp": "clawai.sdk.cli.bench.llamacpp"}
+CONTEXT = 1024
+DECODE = 64
+LONG, SHORT = 512, 128
+
+
+class Side:
+    """One running side."""
+
+    def __init__(self, module: str, model: Path, threads: int) -> None:
+        command = [sys.executable, "-m", module, str(model), str(threads), str(CONTEXT)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("CLAW_DEBUG") else subprocess.DEVNULL,
+            text=True,
+        )
+        self._module = module
+        self.times: dict[str, list[float]] = {}
+        try:
+            self.facts: dict[str, Any] = self._read()["ready"]
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, **order: Any) -> float:
+        """Send one order and wait for its figure."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # reading tells that it ended
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        return float(next(iter(self._read().values())))
+
+    def round(self, prompt: Sequence[int]) -> None:
+        """Measure every case once."""
+        for name, order in (
+            ("prefill_512", {"prefill": prompt[:LONG]}),
+            ("prefill_128", {"prefill": prompt[:SHORT]}),
+            ("decode_64", {"decode": DECODE}),
+        ):
+            self.times.setdefault(name, []).append(self.ask(**order))
+
+    def figures(self) -> dict[str, float]:
+        """The medians, under the keys that stay."""
+        middle = {name: statistics.median(times) for name, times in self.times.items()}
+        return {
+            "prefill_128_tok_s": round(SHORT / middle["prefill_128"], 2),
+            "prefill_512_tok_s": round(LONG / middle["prefill_512"], 2),
+            "decode_64_tok_s": round(DECODE / middle["decode_64"], 2),
+            "first_token_ms": round(middle["prefill_128"] * 1000, 2),
+            "resident_bytes": self.ask(resident=True),
+        }
+
+    def _read(self) -> dict[str, Any]:
+        """The next line of JSON; the libraries of a peer may print lines of their own."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                if "error" in answer:
+                    raise ClawError(**answer["error"])
+                return answer
+        raise ClawError(
+            "worker_failed",
+            f"the side {self._module} ended",
+            got=f"exit status {self._process.wait()}",
+            hint="CLAW_DEBUG=1 shows what it printed",
+        )
+
+    def close(self) -> None:
+        """End the side."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def prompt_ids(count: int, vocabulary: int) -> list[int]:
+    """Ids without the control tokens at the front; spread, so that no table's rows are in cache."""
+    first = min(1000, vocabulary // 2)
+    return [first + number * 7919 % (vocabulary - first) for number in range(count)]
+
+
+def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Report:
+    """Run all sides in turn.
+
+    Raises:
+        ClawError: unsupported_system if a peer is not installed; bad_model; worker_failed.
+    """
+    sides: dict[str, Side] = {}
+    status = output.Status()
+    try:
+        for name, module in {"clawai": OURS, **{peer: PEERS[peer] for peer in peers}}.items():
+            status.show(f"loading {model.name} in {name}")
+            sides[name] = Side(module, model, threads)
+        prompt = prompt_ids(LONG, sides["clawai"].facts["vocabulary"])
+        for number in range(rounds + 1):
+            order = list(sides.items())
+            for name, side in order if number % 2 else reversed(order):
+                status.show(f"round {number} of {rounds}: {name}")
+                side.round(prompt)
+            if number == 0:  # only warms caches and clocks
+                for side in sides.values():
+                    side.times.clear()
+        figures = {name: side.figures() for name, side in sides.items()}
+        facts = {name: side.facts for name, side in sides.items()}
+    finally:
+        status.clear()
+        for side in sides.values():
+            side.close()
+    settings = {"model": model.name, "threads": threads, "rounds": rounds}
+    settings |= {"isa": facts["clawai"].get("isa", "")}
+    settings |= {peer: facts[peer].get("version", "") for peer in peers}
+    return Report("decode", settings, figures.pop("clawai"), figures)
+
+
+@click.command("decode")
+@click.option(
+    "--model", default="smollm2", show_default=True, help="A stored model or a GGUF file."
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Default: as workers have.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
+@click.option("--against", type=click.Choice(list(PEERS)), multiple=True, help="Measure it too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(
+    model: str, threads: int | None, rounds: int, against: tuple[str, ...], as_json: bool
+) -> None:
+    """Measure how fast a language model reads a prompt and writes an answer.
+
+    \b
+    Example:
+      claw bench decode --model smollm2 --threads 2 --against llama.cpp
+    """
+    path = Path(model) if model.endswith(".gguf") else Store().get(model).path
+    if not path.is_file():
+        raise ClawError("unknown_model", f"there is no file {path}", got=model)
+    cores = len(os.sched_getaffinity(0))
+    threads = threads or config.load().workers.threads or cores
+    finish(measure(path, threads, rounds, against), as_json)

@@ -1,0 +1,59 @@
+"""One side of the benchmark `decode`: a process of its own that loads a model and takes orders.
+
+Orders and answers are lines of JSON, so that two sides can be measured in turn, round by round, and
+neither's libraries are in the other's process:
+
+    started              {"ready": {"name": ..., "isa": ...}}
+    {"prefill": [ids]}   {"seconds": ...}   the prompt into an empty cache, up to the first token
+    {"decode": N}        {"seconds": ...}   N more tokens after the prompt of the last order
+    {"resident": true}   {"bytes": ...}     of this process
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from clawai.sdk.errors import ClawError
+
+
+class Peer(Protocol):
+    """A loaded model."""
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        """Seconds from an empty cache to the first token after ``tokens``."""
+        ...
+
+    def decode(self, count: int) -> float:
+        """Seconds for ``count`` greedy tokens after the last prefill's."""
+        ...
+
+
+def serve(peer: Peer, facts: dict[str, Any]) -> None:
+    """Take orders from standard input until it ends."""
+    print(json.dumps({"ready": facts}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "prefill" in order:
+            answer = {"seconds": peer.prefill(order["prefill"])}
+        elif "decode" in order:
+            answer = {"seconds": peer.decode(order["decode"])}
+        else:
+            answer = {"bytes": resident()}
+        print(json.dumps(answer), flush=True)
+
+
+def fail(error: ClawError) -> None:
+    """Tell why this side cannot run."""
+    fields = ("code", "message", "got", "allowed", "hint")
+    told = {name: getattr(error, name) for name in fields}
+    print(json.dumps({"error": told}, default=str), flush=True)
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmRSS")

@@ -1,0 +1,102 @@
+"""`claw bench decode` on a tiny model: the form, the sides, and what each refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clawai.sdk.cli.bench import decode, report
+from gguf_files import tiny_llama
+
+KEYS = {
+    "prefill_128_tok_s", "prefill_512_tok_s", "decode_64_tok_s", "first_token_ms", "resident_bytes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_llama(context=1024))
+    return path
+
+
+def claw(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clawai.sdk.cli.main", "bench", "decode", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_form_of_a_report(tiny):
+    done = claw("--model", str(tiny), "--threads", "1", "--rounds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"bench", "version", "box", "settings", "figures", "against"}
+    assert found["bench"] == "decode"
+    assert found["settings"]["threads"] == 1
+    assert set(found["figures"]) == KEYS
+    assert all(value > 0 for value in found["figures"].values())
+    assert found["against"] == {}
+    assert {"processor", "cores", "isa", "memory_bytes"} <= set(found["box"])
+
+
+def test_a_table_for_people(tiny):
+    text = claw("--model", str(tiny), "--rounds", "1").stdout
+    for key in KEYS:
+        assert key in text
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    done = claw("--model", str(tmp_path / "no.gguf"))
+    assert done.returncode == 1
+    assert "unknown_model" in done.stderr
+
+
+def test_a_bad_model_is_told_by_its_code(tmp_path):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
+    done = claw("--model", str(tmp_path / "bad.gguf"))
+    assert done.returncode == 1
+    assert "bad_model" in done.stderr
+
+
+def test_a_peer_that_is_not_installed_names_the_extra(tmp_path):
+    program = (
+        "import sys; sys.modules['xllamacpp'] = None; sys.argv = ['x', 'm', '1', '1']\n"
+        "from clawai.sdk.cli.bench import llamacpp; llamacpp.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    told = json.loads(done.stdout)["error"]
+    assert told["code"] == "unsupported_system"
+    assert "clawai[bench]" in told["hint"]
+
+
+def test_a_side_that_dies_is_told(tiny):
+    side = decode.Side("clawai.plugins.engine.bench", tiny, 1)
+    try:
+        side._process.kill()
+        side._process.wait()
+        with pytest.raises(decode.ClawError) as caught:
+            side.ask(prefill=[1])
+        assert caught.value.code == "worker_failed"
+    finally:
+        side.close()
+
+
+def test_prompt_ids_stay_in_the_vocabulary():
+    for vocabulary in (64, 260, 49152):
+        ids = decode.prompt_ids(512, vocabulary)
+        assert len(ids) == 512
+        assert all(0 <= each < vocabulary for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("key", "ours", "theirs", "text"),
+    [
+        ("decode_64_tok_s", 200, 100, "2.00x faster"),
+        ("decode_64_tok_s", 50, 100, "0.50x"),
+        ("first_token_ms", 50, 100, "2.00x faster"),
+        ("resident_bytes", 200, 100, "0.50x"),
+        ("first_token_ms", 50, None, ""),
+    ],
+)
+def test_how_figures_compare(key, ours, theirs, text):
+    assert report.compared(key, ours, theirs) == text
