@@ -9,7 +9,10 @@ import pytest
 
 from clawai.sdk import catalogue, pull
 from clawai.sdk.store import Store, check_file
+from folder_times import pytest_runtest_logreport, pytest_terminal_summary
 from support import Kernel, no_leak
+
+__all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]
 
 StartKernel = Callable[..., Kernel]
 
