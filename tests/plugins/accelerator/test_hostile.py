@@ -1,0 +1,262 @@
+"""Graphs and calls that a hostile model file could lead to: refused before C touches a byte."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clawai.plugins.accelerator.driver import CpuDriver, lower, new_plan, step_records
+from clawai.plugins.accelerator.native import ffi, lib
+from clawai.sdk.model.driver import UnsupportedGraph
+from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.graph import Graph, Node, Op, Tensor
+from tiny_llama import allocate, llama
+
+Change = Callable[[Graph], Graph]
+
+
+def attrs(op: Op, /, **changes: Any) -> Change:
+    def change(graph: Graph) -> Graph:
+        nodes = [replace(n, attrs={**n.attrs, **changes}) if n.op is op else n for n in graph.nodes]
+        return replace(graph, nodes=tuple(nodes))
+
+    return change
+
+
+def tensor(name: str, /, **changes: Any) -> Change:
+    def change(graph: Graph) -> Graph:
+        changed = replace(graph.tensors[name], **changes)
+        return replace(graph, tensors={**graph.tensors, name: changed})
+
+    return change
+
+
+def node(output: str, /, **changes: Any) -> Change:
+    def change(graph: Graph) -> Graph:
+        nodes = [replace(n, **changes) if n.output == output else n for n in graph.nodes]
+        return replace(graph, nodes=tuple(nodes))
+
+    return change
+
+
+def fields(**changes: Any) -> Change:
+    return lambda graph: replace(graph, **changes)
+
+
+HOSTILE: list[tuple[Change, str]] = [
+    (attrs(Op.RMSNORM, eps=float("nan")), "eps must be a number"),
+    (attrs(Op.RMSNORM, eps=-1.0), "eps must be a number"),
+    (attrs(Op.RMSNORM, eps="1"), "eps must be a number"),
+    (attrs(Op.ROPE, heads=1 << 40), "heads must be an integer"),
+    (attrs(Op.ROPE, head_dim=7), "head_dim must be an integer in 8"),
+    (attrs(Op.ROPE, head_dim=1 << 20), "head_dim must be an integer"),
+    (attrs(Op.ROPE, head_dim=12), "multiple of 8"),
+    (attrs(Op.ROPE, rot_dim=5), "rot_dim must be even"),
+    (attrs(Op.ROPE, rot_dim=32), "rot_dim must be an integer in 2..16"),
+    (attrs(Op.ROPE, theta=0.0), "theta must be a number"),
+    (attrs(Op.ROPE, theta=float("inf")), "theta must be a number"),
+    (attrs(Op.ROPE, style="spiral"), "style must be"),
+    (attrs(Op.ROPE, heads=3), "must be 48"),
+    (attrs(Op.ATTENTION, kv_heads=0), "kv_heads must be"),
+    (attrs(Op.ATTENTION, kv_heads=3), "no multiple"),
+    (attrs(Op.ATTENTION, kv_heads=4), "must be 64"),
+    (attrs(Op.ATTENTION, heads=True), "heads must be an integer"),
+    (attrs(Op.ATTENTION, layer=0), "already has an attention"),
+    (attrs(Op.ATTENTION, layer=2), "layer must be an integer in 0..1"),
+    (attrs(Op.ATTENTION, layer=-1), "layer must be"),
+    (attrs(Op.ATTENTION, scale=float("nan")), "scale must be"),
+    (tensor("table", shape=(102, 64)), "must have shape"),
+    (tensor("table", shape=(101, 0)), "must have shape"),
+    (tensor("table", shape=(101, -64)), "must have shape"),
+    (tensor("table", shape=(101, 64, 1)), "must have shape"),
+    (tensor("table", shape=(101, "tokens")), "must have shape"),
+    (tensor("table", shape=(101, 65)), "multiple of"),
+    (tensor("table", shape=(101, 1 << 19)), "at most"),
+    (tensor("table", data=None), "must be a weight"),
+    (tensor("table", dtype=DType.I32), "allowed"),
+    (tensor("table", dtype=DType.Q4_K), "multiple of"),
+    (tensor("0.g1", dtype=DType.Q8_0), "allowed"),
+    (tensor("0.g1", shape=(63,)), "must have shape"),
+    (tensor("0.q.w", shape=(64, 32)), "must have shape"),
+    (tensor("0.q.w", shape=(1 << 40, 64)), "at most"),
+    (node("0.q", inputs=("0.in",)), "takes"),
+    (node("0.q", inputs=("nowhere", "0.q.w")), "not computed"),
+    (node("0.q", inputs=("0.x2", "0.q.w")), "not computed"),
+    (node("0.x1", output="table"), "already taken"),
+    (node("0.x1", output="0.q"), "already taken"),
+    (node("0.x1", output="tokens"), "input of the graph"),
+    (node("x", inputs=("0.in", "table")), "graph's input"),
+    (node("0.x1", inputs=("x", "0.q.w")), "not computed"),
+    (node("0.qr", op=Op.LAST, attrs={}), "has been through LAST"),
+    (node("last", op=Op.ADD, inputs=("1.x2", "1.x2")), "LAST node"),
+    (fields(vocabulary=0), "vocabulary must be"),
+    (fields(vocabulary=1 << 30), "vocabulary must be"),
+    (fields(vocabulary=100), "must have shape"),
+    (fields(outputs=("norm",)), "as wide as the vocabulary"),
+    (fields(outputs=("0.x1",)), "LAST node"),
+    (fields(outputs=()), "one output"),
+    (fields(inputs=("a", "b")), "one input"),
+    (fields(layers=0), "layers must be"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_graphs_are_refused(change: Change, message: str) -> None:
+    graph = change(llama())
+    with pytest.raises(UnsupportedGraph, match=message):
+        CpuDriver().footprint(graph, context=64)
+
+
+def test_a_weight_shorter_than_its_shape_is_refused() -> None:
+    graph = llama()
+    short = replace(graph.tensors["1.down.w"], data=graph.tensors["1.down.w"].data[:-1])
+    graph = replace(graph, tensors={**graph.tensors, "1.down.w": short})
+    with pytest.raises(UnsupportedGraph, match="contiguous bytes"):
+        CpuDriver().compile(graph, context=64, threads=1, allocate=allocate)
+
+
+@pytest.mark.parametrize("context", [0, -1, 4097, 1 << 40])
+def test_context_is_bounded(context: int) -> None:
+    with pytest.raises(ValueError, match="context must be in"):
+        CpuDriver().footprint(llama(), context=context)
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], [101], [-1], [1 << 31], [1 << 70], [[1]], [0, 1 << 32], [1 << 63]]
+)
+def test_token_ids_are_checked(tokens: Any) -> None:
+    plan = CpuDriver().compile(llama(), context=64, threads=1, allocate=allocate)
+    try:
+        with pytest.raises(ValueError, match=r"token|tokens"):
+            plan.run(tokens)
+        assert plan.position == 0
+    finally:
+        plan.close()
+
+
+def test_the_context_cannot_overflow() -> None:
+    plan = CpuDriver().compile(llama(), context=65, threads=1, allocate=allocate)
+    try:
+        plan.run([1] * 60)
+        with pytest.raises(ValueError, match="do not fit a context of 65"):
+            plan.run([1] * 6)
+        plan.run([1] * 5)
+        assert plan.position == 65
+        with pytest.raises(ValueError, match="do not fit"):
+            plan.run([1])
+    finally:
+        plan.close()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 65])
+def test_threads_are_bounded(threads: int) -> None:
+    with pytest.raises(ValueError, match="threads must be in"):
+        CpuDriver().compile(llama(), context=64, threads=threads, allocate=allocate)
+
+
+def test_allocate_must_keep_its_promise() -> None:
+    backing = bytearray(1 << 20)
+    shift = -(ffi.cast("uintptr_t", ffi.from_buffer(backing)).__int__()) % 64 + 4
+    for give in (
+        lambda n, purpose: memoryview(bytearray(n - 1)),
+        lambda n, purpose: memoryview(bytes(n)),
+        lambda n, purpose: memoryview(backing)[shift : shift + n],
+    ):
+        with pytest.raises(ValueError, match="allocate"):
+            CpuDriver().compile(llama(), context=64, threads=1, allocate=give)
+
+
+def test_c_refuses_every_extent_that_leaves_its_area() -> None:
+    """The C side by itself: each number of each step, made huge, is caught or harmless."""
+    lowering = lower(llama(layers=1), 64)
+    steps = step_records(lowering)
+    scratch = lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1)
+    memory = {
+        "weights": allocate(lowering.weights.nbytes, "weights"),
+        "kv": allocate(lowering.cache_bytes, "kv"),
+        "arena": allocate(lowering.arena_bytes + int(scratch), "arena"),
+    }
+    spec = ffi.new("claw_spec *")
+    for key, area in memory.items():
+        setattr(spec, key, ffi.from_buffer("uint8_t[]", area))
+        setattr(spec, f"{key}_bytes", area.nbytes)
+    isa = ffi.new("char[]", b"scalar")
+    spec.isa, spec.scratch, spec.context, spec.chunk = isa, lowering.arena_bytes, 64, 64
+    spec.threads, spec.vocabulary = 1, 101
+    names = [step.name for step in lowering.steps]
+    lib.claw_plan_free(new_plan(spec, steps, names))
+    tokens, out = ffi.new("int32_t[]", list(range(64))), np.zeros((64, 101), np.float32)
+    logits = ffi.cast("float *", out.ctypes.data)
+    numbers = ["code", "flags", "format", "rows", "k", "heads", "kv_heads", "head_dim", "rot_dim"]
+    numbers += ["folds", "in_q8", "q8", "weight", "extra", "cache"]
+    refused = 0
+    for i in range(len(steps)):
+        for name in numbers:
+            for value in (0, 1, 64, 4096, 1 << 20, (1 << 32) - 64):
+                before = getattr(steps[i], name)
+                setattr(steps[i], name, value)
+                code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
+                plan = lib.claw_plan_new(spec, steps, len(steps), code, bad)
+                setattr(steps[i], name, before)
+                if plan == ffi.NULL:
+                    refused += 1
+                    continue
+                assert lib.claw_plan_run(plan, tokens, 64, logits, 1) == 0
+                lib.claw_plan_free(plan)
+        for view in "abcy":
+            for value in (0, 4, 1 << 20, (1 << 64) - 64):
+                v = getattr(steps[i], view)
+                before = v.offset
+                v.offset = value
+                code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
+                plan = lib.claw_plan_new(spec, steps, len(steps), code, bad)
+                v.offset = before
+                if plan == ffi.NULL:
+                    refused += 1
+                    continue
+                assert lib.claw_plan_run(plan, tokens, 64, logits, 1) == 0
+                lib.claw_plan_free(plan)
+    assert refused > 100
+
+
+def test_odd_graphs_still_compute_right() -> None:
+    """Nodes that no fusion covers: standalone rotation, gate, sum, a value read twice."""
+    from tiny_llama import forward
+
+    rng = np.random.default_rng(5)
+
+    def w(name: str, rows: int, columns: int) -> Tensor:
+        data = (rng.standard_normal((rows, columns)) / 4).astype(np.float32).tobytes()
+        return Tensor(name, (rows, columns), DType.F32, memoryview(data))
+
+    tensors = {"t": w("t", 32, 16), "a": w("a", 16, 16), "b": w("b", 16, 16), "h": w("h", 32, 16)}
+    rope = {"heads": 2, "head_dim": 8, "rot_dim": 8, "theta": 100.0, "style": "split"}
+    nodes = (
+        Node(Op.EMBED, ("ids", "t"), "x"),
+        Node(Op.MATMUL, ("x", "a"), "p"),
+        Node(Op.ROPE, ("p",), "r", rope),
+        Node(Op.SILU_MUL, ("p", "r"), "g"),
+        Node(Op.ADD, ("g", "g"), "gg"),
+        Node(Op.MATMUL, ("gg", "b"), "m"),
+        Node(Op.ADD, ("m", "x"), "s"),
+        Node(Op.ADD, ("s", "m"), "u"),
+        Node(
+            Op.ATTENTION,
+            ("r", "u", "p"),
+            "att",
+            {"layer": 0, "heads": 2, "kv_heads": 2, "head_dim": 8, "scale": 0.1},
+        ),
+        Node(Op.ADD, ("att", "x"), "v"),
+        Node(Op.LAST, ("v",), "l"),
+        Node(Op.MATMUL, ("l", "h"), "logits"),
+    )
+    graph = Graph(tensors, nodes, ("ids",), ("logits",), 100, 32, 1)
+    tokens = rng.integers(0, 32, 40).tolist()
+    plan = CpuDriver().compile(graph, context=50, threads=2, allocate=allocate)
+    try:
+        got = plan.run(tokens, all_logits=True)
+    finally:
+        plan.close()
+    np.testing.assert_allclose(got, forward(graph, tokens), rtol=5e-3, atol=2e-3)

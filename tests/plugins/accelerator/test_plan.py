@@ -1,0 +1,216 @@
+"""Whole plans: small Llamas against numpy, and the executor's promises on numbers and stops."""
+
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clawai.plugins.accelerator import claw_driver
+from clawai.plugins.accelerator.driver import CpuDriver, CpuPlan
+from clawai.plugins.accelerator.native import PACKED, ffi, lib
+from clawai.sdk.model.driver import Stopped
+from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.graph import Graph
+from tiny_llama import FLOATS, allocate, forward, llama
+
+TOKENS = np.random.default_rng(1).integers(0, 101, 150).tolist()
+
+
+@contextmanager
+def compiled(
+    graph: Graph, *, context: int = 200, threads: int = 1, **more: Any
+) -> Iterator[CpuPlan]:
+    plan = CpuDriver().compile(graph, context=context, threads=threads, allocate=allocate, **more)
+    try:
+        yield plan
+    finally:
+        plan.close()
+
+
+def distance(got: Any, expected: Any) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def test_the_hook_gives_the_driver_for_cpu_only() -> None:
+    assert isinstance(claw_driver("cpu"), CpuDriver)
+    assert claw_driver("gpu") is None
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2"])
+@pytest.mark.parametrize("dtype", list(PACKED), ids=lambda d: d.name)
+def test_logits_match_numpy(dtype: DType, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lib.claw_ops_named(isa.encode()) == ffi.NULL:
+        pytest.skip(f"this processor has no {isa}")
+    monkeypatch.setenv("CLAW_ISA", isa)
+    k_type = dtype.geometry.block == 256
+    sizes = {"width": 256, "ffn": 512, "head_dim": 64} if k_type else {}
+    graph = llama(dtype, **sizes)
+    tokens = TOKENS[:20]
+    with compiled(graph) as plan:
+        assert plan.isa == isa
+        got = plan.run(tokens, all_logits=True)
+    assert got.shape == (20, 101)
+    assert got.dtype == np.float32
+    # What is left after mirroring: f16 keys and values, and the rounding that it moves by a step.
+    assert distance(got, forward(graph, tokens, mirror=True)) < (2e-3 if dtype in FLOATS else 2e-2)
+    assert distance(got, forward(graph, tokens)) < (2e-3 if dtype in FLOATS else 6e-2)
+
+
+SHAPES: list[dict[str, Any]] = [
+    {"style": "split"},
+    {"style": "split", "rot_dim": 6, "head_dim": 8},
+    {"rot_dim": 10, "head_dim": 24, "heads": 6, "kv_heads": 3, "dtype": DType.F16},
+    {"heads": 8, "kv_heads": 1, "head_dim": 8},
+    {"heads": 2, "kv_heads": 2, "head_dim": 32},
+    {"heads": 40, "kv_heads": 2, "head_dim": 8, "width": 96, "layers": 1, "dtype": DType.F32},
+    {"head_dim": 256, "heads": 2, "kv_heads": 1},
+    {"tied": False, "bias": True},
+    {"bias": True, "dtype": DType.F32, "ffn": 50, "width": 33, "tied": False},
+    {"mixed": DType.Q8_0},
+    {"mixed": DType.F16},
+    {"vocabulary": 8, "layers": 1},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_and_fusions(shape: dict[str, Any]) -> None:
+    graph = llama(**shape)
+    tokens = [t % graph.vocabulary for t in TOKENS[:70]]
+    with compiled(graph, threads=2) as plan:
+        got = plan.run(tokens, all_logits=True)
+    assert distance(got, forward(graph, tokens, mirror=True)) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [DType.Q4_1, DType.Q8_0, DType.F16], ids=lambda d: d.name)
+def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(dtype: DType) -> None:
+    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2)
+    with compiled(graph) as one, compiled(graph, threads=3) as three:
+        whole = one.run(TOKENS, all_logits=True)
+        assert one.position == len(TOKENS)
+        assert np.array_equal(three.run(TOKENS, all_logits=True), whole)
+        one.rewind(0)
+        alone = [one.run([t]).copy() for t in TOKENS]
+        assert np.array_equal(np.concatenate(alone), whole)
+        for size in (3, 64, 129):
+            three.rewind(0)
+            parts = [TOKENS[i : i + size] for i in range(0, len(TOKENS), size)]
+            got = [three.run(part).copy() for part in parts]
+            ends = np.cumsum([len(part) for part in parts]) - 1
+            assert np.array_equal(np.concatenate(got), whole[ends])
+
+
+def test_rewind_forgets() -> None:
+    graph = llama()
+    with compiled(graph) as plan:
+        plan.run(TOKENS[:30])
+        first = plan.run(TOKENS[30:33]).copy()
+        plan.run([1, 2, 3, 4])
+        plan.rewind(30)
+        assert plan.position == 30
+        assert np.array_equal(plan.run(TOKENS[30:33]), first)
+        for wrong in (-1, 34):
+            with pytest.raises(ValueError, match=r"rewind takes 0\.\.33"):
+                plan.rewind(wrong)
+
+
+def test_the_control_word_stops_and_the_plan_goes_on() -> None:
+    word = bytearray(4096)
+    graph = llama()
+    with compiled(graph, threads=2, control=memoryview(word)) as plan, compiled(graph) as free:
+        expected = free.run(TOKENS, all_logits=True)
+        plan.run(TOKENS[:10])
+        struct.pack_into("<I", word, 0, 1)
+        with pytest.raises(Stopped, match="10 tokens"):
+            plan.run(TOKENS[10:140])
+        assert plan.position == 10
+        struct.pack_into("<I", word, 0, 0)
+        assert np.array_equal(plan.run(TOKENS[10:])[0], expected[-1])
+
+
+def test_a_stop_from_another_thread_keeps_finished_chunks() -> None:
+    """Wherever the stop falls, going on from ``position`` gives the same logits."""
+    word = bytearray(4)
+    graph = llama(layers=6, context=2000)
+    prompt = (TOKENS * 13)[:1900]
+    with (
+        compiled(graph, context=2000, threads=2, control=memoryview(word)) as plan,
+        compiled(graph, context=2000) as free,
+    ):
+        expected = free.run(prompt).copy()
+        for delay in (0.0, 0.002, 0.01):
+            timer = threading.Timer(delay, lambda: word.__setitem__(0, 1))
+            timer.start()
+            plan.rewind(0)
+            while plan.position < len(prompt):
+                done = plan.position
+                try:
+                    got = plan.run(prompt[done:])
+                except Stopped:
+                    assert done <= plan.position < len(prompt)
+                    assert (plan.position - done) % 128 == 0
+                    timer.join()
+                    word[0] = 0
+            timer.join()
+            word[0] = 0
+            assert np.array_equal(got, expected)
+
+
+def test_op_times_name_the_steps() -> None:
+    with compiled(llama(layers=1), threads=2) as plan:
+        plan.run([1, 2, 3])
+        names = [name for name, _ in plan.op_times()]
+        assert names[0] == "x"
+        assert names[-1] == "logits"
+        assert "0.q+0.k+0.v" in names
+        assert all(ns >= 0 for _, ns in plan.op_times())
+        plan.run(TOKENS[:140])
+        assert len(plan.op_times()) > len(names)
+
+
+def test_footprint_is_what_compile_asks_for() -> None:
+    graph = llama(tied=False)
+    asked: dict[str, int] = {}
+
+    def counting(nbytes: int, purpose: str) -> memoryview:
+        asked[purpose] = asked.get(purpose, 0) + nbytes
+        return allocate(nbytes, purpose)
+
+    driver = CpuDriver()
+    footprint = driver.footprint(graph, context=100)
+    progress: list[float] = []
+    plan = driver.compile(
+        graph, context=100, threads=1, allocate=counting, progress=progress.append
+    )
+    plan.close()
+    assert asked["weights"] == footprint.weights
+    assert asked["kv"] == footprint.kv
+    assert asked["arena"] <= footprint.arena
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(1.0)
+
+
+def test_tied_embeddings_are_stored_once() -> None:
+    driver = CpuDriver()
+    tied, untied = (driver.footprint(llama(tied=t), context=64).weights for t in (True, False))
+    assert untied - tied >= 101 * 64 * 5 // 8
+
+
+def test_threads_end_with_the_plan() -> None:
+    before = threading_count()
+    with compiled(llama(), threads=4) as plan:
+        plan.run([1])
+        assert threading_count() == before + 3
+    assert threading_count() == before
+    plan.close()
+    with pytest.raises(ValueError, match="closed"):
+        plan.run([1])
+
+
+def threading_count() -> int:
+    import psutil
+
+    return int(psutil.Process().num_threads())
