@@ -76,7 +76,7 @@ class CpuPlan:
         isa = ffi.new("char[]", self.isa.encode())
         weights = take(allocate, need.weights, "weights")
         kv, arena = take(allocate, need.kv, "kv"), take(allocate, need.arena, "arena")
-        self._keep: list[Any] = [weights, kv, arena, isa, lowering]
+        self._keep: list[Any] = [weights, kv, arena, isa]
         for key, memory in (("weights", weights), ("kv", kv), ("arena", arena)):
             held = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
             self._keep.append(held)
