@@ -258,8 +258,8 @@ def doctor_command(as_json: bool) -> None:
         name = output.style(check.name.ljust(10), "bold")
         print(f"{output.style(mark, colour)} {name}  {output.clean(check.found)}")
         if check.advice:
-            advice = output.style(f"→ {output.clean(check.advice)}", "dim")
-            print(f"{'':14}{advice}", flush=True)
+            advice = output.wrapped(output.clean(check.advice), 16)
+            print(f"{'':14}{output.style(f'→ {advice}', 'dim')}", flush=True)
     if as_json:
         output.print_json(msgspec.to_builtins(found))
     failed = [check.name for check in found if check.state == "fail"]

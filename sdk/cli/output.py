@@ -109,7 +109,8 @@ def duration(seconds: float) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> None:
     """Aligned columns on standard output; ``right`` numbers the columns of figures.
 
-    On a terminal the widest text column is cut to fit; into a pipe everything is written.
+    On a terminal the last column is wrapped to fit, and if it would become too narrow the widest
+    is cut; into a pipe everything is written, a row a line.
     """
     cells = [[" ".join(clean(str(cell)).split()) for cell in row] for row in rows]
     widths = [
@@ -118,13 +119,39 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
     ]
     if sys.stdout.isatty():
         spare = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1)
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        widths[widest] = max(8, widths[widest] + min(0, spare))
+        if widths[-1] + spare >= _NARROW:
+            widths[-1] += min(0, spare)
+        else:
+            widest = max(range(len(widths)), key=widths.__getitem__)
+            widths[widest] = max(8, widths[widest] + min(0, spare))
     figures = set(right)
-    header = _line(columns, widths, figures)
-    print(style(header.rstrip(), "bold"))
+    print(style(_line(columns, widths, figures).rstrip(), "bold"))
     for row in cells:
-        print(_line(row, widths, figures).rstrip())
+        first, *more = wrap(row[-1], widths[-1]) if widths[-1] >= _NARROW else [row[-1]]
+        print(_line([*row[:-1], first], widths, figures).rstrip())
+        for rest in more:
+            print(_line(["" for _ in row[:-1]] + [rest], widths, figures).rstrip())
+
+
+_NARROW = 24
+"""Columns that a wrapped text needs at least."""
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` columns, at least one."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and _width(lines[-1]) + 1 + _width(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return lines
+
+
+def wrapped(text: str, indent: int) -> str:
+    """``text`` to print ``indent`` columns in, wrapped if standard output is a terminal."""
+    width = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 1 << 20
+    return ("\n" + " " * indent).join(wrap(text, max(_NARROW, width)))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], figures: set[int]) -> str:

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from support import no_leak
+
 CLAW = str(Path(sys.executable).with_name("claw"))
 
 
 class Box:
     """Runs `claw` in folders of its own."""
+
+    command = (CLAW,)
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -50,7 +54,8 @@ class Box:
 def box(tmp_path: Path) -> Iterator[Box]:
     """A box whose kernel, if one was started, is stopped at the end."""
     made = Box(tmp_path)
-    yield made
+    with no_leak():
+        yield made
     try:
         made.run("down")
     except AssertionError:
