@@ -41,9 +41,9 @@ _FILES = """
     pipe2 ppoll pselect6 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 eventfd2
     sendmsg recvmsg recvfrom sendmmsg recvmmsg shutdown getsockname getpeername
 """
-_MEMORY = "mprotect munmap mremap madvise brk membarrier"
+_MEMORY = "mprotect munmap mremap madvise msync brk membarrier"
 _THREADS = """
-    futex set_robust_list get_robust_list rseq set_tid_address exit exit_group restart_syscall
+    futex set_robust_list rseq set_tid_address exit exit_group restart_syscall
     sched_yield sched_getaffinity sched_getparam sched_getscheduler
     sched_get_priority_min sched_get_priority_max
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack

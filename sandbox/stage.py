@@ -167,6 +167,7 @@ def _watch(run: Run, worker: int, report: int) -> None:
     keep = {0, 1, 2, run.status, run.lifeline, report}
     pidfd = os.pidfd_open(worker)
     sc.close_all_but([*keep, pidfd])  # the worker's sockets must close when the worker dies
+    privileges.drop_capabilities()  # of the user namespace; the worker never had them
     started = _relay(run, worker, report, pidfd)
     if started:
         _await_acknowledgement(run.lifeline)
