@@ -52,22 +52,19 @@ class Queue:
                 continue
             # The one that waited longest may have aged past the one that is due first.
             for task in (oldest, first):
-                key = (self._aged(task, rank, now), rank, self._sort(task), task.id)
+                key = self._key(task, now)
                 if choice is None or key < choice[0]:
                     choice = (key, task)
         return choice[1] if choice else None
 
     def ordered(self, now: int) -> list[Any]:
         """All tasks, next first."""
-        return sorted(
-            self._tasks.values(),
-            key=lambda task: (
-                self._aged(task, _RANK[task.asked.priority], now),
-                _RANK[task.asked.priority],
-                self._sort(task),
-                task.id,
-            ),
-        )
+        return sorted(self._tasks.values(), key=lambda task: self._key(task, now))
+
+    @classmethod
+    def _key(cls, task: Any, now: int) -> tuple[int, int, int]:
+        # Not the class itself: an aged task is an equal of those it has risen to, and older.
+        return cls._aged(task, _RANK[task.asked.priority], now), cls._sort(task), task.id
 
     @staticmethod
     def _sort(task: Any) -> int:
