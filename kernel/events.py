@@ -171,7 +171,7 @@ class SegmentGone:
 
 @dataclass(frozen=True, slots=True)
 class SegmentFailed:
-    """The system has no memory for a segment."""
+    """The system has no memory for a segment. Comes before any news of its worker."""
 
     segment: int
     why: str
@@ -263,7 +263,10 @@ class MakeSegment:
 
 @dataclass(frozen=True, slots=True)
 class FreeSegment:
-    """Give the pages back and, when they are, say ``SegmentGone``."""
+    """Give the pages back and, when they are, say ``SegmentGone``.
+
+    Told again when the worker that kept writing to them has died.
+    """
 
     segment: int
 

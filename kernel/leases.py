@@ -22,7 +22,9 @@ def borrowed(state: State, event: Borrowed) -> None:
     mine = sum(segment.client == event.client for segment in state.segments.values())
     service = state.services.get(event.spec.key)
     error = None
-    if event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
+    if state.stopping:
+        error = ClawError("kernel_stopped", "the kernel is stopping")
+    elif event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
         error = tasks.never_fits(state.ledger, event.size, "the segment")
     elif mine + (len(service.borrows) if service else 0) >= limits.SEGMENTS_PER_CLIENT:
         error = ClawError("queue_full", "segments of one client", mine, limits.SEGMENTS_PER_CLIENT)
@@ -103,9 +105,12 @@ def client_left(state: State, client: int) -> None:
 def worker_gone(state: State, worker: int) -> None:
     """A dead worker maps nothing; a client that still does keeps the charge until it lets go."""
     for segment in list(state.segments.values()):
-        if segment.worker == worker and segment.state in ("lent", "idle", "dropping"):
+        if segment.worker != worker:
+            continue
+        if segment.state in ("lent", "idle", "dropping"):
             step(SEGMENT, segment, "worker_gone")
-            _free_if_due(state, segment)
+        # One that is being freed already was held up by the worker, which wrote to it until now.
+        _free_if_due(state, segment)
 
 
 def dropped(state: State, event: SegmentDropped) -> None:

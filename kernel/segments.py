@@ -74,9 +74,13 @@ class Segments:
         return fd
 
     def free(self, number: int, worker: int, alive: bool) -> bool:
-        """Give the pages of a segment back; False if somebody fills them at this moment."""
+        """Give the pages of a segment back; False if its worker fills them at this moment.
+
+        When the worker is dead, only the client can still fill them: that memory is then its own,
+        as if it had made the file itself.
+        """
         fd = self.fds[number]
-        if not punch(fd):
+        if not punch(fd) and alive:
             return False
         del self.fds[number]
         if alive:

@@ -71,8 +71,8 @@ class Server:
             self.log.write("error", f"segment {made.segment}: {error.strerror}")
             self.segments.drop(made.segment)
             failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
-            self.clients.fail(made.client, made.reply.message, failed)
             self.loop.happen(ev.SegmentFailed(made.segment, str(error)))
+            self.clients.fail(made.client, made.reply.message, failed)
             return
         self.clients.reply(made.reply)
 

@@ -66,8 +66,6 @@ SEGMENT = {
     ("freeing", "gone"): "gone",
     ("lent", "failed"): "gone",
     ("dropping", "failed"): "gone",
-    ("orphan", "failed"): "gone",
-    ("freeing", "failed"): "gone",
 }
 
 
@@ -118,6 +116,8 @@ class Worker:
     answered: int = 0
     pinged: bool = False
     retired: int = 0
+    killed: bool = False
+    """Its end is on the way; it gets nothing more to do."""
     why: str = ""
     error: Any = None
 
@@ -180,6 +180,15 @@ class State:
     def timer(self, when: int, action: str, subject: Any) -> None:
         """Have ``action`` looked at when ``when`` has come; what is over by then is ignored."""
         heapq.heappush(self.timers, (when, self.number("timer"), action, subject))
+        if len(self.timers) > 64 + 4 * (len(self.tasks) + len(self.workers)):
+            # Deadlines of tasks that have ended would stay until they come, which can be years.
+            self.timers = [entry for entry in self.timers if self._matters(entry[2], entry[3])]
+            heapq.heapify(self.timers)
+
+    def _matters(self, action: str, subject: Any) -> bool:
+        if action in ("deadline", "grace"):
+            return subject in self.tasks
+        return action in ("tick", "wake") or subject in self.workers
 
     def log(self, level: str, text: str) -> None:
         """Write a line."""

@@ -247,8 +247,10 @@ def output(state: State, event: Output) -> None:
         raise ClawError("bad_worker", "a message about a task that it does not run", message.id)
     if isinstance(message, wire.Done | wire.Error):
         del worker.running[task.slot]
-        happened = "finish" if isinstance(message, wire.Done) else "fail"
-        end(state, task, happened, message, event.frames)
+        if isinstance(message, wire.Done):
+            end(state, task, "finish", message, event.frames)
+        else:
+            end(state, task, "fail", wire.error_message(wire.error_from(message)))
     elif task.state == "running":
         request = task.asked.request
         if isinstance(message, wire.Chunk):

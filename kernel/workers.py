@@ -16,17 +16,23 @@ def schedule(state: State) -> None:
             _grant(state, loading)
     for service in list(state.services.values()):
         worker = service.worker
-        if worker and worker.state == "ready":
+        if worker and worker.state == "ready" and not worker.killed:
             leases.lend_waiting(state, service, worker)
             while len(worker.running) < worker.slots:
                 task = service.queue.best(state.now)
                 if task is None:
                     break
                 tasks.dispatch(state, service, worker, task)
-            if not worker.running and not service.queue and worker.retired >= limits.RETIRED:
+            if worker.retired >= limits.RETIRED and not in_use(state, worker):
                 stop(state, worker, "renewed: many segments were taken back")
         elif worker is None and (service.queue or service.borrows or service.revive):
             _start(state, service)
+
+
+def in_use(state: State, worker: Worker) -> bool:
+    """Whether somebody runs on it, waits for it, or shares memory with it."""
+    lent = (s.worker == worker.id and s.state == "lent" for s in state.segments.values())
+    return bool(worker.running or worker.service.queue or worker.service.borrows) or any(lent)
 
 
 def _start(state: State, service: Service) -> None:
@@ -79,12 +85,12 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
     coming = state.ledger.free + sum(
         state.ledger.holders.get(("worker", worker.id), 0)
         for worker in state.workers.values()
-        if worker.state == "stopping"
+        if worker.state == "stopping" or worker.killed
     )
     idle = [
         worker
         for worker in state.workers.values()
-        if worker.state == "ready" and not worker.running and not worker.service.queue
+        if worker.state == "ready" and not worker.killed and not in_use(state, worker)
     ]
     for worker in sorted(idle, key=lambda worker: worker.idle_since):
         if coming >= need:
@@ -155,6 +161,7 @@ def stop(state: State, worker: Worker, why: str) -> None:
 def kill(state: State, worker: Worker, why: str) -> None:
     """End a worker's process now; its death is then no surprise, but counts as one."""
     worker.why = worker.why or why
+    worker.killed = True
     state.out.append(Kill(worker.id, why))
 
 
@@ -198,8 +205,10 @@ def gone(state: State, number: int, why: str) -> None:
 
 def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str) -> None:
     """What becomes of a task whose worker has died under it."""
-    again = task.asked.idempotent and not task.streamed and task.attempts < limits.ATTEMPTS
-    if again and task.state == "running" and not state.stopping and worker.error is None:
+    asked = task.asked
+    # A lease ends with the worker, so a task with leases cannot run on the next one.
+    again = asked.idempotent and not (asked.leases or task.streamed or state.stopping)
+    if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.error:
         step(TASK, task, "requeue")
         task.worker = 0
         service.queue.push(task)

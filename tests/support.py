@@ -52,9 +52,9 @@ def wait_until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -
 def descriptors(pid: int | str = "self") -> dict[int, str]:
     """The open descriptors of a process and what they lead to."""
     found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
         with contextlib.suppress(OSError):  # the one that lists them
-            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+            found[int(name)] = str(Path(f"/proc/{pid}/fd/{name}").readlink())
     return found
 
 
@@ -76,7 +76,7 @@ def memory_kib(pid: int, key: str = "VmRSS") -> int:
 def session_of(leader: int) -> dict[int, str]:
     """The living processes of a session: id to command line."""
     found = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
             continue
         try:
