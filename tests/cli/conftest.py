@@ -47,7 +47,9 @@ class Box:
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([CLAW, *args], env=self.env, text=True, **(pipes | options))
+        return subprocess.Popen(
+            [CLAW, *args], env=self.env, text=True, errors="replace", **(pipes | options)
+        )
 
 
 @pytest.fixture
