@@ -91,15 +91,26 @@ def make_builder(root: Path, extra: list[str] | None = None) -> FFI:
 
 ffibuilder = make_builder(Path.cwd())
 
-if __name__ == "__main__":
+
+def build_in_place(argv: list[str]) -> Path:
+    """Build the extension next to this file, or into another folder; returns its path."""
+    import argparse
     import shutil
     import tempfile
 
+    parser = argparse.ArgumentParser(description="Build the C ops of this checkout.")
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
+    parser.add_argument("--into", type=Path, default=HERE, help="folder for the extension")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print the commands")
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        chosen = make_builder(Path(scratch), SANITIZE if "--sanitize" in sys.argv[1:] else None)
-        built = Path(chosen.compile(tmpdir=scratch, verbose="-v" in sys.argv[1:]))
-        target = HERE / built.name
+        builder = make_builder(Path(scratch), SANITIZE if options.sanitize else None)
+        built = Path(builder.compile(tmpdir=scratch, verbose=options.verbose))
+        target: Path = options.into / built.name
         # A running process may have the old file mapped: replace the name, never the bytes.
         shutil.copy2(built, target.with_suffix(".new"))
-        target.with_suffix(".new").replace(target)
-        print(target)
+        return target.with_suffix(".new").replace(target)
+
+
+if __name__ == "__main__":
+    print(build_in_place(sys.argv[1:]))

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clawai.plugins.accelerator.driver import CpuDriver, lower, new_plan, step_records
+from clawai.plugins.accelerator.driver import CpuDriver, lower, step_records
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.sdk.model.driver import UnsupportedGraph
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.model.graph import Graph, Node, Op, Tensor
+from guarded import Guarded
 from tiny_llama import allocate, llama
 
 Change = Callable[[Graph], Graph]
@@ -169,56 +170,58 @@ def test_allocate_must_keep_its_promise() -> None:
 
 
 def test_c_refuses_every_extent_that_leaves_its_area() -> None:
-    """The C side by itself: each number of each step, made huge, is caught or harmless."""
+    """The C side by itself: each number of each step, changed, is refused or stays in bounds.
+
+    The three memories end at forbidden pages, so a step that leaves one kills the test.
+    """
     lowering = lower(llama(layers=1), 64)
     steps = step_records(lowering)
-    scratch = lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1)
-    memory = {
-        "weights": allocate(lowering.weights.nbytes, "weights"),
-        "kv": allocate(lowering.cache_bytes, "kv"),
-        "arena": allocate(lowering.arena_bytes + int(scratch), "arena"),
-    }
-    spec = ffi.new("claw_spec *")
-    for key, area in memory.items():
-        setattr(spec, key, ffi.from_buffer("uint8_t[]", area))
-        setattr(spec, f"{key}_bytes", area.nbytes)
-    isa = ffi.new("char[]", b"scalar")
+    scratch = int(lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1))
+    sizes = {"weights": lowering.weights.nbytes, "kv": lowering.cache_bytes}
+    sizes["arena"] = lowering.arena_bytes + scratch
+    spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", b"scalar")
     spec.isa, spec.scratch, spec.context, spec.chunk = isa, lowering.arena_bytes, 64, 64
     spec.threads, spec.vocabulary = 1, 101
-    names = [step.name for step in lowering.steps]
-    lib.claw_plan_free(new_plan(spec, steps, names))
-    tokens, out = ffi.new("int32_t[]", list(range(64))), np.zeros((64, 101), np.float32)
-    logits = ffi.cast("float *", out.ctypes.data)
-    numbers = ["code", "flags", "format", "rows", "k", "heads", "kv_heads", "head_dim", "rot_dim"]
-    numbers += ["folds", "in_q8", "q8", "weight", "extra", "cache"]
+    tokens = ffi.new("int32_t[]", list(range(64)))
+    code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
     refused = 0
-    for i in range(len(steps)):
-        for name in numbers:
-            for value in (0, 1, 64, 4096, 1 << 20, (1 << 32) - 64):
-                before = getattr(steps[i], name)
-                setattr(steps[i], name, value)
-                code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
-                plan = lib.claw_plan_new(spec, steps, len(steps), code, bad)
-                setattr(steps[i], name, before)
-                if plan == ffi.NULL:
-                    refused += 1
-                    continue
-                assert lib.claw_plan_run(plan, tokens, 64, logits, 1) == 0
-                lib.claw_plan_free(plan)
-        for view in "abcy":
-            for value in (0, 4, 1 << 20, (1 << 64) - 64):
-                v = getattr(steps[i], view)
-                before = v.offset
-                v.offset = value
-                code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
-                plan = lib.claw_plan_new(spec, steps, len(steps), code, bad)
-                v.offset = before
-                if plan == ffi.NULL:
-                    refused += 1
-                    continue
-                assert lib.claw_plan_run(plan, tokens, 64, logits, 1) == 0
-                lib.claw_plan_free(plan)
-    assert refused > 100
+
+    def attempt() -> int:
+        plan = lib.claw_plan_new(spec, steps, len(steps), code, bad)
+        if plan == ffi.NULL:
+            assert code[0] == lib.CLAW_BAD_PLAN
+            return 1
+        logits = space.place(np.zeros((64, 101), np.float32))
+        assert lib.claw_plan_run(plan, tokens, 64, ffi.cast("float *", logits.ctypes.data), 1) == 0
+        lib.claw_plan_free(plan)
+        return 0
+
+    with Guarded("end") as space:
+        for key, size in sizes.items():
+            area = space.place(np.zeros(size, np.uint8))
+            setattr(spec, key, ffi.cast("uint8_t *", area.ctypes.data))
+            setattr(spec, f"{key}_bytes", size)
+        assert attempt() == 0, "the plan as it is must run"
+        for step in steps:
+            for name in NUMBERS:
+                before = getattr(step, name)
+                for value in (0, 1, 64, 4096, 1 << 20, (1 << 32) - 64):
+                    setattr(step, name, value)
+                    refused += attempt()
+                setattr(step, name, before)
+            for view in (step.a, step.b, step.c, step.y):
+                before = view.offset, view.stride, view.base
+                for changed in VIEWS:
+                    view.offset, view.stride, view.base = changed
+                    refused += attempt()
+                view.offset, view.stride, view.base = before
+    assert refused > 500
+
+
+NUMBERS = ["code", "flags", "format", "rows", "k", "heads", "kv_heads", "head_dim", "rot_dim"]
+NUMBERS += ["folds", "in_q8", "q8", "weight", "extra", "cache"]
+VIEWS = [(0, 64, 0), (4, 1 << 20, 0), (0, 0, 0), (1 << 20, 64, 0), ((1 << 64) - 64, 64, 0)]
+VIEWS += [(0, 101, 1), (0, 64, 1), (0, 0xFFFFFFFF, 0), (2, 64, 0), (0, 64, 2)]
 
 
 def test_odd_graphs_still_compute_right() -> None:

@@ -1,7 +1,8 @@
 /* One step of a plan: how many units of work it has, and how to run some of them.
  *
  * Reads and writes stay inside of what check.c has checked. Activations of shape (tokens, width)
- * are f32 views, or quantized: codes, then scales, then scaled sums, for `chunk` tokens. */
+ * are f32 views, or quantized: codes, then scales, then scaled sums, for `chunk` tokens. Views of a
+ * hostile plan may overlap in any way: copies are memmove. */
 #include <string.h>
 
 #include "plan.h"
@@ -130,14 +131,14 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     int32_t *limit = mine(p, thread, p->layout.limit);
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
-            memcpy(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
+            memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
             limit[t * heads + h] = (int32_t)(p->position + t0 + t + 1);
         }
     p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_of(p, s, kv, 0),
                           cache_of(p, s, kv, 1), mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;
-        if (s->flags & CLAW_TO_F32) memcpy(at(p, &s->y, t0 + t) + h0 * hd, row, heads * hd * sizeof *row);
+        if (s->flags & CLAW_TO_F32) memmove(at(p, &s->y, t0 + t) + h0 * hd, row, heads * hd * sizeof *row);
         if (s->flags & CLAW_TO_Q8) {
             q8 a = q8_at(p, s->q8, s->heads * s->head_dim, t0 + t);
             const size_t g = h0 * hd / CLAW_GROUP;
@@ -157,7 +158,7 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     n = min_u32(n, s->rows - column);
     if (s->flags & CLAW_BIAS) p->ops->add(sums, constant(p, s->extra) + column, (int32_t)n, sums);
     if (s->flags & CLAW_PLUS) p->ops->add(sums, at(p, &s->b, t) + column, (int32_t)n, at(p, &s->y, t) + column);
-    else memcpy(at(p, &s->y, t) + column, sums, n * sizeof *sums);
+    else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
 }
 
 /* n sums alternating 8 gates, 8 ups, become n / 2 outputs in place. */
@@ -170,7 +171,7 @@ static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t 
 {
     if (column >= s->rows) return;
     n = min_u32(n, s->rows - column);
-    if (s->flags & CLAW_TO_F32) memcpy(at(p, &s->y, t) + column, y, n * sizeof *y);
+    if (s->flags & CLAW_TO_F32) memmove(at(p, &s->y, t) + column, y, n * sizeof *y);
     if (s->flags & CLAW_TO_Q8) {
         q8 a = q8_at(p, s->q8, s->rows, t);
         p->ops->quantize_q8(y, (int32_t)n, a.q + column, a.d + column / CLAW_GROUP, a.s + column / CLAW_GROUP);
@@ -301,7 +302,7 @@ static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thr
     case CLAW_ATTEND: run_attend(p, s, t, thread); break;
     case CLAW_SILU_MUL: p->ops->silu_mul(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
     case CLAW_ADD: p->ops->add(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
-    default: memcpy(at(p, &s->y, t), at(p, &s->a, p->count - p->rows + t), s->k * sizeof(float));
+    default: memmove(at(p, &s->y, t), at(p, &s->a, p->count - p->rows + t), s->k * sizeof(float));
     }
 }
 

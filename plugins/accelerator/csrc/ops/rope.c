@@ -19,7 +19,7 @@ static void CLAW_FN(rope_split)(const float *x, const float *table, int32_t head
         y[i] = a * table[i] - b * sine[i];
         y[half + i] = a * sine[i] + b * table[i];
     }
-    if (x != y) memcpy(y + rot_dim, x + rot_dim, (size_t)(head_dim - rot_dim) * sizeof *y);
+    if (x != y) memmove(y + rot_dim, x + rot_dim, (size_t)(head_dim - rot_dim) * sizeof *y);
 }
 
 static void CLAW_FN(rope_interleaved)(const float *x, const float *table, int32_t head_dim, int32_t rot_dim, float *y)
@@ -35,5 +35,5 @@ static void CLAW_FN(rope_interleaved)(const float *x, const float *table, int32_
         y[i] = a * table[i] + b * sine[i];
         y[i + 1] = b * table[i + 1] + a * sine[i + 1];
     }
-    if (x != y) memcpy(y + rot_dim, x + rot_dim, (size_t)(head_dim - rot_dim) * sizeof *y);
+    if (x != y) memmove(y + rot_dim, x + rot_dim, (size_t)(head_dim - rot_dim) * sizeof *y);
 }
