@@ -15,6 +15,8 @@ import base64
 import json
 import os
 import select
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +65,7 @@ class Proof:
 
 def main() -> None:
     """Probe and print."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes the bait
     os.environ["CLAW_BAIT"] = "claw-bait"
     print(json.dumps(probe()), flush=True)
 
