@@ -117,10 +117,10 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
             digest = check_file(file.fileno(), entry.bytes, entry.sha256, entry.name)
             _check_kind(file.read(4), entry)
             size = os.fstat(file.fileno()).st_size
-    except ClawError as error:
+    except BaseException as error:
         # Wrong bytes could never be resumed to right ones; without bytes nothing is resumed.
-        kept = [path for path in staging.iterdir() if path.suffix in ("", ".part", ".done")]
-        if error.callers_fault or not kept:
+        wrong = isinstance(error, ClawError) and error.callers_fault
+        if wrong or not any(path.suffix in ("", ".part", ".done") for path in staging.iterdir()):
             store.clear_staging(entry.name)
         raise
     model = Model(

@@ -124,6 +124,7 @@ def _run(args: list[str]) -> int:
         error.show()
         return USAGE
     except (click.Abort, KeyboardInterrupt):
+        print("cancelled", file=sys.stderr)
         return CANCELLED
     except BrokenPipeError:
         raise

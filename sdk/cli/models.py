@@ -9,6 +9,7 @@ import msgspec
 
 from clawai.sdk import catalogue, paths
 from clawai.sdk.cli import output
+from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store, Stored
 
@@ -83,8 +84,12 @@ def pull_with_bar(entry: catalogue.Entry, quiet: bool = False) -> Stored:
     """Pull with the progress on standard error."""
     from clawai.sdk.pull import pull
 
-    with output.DownloadBar(entry.name, quiet) as bar:
-        return pull(entry, progress=bar, say=bar.say)
+    try:
+        with output.DownloadBar(entry.name, quiet) as bar:
+            return pull(entry, progress=bar, say=bar.say)
+    except KeyboardInterrupt:
+        output.note("cancelled; the same command goes on where this stopped, if the source can")
+        raise click.exceptions.Exit(CANCELLED) from None
 
 
 @click.command("pull", no_args_is_help=True)
