@@ -200,6 +200,15 @@ def silu_mul(rng: np.random.Generator, kind: str) -> Case:
     return Case([gate, up, n, Out(n)], [y])
 
 
+def silu_mul_tile(rng: np.random.Generator, kind: str) -> Case:
+    n, stride = pick(kind, 1, 3, 9), pick(kind, 8, 24, 32)
+    tile = floats(rng, kind, n, 2, 8)
+    y = np.zeros((n, stride))
+    g = tile[:, 0].astype(np.float64)
+    y[:, :8] = g / (1 + np.exp(-g)) * tile[:, 1]
+    return Case([tile, n, Out((n, stride)), stride], [y])
+
+
 def rope(style: str) -> Callable[[np.random.Generator, str], Case]:
     def make(rng: np.random.Generator, kind: str) -> Case:
         dim, rot = {"small": (8, 8), "odd": (24, 14)}.get(kind, (128, 96))
@@ -322,6 +331,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "rmsnorm": rmsnorm,
     "add": add,
     "silu_mul": silu_mul,
+    "silu_mul_tile": silu_mul_tile,
     "rope_split": rope("split"),
     "rope_interleaved": rope("interleaved"),
     "kv_append": kv_append,

@@ -4,6 +4,7 @@ A plan holds one sequence. It refuses what the library cannot run (``Unsupported
 memory is asked for, and token ids or lengths that do not fit (``ValueError``) before C sees them.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,14 +26,11 @@ class CpuDriver:
 
     name = "cpu"
 
-    def footprint(self, graph: Graph, *, context: int) -> Footprint:
-        """Memory that ``compile`` will need with as many threads as it may get (see ``Driver``).
-
-        Scratch is counted for one thread a core of this process.
-        """
+    def footprint(self, graph: Graph, *, context: int, threads: int | None = None) -> Footprint:
+        """Memory that ``compile`` will need (see ``Driver``)."""
         lowering = lower(graph, context)
         steps = step_records(lowering)
-        return footprint_of(lowering, steps, default_threads())
+        return footprint_of(lowering, steps, threads or default_threads())
 
     def compile(
         self,
@@ -182,9 +180,7 @@ def lower(graph: Graph, context: int) -> Lowering:
 
 def default_threads() -> int:
     """Cores that this process may use."""
-    import os
-
-    return max(1, min(len(os.sched_getaffinity(0)), lib.CLAW_MAX_THREADS))
+    return max(1, min(len(os.sched_getaffinity(0)), int(lib.CLAW_MAX_THREADS)))
 
 
 def footprint_of(lowering: Lowering, steps: Any, threads: int) -> Footprint:

@@ -9,6 +9,8 @@ from typing import Any
 from clawai.plugins.accelerator._ops import ffi, lib
 from clawai.sdk.model.dtypes import DType
 
+__all__ = ["FORMATS", "PACKED", "choose_isa", "ffi", "is_int", "lib", "packed_bytes"]
+
 FORMATS = ("q4a", "q4s", "q8a", "q8s", "f16", "bf16", "f32")
 """Packed formats, at the index that C knows them by (``enum claw_format``)."""
 

@@ -77,8 +77,12 @@ class Driver(Protocol):
 
     name: str
 
-    def footprint(self, graph: Graph, *, context: int) -> Footprint:
-        """Memory that ``compile`` will need. Reads shapes only."""
+    def footprint(self, graph: Graph, *, context: int, threads: int | None = None) -> Footprint:
+        """Memory that ``compile`` will need. Reads shapes only.
+
+        Args:
+            threads: as for ``compile``; None: as many as this process has cores.
+        """
         ...
 
     def compile(

@@ -147,9 +147,11 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     }
 }
 
-/* ---- matrix products: units are runs of 8 blocks (64 rows, or 32 gated outputs) ---- */
+/* ---- matrix products: a unit is a panel of 16 rows, or 4 panels if gated (32 outputs) ---- */
 
 #define RUN_BLOCKS 8u
+
+static uint32_t unit_blocks(const claw_step *s) { return s->flags & CLAW_SILU ? RUN_BLOCKS : 2; }
 
 /* n finished sums of one token, from output column `column` on, go where the step wants them. */
 static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, float *sums)
@@ -159,12 +161,6 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     if (s->flags & CLAW_BIAS) p->ops->add(sums, constant(p, s->extra) + column, (int32_t)n, sums);
     if (s->flags & CLAW_PLUS) p->ops->add(sums, at(p, &s->b, t) + column, (int32_t)n, at(p, &s->y, t) + column);
     else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
-}
-
-/* n sums alternating 8 gates, 8 ups, become n / 2 outputs in place. */
-static void gate_in_place(claw_plan *p, float *sums, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i += 16) p->ops->silu_mul(sums + i, sums + i + 8, 8, sums + i / 2);
 }
 
 static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
@@ -233,11 +229,12 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
     const q8 a = claw_is_int(s->format) ? input_of_one(p, s, thread, fresh) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float y[RUN_BLOCKS * 8];
-    for (uint32_t u = first; u < last; u++) {
-        const uint32_t b = u * RUN_BLOCKS, n = min_u32(RUN_BLOCKS, blocks - b);
+    const uint32_t end = min_u32(last * unit_blocks(s), blocks);
+    for (uint32_t b = first * unit_blocks(s), n; b < end; b += n) {
+        n = min_u32(RUN_BLOCKS, end - b);
         gemv(p, s, w + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, y);
         if (s->flags & CLAW_SILU) {
-            gate_in_place(p, y, n * 8);
+            p->ops->silu_mul_tile(y, (int32_t)n / 2, y, 8);
             finish_gated(p, s, 0, b * 4, n * 4, y);
         } else {
             finish(p, s, 0, b * 8, n * 8, y);
@@ -247,7 +244,8 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
 
 static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
 {
-    const uint32_t blocks = matmul_blocks(s), b0 = unit * RUN_BLOCKS, end = min_u32(b0 + RUN_BLOCKS, blocks);
+    const uint32_t blocks = matmul_blocks(s), b0 = unit * unit_blocks(s);
+    const uint32_t end = min_u32(b0 + unit_blocks(s), blocks);
     const uint32_t count = count_of(p, s), gated = s->flags & CLAW_SILU;
     const q8 a = claw_is_int(s->format) ? q8_at(p, s->in_q8, s->k, 0) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
@@ -256,11 +254,9 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
         const uint32_t n = min_u32(2, end - b);
         gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
              mine(p, thread, p->layout.gemm), tile);
-        for (uint32_t t = 0; t < count; t++) {
-            float *sums = tile + (size_t)t * CLAW_PANEL;
-            if (gated) p->ops->silu_mul(sums, sums + 8, 8, outs + (size_t)t * 32 + (b - b0) * 4);
-            else finish(p, s, t, b * 8, n * 8, sums);
-        }
+        if (gated) p->ops->silu_mul_tile(tile, (int32_t)count, outs + (b - b0) * 4, 32);
+        else
+            for (uint32_t t = 0; t < count; t++) finish(p, s, t, b * 8, n * 8, tile + (size_t)t * CLAW_PANEL);
     }
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }
@@ -273,9 +269,8 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     uint32_t units = n, per;
     switch (s->code) {
     case CLAW_MATMUL:
-        units = up_div(matmul_blocks(s), RUN_BLOCKS);
-        *grab = n == 1 ? up_div(units, threads * 4) : 1;
-        return units;
+        *grab = 1;
+        return up_div(matmul_blocks(s), unit_blocks(s));
     case CLAW_KV:
         per = (s->flags & CLAW_ROPE_Q ? s->heads : 0) + s->kv_heads;
         *grab = n == 1 ? up_div(per, threads) : per * 8;

@@ -80,7 +80,9 @@ static void take_units(team *t, uint32_t generation, uint32_t thread)
         const uint32_t first = (uint32_t)ticket;
         /* Another generation's ticket: what was read above may be of either, so look again. */
         if (ticket >> 32 != generation || first >= units) return;
-        const uint32_t n = units - first < grab ? units - first : grab;
+        /* Long runs first, short ones towards the end: streams stay long and threads end together. */
+        const uint32_t left = units - first, share = left / (2 * t->size);
+        const uint32_t least = share > grab ? share : grab, n = least < left ? least : left;
         if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket + n)) continue;
         t->work(t->state, step, first, first + n, thread, fresh);
         fresh = 0;

@@ -18,7 +18,7 @@
 #define TEAM_NONE UINT32_MAX
 
 typedef struct team_step { /* what the team works on */
-    uint32_t step, units, grab;
+    uint32_t step, units, grab; /* grab: the fewest units that are worth a turn */
 } team_step;
 
 /* Units first..last-1 of a step. fresh: the first call for this step on this thread. */

@@ -2,6 +2,8 @@
  * positions with a running maximum (online softmax: Milakov and Gimelshein, 2018). Blocks lie at
  * absolute positions, so a query gives the same bits alone and in a batch. */
 
+#define FEW_ROWS 3
+
 static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t head_dim, int32_t position,
                                uint16_t *keys, uint16_t *values)
 {
@@ -53,6 +55,38 @@ static inline void tile_rows(int32_t rows, int nb, int sum, int32_t n, const flo
     }
 }
 
+/* The same straight from the cache, for so few rows that converting a block first does not pay:
+ * rows of b are f16 and the nb vectors of one lie `bj` elements apart. */
+static inline __attribute__((always_inline)) void tile_f16_small(
+    int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const uint16_t *b, int32_t bs, int32_t bj, float *y, int32_t ys)
+{
+    vf acc[FEW_ROWS][4];
+    for (int r = 0; r < nr; r++)
+        for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
+    for (int32_t i = 0; i < n; i++) {
+        vf v[4];
+        for (int j = 0; j < nb; j++) v[j] = vf_load_f16(b + (size_t)i * (size_t)bs + (size_t)j * (size_t)bj);
+        for (int r = 0; r < nr; r++) {
+            vf x = vf_set1(a[r * as + i]);
+            for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
+        }
+    }
+    for (int r = 0; r < nr; r++)
+        for (int j = 0; j < nb; j++) vf_store(y + r * ys + 8 * j, acc[r][j]);
+}
+
+#define FEW_CASE(nr, nb) case nr * 8 + nb: tile_f16_small(nr, nb, sum, n, a, as, b, bs, bj, y, ys); break;
+
+static inline void tile_few(int32_t rows, int nb, int sum, int32_t n, const float *a, int32_t as, const uint16_t *b,
+                            int32_t bs, int32_t bj, float *y, int32_t ys)
+{
+    switch (rows * 8 + nb) {
+        FEW_CASE(1, 1) FEW_CASE(1, 2) FEW_CASE(1, 3) FEW_CASE(1, 4)
+        FEW_CASE(2, 1) FEW_CASE(2, 2) FEW_CASE(2, 3) FEW_CASE(2, 4)
+        FEW_CASE(3, 1) FEW_CASE(3, 2) FEW_CASE(3, 3) FEW_CASE(3, 4)
+    }
+}
+
 /* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
 static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
 {
@@ -81,18 +115,44 @@ static inline void scale_row(float *y, int32_t n, float factor)
     for (int32_t i = 0; i < n; i += 8) vf_store(y + i, vf_mul(vf_load(y + i), vf_set1(factor)));
 }
 
-/* The block that starts at `base`, converted: keys as [4][head_dim][16], values as [n][head_dim]. */
-static inline void load_block(const uint16_t *keys, const uint16_t *values, int32_t base, int32_t n, int32_t head_dim,
-                              float *fk, float *fv)
+/* A block of n positions, converted: keys as [4][head_dim][16], values as [n][head_dim]. */
+static inline void load_block(const uint16_t *keys, const uint16_t *values, int32_t n, int32_t head_dim, float *fk, float *fv)
 {
     const size_t hd = (size_t)head_dim;
     for (int32_t g = 0; g < (n + 7) / 8; g++) {
-        const uint16_t *src = keys + (size_t)(base / 8 + g) * 8 * hd;
+        const uint16_t *src = keys + (size_t)g * 8 * hd;
         float *dst = fk + (size_t)(g / 2) * 16 * hd + (size_t)(g % 2) * 8;
         for (size_t i = 0; i < hd; i++) vf_store(dst + 16 * i, vf_load_f16(src + 8 * i));
     }
-    const uint16_t *src = values + (size_t)base * hd;
-    for (size_t i = 0; i < (size_t)n * hd; i += 8) vf_store(fv + i, vf_load_f16(src + i));
+    for (size_t i = 0; i < (size_t)n * hd; i += 8) vf_store(fv + i, vf_load_f16(values + i));
+}
+
+/* Scores of a block: p[r][0..64), at least the first n of each row. */
+static inline void block_scores(const float *query, int32_t rows, int32_t hd, const uint16_t *keys, const float *fk, int32_t n, float *p)
+{
+    if (rows > FEW_ROWS) {
+        for (int32_t j = 0; j < (n + 15) / 16; j++) tile_rows(rows, 2, 0, hd, query, hd, fk + j * 16 * hd, 16, p + 16 * j, 64);
+        return;
+    }
+    for (int32_t j = 0, groups = (n + 7) / 8, nb; j < groups; j += nb) {
+        nb = groups - j < 4 ? groups - j : 4;
+        tile_few(rows, nb, 0, hd, query, hd, keys + (size_t)j * 8 * (size_t)hd, 8, 8 * hd, p + 8 * j, 64);
+    }
+}
+
+/* y += p * values of a block of n positions. */
+static inline void block_values(const float *p, int32_t rows, int32_t hd, const uint16_t *values, const float *fv, int32_t n, float *y)
+{
+    int32_t i = 0;
+    if (rows <= FEW_ROWS) {
+        for (int32_t nb; i < hd; i += 8 * nb) {
+            nb = hd - i < 32 ? (hd - i) / 8 : 4;
+            tile_few(rows, nb, 1, n, p, 64, values + i, hd, 8, y + i, hd);
+        }
+        return;
+    }
+    for (; i + 16 <= hd; i += 16) tile_rows(rows, 2, 1, n, p, 64, fv + i, hd, y + i, hd);
+    if (i < hd) tile_rows(rows, 1, 1, n, p, 64, fv + i, hd, y + i, hd);
 }
 
 static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t head_dim, float scale, const int32_t *limit,
@@ -107,12 +167,11 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
         if (limit[r] > end) end = limit[r];
     }
     memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
-    memset(fk, 0, 64 * (size_t)head_dim * sizeof *fk);
     for (int32_t base = 0; base < end; base += 64) {
         const int32_t n = end - base < 64 ? end - base : 64;
-        load_block(keys, values, base, n, head_dim, fk, fv);
-        for (int32_t j = 0; j < (n + 15) / 16; j++)
-            tile_rows(rows, 2, 0, head_dim, query, head_dim, fk + j * 16 * head_dim, 16, p + 16 * j, 64);
+        const uint16_t *k = keys + (size_t)base * (size_t)head_dim, *v = values + (size_t)base * (size_t)head_dim;
+        if (rows > FEW_ROWS) load_block(k, v, n, head_dim, fk, fv);
+        block_scores(query, rows, head_dim, k, fk, n, p);
         for (int32_t r = 0; r < rows; r++) {
             const int32_t visible = limit[r] - base;
             if (visible <= 0) {
@@ -122,9 +181,7 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
             float shrink = softmax_block(p + 64 * r, visible, scale, top + r, total + r);
             if (shrink != 1.0f) scale_row(y + r * head_dim, head_dim, shrink);
         }
-        int32_t i = 0;
-        for (; i + 16 <= head_dim; i += 16) tile_rows(rows, 2, 1, n, p, 64, fv + i, head_dim, y + i, head_dim);
-        if (i < head_dim) tile_rows(rows, 1, 1, n, p, 64, fv + i, head_dim, y + i, head_dim);
+        block_values(p, rows, head_dim, v, fv, n, y);
     }
     for (int32_t r = 0; r < rows; r++) scale_row(y + r * head_dim, head_dim, 1.0f / total[r]);
 }

@@ -22,3 +22,8 @@ static void CLAW_FN(silu_mul)(const float *gate, const float *up, int32_t n, flo
         vf_store_part(y + i, n - i, silu_times(g, u));
     }
 }
+
+static void CLAW_FN(silu_mul_tile)(const float *tile, int32_t n, float *y, int32_t ystride)
+{
+    for (int32_t i = 0; i < n; i++, tile += 16, y += ystride) vf_store(y, silu_times(vf_load(tile), vf_load(tile + 8)));
+}
