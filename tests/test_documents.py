@@ -152,7 +152,8 @@ def test_every_command_has_an_example_that_parses(words: tuple[str, ...]) -> Non
     command, _ = find(list(words[1:]))
     shown = command.get_help(click.Context(command, info_name=words[-1]))
     assert "Example" in shown, f"{' '.join(words)} has no example"
-    examples = re.findall(r"^ {2,}(claw .*)$", shown.partition("Example")[2], re.MULTILINE)
+    after = shown.partition("Example")[2].partition("Options:")[0]
+    examples = re.findall(r"\b(claw [^\n)]*)", after)
     assert examples
     for example in examples:
         given = shlex.split(re.split(r" [<|>] ", example)[0], comments=True)[1:]
