@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         from clawai.sdk.config import load
 
         serve(load(), echo=foreground, ready_fd=ready_fd)
-    except ClawError as error:
+    except (ClawError, OSError) as error:
         print(f"claw: {error}", file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,8 @@ Principal is who the operating system says that the peer is (SO_PEERCRED), never
 one-time token from the lease socket ties a connection there to one here.
 """
 
+import contextlib
+import errno
 import os
 import secrets
 import select
@@ -70,6 +72,8 @@ class Clients:
     by_number: dict[int, Client] = field(default_factory=dict)
     leases: dict[int, LeasePeer] = field(default_factory=dict)
     last: int = 0
+    spare: int = field(default_factory=lambda: os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    """Given up to refuse a connection when the daemon is out of descriptors."""
     listeners: list[tuple[socket.socket, Path]] = field(default_factory=list)
 
     # Connections.
@@ -93,7 +97,7 @@ class Clients:
                     hint="set CLAW_RUNTIME_DIR to a short path of your own",
                 ) from error
             path.chmod(0o600)
-            sock.listen(64)
+            sock.listen(4 * limits.CLIENTS)
             sock.setblocking(False)
             self.listeners.append((sock, path))
             self.loop.watch(sock.fileno(), partial(accept, sock))
@@ -103,7 +107,13 @@ class Clients:
     ) -> tuple[socket.socket, int, int] | None:
         try:
             sock, _ = listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # Left alone it would be offered again and again: it is told no instead.
+                os.close(self.spare)
+                with contextlib.suppress(OSError):
+                    listener.accept()[0].close()
+                self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             return None
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, _ = _CREDENTIALS.unpack(data)
@@ -114,6 +124,10 @@ class Clients:
         return sock, pid, uid
 
     def _accept(self, listener: socket.socket, _: int) -> None:
+        if len(self.by_number) >= limits.CLIENTS:
+            # Who has not said hello must not keep others out.
+            for idle in [c for c in self.by_number.values() if not c.greeted][:1]:
+                self.leave(idle, "it never said hello")
         found = self._accepted(listener, len(self.by_number) >= limits.CLIENTS)
         if found is None:
             return
@@ -139,6 +153,8 @@ class Clients:
                 return
             for frames in messages:
                 self._message(client, frames)
+            if client.peer.zmtp.stalled and not client.peer.closed:
+                self.loop.again.add(client.peer.fileno())
             self.loop.shed()
         self._settle(client)
 
@@ -175,6 +191,9 @@ class Clients:
     # The lease socket.
 
     def _accept_lease(self, listener: socket.socket, _: int) -> None:
+        if len(self.leases) >= limits.CLIENTS:
+            for idle in [p for p in self.leases.values() if not p.client][:1]:
+                self._close_lease(idle)
         found = self._accepted(listener, len(self.leases) >= limits.CLIENTS)
         if found is None:
             return
@@ -341,9 +360,9 @@ class Clients:
 
     def close(self) -> None:
         """Close every connection and remove the sockets."""
+        until = time.monotonic() + 0.5
         for client in list(self.by_number.values()):
-            client.peer.sock.setblocking(True)
-            client.peer.sock.settimeout(0.2)
+            client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
         for peer in list(self.leases.values()):
@@ -351,6 +370,7 @@ class Clients:
         for sock, path in self.listeners:
             sock.close()
             path.unlink(missing_ok=True)
+        os.close(self.spare)
 
 
 _REQUESTS: dict[type, Any] = {

@@ -19,15 +19,15 @@ PAGE = 4096
 
 def borrowed(state: State, event: Borrowed) -> None:
     """Note who wants a segment; it is made when the worker of the pair is there."""
-    mine = sum(segment.client == event.client for segment in state.segments.values())
+    lent = sum(s.client == event.client and s.state != "idle" for s in state.segments.values())
     service = state.services.get(event.spec.key)
     error = None
     if state.stopping:
         error = ClawError("kernel_stopped", "the kernel is stopping")
     elif event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
         error = tasks.never_fits(state.ledger, event.size, "the segment")
-    elif mine + (len(service.borrows) if service else 0) >= limits.SEGMENTS_PER_CLIENT:
-        error = ClawError("queue_full", "segments of one client", mine, limits.SEGMENTS_PER_CLIENT)
+    elif lent + (len(service.borrows) if service else 0) >= limits.SEGMENTS_PER_CLIENT:
+        error = _too_many(lent)
     elif service and state.now < service.quarantined_until:
         error = tasks.quarantined(state, service)
     if error:
@@ -36,6 +36,16 @@ def borrowed(state: State, event: Borrowed) -> None:
     if service is None:
         service = state.services[event.spec.key] = Service(event.spec)
     service.borrows.append(event)
+
+
+def _too_many(have: int) -> ClawError:
+    return ClawError(
+        "queue_full",
+        "one client can have so many segments, those that it gave back included",
+        got=have,
+        allowed=limits.SEGMENTS_PER_CLIENT,
+        hint="use fewer and larger ones, in a few sizes; they end with the connection",
+    )
 
 
 def lend_waiting(state: State, service: Service, worker: Worker) -> None:
@@ -47,13 +57,19 @@ def lend_waiting(state: State, service: Service, worker: Worker) -> None:
 
 def _lend(state: State, worker: Worker, wish: Borrowed) -> None:
     size = -(-wish.size // PAGE) * PAGE
-    for segment in state.segments.values():
-        mine = segment.client == wish.client and segment.worker == worker.id
-        if mine and segment.state == "idle" and size <= segment.size <= 2 * size:
-            step(SEGMENT, segment, "lend")
-            segment.generation += 1
-            state.out.append(_leased(segment, wish))
-            return
+    mine = [s for s in state.segments.values() if s.client == wish.client]
+    full = len(mine) >= limits.SEGMENTS_PER_CLIENT or state.ledger.free < size
+    idle = [s for s in mine if s.worker == worker.id and s.state == "idle" and s.size >= size]
+    best = min(idle, key=lambda segment: segment.size, default=None)
+    # One that is far too large is taken only when no new one can be had.
+    if best and (best.size <= 2 * size or full):
+        step(SEGMENT, best, "lend")
+        best.generation += 1
+        state.out.append(_leased(best, wish))
+        return
+    if len(mine) >= limits.SEGMENTS_PER_CLIENT:
+        tasks.refuse(state, wish.client, wish.request, _too_many(len(mine)))
+        return
     number = state.number("segment")
     if not state.ledger.charge(("segment", number), size):
         error = ClawError(

@@ -46,7 +46,8 @@ DEATHS = 4
 """So many deaths within ``DEATH_WINDOW`` put a plugin in quarantine."""
 DEATH_WINDOW = 60 * SECOND
 QUARANTINE = 30 * SECOND
-WORKER_OUTBOX = 16 * MIB
+WORKER_OUTBOX = PAYLOAD_TOTAL + 8 * MIB
+"""More than all requests together hold: only a worker that answers unread ones gets there."""
 RETIRED = 32
 """Segments whose pages a worker gave back but could still map; then it is renewed when idle."""
 LOG_LINE = 4096

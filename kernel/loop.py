@@ -20,6 +20,8 @@ class Loop:
     """Hands one event to the core and carries out what it says."""
     poller: select.epoll = field(default_factory=select.epoll)
     callbacks: dict[int, Callback] = field(default_factory=dict)
+    again: set[int] = field(default_factory=set)
+    """Descriptors to serve in the next turn although nothing new may come on them."""
     holders: list[Holders] = field(default_factory=list)
     """Each lists connections, with the way to end each."""
     _events: list[Event] = field(default_factory=list)
@@ -52,12 +54,17 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """Stop watching, before the descriptor is closed."""
+        self.again.discard(fd)
         if self.callbacks.pop(fd, None):
             self.poller.unregister(fd)
 
     def turn(self, pause: float | None) -> None:
         """Wait for at most ``pause`` seconds and serve what is ready."""
-        for fd, mask in self.poller.poll(pause, 64):
+        again, self.again = self.again, set()
+        ready = dict.fromkeys(again, select.EPOLLIN)
+        for fd, mask in self.poller.poll(0 if again else pause, 64):
+            ready[fd] = ready.get(fd, 0) | mask
+        for fd, mask in ready.items():
             # A callback of this round may have closed the descriptor of a later one.
             if callback := self.callbacks.get(fd):
                 callback(mask)

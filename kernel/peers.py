@@ -8,7 +8,10 @@ from clawai.sdk import wire
 from clawai.sdk.zmtp import Connection
 
 READ = 256 * 1024
-"""Most bytes taken from one peer before the others get their turn."""
+MESSAGES = 8
+"""Most bytes and messages taken from one peer before the others get their turn."""
+PONGS = 64 * 1024
+"""With so much in the outbox a PING gets no PONG: who does not read has no use for it."""
 _BATCH = 64
 
 
@@ -29,26 +32,28 @@ class Peer:
         return self.sock.fileno()
 
     def receive(self) -> list[list[bytes]] | None:
-        """The messages that are whole now; None when the peer has closed.
+        """Some of the messages that are whole now; None when the peer has closed.
+
+        While ``zmtp.stalled`` there are more, although the socket may have nothing to read.
 
         Raises:
             ClawError: the peer broke ZMTP or a limit.
         """
         try:
-            data = self.sock.recv(READ)
+            data = b"" if self.zmtp.stalled else self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
             return None
-        if not data:
+        if not (data or self.zmtp.stalled):
             return None
-        messages = self.zmtp.receive(data)
+        messages = self.zmtp.receive(data, MESSAGES)
         self.flush_handshake()
         return messages
 
     def flush_handshake(self) -> None:
         """Send the greeting, READY and PONGs that are due."""
-        if data := self.zmtp.outgoing():
+        if (data := self.zmtp.outgoing()) and self.waiting < PONGS:
             self._queue([data])
 
     def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:

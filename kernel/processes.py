@@ -178,7 +178,7 @@ class Processes:
 
     def _drain(self, process: Process) -> None:
         """Read what the dead worker had still said and logged."""
-        for _ in range(64):
+        for _ in range(4096):
             if process.peer.closed or not self._receive(process):
                 break
         for _ in range(16):
@@ -201,7 +201,10 @@ class Processes:
             process.peer.flush()
         if mask & ~select.EPOLLOUT and not self._receive(process):
             self.loop.unwatch(process.peer.fileno())
+            supervisor.end(process)  # it has nothing more to say; mostly it is dead already
             return
+        if process.peer.zmtp.stalled:
+            self.loop.again.add(process.peer.fileno())
         self._settle(process)
 
     def _receive(self, process: Process) -> bool:

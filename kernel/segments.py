@@ -5,9 +5,11 @@ pages were given back a descriptor is kept for a while, to see from its block co
 that had mapped it fills it again.
 """
 
+import errno
 import fcntl
 import mmap
 import os
+import resource
 from dataclasses import dataclass, field
 
 F_SEAL_FUTURE_WRITE = 0x0010
@@ -70,7 +72,11 @@ class Segments:
 
     def make(self, number: int, size: int) -> int:
         """Create a segment."""
-        self.fds[number] = fd = create(f"claw-segment-{number}", size)
+        fd = create(f"claw-segment-{number}", size)
+        if fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 7 // 8:
+            os.close(fd)  # the rest is kept for clients and workers
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.fds[number] = fd
         return fd
 
     def free(self, number: int, worker: int, alive: bool) -> bool:

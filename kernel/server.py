@@ -7,6 +7,7 @@ Clients' side: ``clients``. Workers' side: ``processes``. This module holds the 
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -65,8 +66,9 @@ class Server:
     def _make_segment(self, made: ev.MakeSegment) -> None:
         try:
             fd = self.segments.make(made.segment, made.size)
-            self.processes.give(made.worker, made.segment, made.size, fd)
+            # The client first: a worker that had it would keep it if the client's way is blocked.
             self.clients.give(made.client, made.segment, made.size, fd)
+            self.processes.give(made.worker, made.segment, made.size, fd)
         except OSError as error:
             self.log.write("error", f"segment {made.segment}: {error.strerror}")
             self.segments.drop(made.segment)
@@ -154,6 +156,9 @@ def lock(folder: Path) -> int:
 
 def serve(config: Config, *, echo: bool, ready_fd: int | None) -> None:
     """Boot and serve until a signal or ``claw down``."""
+    # Room for every client twice, workers and segments; select() reaches no higher.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
     folder = paths.make_private(paths.runtime_dir())
     held = lock(folder)
     log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * limits.MIB, echo)

@@ -21,6 +21,7 @@ from clawai.sandbox.launch import Spawned, spawn
 from clawai.sandbox.policy import Policy
 from clawai.sdk import paths
 from clawai.sdk.config import Config
+from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
 from clawai.sdk.wire import MAX_MESSAGE
 
@@ -65,6 +66,8 @@ def launch(
         ClawError: the model or the plugin is no longer there.
         OSError: the system refused a process or a descriptor.
     """
+    if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
+        raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
     ours: list[socket.socket] = []
     theirs: list[int] = []

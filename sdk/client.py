@@ -33,9 +33,12 @@ SILENCE = 15.0
 
 
 def options(sock: Any) -> None:
-    """What both clients set: no lingering, no reconnecting."""
+    """What both clients set: no lingering, no reconnecting.
+
+    Not -1: libzmq would then drop what the kernel had said last, such as why it disconnects us.
+    """
     sock.setsockopt(zmq.LINGER, 0)
-    sock.setsockopt(zmq.RECONNECT_IVL, -1)
+    sock.setsockopt(zmq.RECONNECT_IVL, 1 << 30)
     sock.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE)
 
 

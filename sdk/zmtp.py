@@ -44,7 +44,9 @@ class Connection:
         self.role = role
         self.ready = False
         self.buffered = 0
-        """Bytes held for a message that is not complete."""
+        """Bytes held for messages that were not returned yet."""
+        self.stalled = False
+        """Whole messages may be waiting, which ``receive(b"")`` gives."""
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._buffer = bytearray()
@@ -69,8 +71,8 @@ class Connection:
             out += frame(payload, MORE if index < last else 0)
         return out
 
-    def receive(self, data: bytes | memoryview) -> list[list[bytes]]:
-        """Take bytes from the peer and return the messages that are now complete.
+    def receive(self, data: bytes | memoryview, most: int = 1 << 30) -> list[list[bytes]]:
+        """Take bytes from the peer and return the messages that are now complete, ``most`` of them.
 
         Raises:
             ClawError: bad_frame or too_large; the connection must then be closed.
@@ -81,6 +83,7 @@ class Connection:
             return messages
         position = 0
         buffer = self._buffer
+        self.stalled = False
         while (found := self._header(buffer, position)) is not None:
             flags, start, size = found
             if len(buffer) - start < size:
@@ -95,6 +98,9 @@ class Connection:
             if not flags & MORE:
                 messages.append(self._parts)
                 self._parts, self._parts_bytes = [], 0
+                if len(messages) == most:
+                    self.stalled = True
+                    break
         if position:
             del buffer[:position]
         self.buffered = len(buffer) + self._parts_bytes
