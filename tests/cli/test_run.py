@@ -123,6 +123,16 @@ def test_ctrl_c_cancels_and_says_so(tiny):
     assert answer(tiny, "hello")["usage"]["completion_tokens"] == 8
 
 
+def test_a_reader_that_leaves_ends_the_task(tiny):
+    child = tiny.start("run", "tiny", "hello", "--temperature", "1")
+    assert os.read(child.stdout.fileno(), 1)
+    child.stdout.close()
+    assert child.stderr.read().splitlines()[1:] == []
+    assert child.wait() == 141
+    child.stderr.close()
+    assert answer(tiny, "hello")["usage"]["completion_tokens"] == 8
+
+
 def test_a_corrupt_model_is_a_typed_error(box):
     path = box.home / "bad.gguf"
     path.write_bytes(tiny_llama()[:-5000])

@@ -139,6 +139,26 @@ def test_parts_that_are_too_long_together_are_refused(tmp_path):
     nothing_left(Store())
 
 
+def test_a_part_that_has_come_is_not_fetched_again():
+    with serve(DATA[:200_000]) as first, serve(DATA[200_000:]) as second:
+        wanted = entry((first.url, second.url))
+        second.statuses = [404]
+        assert code(pull.pull, wanted).code == "network"
+        assert pull.pull(wanted).path.read_bytes() == DATA
+        assert (len(first.asked), len(second.asked)) == (1, 2)
+
+
+def test_what_was_fetched_for_another_entry_is_not_used():
+    with serve(DATA) as web:
+        web.cut_at, web.statuses = [100_000], []
+        web.after_cut = lambda: web.statuses.extend([404])
+        assert code(pull.pull, entry(web.url)).code == "network"
+        other = b"GGUF" + DATA[:200_000]
+        web.data, web.after_cut = other, None
+        assert pull.pull(entry(web.url, other)).path.read_bytes() == other
+        assert "Range" not in web.asked[-1]
+
+
 # The web.
 
 

@@ -81,6 +81,19 @@ def test_a_side_that_dies_is_told(tiny):
         side.close()
 
 
+@pytest.mark.model
+@pytest.mark.oracle
+def test_llama_cpp_is_measured_in_the_same_run(smollm2_path):
+    pytest.importorskip("xllamacpp", reason="the bench extra is not installed")
+    words = ["--model", str(smollm2_path), "--threads", "2", "--rounds", "1", "--json"]
+    done = claw(*words, "--against", "llama.cpp")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["against"]) == {"llama.cpp"}
+    assert set(found["against"]["llama.cpp"]) == KEYS
+    assert "xllamacpp" in found["settings"]["llama.cpp"]
+
+
 def test_prompt_ids_stay_in_the_vocabulary():
     for vocabulary in (64, 260, 49152):
         ids = decode.prompt_ids(512, vocabulary)
