@@ -1,4 +1,4 @@
-"""The language-model engine: GGUF files of the Llama family, on the drivers that its worker loads."""
+"""The language-model engine: GGUF files of the Llama family, on the drivers of its worker."""
 
 from clawai.plugins.engine.worker import Engine
 

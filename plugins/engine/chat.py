@@ -125,13 +125,13 @@ def _absent(*texts: str) -> str:
 
 def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     if not isinstance(messages, list | tuple) or not 1 <= len(messages) <= MAX_MESSAGES:
-        got = len(messages) if isinstance(messages, list | tuple) else type(messages).__name__
-        raise ClawError("bad_params", "messages", got, f"a list of 1 to {MAX_MESSAGES}")
+        size = len(messages) if isinstance(messages, list | tuple) else type(messages).__name__
+        raise ClawError("bad_params", "messages", size, f"a list of 1 to {MAX_MESSAGES}")
     checked = []
     for at, message in enumerate(messages):
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            got = sorted(map(str, message)) if isinstance(message, Mapping) else str(type(message))
-            raise ClawError("bad_params", f"messages[{at}]", got, ["role", "content"])
+            keys = sorted(map(str, message)) if isinstance(message, Mapping) else str(type(message))
+            raise ClawError("bad_params", f"messages[{at}]", keys, ["role", "content"])
         if message["role"] not in ROLES:
             raise ClawError("bad_params", f"messages[{at}].role", message["role"], list(ROLES))
         if not isinstance(message["content"], str):

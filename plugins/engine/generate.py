@@ -1,7 +1,7 @@
 """A loaded model, and what it can do with text: generate, score, count tokens.
 
 One ``Session`` owns one plan, hence one sequence; it serves one task at a time. A prompt that does
-not fit the context is refused with both lengths, never cut. What a client sees are whole characters,
+not fit the context is refused with both lengths, never cut. A client sees whole characters only,
 and never the beginning of a stop string that then completes.
 """
 
@@ -155,7 +155,7 @@ class Session:
     def _too_long(self, got: str) -> ClawError:
         return ClawError(
             "prompt_too_long",
-            f"the prompt has {got}; the context has {self.context} and an answer needs one at least",
+            f"the prompt has {got}; the context has {self.context}, and an answer needs one",
             got=got,
             allowed=f"{self.context - 1} tokens",
             hint="shorten the prompt, or raise workers.context (`claw config`)",
@@ -221,7 +221,9 @@ class Session:
         assert logits is not None
         return logits[-1]
 
-    def score(self, text: str, progress: Callable[[float], None] | None = None) -> tuple[float, int]:
+    def score(
+        self, text: str, progress: Callable[[float], None] | None = None
+    ) -> tuple[float, int]:
         """Mean negative log-likelihood (natural logarithm) of a text's tokens, and their number.
 
         The first token has nothing before it and is not counted.

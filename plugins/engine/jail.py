@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -134,14 +134,15 @@ class Jail(ImmutableSandboxedEnvironment):
         for loop in tree.find_all(nodes.For):
             if loop.recursive:
                 raise jinja2.TemplateSyntaxError("recursive loops are not allowed", loop.lineno)
-            loop.iter = _filter(loop.iter, "claw_steps")
+            loop.iter = _filter(cast(nodes.Expr, loop.iter), "claw_steps")
         for compare in list(tree.find_all(nodes.Compare)):
-            for holder in (compare, *compare.ops):
+            holders: list[nodes.Compare | nodes.Operand] = [compare, *compare.ops]
+            for holder in holders:
                 if not isinstance(holder.expr, nodes.Const):
                     holder.expr = _filter(holder.expr, "claw_weighed")
         for concat in list(tree.find_all(nodes.Concat)):
             # "~" cannot be intercepted, "+" can: the first operand becomes their sum.
-            total = _filter(concat.nodes[0], "string")
+            total: nodes.Expr = _filter(concat.nodes[0], "string")
             for operand in concat.nodes[1:]:
                 total = nodes.Add(total, _filter(operand, "string"), lineno=concat.lineno)
                 total.set_environment(self)

@@ -93,7 +93,8 @@ class Sampler:
 
     def _weights(self, logits: F32, peak: np.float32) -> F32:
         with np.errstate(under="ignore", over="ignore"):
-            return np.exp((logits - peak) * np.float32(1 / self.settings.temperature))
+            weights: F32 = np.exp((logits - peak) * np.float32(1 / self.settings.temperature))
+            return weights
 
 
 def _sum(weights: F32) -> float:

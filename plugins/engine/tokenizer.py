@@ -276,10 +276,12 @@ def _library(file: GGUF, rule: _Rule, vocabulary: dict[str, int]) -> Any:
     merges: Strings | None = file.get("tokenizer.ggml.merges", Strings)
     if merges is None:
         raise ModelFileError("metadata tokenizer.ggml.merges is missing")
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs: list[tuple[str, str]] = []
     where = file.offsets["tokenizer.ggml.merges"]
-    for index, pair in enumerate(pairs):
-        if len(pair) != 2 or not all(part in vocabulary for part in (*pair, "".join(pair))):
+    for index, merge in enumerate(merges):
+        left, _, right = merge.partition(" ")
+        pairs.append((left, right))
+        if not all(part in vocabulary for part in (left, right, left + right)):
             raise ModelFileError(
                 f"merge {index} is not two tokens that make a third", where, merges[index]
             )

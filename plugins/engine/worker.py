@@ -82,7 +82,7 @@ class Engine:
         return self.session
 
     @operation("llm.generate")
-    def generate(  # noqa: PLR0913 - the parameters of the operation
+    def generate(
         self,
         ctx: Context,
         prompt: Text | None = None,
