@@ -103,8 +103,8 @@ static inline float softmax_block(float *p, int32_t visible, float scale, float 
         vf_store(p + i, v);
         sum = vf_add(sum, v);
     }
-    float shrink[8];
-    vf_store(shrink, vf_exp(vf_set1(*top - next)));
+    float shrink[8] = {1.0f};
+    if (next != *top) vf_store(shrink, vf_exp(vf_set1(*top - next)));
     *top = next;
     *total = *total * shrink[0] + vf_sum(sum);
     return shrink[0];

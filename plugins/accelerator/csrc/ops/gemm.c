@@ -103,27 +103,35 @@ static inline __attribute__((always_inline)) void tile_int(
         }
 }
 
+#define TILE_INT(nt) case nt: tile_int(bits, nb, nt, shift, mins, codes, dw, mw, k, q, d, s, y, ystride); break;
+
+static inline __attribute__((always_inline)) void panel_int(
+    int bits, int bytes, int has_min, int shift, int nb, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
+    const float *s, int32_t tokens, uint8_t *codes, float *y, int32_t ystride)
+{
+    const int32_t groups = k / 32, mins = has_min || shift;
+    float *dw = (float *)(void *)(codes + 16 * (size_t)k), *mw = dw + 16 * groups;
+    /* The next panel is asked for while this one is worked on, a share with each tile. */
+    const uint8_t *next = w + (size_t)nb * (size_t)groups * (size_t)bytes;
+    const int32_t lines = nb * groups * bytes / 64 * 4 / tokens + 1;
+    unpack_panel(w, nb, k, bits, bytes, has_min, codes, dw, mw);
+    for (int32_t nt; tokens > 0; tokens -= nt) {
+        nt = tokens >= 4 ? 4 : tokens;
+        for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
+        switch (nt) { TILE_INT(1) TILE_INT(2) TILE_INT(3) TILE_INT(4) }
+        q += (size_t)nt * (size_t)k;
+        d += nt * groups;
+        s += nt * groups;
+        y += (size_t)nt * (size_t)ystride;
+    }
+}
+
 #define GEMM_INT(name, bits, bytes, has_min, shift)                                                \
     static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q, const float *d, \
                               const float *s, int32_t tokens, uint8_t *scratch, float *y, int32_t ystride)  \
     {                                                                                              \
-        const int32_t groups = k / 32;                                                             \
-        float *dw = (float *)(void *)(scratch + 16 * (size_t)k), *mw = dw + 16 * groups;           \
-        const int mins = (has_min) || (shift);                                                     \
-        if (blocks == 2) unpack_panel(w, 2, k, bits, bytes, has_min, scratch, dw, mw);             \
-        else unpack_panel(w, 1, k, bits, bytes, has_min, scratch, dw, mw);                         \
-        while (tokens > 0) {                                                                       \
-            const int32_t nt = tokens >= 4 ? 4 : 1;                                                \
-            if (blocks == 2 && nt == 4) tile_int(bits, 2, 4, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
-            else if (blocks == 2) tile_int(bits, 2, 1, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
-            else if (nt == 4) tile_int(bits, 1, 4, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride); \
-            else tile_int(bits, 1, 1, shift, mins, scratch, dw, mw, k, q, d, s, y, ystride);       \
-            tokens -= nt;                                                                          \
-            q += (size_t)nt * (size_t)k;                                                           \
-            d += nt * groups;                                                                      \
-            s += nt * groups;                                                                      \
-            y += (size_t)nt * (size_t)ystride;                                                     \
-        }                                                                                          \
+        if (blocks == 2) panel_int(bits, bytes, has_min, shift, 2, w, k, q, d, s, tokens, scratch, y, ystride); \
+        else panel_int(bits, bytes, has_min, shift, 1, w, k, q, d, s, tokens, scratch, y, ystride); \
     }
 
 GEMM_INT(gemm_q4a, 4, Q4A_BYTES, 1, 0)
@@ -150,19 +158,25 @@ GEMM_INT(gemm_q8s, 8, Q8S_BYTES, 0, 0)
         for (int t = 0; t < nt; t++)                                                               \
             for (int b = 0; b < nb; b++) vf_store(y + (size_t)t * (size_t)ystride + 8 * b, acc[t][b]); \
     }                                                                                              \
-    static void CLAW_FN(gemm_##type)(const uint8_t *w, int32_t blocks, int32_t k, const float *x, int32_t stride, \
-                                     int32_t tokens, float *y, int32_t ystride)                    \
+    static inline __attribute__((always_inline)) void panel_##type(                                \
+        int nb, const uint8_t *w, int32_t k, const float *x, int32_t stride, int32_t tokens, float *y, int32_t ystride) \
     {                                                                                              \
-        while (tokens > 0) {                                                                       \
-            const int32_t nt = tokens >= 6 ? 6 : 1;                                                \
-            if (blocks == 2 && nt == 6) tile_##type(2, 6, w, k, x, stride, y, ystride);            \
-            else if (blocks == 2) tile_##type(2, 1, w, k, x, stride, y, ystride);                  \
-            else if (nt == 6) tile_##type(1, 6, w, k, x, stride, y, ystride);                      \
-            else tile_##type(1, 1, w, k, x, stride, y, ystride);                                   \
-            tokens -= nt;                                                                          \
+        for (int32_t nt; tokens > 0; tokens -= nt) {                                               \
+            nt = tokens >= 6 ? 6 : tokens >= 2 ? 2 : 1;                                            \
+            switch (nt) {                                                                          \
+            case 6: tile_##type(nb, 6, w, k, x, stride, y, ystride); break;                        \
+            case 2: tile_##type(nb, 2, w, k, x, stride, y, ystride); break;                        \
+            default: tile_##type(nb, 1, w, k, x, stride, y, ystride);                              \
+            }                                                                                      \
             x += (size_t)nt * (size_t)stride;                                                      \
             y += (size_t)nt * (size_t)ystride;                                                     \
         }                                                                                          \
+    }                                                                                              \
+    static void CLAW_FN(gemm_##type)(const uint8_t *w, int32_t blocks, int32_t k, const float *x, int32_t stride, \
+                                     int32_t tokens, float *y, int32_t ystride)                    \
+    {                                                                                              \
+        if (blocks == 2) panel_##type(2, w, k, x, stride, tokens, y, ystride);                     \
+        else panel_##type(1, w, k, x, stride, tokens, y, ystride);                                 \
     }
 
 GEMM_FLOAT(f16, 16)
