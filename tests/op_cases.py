@@ -291,39 +291,41 @@ def gemm_float(fmt: str) -> Callable[[np.random.Generator, str], Case]:
 
 
 def kv_append(rng: np.random.Generator, kind: str) -> Case:
-    dim, position = pick(kind, 8, 24, 64), pick(kind, 0, 13, 63)
+    dim, position = pick(kind, 8, 24, 64), pick(kind, 0, 77, 127)
     key, value = floats(rng, kind, dim), floats(rng, kind, dim)
-    keys, values = np.zeros((8, dim, 8), np.float16), np.zeros((64, dim), np.float16)
+    keys, values = np.zeros((2, 8, dim, 8), np.float16), np.zeros((2, 64, dim), np.float16)
+    block, at = divmod(position, 64)
     low, high = np.float32(-65504), np.float32(65504)
-    for x, out in ((key, keys[position // 8, :, position % 8]), (value, values[position])):
+    for x, out in ((key, keys[block, at // 8, :, at % 8]), (value, values[block, at])):
         out[:] = np.where(x > low, np.where(x < high, x, high), low).astype(np.float16)
-    fresh = [Out((8, dim, 8), np.float16), Out((64, dim), np.float16)]
-    return Case([key, value, dim, position, *fresh], [keys, values], exact=True)
+    fresh = [Out(keys.shape, np.float16), Out(values.shape, np.float16)]
+    return Case([key, value, dim, position, 64 * dim, *fresh], [keys, values], exact=True)
 
 
 def attention_f16(rng: np.random.Generator, kind: str) -> Case:
     rows, dim, length = pick(kind, 1, 7, 12), pick(kind, 8, 24, 64), pick(kind, 1, 77, 200)
+    if kind == "large":
+        rows = 3
     query = floats(rng, "small", rows, dim)
     limit = rng.integers(1, length + 1, rows).astype(np.int32)
     limit[0] = length
-    whole = -(-length // 64) * 64
-    k = rng.standard_normal((whole, dim)).astype(np.float16)
-    v = rng.standard_normal((whole, dim)).astype(np.float16)
+    blocks = -(-length // 64)
+    k = rng.standard_normal((blocks * 64, dim)).astype(np.float16)
+    v = rng.standard_normal((blocks * 64, dim)).astype(np.float16)
     if kind == "extreme":
         query *= 50
     if kind == "weird":
         query[0, 0] = np.nan
         v[length:] = 65504
     scores = query.astype(np.float64) @ k.astype(np.float64).T * 0.125
-    scores[np.arange(whole) >= limit[:, None]] = -np.inf
+    scores[np.arange(len(k)) >= limit[:, None]] = -np.inf
     weights = np.exp(scores - scores.max(1, keepdims=True))
     y = weights / weights.sum(1, keepdims=True) @ v.astype(np.float64)
-    keys = np.ascontiguousarray(k.reshape(-1, 8, dim).transpose(0, 2, 1))
+    lanes = np.ascontiguousarray(k.reshape(-1, 8, dim).transpose(0, 2, 1))
+    cache = [lanes.view(np.uint16), v.view(np.uint16)]
     scratch = Out(64 * dim * 2 + rows * 66, scratch=True)
-    args = [query, rows, dim, 0.125, limit, keys.view(np.uint16), v.view(np.uint16), scratch]
-    return Case(
-        [*args, Out((rows, dim))], [y], scale=float(np.abs(v[:length].astype(np.float64)).max())
-    )
+    args = [query, rows, dim, 0.125, limit, 64 * dim, *cache, scratch, Out((rows, dim))]
+    return Case(args, [y], scale=float(np.abs(v[:length].astype(np.float64)).max()))
 
 
 MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {

@@ -80,14 +80,15 @@ class CpuPlan:
             self._keep.append(held)
             setattr(spec, key, held)
             setattr(spec, f"{key}_bytes", memory.nbytes)
-            lib.claw_advise_huge(held, memory.nbytes)
+            if key == "weights":
+                lib.claw_advise_huge(held, memory.nbytes)
         if control is not None:
             held = ffi.from_buffer("uint8_t[]", control)
             self._keep.append(held)
             spec.control = ffi.cast("const uint32_t *", held)
         spec.isa, spec.scratch = isa, lowering.arena_bytes
         spec.context, spec.chunk, spec.threads = context, lowering.chunk, threads
-        spec.vocabulary = self.vocabulary
+        spec.vocabulary, spec.kv_block = self.vocabulary, lowering.cache_block
         row = 4 * self.vocabulary
         logits = arena[need.arena - align(row) : need.arena - align(row) + row]
         self._logits = np.frombuffer(logits, np.float32).reshape(1, -1)

@@ -48,8 +48,8 @@ class Lowering:
         self.weights = Weights(context)
         self.steps: list[Step] = []
         self.buffers: list[Buffer] = []
-        self.cache_bytes = 0
-        self._positions = -(-context // lib.CLAW_POSITIONS) * lib.CLAW_POSITIONS
+        self.cache_block = 0
+        """Bytes that 64 positions of all layers take in the KV memory."""
         self._views: dict[str, View] = {}
         self._q8: dict[str, tuple[Buffer, Step]] = {}
         self._emitted: set[str] = set()
@@ -62,6 +62,7 @@ class Lowering:
         for node in graph.nodes:
             if node.output not in self._emitted and node.output not in self._late:
                 getattr(self, f"_{node.op.value}")(node)
+        self.cache_bytes = -(-context // lib.CLAW_POSITIONS) * self.cache_block
         self.arena_bytes = self._place()
 
     # ---- what is fused with what ----
@@ -347,16 +348,16 @@ class Lowering:
             self._emitted.add(name)
         for key, name in zip("abc", names, strict=True):
             append.views[key] = self._views[name]
-        append.numbers["cache"] = self.cache_bytes
+        append.numbers["cache"] = self.cache_block
         self._emit(append, node.output)
         step = Step(lib.CLAW_ATTEND, node.output, 0, dict(numbers))
-        step.numbers |= {"cache": self.cache_bytes, "scale": float(node.attrs["scale"])}
+        step.numbers |= {"cache": self.cache_block, "scale": float(node.attrs["scale"])}
         step.views["a"] = self._views[names[0]]
         fits = numbers["head_dim"] % lib.CLAW_GROUP == 0
         self._outputs(step, node.output, self.check.width[node.output], q8_fits=fits)
         self._emit(step, node.output)
-        per_head = self._positions * numbers["head_dim"] * 2
-        self.cache_bytes += align(2 * numbers["kv_heads"] * per_head)
+        per_head = lib.CLAW_POSITIONS * numbers["head_dim"] * 2
+        self.cache_block += align(2 * numbers["kv_heads"] * per_head)
 
     def _last(self, node: Node) -> None:
         width = self.check.width[node.output]

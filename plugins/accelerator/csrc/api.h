@@ -59,13 +59,14 @@ typedef struct claw_step {
     uint64_t q8;     /* the same, as output */
     uint64_t weight; /* in the weights: packed matrix, table or gain */
     uint64_t extra;  /* in the weights: bias or rope table */
-    uint64_t cache;  /* in the KV memory: the layer's keys, then its values */
+    uint64_t cache;  /* in each block of the KV memory: the layer's keys, then its values */
 } claw_step;
 
 typedef struct claw_spec {
     const char *isa;
     uint8_t *weights, *kv, *arena;
     uint64_t weights_bytes, kv_bytes, arena_bytes, scratch; /* scratch: where it starts in the arena */
+    uint64_t kv_block; /* bytes of 64 positions of all layers: memory fills as the sequence grows */
     const uint32_t *control; /* may be NULL */
     uint32_t context, chunk, threads, vocabulary;
 } claw_spec;

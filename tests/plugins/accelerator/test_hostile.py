@@ -181,7 +181,7 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
     sizes["arena"] = lowering.arena_bytes + scratch
     spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", b"scalar")
     spec.isa, spec.scratch, spec.context, spec.chunk = isa, lowering.arena_bytes, 64, 64
-    spec.threads, spec.vocabulary = 1, 101
+    spec.threads, spec.vocabulary, spec.kv_block = 1, 101, lowering.cache_block
     tokens = ffi.new("int32_t[]", list(range(64)))
     code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
     refused = 0

@@ -84,10 +84,12 @@ static int table_ok(const claw_spec *spec, const claw_step *s)
         && weight_ok(spec, s->extra, spec->context * row * sizeof(float));
 }
 
+/* The layer's keys and values within one block of positions, and all blocks within the memory. */
 static int cache_ok(const claw_spec *spec, const claw_step *s)
 {
-    const uint64_t bytes = cache_positions(spec->context) * s->head_dim * s->kv_heads * 2 * sizeof(uint16_t);
-    return within(s->cache, bytes, spec->kv_bytes, 64);
+    const uint64_t bytes = (uint64_t)CLAW_POSITIONS * s->head_dim * s->kv_heads * 2 * sizeof(uint16_t);
+    const uint64_t blocks = ((uint64_t)spec->context + CLAW_POSITIONS - 1) / CLAW_POSITIONS;
+    return within(s->cache, bytes, spec->kv_block, 64) && spec->kv_block % 64 == 0 && spec->kv_block <= spec->kv_bytes / blocks;
 }
 
 static int matmul_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)

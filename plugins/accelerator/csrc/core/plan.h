@@ -51,9 +51,4 @@ static inline uint32_t attend_tokens(const claw_step *s) { return CLAW_ATTENTION
 static inline uint32_t matmul_blocks(const claw_step *s) { return (s->rows + 7) / 8 * (s->flags & CLAW_SILU ? 2 : 1); }
 /* Bytes of quantized activations of n tokens of width k: codes, scales, sums. */
 static inline uint64_t q8_bytes(uint64_t n, uint64_t k) { return n * k + n * (k / CLAW_GROUP) * 8; }
-/* Positions that the cache holds, in whole attention blocks. */
-static inline uint64_t cache_positions(uint32_t context)
-{
-    return ((uint64_t)context + CLAW_POSITIONS - 1) / CLAW_POSITIONS * CLAW_POSITIONS;
-}
 #endif

@@ -92,11 +92,14 @@ static void run_rope(claw_plan *p, const claw_step *s, uint32_t t)
 
 /* ---- KV: units are (token, head), query heads first ---- */
 
+/* Keys or values of a head in the first block of 64 positions; the next block is kv_block away. */
 static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t head, int values)
 {
-    const uint64_t one = cache_positions(p->spec.context) * s->head_dim;
+    const size_t one = (size_t)CLAW_POSITIONS * s->head_dim;
     return (uint16_t *)(void *)(p->spec.kv + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
 }
+
+static int64_t cache_stride(const claw_plan *p) { return (int64_t)(p->spec.kv_block / sizeof(uint16_t)); }
 
 static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
 {
@@ -114,7 +117,7 @@ static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
         rotate(p, s, key, position, turned);
         key = turned;
     }
-    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_of(p, s, h - queries, 0),
+    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_stride(p), cache_of(p, s, h - queries, 0),
                       cache_of(p, s, h - queries, 1));
 }
 
@@ -134,7 +137,7 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
             memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
             limit[t * heads + h] = (int32_t)(p->position + t0 + t + 1);
         }
-    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_of(p, s, kv, 0),
+    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, kv, 0),
                           cache_of(p, s, kv, 1), mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;

@@ -4,13 +4,14 @@
 
 #define FEW_ROWS 3
 
-static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t head_dim, int32_t position,
+static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t head_dim, int32_t position, int64_t stride,
                                uint16_t *keys, uint16_t *values)
 {
     /* Clamped to finite f16, NaN included: a masked position is multiplied by 0, never by NaN. */
     const vf low = vf_set1(-65504.0f), high = vf_set1(65504.0f);
-    uint16_t *k = keys + (size_t)(position / 8) * 8 * (size_t)head_dim + position % 8;
-    uint16_t *v = values + (size_t)position * (size_t)head_dim;
+    const int32_t at = position % 64;
+    uint16_t *k = keys + position / 64 * stride + at / 8 * 8 * head_dim + at % 8;
+    uint16_t *v = values + position / 64 * stride + at * head_dim;
     for (int32_t i = 0; i < head_dim; i += 8) {
         uint16_t t[8];
         vf_store_f16(t, vf_min(vf_max(vf_load(key + i), low), high));
@@ -156,7 +157,7 @@ static inline void block_values(const float *p, int32_t rows, int32_t hd, const 
 }
 
 static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t head_dim, float scale, const int32_t *limit,
-                                   const uint16_t *keys, const uint16_t *values, float *scratch, float *y)
+                                   int64_t stride, const uint16_t *keys, const uint16_t *values, float *scratch, float *y)
 {
     float *fk = scratch, *fv = fk + 64 * head_dim, *p = fv + 64 * head_dim;
     float *top = p + 64 * rows, *total = top + rows;
@@ -169,7 +170,7 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
     memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
     for (int32_t base = 0; base < end; base += 64) {
         const int32_t n = end - base < 64 ? end - base : 64;
-        const uint16_t *k = keys + (size_t)base * (size_t)head_dim, *v = values + (size_t)base * (size_t)head_dim;
+        const uint16_t *k = keys + base / 64 * stride, *v = values + base / 64 * stride;
         if (rows > FEW_ROWS) load_block(k, v, n, head_dim, fk, fv);
         block_scores(query, rows, head_dim, k, fk, n, p);
         for (int32_t r = 0; r < rows; r++) {
