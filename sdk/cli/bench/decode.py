@@ -21,6 +21,7 @@ import click
 from clawai.sdk import config
 from clawai.sdk.cli import output
 from clawai.sdk.cli.bench.command import finish
+from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.report import Report
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
@@ -45,6 +46,7 @@ class Side:
             text=True,
         )
         self._module = module
+        self.pid = self._process.pid
         self.times: dict[str, list[float]] = {}
         try:
             self.facts: dict[str, Any] = self._read()["ready"]
@@ -136,6 +138,8 @@ def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Rep
             if number == 0:  # only warms caches and clocks
                 for side in sides.values():
                     side.times.clear()
+                neighbours = Neighbours([side.pid for side in sides.values()])
+        busy = round(neighbours.share(), 3)
         figures = {name: side.figures() for name, side in sides.items()}
         facts = {name: side.facts for name, side in sides.items()}
     finally:
@@ -143,6 +147,7 @@ def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Rep
         for side in sides.values():
             side.close()
     settings = {"model": model.name, "threads": threads, "rounds": rounds}
+    settings |= {"others_busy_ratio": busy}
     settings |= {"isa": facts["clawai"].get("isa", "")}
     settings |= {peer: facts[peer].get("version", "") for peer in peers}
     return Report("decode", settings, figures.pop("clawai"), figures)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from clawai.sdk.cli import doctor, output
+from clawai.sdk.cli.bench import neighbours
 
 UNITS = ("_ms", "_us", "_s", "_tok_s", "_rps", "_gb_s", "_gflop_s", "_gop_s", "_bytes", "_ratio")
 _LESS_IS_BETTER = ("_ms", "_us", "_bytes")
@@ -72,6 +73,10 @@ def show(report: Report) -> None:
         rows.append(row)
     columns = ("FIGURE", "CLAWAI", *(peer.upper() for peer in peers), *(("",) if peers else ()))
     output.table(columns, rows, right=range(1, 2 + len(peers)))
+    if (busy := report.settings.get("others_busy_ratio", 0.0)) > neighbours.LIMIT:
+        print(
+            f"\nother processes used {busy:.0%} of this box meanwhile: measure again when it rests"
+        )
 
 
 def figure(key: str, value: float | None) -> str:

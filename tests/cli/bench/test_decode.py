@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from clawai.sdk.cli.bench import decode, report
+from clawai.sdk.cli.bench.neighbours import Neighbours, ticks_of
 from gguf_files import tiny_llama
 
 KEYS = {
@@ -36,6 +37,7 @@ def test_the_form_of_a_report(tiny):
     assert set(found["figures"]) == KEYS
     assert all(value > 0 for value in found["figures"].values())
     assert found["against"] == {}
+    assert 0 <= found["settings"]["others_busy_ratio"] <= 1
     assert {"processor", "cores", "isa", "memory_bytes"} <= set(found["box"])
 
 
@@ -92,6 +94,22 @@ def test_llama_cpp_is_measured_in_the_same_run(smollm2_path):
     assert set(found["against"]) == {"llama.cpp"}
     assert set(found["against"]["llama.cpp"]) == KEYS
     assert "xllamacpp" in found["settings"]["llama.cpp"]
+
+
+def test_work_of_others_is_counted_and_ours_is_not():
+    """One that spins is a neighbour until it is named as one of the measured."""
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        alone, named = Neighbours([]), Neighbours([spinner.pid])
+        while alone.share() <= 0:
+            pass
+        spinning = ticks_of(spinner.pid)
+        while ticks_of(spinner.pid) < spinning + 20:
+            pass
+        assert alone.share() > named.share()
+    finally:
+        spinner.kill()
+        spinner.wait()
 
 
 def test_prompt_ids_stay_in_the_vocabulary():
