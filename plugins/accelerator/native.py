@@ -1,6 +1,6 @@
 """The C library: which instruction set runs, and how GGUF types map to packed formats.
 
-The environment variable ``CLAW_ISA`` ("scalar" or "avx2") overrides the choice by the processor.
+The environment variable ``CLAW_ISA`` (one of ``ISAS``) overrides the choice by the processor.
 """
 
 import os
@@ -9,7 +9,20 @@ from typing import Any
 from clawai.plugins.accelerator._ops import ffi, lib
 from clawai.sdk.model.dtypes import DType
 
-__all__ = ["FORMATS", "PACKED", "choose_isa", "ffi", "is_int", "lib", "packed_bytes"]
+__all__ = [
+    "FORMATS",
+    "ISAS",
+    "PACKED",
+    "available_isas",
+    "choose_isa",
+    "ffi",
+    "is_int",
+    "lib",
+    "packed_bytes",
+]
+
+ISAS = ("scalar", "avx2", "avx512vnni")
+"""Targets of the library, worst first."""
 
 FORMATS = ("q4a", "q4s", "q8a", "q8s", "f16", "bf16", "f32")
 """Packed formats, at the index that C knows them by (``enum claw_format``)."""
@@ -40,6 +53,11 @@ def packed_bytes(fmt: str, rows: int, width: int) -> int:
     return int(lib.claw_packed_bytes(FORMATS.index(fmt), rows, width))
 
 
+def available_isas() -> list[str]:
+    """The targets that this processor can run."""
+    return [name for name in ISAS if lib.claw_ops_named(name.encode()) != ffi.NULL]
+
+
 def choose_isa() -> str:
     """The name of the instruction set to run.
 
@@ -49,8 +67,6 @@ def choose_isa() -> str:
     wanted = os.environ.get("CLAW_ISA")
     table: Any = lib.claw_ops_named(wanted.encode() if wanted else ffi.NULL)
     if table == ffi.NULL:
-        raise RuntimeError(
-            f"CLAW_ISA={wanted} cannot run here; use scalar or avx2 (on a processor that has it), "
-            "or unset it"
-        )
+        allowed = ", ".join(available_isas())
+        raise RuntimeError(f"CLAW_ISA={wanted} cannot run here; allowed: {allowed}; or unset it")
     return bytes(ffi.string(table.isa)).decode()

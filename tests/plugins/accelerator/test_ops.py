@@ -12,11 +12,12 @@ import pytest
 
 from clawai.plugins.accelerator._ops import ffi, lib
 from clawai.plugins.accelerator.build_ops import OpRow, read_ops
+from clawai.plugins.accelerator.native import available_isas
 from guarded import Guarded
 from op_cases import KINDS, MAKERS, Case, Out, make_case
 
 OPS = read_ops()
-TARGETS = [name for name in ("scalar", "avx2") if lib.claw_ops_named(name.encode()) != ffi.NULL]
+TARGETS = available_isas()
 
 
 def run(op: OpRow, target: str, case: Case, side: str) -> list[Any]:

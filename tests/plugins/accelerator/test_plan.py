@@ -12,7 +12,7 @@ import pytest
 
 from clawai.plugins.accelerator import claw_driver
 from clawai.plugins.accelerator.driver import CpuDriver, CpuPlan
-from clawai.plugins.accelerator.native import PACKED, ffi, lib
+from clawai.plugins.accelerator.native import PACKED, available_isas
 from clawai.sdk.model import gguf
 from clawai.sdk.model.driver import Stopped
 from clawai.sdk.model.dtypes import DType
@@ -43,11 +43,9 @@ def test_the_hook_gives_the_driver_for_cpu_only() -> None:
     assert claw_driver("gpu") is None
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2"])
+@pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("dtype", list(PACKED), ids=lambda d: d.name)
 def test_logits_match_numpy(dtype: DType, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if lib.claw_ops_named(isa.encode()) == ffi.NULL:
-        pytest.skip(f"this processor has no {isa}")
     monkeypatch.setenv("CLAW_ISA", isa)
     k_type = dtype.geometry.block == 256
     sizes = {"width": 256, "ffn": 512, "head_dim": 64} if k_type else {}
@@ -104,6 +102,20 @@ def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(dtype: DType
             got = [three.run(part).copy() for part in parts]
             ends = np.cumsum([len(part) for part in parts]) - 1
             assert np.array_equal(np.concatenate(got), whole[ends])
+
+
+def test_fast_targets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the scalar one, which has no fused multiply-add, rounds differently."""
+    graph, results = llama(), []
+    for isa in available_isas():
+        monkeypatch.setenv("CLAW_ISA", isa)
+        with compiled(graph) as plan:
+            results.append(plan.run(TOKENS).copy())
+    for result in results[2:]:
+        assert np.array_equal(result, results[1])
+    monkeypatch.setenv("CLAW_ISA", "abacus")
+    with pytest.raises(RuntimeError, match="CLAW_ISA=abacus cannot run here; allowed: scalar"):
+        CpuDriver().compile(graph, context=10, threads=1, allocate=allocate)
 
 
 def test_rewind_forgets() -> None:

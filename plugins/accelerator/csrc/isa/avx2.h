@@ -91,6 +91,7 @@ static inline vb vb_bcast(const int8_t *p)
     return _mm256_set1_epi32(quad);
 }
 
+#ifndef CLAW_NO_BYTE_DOTS
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
 static inline vi vs_sum(vs a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
@@ -100,4 +101,5 @@ static inline vi vi_dot(vi acc, vb w, vb a)
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#endif
 #endif
