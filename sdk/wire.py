@@ -356,11 +356,26 @@ def error_from(message: Error | Unready) -> ClawError:
     return ClawError(code, message.message, message.got, message.allowed, message.hint)
 
 
-def _plain(value: Any) -> Any:
-    """``value`` if it is small enough and msgpack can carry it, else its representation."""
+def _plain(value: Any, levels: int = 8) -> Any:
+    """``value`` cut to what is small, shallow and msgpack can carry, else its representation.
+
+    Shallow, because what was just decoded may be too deep to encode a few calls further down.
+    """
+    if isinstance(value, dict):
+        plain: Any = {str(key): _below(each, levels) for key, each in value.items()}
+    elif isinstance(value, list | tuple | set | frozenset):
+        plain = [_below(each, levels) for each in value]
+    elif value is None or isinstance(value, bool | int | float | str | bytes):
+        plain = value
+    else:
+        return repr(value)[:2000]
     try:
-        if len(_encoder.encode(value)) <= 8192:
-            return value
-    except (TypeError, ValueError, OverflowError):
+        if len(_encoder.encode(plain)) <= 8192:
+            return plain
+    except (ValueError, OverflowError):  # half a surrogate, or an integer beyond 64 bits
         pass
-    return repr(value)[:2000]
+    return repr(plain)[:2000].encode("utf-8", "replace").decode()
+
+
+def _below(value: Any, levels: int) -> Any:
+    return _plain(value, levels - 1) if levels else "..."
