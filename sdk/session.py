@@ -9,6 +9,7 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
 Frames = list[bytes | memoryview]
+_BAD = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +173,25 @@ class Session:
                     )
                 )
             case wire.Chunk():
-                data = wire.unpack(message.data)
-                request.events.append(Event("chunk", data=data, frames=payload))
+                if (data := self._value(request, message.data)) is not _BAD:
+                    request.events.append(Event("chunk", data=data, frames=payload))
             case wire.Done():
-                self._end(request, Result(wire.unpack(message.result), payload, message.timings))
+                if (value := self._value(request, message.result)) is not _BAD:
+                    self._end(request, Result(value, payload, message.timings))
             case wire.Answer():
                 self._end(request, Result(wire.unpack(message.data)))
             case wire.Leased():
                 self._end(request, Result(message.lease))
             case _:
                 self._end(request, wire.error_from(message))
+
+    def _value(self, request: Request, raw: wire.Raw) -> Any:
+        """What a worker said, which nobody has looked at before; garbage ends its request only."""
+        try:
+            return wire.unpack(raw)
+        except ClawError as error:
+            self._end(request, ClawError("bad_worker", f"the plugin's answer is {error.message}"))
+            return _BAD
 
     def _end(self, request: Request, end: Result | ClawError) -> None:
         request.end = end
