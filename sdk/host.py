@@ -4,6 +4,7 @@ The sandbox calls ``main`` when every layer is in force. The main thread reads t
 has a thread that runs its tasks, so that a cancel and a ping are heard while an operation computes.
 """
 
+import gc
 import importlib
 import mmap
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -35,7 +36,7 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
         host.load()
     except ClawError as error:
         host.unready(error)
-    except Exception as error:
+    except BaseException as error:  # a plugin that calls sys.exit has failed too
         traceback.print_exc()
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
@@ -62,6 +63,7 @@ class Host:
         self._sending = threading.Lock()
         self._segments: dict[int, mmap.mmap] = {}
         self._segment_lock = threading.Lock()
+        self._dropping: set[int] = set()
         self._inbox: list[list[bytes]] = []
         self._slots: dict[int, queue.SimpleQueue[tuple[wire.Run, tuple[bytes, ...]]]] = {}
         self._operations: dict[str, Operation] = {}
@@ -209,15 +211,27 @@ class Host:
             return self._segments[number]
 
     def _drop(self, number: int) -> None:
-        mapping = self.segment(number)
-        try:
-            mapping.close()
-        except BufferError:
-            # An operation still holds a view; the interpreter unmaps it with the last one.
-            pass
+        self.segment(number)
+        self._dropping.add(number)
+        self._unmap()
+
+    def _unmap(self) -> None:
+        """Unmap what is to be dropped and say so; what an operation still views, after it.
+
+        Said too early, the operation's next write would look like one to memory taken back.
+        """
+        dropped = []
         with self._segment_lock:
-            del self._segments[number], mapping
-        self.send(wire.Dropped(segment=number, incarnation=self.incarnation))
+            for number in sorted(self._dropping):
+                try:
+                    self._segments[number].close()
+                except BufferError:
+                    continue
+                self._dropping.remove(number)
+                del self._segments[number]
+                dropped.append(number)
+        for number in dropped:
+            self.send(wire.Dropped(segment=number, incarnation=self.incarnation))
 
     # Tasks.
 
@@ -234,11 +248,17 @@ class Host:
         while True:
             run, frames = inbox.get()
             self._run(run, frames)
+            if self._dropping:
+                gc.collect()  # the views of a failed operation may hang on its traceback
+                self._unmap()
 
     def progress(self, task: int, fraction: float | None, note: str) -> None:
         """Pass an operation's progress on."""
         told = wire.Progress(
-            id=task, fraction=fraction, note=note[:2000], incarnation=self.incarnation
+            id=task,
+            fraction=None if fraction is None else float(fraction),
+            note=str(note)[:2000],
+            incarnation=self.incarnation,
         )
         self.send(told)
 
@@ -257,12 +277,12 @@ class Host:
         try:
             value = self._call(run, context)
             result = wire.pack(value)
-            self._fits(result, context)
+            self._fits(result, context.reply_frames)
         except Cancelled:
             self.send(self._error(run, ClawError("cancelled", "the operation stopped as asked")))
         except ClawError as error:
             self.send(self._error(run, error))
-        except Exception as error:
+        except BaseException as error:  # sys.exit in an operation must not end its slot in silence
             traceback.print_exc()
             text = f"{run.op} raised {type(error).__name__}: {error}"[:4000]
             told = ClawError("worker_failed", text, hint="`claw logs` shows the traceback")
@@ -296,13 +316,14 @@ class Host:
                     piece = next(generator)
                 except StopIteration as stop:
                     return stop.value
-                chunk = wire.Chunk(id=run.id, data=wire.pack(piece), incarnation=self.incarnation)
-                self.send(chunk)
+                data = wire.pack(piece)
+                self._fits(data)
+                self.send(wire.Chunk(id=run.id, data=data, incarnation=self.incarnation))
         finally:
             generator.close()
 
-    def _fits(self, result: wire.Raw, context: Context) -> None:
-        size = len(bytes(result)) + sum(map(len, context.reply_frames))
+    def _fits(self, result: wire.Raw, frames: Sequence[bytes] = ()) -> None:
+        size = len(bytes(result)) + sum(map(len, frames))
         if size > wire.MAX_MESSAGE - 4096 or len(bytes(result)) > wire.MAX_HEADER - 4096:
             raise ClawError(
                 "too_large",
