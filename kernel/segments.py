@@ -11,6 +11,7 @@ import mmap
 import os
 import resource
 from dataclasses import dataclass, field
+from pathlib import Path
 
 F_SEAL_FUTURE_WRITE = 0x0010
 _FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -67,47 +68,69 @@ class Segments:
     """The descriptors behind the core's segment numbers."""
 
     fds: dict[int, int] = field(default_factory=dict)
-    retired: dict[int, list[int]] = field(default_factory=dict)
-    """Worker to descriptors whose pages it gave back."""
+    owners: dict[int, int] = field(default_factory=dict)
+    """Segment to the process of its client."""
+    retired: dict[int, dict[int, int]] = field(default_factory=dict)
+    """Worker to segments whose pages it gave back, and their descriptors."""
+    fresh: bool = False
+    """Pages were given back since the last look at ``violators``."""
 
-    def make(self, number: int, size: int) -> int:
-        """Create a segment."""
+    def make(self, number: int, size: int, owner: int) -> int:
+        """Create a segment for a client's process."""
         fd = create(f"claw-segment-{number}", size)
         if fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 7 // 8:
             os.close(fd)  # the rest is kept for clients and workers
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        self.fds[number] = fd
+        self.fds[number], self.owners[number] = fd, owner
         return fd
 
     def free(self, number: int, worker: int, alive: bool) -> bool:
         """Give the pages of a segment back; False if its worker fills them at this moment.
 
-        When the worker is dead, only the client can still fill them: that memory is then its own,
-        as if it had made the file itself.
+        What the client fills is its own, as if it had made the file itself: nobody else is to
+        blame for it.
         """
         fd = self.fds[number]
-        if not punch(fd) and alive:
+        if not punch(fd) and alive and not self._owner_maps(number):
             return False
         del self.fds[number]
         if alive:
-            self.retired.setdefault(worker, []).append(fd)
+            self.retired.setdefault(worker, {})[number] = fd
+            self.fresh = True
         else:
-            os.close(fd)
+            self._close(number, fd)
         return True
+
+    def _owner_maps(self, number: int) -> bool:
+        """Whether the client's process could be who writes to a segment."""
+        try:
+            maps = Path(f"/proc/{self.owners[number]}/maps").read_text()
+        except OSError:
+            return False
+        return f"/memfd:claw-segment-{number} " in maps
+
+    def _close(self, number: int, fd: int) -> None:
+        os.close(fd)
+        self.owners.pop(number, None)
 
     def drop(self, number: int) -> None:
         """Forget a segment that reached nobody."""
         if (fd := self.fds.pop(number, None)) is not None:
-            os.close(fd)
+            self._close(number, fd)
 
     def violators(self) -> list[int]:
         """Workers that wrote to pages after they had given them back."""
-        return [worker for worker, fds in self.retired.items() if any(map(blocks, fds))]
+        self.fresh = False
+        return [
+            worker
+            for worker, held in self.retired.items()
+            if any(blocks(fd) and not self._owner_maps(number) for number, fd in held.items())
+        ]
 
     def worker_gone(self, worker: int) -> None:
         """A dead worker fills nothing."""
-        for fd in self.retired.pop(worker, ()):
-            os.close(fd)
+        for number, fd in self.retired.pop(worker, {}).items():
+            self._close(number, fd)
 
     def close(self) -> None:
         """Close everything."""

@@ -41,7 +41,7 @@ class Server:
         self.processes = Processes(self.loop, log, self.registry, config, self.segments)
         self.clients = Clients(self.loop, log, self.registry, self._view, self.stop)
         self.loop.holders += [self.clients.holders, self.processes.holders]
-        self._started = time.monotonic_ns()
+        self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
             ev.Start: self.processes.start,
@@ -64,8 +64,9 @@ class Server:
         return views.view(sources, what)
 
     def _make_segment(self, made: ev.MakeSegment) -> None:
+        client = self.clients.by_number.get(made.client)
         try:
-            fd = self.segments.make(made.segment, made.size)
+            fd = self.segments.make(made.segment, made.size, client.pid if client else 0)
             # The client first: a worker that had it would keep it if the client's way is blocked.
             self.clients.give(made.client, made.segment, made.size, fd)
             self.processes.give(made.worker, made.segment, made.size, fd)
@@ -87,19 +88,27 @@ class Server:
             self.loop.happen(
                 ev.WorkerBroke(segment.worker, "it wrote to memory that was taken back")
             )
+
+    def _look(self, now: int) -> None:
+        """Once a second while awake, whether a worker has taken memory back that it gave back."""
+        if now < self._looked + limits.SECOND:
+            return
+        self._looked = now
         for worker in self.segments.violators():
             self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
 
     def run(self) -> None:
         """Serve until the core stops and every worker is gone."""
         while not (self.core.state.stopping and not self.processes.running):
-            planned = (self.core.next_timer(), self.clients.next_timer())
+            look = self._looked + limits.SECOND if self.segments.fresh else None
+            planned = (self.core.next_timer(), self.clients.next_timer(), look)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
             self.clients.expire(now)
+            self._look(now)
 
     def stop(self) -> None:
         """Begin the end: tasks are told, workers are killed."""
