@@ -58,6 +58,18 @@ def kernel(start_kernel: StartKernel) -> Kernel:
     return start_kernel()
 
 
+@pytest.fixture(scope="module")
+def shared_kernel() -> Iterator[Kernel]:
+    """One running daemon for all tests of a module, which it has to outlive."""
+    kernel = Kernel()
+    try:
+        with no_leak():
+            yield kernel.start()
+            _stop(kernel)
+    finally:
+        kernel.remove()
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The SmolLM2 file: CLAW_TEST_MODEL, else the test cache, filled by a real pull (98 MB)."""

@@ -129,6 +129,7 @@ class Kernel:
         self.said = b""
         """What the daemon wrote to standard error; a healthy one writes nothing."""
         self._clients: list[Client] = []
+        self._mark = 0
 
     def start(self, *, wrapper: tuple[str, ...] = ()) -> "Kernel":
         """Start the daemon and wait until it says that it is ready."""
@@ -218,8 +219,20 @@ class Kernel:
         (folder / "model.json").write_text(json.dumps(record))
 
     def log(self) -> str:
-        """The log so far."""
-        return self.log_file.read_text() if self.log_file.exists() else ""
+        """The log so far, or since ``mark``."""
+        return self.log_file.read_text()[self._mark :] if self.log_file.exists() else ""
+
+    def mark(self) -> None:
+        """Have ``log`` begin here, and the peak of the daemon's memory (VmHWM) too."""
+        self._mark = 0
+        self._mark = len(self.log())
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def close_clients(self) -> None:
+        """Close every client of ``client``."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
     def stderr(self) -> str:
         """What the daemon printed."""
@@ -239,9 +252,7 @@ class Kernel:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""
         assert self.process
-        for client in self._clients:
-            client.close()
-        self._clients.clear()
+        self.close_clients()
         if self.process.poll() is None:
             os.kill(self.pid, number)
         try:
