@@ -22,7 +22,7 @@ class PolicyError(ValueError):
     """A profile or a policy that cannot be used."""
 
 
-class SandboxRefused(Exception):  # noqa: N818 - a verdict, not a mistake
+class SandboxRefused(Exception):
     """The level that this box reaches is below what the policy asks for.
 
     Attributes:

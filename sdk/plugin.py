@@ -34,7 +34,7 @@ INLINE = 64 * 1024
 """Bytes up to which an array travels as a frame although a lease could be had."""
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: the owner asked for it
+class Cancelled(Exception):
     """The task is to stop; raised by ``Context.checkpoint``."""
 
 
