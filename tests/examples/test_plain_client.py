@@ -1,33 +1,40 @@
-"""examples/02: a client of ZeroMQ and msgpack only."""
+"""examples/02_plain_client.py: what WIRE.md promises to a client without our SDK."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-from support import Kernel
+from support import PATIENCE, Kernel
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "02_plain_client.py"
 
 
-def test_it_imports_nothing_of_ours() -> None:
+def test_it_needs_zmq_and_msgpack_only() -> None:
     tree = ast.parse(EXAMPLE.read_text())
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert names == {"os", "pathlib", "msgpack", "zmq"}
+    imported = {
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    } | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
 
 
-def test_it_streams_and_cancels(kernel: Kernel) -> None:
+def test_it_runs(kernel: Kernel) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         env=kernel.env,
         capture_output=True,
         text=True,
-        timeout=60,
-        check=True,
+        timeout=PATIENCE,
+        check=False,
     )
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"kernel {kernel.pid} speaks [1, 0]"
-    assert lines[1:6] == [f"chunk {number}" for number in range(1, 6)]
-    assert lines[6].startswith("done 5 ") and "queue_us" in lines[6]
-    assert lines[7] == "ended: cancelled"
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert "wire [1, 0]" in first
+    assert rest == [
+        "chunk 1",
+        "chunk 2",
+        "chunk 3",
+        "done 3",
+        "error cancelled",
+        "unknown_operation - did you mean 'echo.say'?",
+    ]
