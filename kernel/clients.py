@@ -344,7 +344,12 @@ class Clients:
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
         data = self.view(asked.what)
-        self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=wire.pack(data))))
+        try:
+            packed = wire.pack(data)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A listing must never end the kernel, whatever stands in a manifest or a setting.
+            raise ClawError("bad_config", f"the listing cannot be sent: {error}") from None
+        self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=packed)))
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
         if asked.command == "unload":

@@ -119,7 +119,7 @@ class Core:
         limit = limits.START if worker and worker.state == "starting" else limits.LOAD
         due = worker and self.state.now - worker.started >= limit
         if worker and due and worker.state in ("starting", "loading"):
-            workers.kill(self.state, worker, f"it was not ready after {limit // limits.SECOND} s")
+            workers.too_slow(self.state, worker, limit)
 
     def _stop_late(self, number: int) -> None:
         worker = self.state.workers.get(number)

@@ -21,6 +21,8 @@ class Spec:
     model_bytes: int
     """Least that the model will need on top; 0 for tools."""
     slots: int
+    identity: str = ""
+    """Of the model's file; another one makes the worker that holds the old one stale."""
 
     @property
     def key(self) -> tuple[str, str]:

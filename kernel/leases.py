@@ -35,6 +35,7 @@ def borrowed(state: State, event: Borrowed) -> None:
         return
     if service is None:
         service = state.services[event.spec.key] = Service(event.spec)
+    service.spec = event.spec
     service.borrows.append(event)
 
 

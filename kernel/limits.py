@@ -44,12 +44,18 @@ BACKOFF = 50 * MS
 BACKOFF_MAX = 5 * SECOND
 DEATHS = 4
 """So many deaths within ``DEATH_WINDOW`` put a plugin in quarantine."""
+FAILED_STARTS = 3
+"""So many in a row do too, however long each took."""
 DEATH_WINDOW = 60 * SECOND
 QUARANTINE = 30 * SECOND
+WORKER_SLACK = 64 * MIB
+"""Private memory that a worker may map beyond what is charged for it."""
 WORKER_OUTBOX = PAYLOAD_TOTAL + 8 * MIB
 """More than all requests together hold: only a worker that answers unread ones gets there."""
 RETIRED = 32
 """Segments whose pages a worker gave back but could still map; then it is renewed when idle."""
+WATCHED = 128
+"""Of these segments so many are watched for pages that come back, the latest."""
 LOG_LINE = 4096
 """Bytes of one line of a worker's output in the log."""
 LOG_RATE = 200

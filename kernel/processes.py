@@ -110,7 +110,9 @@ class Processes:
             self._refuse(told.worker, error)
             return
         self.running[told.worker] = process
-        self.log.write("info", f"worker {told.worker} {' '.join(told.spec.key)} starts")
+        self.log.write(
+            "info", f"worker {told.worker} {' '.join(filter(None, told.spec.key))} starts"
+        )
         self.loop.watch(process.spawned.status_fd, lambda _: self._status(process))
         self.loop.watch(process.spawned.stage_pidfd, lambda _: self._stage_ended(process))
         self.loop.watch(process.peer.fileno(), lambda mask: self._ready(process, mask))

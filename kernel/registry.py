@@ -6,6 +6,7 @@ or a model that is not known yet, so that a new one needs no restart.
 
 import difflib
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,11 +51,13 @@ class Registry:
                 if (folder / "plugin.toml").is_file():
                     self._read(folder, found)
         self.plugins = found
-        self.offers = {
-            entry.name: Offer(entry, plugin.plugin.name)
-            for plugin in reversed(found.values())
-            for entry in plugin.operation
-        }
+        self.offers = {}
+        for name, plugin in found.items():
+            for entry in plugin.operation:
+                first = self.offers.setdefault(entry.name, Offer(entry, name))
+                if first.plugin != name:
+                    taken = f"the operation {entry.name!r} is offered by {first.plugin!r} already"
+                    self.problems[str(self.places[name])] = taken
 
     def _read(self, folder: Path, found: dict[str, Plugin]) -> None:
         try:
@@ -96,7 +99,7 @@ class Registry:
         """
         offer = self.offer(op)
         plugin = self.plugins[offer.plugin]
-        size = 0
+        size, identity = 0, ""
         if offer.operation.needs_model:
             if not model:
                 raise ClawError(
@@ -105,11 +108,13 @@ class Registry:
                     allowed=model_names(),
                     hint="`claw models` lists what is stored, `claw pull smollm2` fetches one",
                 )
-            size = stored_model(model).bytes
+            _, found = model_file(stored_model(model))
+            size = found.st_size
+            identity = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
         elif model:
             raise ClawError("bad_params", f"{op} takes no model", got=model[:80], allowed="")
         base = plugin.limits.memory_mib * MIB
-        spec = Spec(offer.plugin, model, base, size, plugin.limits.slots)
+        spec = Spec(offer.plugin, model, base, size, plugin.limits.slots, identity)
         return spec, offer.operation
 
     def drivers(self, plugin: Plugin) -> list[Plugin]:
@@ -125,6 +130,24 @@ def model_names() -> list[str]:
     except OSError:
         return []
     return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+
+
+def model_file(model: Model) -> tuple[Path, os.stat_result]:
+    """Where a stored model lies; a file of another kind (a link, a pipe) is refused unopened.
+
+    Raises:
+        ClawError: bad_model.
+    """
+    path = paths.models_dir() / model.name / model.file
+    hint = f"pull it again: claw rm {model.name}; claw pull {model.name}"
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise ClawError("bad_model", f"{path}: {error.strerror}", hint=hint) from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = stat.filemode(found.st_mode)
+        raise ClawError("bad_model", f"{path} must be a regular file", got=kind, hint=hint)
+    return path, found
 
 
 def stored_model(name: str) -> Model:

@@ -13,6 +13,8 @@ import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clawai.kernel import limits
+
 F_SEAL_FUTURE_WRITE = 0x0010
 _FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
@@ -95,8 +97,12 @@ class Segments:
             return False
         del self.fds[number]
         if alive:
-            self.retired.setdefault(worker, {})[number] = fd
+            held = self.retired.setdefault(worker, {})
+            held[number] = fd
             self.fresh = True
+            if len(held) > limits.WATCHED:  # one that is never idle is never renewed
+                oldest = next(iter(held))
+                self._close(oldest, held.pop(oldest))
         else:
             self._close(number, fd)
         return True

@@ -93,6 +93,8 @@ class Task:
     slot: int = 0
     attempts: int = 0
     streamed: bool = False
+    told: bool = False
+    """Its owner has been told the end, at the deadline; the worker still has to let go."""
     dispatched: int = 0
     load_ns: int = 0
     why: str = ""
@@ -106,6 +108,7 @@ class Worker:
     id: int
     service: "Service"
     started: int
+    spec: Spec
     state: str = "new"
     slots: int = 0
     running: dict[int, Task] = field(default_factory=dict)
@@ -131,13 +134,16 @@ class Service:
     borrows: list[Borrowed] = field(default_factory=list)
     worker: Worker | None = None
     deaths: list[int] = field(default_factory=list)
+    failed_starts: int = 0
+    """In a row: died, or was too slow, before it was ready."""
     retry_at: int = 0
     quarantined_until: int = 0
     revive: bool = False
     """Start again although nothing is queued: it died while it served."""
-    served: int = 0
     started: int = 0
     last_why: str = ""
+    failing: bool = False
+    """Its last worker could not start, or died."""
 
 
 @dataclass(slots=True)

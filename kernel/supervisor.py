@@ -15,11 +15,10 @@ from typing import Any
 from clawai.kernel import limits
 from clawai.kernel.events import Spec
 from clawai.kernel.peers import Peer
-from clawai.kernel.registry import BUNDLED, Registry, stored_model
+from clawai.kernel.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.kernel.segments import ControlPage
 from clawai.sandbox.launch import Spawned, spawn
 from clawai.sandbox.policy import Policy
-from clawai.sdk import paths
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
@@ -90,8 +89,9 @@ def launch(
         model: dict[str, Any] = {}
         if spec.model:
             record = stored_model(spec.model)
-            path = paths.models_dir() / spec.model / record.file
-            fds["model"] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            path, _ = model_file(record)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fds["model"] = os.open(path, flags)
             theirs.append(fds["model"])
             model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
         policy = _policy(plugin, config, spec)
@@ -119,7 +119,8 @@ def launch(
 def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     """The profile that the manifest names, with this plugin's paths and limits."""
     base = Policy.load(plugin.permissions.profile)
-    budget = max(spec.base_bytes, base.memory_bytes)
+    # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
+    budget = spec.base_bytes + limits.WORKER_SLACK
     if spec.model:
         # The ledger decides what a model may hold; the rlimit only stops what runs away.
         budget += 4 * spec.model_bytes + (1 << 30)

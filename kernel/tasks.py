@@ -109,6 +109,7 @@ def submitted(state: State, event: Submitted) -> None:
         return
     if service is None:
         service = state.services[event.spec.key] = Service(event.spec)
+    service.spec = event.spec
     task = Task(state.number("task"), event, state.now)
     step(TASK, task, "accept")
     state.tasks[task.id] = task
@@ -175,6 +176,12 @@ def stop(state: State, task: Task, happened: str, why: str) -> None:
     elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
         step(TASK, task, happened)
         task.why = why
+        if happened == "expire":
+            # The owner hears it now, however long the worker takes to stop.
+            ending = _ending("expire", why)
+            times = timings(state, task, ending)
+            state.out.append(Reply(task.asked.client, _with(ending, task.asked.request, times)))
+            task.told = True
         state.out += [
             Control(task.worker, task.slot, 1),
             Tell(task.worker, wire.Cancel(id=task.id)),
@@ -203,8 +210,9 @@ def end(
         ending = _ending("expire" if task.state == "expired" else "cancel", task.why)
         message = message if isinstance(message, wire.Error) and not task.why else ending
         frames = ()
-    told = _with(message, asked.request, timings(state, task, message))
-    state.out.append(Reply(asked.client, told, frames))
+    if not task.told:
+        told = _with(message, asked.request, timings(state, task, message))
+        state.out.append(Reply(asked.client, told, frames))
 
 
 def _with(message: Any, request: int, times: dict[str, int]) -> wire.Message:

@@ -65,6 +65,7 @@ def plugins(server: Sources) -> dict[str, Any]:
                     service.quarantined_until > time.monotonic_ns() for service in mine
                 ),
                 "folder": str(server.registry.places[name]),
+                "problem": next((s.last_why for s in mine if s.failing), ""),
             }
         )
     return {"plugins": listed, "problems": dict(server.registry.problems)}

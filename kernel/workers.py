@@ -16,7 +16,11 @@ def schedule(state: State) -> None:
             _grant(state, loading)
     for service in list(state.services.values()):
         worker = service.worker
-        if worker and worker.state == "ready" and not worker.killed:
+        if worker and worker.spec.identity != service.spec.identity:
+            # Its model was replaced in the store: nothing new goes to it.
+            if not worker.running:
+                stop(state, worker, "its model was replaced")
+        elif worker and worker.state == "ready" and not worker.killed:
             leases.lend_waiting(state, service, worker)
             while len(worker.running) < worker.slots:
                 task = service.queue.best(state.now)
@@ -42,7 +46,7 @@ def _start(state: State, service: Service) -> None:
     if not state.ledger.charge(("worker", number), service.spec.base_bytes):
         make_room(state, service.spec.base_bytes, None)
         return
-    worker = Worker(state.number("worker"), service, state.now)
+    worker = Worker(state.number("worker"), service, state.now, service.spec)
     step(WORKER, worker, "start")
     service.worker = worker
     service.revive = False
@@ -120,6 +124,10 @@ def ready(state: State, event: WorkerReady) -> None:
         raise ClawError("bad_worker", "a second ready, or one before its memory was granted")
     step(WORKER, worker, "ready")
     worker.slots = min(event.slots, worker.service.spec.slots)
+    worker.service.failed_starts = 0
+    worker.service.failing = False
+    took = (state.now - worker.started) // limits.MS
+    state.log("info", f"worker {worker.id} {_title(worker.service)} is ready after {took} ms")
     worker.ready_at = worker.idle_since = worker.answered = state.now
     if state.idle_ns:
         state.timer(state.now + state.idle_ns, "idle", worker.id)
@@ -130,8 +138,18 @@ def unready(state: State, event: WorkerUnready) -> None:
     _give_up(state, state.workers[event.worker], event.error)
 
 
+def too_slow(state: State, worker: Worker, limit: int) -> None:
+    """A worker that is not ready in time is killed; who waits for it is told at once."""
+    why = f"it was not ready after {limit // limits.SECOND} s"
+    error = ClawError("worker_hung", f"{_title(worker.service)} does not start: {why}")
+    fail_waiting(state, worker.service, error)
+    kill(state, worker, why)
+
+
 def _give_up(state: State, worker: Worker, error: ClawError) -> None:
     worker.error = error
+    worker.service.last_why = error.message
+    worker.service.failing = True
     fail_waiting(state, worker.service, error)
     stop(state, worker, error.message)
 
@@ -184,23 +202,34 @@ def gone(state: State, number: int, why: str) -> None:
     service.last_why = why
     state.ledger.release(("worker", number))
     leases.worker_gone(state, number)
+    again = any(task.attempts > 1 for task in worker.running.values())
     for task in list(worker.running.values()):
         _bereft(state, service, worker, task, why)
     worker.running.clear()
     if asked_for or state.stopping:
         return
     state.log("error", f"worker {number} {_title(service)} died: {why}")
+    service.failing = True
     service.revive = served
+    service.failed_starts = 0 if served else service.failed_starts + 1
     service.deaths = [when for when in service.deaths if state.now - when < limits.DEATH_WINDOW]
-    service.deaths.append(state.now)
-    if len(service.deaths) >= limits.DEATHS:
-        service.quarantined_until = state.now + limits.QUARANTINE
-        service.deaths.clear()
-        fail_waiting(state, service, tasks.quarantined(state, service))
+    if not again:  # else the same task has killed it twice: one caller must not lock out the others
+        service.deaths.append(state.now)
+    too_many = len(service.deaths) >= limits.DEATHS
+    if too_many or service.failed_starts >= limits.FAILED_STARTS:
+        _quarantine(state, service)
         return
-    pause = limits.BACKOFF << (2 * (len(service.deaths) - 1))
+    pause = limits.BACKOFF << (2 * max(0, len(service.deaths) - 1))
     service.retry_at = state.now + min(pause, limits.BACKOFF_MAX)
     state.timer(service.retry_at, "wake", 0)
+
+
+def _quarantine(state: State, service: Service) -> None:
+    service.quarantined_until = state.now + limits.QUARANTINE
+    service.deaths.clear()
+    service.failed_starts = 0
+    state.log("error", f"{_title(service)} is in quarantine: it kept dying ({service.last_why})")
+    fail_waiting(state, service, tasks.quarantined(state, service))
 
 
 def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str) -> None:

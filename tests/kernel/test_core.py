@@ -1,6 +1,7 @@
 """The core's rules one by one: order, memory, death and return, cancel, deadlines, leases."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,17 +116,80 @@ def test_deadlines_come_first_within_a_class() -> None:
     assert served(bench, bench.ready()) == [5, 3, 2, 1, 4, 6]
 
 
+def busy_worker(bench: Bench) -> int:
+    """A ready worker that runs request 0."""
+    bench.submit(0, priority="critical")
+    return bench.ready()
+
+
+def wait_busy(bench: Bench, worker: int, span: int) -> None:
+    """Let time pass while the worker answers its pings."""
+    for _ in range(span // SECOND):
+        bench.pass_time(SECOND)
+        bench.do(ev.WorkerAnswered(worker))
+
+
 def test_waiting_long_counts_as_a_higher_class() -> None:
     bench = Bench()
+    worker = busy_worker(bench)
     bench.submit(1, priority="batch")
-    bench.pass_time(59 * SECOND)
+    wait_busy(bench, worker, 59 * SECOND)
     bench.submit(2, priority="interactive")
     bench.submit(3, priority="normal")
     # 59 s are one patience of 30 s: the batch task counts as normal, and is older than task 3.
-    assert kinds(bench.said, ev.Kill), "a start that takes so long is given up"
-    bench.do(ev.WorkerGone(1, "killed"))
-    bench.pass_time(SECOND // 2)
-    assert served(bench, bench.ready()) == [2, 1, 3]
+    assert served(bench, worker) == [0, 2, 1, 3]
+
+
+def test_a_start_that_takes_too_long_is_told_at_once_and_leads_to_quarantine() -> None:
+    bench = Bench()
+    for request in range(1, limits.FAILED_STARTS + 1):
+        bench.submit(request)
+        state = bench.core.state
+        worker = next(iter(state.workers), 0) or state.last["worker"]
+        said = bench.pass_time(limits.START + SECOND)
+        assert ends(said) == {request: "worker_hung"}
+        bench.do(ev.WorkerGone(worker, "killed"))
+        bench.pass_time(6 * SECOND)
+    assert ends(bench.submit(9)) == {9: "quarantined"}
+    assert not bench.core.state.workers
+
+
+def test_the_owner_hears_of_the_deadline_at_the_deadline() -> None:
+    bench = Bench()
+    bench.submit(1, deadline=2 * SECOND)
+    worker = bench.ready()
+    said = bench.pass_time(2 * SECOND)
+    assert ends(said) == {1: "deadline_passed"}
+    assert kinds(said, ev.Control), "and the worker is told to stop"
+    # It does not: it is killed after the grace, and the owner hears nothing more of it.
+    assert kinds(bench.pass_time(limits.CANCEL_GRACE), ev.Kill)
+    assert ends(bench.do(ev.WorkerGone(worker, "killed"))) == {}
+    assert not bench.core.state.tasks
+
+
+def test_one_deadly_task_counts_once() -> None:
+    """It is run twice; both deaths together would lock out everybody after two such tasks."""
+    bench = Bench()
+    for request in (1, 2, 3):
+        bench.submit(request, idempotent=True)
+        for _ in range(limits.ATTEMPTS):
+            bench.do(ev.WorkerGone(bench.ready(), "exited with code 5"))
+            bench.pass_time(6 * SECOND)
+    assert set(ends(bench.said).values()) == {"worker_died"}
+    assert ends(bench.submit(4)) == {}
+
+
+def test_a_replaced_model_is_not_served_by_the_old_worker() -> None:
+    bench = Bench()
+    old = replace(TOOL, identity="old")
+    new = replace(TOOL, identity="new")
+    bench.submit(1, old)
+    worker = bench.ready(old)
+    bench.submit(2, new)
+    assert served(bench, worker) == [1], "what runs may end; what waits goes to a new worker"
+    assert bench.core.state.workers[worker].state == "stopping"
+    bench.do(ev.WorkerGone(worker, "exited"))
+    assert served(bench, bench.ready(new)) == [2]
 
 
 @pytest.mark.parametrize(("busy", "bound"), [("interactive", 60), ("critical", 90)])
@@ -235,7 +299,7 @@ def test_two_loads_that_block_each_other() -> None:
 def test_back_off_then_quarantine_then_another_chance() -> None:
     bench = Bench()
     pauses = []
-    for attempt in range(limits.DEATHS):
+    for attempt in range(limits.FAILED_STARTS):
         said = bench.submit(attempt, idempotent=True)
         if not kinds(said, ev.Start):
             before = bench.now
@@ -389,7 +453,8 @@ def test_a_cancelled_task_that_finishes_is_cancelled() -> None:
     bench.submit(1)
     worker = bench.ready()
     bench.do(ev.CancelAsked(1, 1))
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {1: "cancelled"}
+    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {}, "the deadline was told"
+    assert not bench.core.state.tasks
 
 
 def test_cancel_ignored_kills() -> None:
@@ -408,9 +473,9 @@ def test_deadline_while_queued_running_and_cancelling() -> None:
         bench.submit(request, deadline=SECOND)
     worker = bench.ready()
     said = bench.pass_time(2 * SECOND)
-    assert ends(said) == {2: "deadline_passed", 3: "deadline_passed"}
+    assert ends(said) == dict.fromkeys((1, 2, 3), "deadline_passed")
     assert ev.Control(worker, 0, 1) in said
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {1: "deadline_passed"}
+    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {}, "told once"
 
 
 def test_cancel_while_expiring() -> None:
