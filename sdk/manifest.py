@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 
 LIMIT = 256 * 1024
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -44,7 +45,7 @@ class OperationEntry(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """``[limits]``: what one worker may hold."""
 
-    memory_mib: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 512
+    memory_mib: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 128
     """Reserved in the ledger while the worker lives (engines add what their model needs)."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
@@ -87,7 +88,7 @@ class Model(msgspec.Struct, frozen=True):
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow=True) as file:
             raw = file.read(LIMIT + 1)
     except OSError as error:
         raise ClawError("bad_config", f"cannot read {path}: {error.strerror}") from error

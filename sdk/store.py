@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ import msgspec
 
 from clawai.sdk import catalogue, manifest, paths
 from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 from clawai.sdk.manifest import Model
 
 CHUNK = 1 << 20
@@ -111,7 +113,7 @@ class Store:
             ClawError: bad_download, if it is not what was pulled.
         """
         found = self.get(name)
-        with found.path.open("rb") as file:
+        with open_regular(found.path) as file:
             check_file(file.fileno(), found.model.bytes, found.model.sha256, name, progress)
         return found
 
@@ -173,15 +175,16 @@ class Store:
         model = manifest.read_model(folder)
         path = folder / model.file
         try:
-            size = path.stat().st_size
-        except OSError:
-            size = -1
-        if size != model.bytes:
+            found = path.lstat()
+            size = found.st_size
+            problem = "has another size" if stat.S_ISREG(found.st_mode) else "is no regular file"
+        except OSError as error:
+            size, problem = 0, f"cannot be used ({error.strerror})"
+        if size != model.bytes or problem != "has another size":
             raise ClawError(
                 "bad_config",
-                f"the stored model {model.name} is damaged: its file {path} "
-                + ("is missing" if size < 0 else "has another size"),
-                got=max(size, 0),
+                f"the stored model {model.name} is damaged: its file {path} {problem}",
+                got=size,
                 allowed=model.bytes,
                 hint=f"claw rm {model.name}; claw pull {model.name}",
             )
@@ -204,10 +207,10 @@ class Store:
     def _discard(self, name: str) -> None:
         """Make a model disappear at once, then delete it."""
         folder, away = self._folder(name), self.staging(name) / "gone"
-        shutil.rmtree(away, ignore_errors=True)
+        _delete(away)
         if folder.is_dir():
             folder.rename(away)
-            shutil.rmtree(away, ignore_errors=True)
+            _delete(away)
 
 
 def check_file(
@@ -264,5 +267,15 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def _delete(folder: Path) -> None:
+    """Delete a folder; of a link to one only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _tree_bytes(folder: Path) -> int:
+    if folder.is_symlink():
+        return 0
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

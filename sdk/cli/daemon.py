@@ -13,6 +13,7 @@ import click
 
 from clawai.sdk import paths
 from clawai.sdk.cli import output
+from clawai.sdk.cli.holder import end_hung, holder, refuse_hung
 from clawai.sdk.errors import CODES, ClawError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 KERNEL = ("-m", "clawai.kernel")
 START_S = 15.0
 STOP_S = 15.0
+UP_S = 2.0
 PROOF_S = 3.0
 """How long `claw up` waits for the level of the sandbox, to show it."""
 MINIMUM_PYTHON = (3, 11)
@@ -66,10 +68,15 @@ def connect(start: bool = False, timeout: float = 5.0) -> "Client":
     require_system()
     from clawai.sdk.client import Client
 
+    began = time.monotonic()
     try:
         return Client(timeout=timeout)
     except ClawError as error:
-        if error.code != "no_kernel" or not start:
+        if error.code != "no_kernel":
+            raise
+        if not start or time.monotonic() - began >= timeout:
+            refuse_hung(error)
+        if not start:
             raise
     output.note("no kernel runs here; starting one (`claw down` stops it)")
     return _started(timeout)
@@ -89,7 +96,10 @@ def _started(timeout: float) -> "Client":
         try:
             return Client(timeout=timeout)
         except ClawError as error:
-            if error.code != "no_kernel" or time.monotonic() > until:
+            if error.code != "no_kernel":
+                raise
+            if time.monotonic() > until:
+                refuse_hung(error)
                 raise
         time.sleep(0.05)
 
@@ -224,13 +234,17 @@ def up_command(as_json: bool) -> None:
     require_system()
     from clawai.sdk.client import Client
 
+    began = time.monotonic()
     try:
-        with Client(timeout=2.0) as client:
+        with Client(timeout=UP_S) as client:
             _print_kernel(_describe(client), as_json, "runs already")
             return
     except ClawError as error:
         if error.code != "no_kernel":
             raise
+        # One that answers nothing at once may be starting; one that lets us wait hangs.
+        if time.monotonic() - began >= UP_S:
+            refuse_hung(error)
     with _started(timeout=5.0) as client:
         _print_kernel(_describe(client), as_json, "runs")
 
@@ -245,39 +259,47 @@ def down_command(as_json: bool) -> None:
       claw down
     """
     require_system()
-    from clawai.sdk.client import Client
-
     try:
-        client = Client(timeout=5.0)
+        pid = _stop()
     except ClawError as error:
         if error.code != "no_kernel":
             raise
-        _say_down(None, as_json)
-        return
-    with client:
+        pid = holder()
+        if pid is not None:
+            end_hung(pid)
+    _say_down(pid, as_json)
+
+
+def _stop() -> int:
+    """Ask the kernel to end and wait until it has.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        ClawError: no_kernel, if none runs or it does not answer or end in time.
+    """
+    from clawai.sdk.client import Client
+
+    with Client(timeout=5.0) as client:
         pid = int(client.query("status")["pid"])
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
-            handle = -1
+            return pid
         try:
             client.admin("shutdown")
         except ClawError as error:
             if error.code not in ("no_kernel", "kernel_stopped"):
+                os.close(handle)
                 raise
     try:
         # A pidfd becomes readable when its process has ended.
-        if handle >= 0 and not select.select([handle], [], [], STOP_S)[0]:
-            raise ClawError(
-                "no_kernel",
-                f"the kernel did not end within {STOP_S:.0f} s",
-                f"pid {pid}",
-                hint=f"end it by force: kill -9 {pid}",
-            )
+        if not select.select([handle], [], [], STOP_S)[0]:
+            raise ClawError("no_kernel", f"the kernel did not end within {STOP_S:.0f} s")
     finally:
-        if handle >= 0:
-            os.close(handle)
-    _say_down(pid, as_json)
+        os.close(handle)
+    return pid
 
 
 def _say_down(pid: int | None, as_json: bool) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from clawai.sdk import config, paths
 from clawai.sdk.cli import output
 from clawai.sdk.cli.daemon import require_system
+from clawai.sdk.cli.holder import holder
 from clawai.sdk.errors import ClawError
 
 PROBE = ("-I", "-m", "clawai.sandbox.probe")
@@ -215,6 +216,9 @@ def kernel() -> Check:
             status = client.query("status")
     except ClawError as error:
         if error.code == "no_kernel":
+            if pid := holder():
+                found = f"process {pid} does not answer"
+                return Check("kernel", "fail", found, "end it: claw down", {"pid": pid})
             return Check("kernel", "ok", "none runs", "start one: claw up")
         return Check("kernel", "fail", error.message, error.hint)
     return Check("kernel", "ok", f"runs as pid {status['pid']}", "", {"pid": status["pid"]})

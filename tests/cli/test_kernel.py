@@ -2,12 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from clawai.sdk.cli import daemon
+from clawai.sdk.cli import daemon, holder
 from clawai.sdk.errors import ClawError
 
 
@@ -188,3 +189,39 @@ def test_doctor_finds_what_is_broken(box):
     done = box.run("doctor", code=1)
     assert "mend first" in done.stdout
     assert "config" in done.stdout
+
+
+def test_a_kernel_that_hangs_is_named_and_ended(box):
+    pid = box.json("up")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    for words in (["ps"], ["call", "echo.say", "text=x"], ["up"]):
+        done = box.run(*words, code=1)
+        assert f"the kernel (process {pid}) does not answer; `claw down` ends it" in done.stderr
+    checks = {each["name"]: each for each in box.json("doctor", code=1)}
+    assert checks["kernel"]["state"] == "fail"
+    assert str(pid) in checks["kernel"]["found"]
+    done = box.run("down")
+    assert f"process {pid} holds" in done.stderr
+    assert ended(pid)
+    assert box.json("up")["pid"] != pid
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLAW_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(holder, "TERM_S", 0.2)
+    program = (
+        "import fcntl, os, signal, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(os.getpid(), file=file, flush=True); print('held', flush=True)\n"
+        "signal.pause()"
+    )
+    assert holder.holder() is None
+    command = [sys.executable, "-c", program, str(tmp_path / "kernel.pid")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "held\n"
+        assert holder.holder() == child.pid
+        holder.end_hung(child.pid)
+        assert child.wait() == -signal.SIGKILL
+    assert "killing it" in capsys.readouterr().err
+    assert holder.holder() is None

@@ -1,6 +1,7 @@
 """The store: models appear and disappear whole, and damage is told."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,43 @@ def test_hidden_folders_and_files_are_no_models(home):
     Path(store.root / "note.txt").write_text("x")
     assert [each.model.name for each in store.list()[0]] == ["mine"]
     assert store.list()[1] == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_only_a_regular_file_is_a_model(home, kind):
+    """A pipe would let the reader wait for ever, and a link to a device never end."""
+    store = Store()
+    found = publish(store)
+    found.path.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(found.path)
+        case "link":
+            found.path.symlink_to("/dev/zero")
+        case "folder":
+            found.path.mkdir()
+    for call in (store.get, store.verify):
+        error = code(call, "mine")
+        assert error.code == "bad_config"
+        assert "no regular file" in error.message
+
+
+def test_a_manifest_that_is_a_pipe_is_refused(home):
+    store = Store()
+    found = publish(store)
+    manifest = found.path.with_name("model.json")
+    manifest.unlink()
+    os.mkfifo(manifest)
+    assert code(store.get, "mine").code == "bad_config"
+
+
+def test_of_a_linked_folder_only_the_link_is_deleted(home, tmp_path):
+    store = Store()
+    found = publish(store)
+    elsewhere = tmp_path / "elsewhere"
+    found.path.parent.rename(elsewhere)
+    (store.root / "mine").symlink_to(elsewhere)
+    assert store.get("mine").path.is_file()
+    assert store.remove("mine") == 0
+    assert not (store.root / "mine").is_symlink()
+    assert (elsewhere / "mine.gguf").read_bytes() == DATA
