@@ -94,7 +94,7 @@ class Context:
         return None if self.deadline is None else self.deadline - time.monotonic()
 
     def array(self, tensor: Tensor) -> "numpy.ndarray[Any, Any]":
-        """The array that ``tensor`` names: a view, without a copy; in a lease it is writable.
+        """The array that ``tensor`` names: a view, without a copy; writable in a lease with "rw".
 
         Raises:
             ClawError: bad_params, if it does not fit its frame or lease.
@@ -103,6 +103,8 @@ class Context:
             lease = self.leases[tensor.lease]
             whole = memoryview(self.outlet.segment(lease.segment))
             buffer = whole[lease.offset : lease.offset + lease.length]
+            if lease.rights == "r":
+                buffer = buffer.toreadonly()
         elif tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
             buffer = memoryview(self.frames[tensor.frame])
         else:
@@ -142,12 +144,13 @@ def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
 
     try:
         dtype = numpy.dtype(tensor.dtype)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # numpy reads a text with commas or braces as Python
         raise ClawError("bad_params", "not a dtype", got=tensor.dtype[:40]) from error
     count = 1
     for size in tensor.shape:
         count *= max(size, 0)
-    if dtype.hasobject or not dtype.itemsize or min(tensor.shape, default=0) < 0:
+    plain = dtype.itemsize and not (dtype.hasobject or dtype.names or dtype.subdtype)
+    if not plain or min(tensor.shape, default=0) < 0:
         raise ClawError("bad_params", "not a plain fixed-size dtype or shape", got=tensor.dtype)
     if count * dtype.itemsize > len(buffer) or len(tensor.shape) > 16:
         raise ClawError(
