@@ -1,0 +1,153 @@
+"""A driver in plain numpy: what a graph means, for tests of faster drivers and of the engine.
+
+Weights are dequantized to float32 and nothing else is rounded; every node is one line of
+mathematics. It follows ``clawai.sdk.model.driver`` and honours the control word between nodes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from clawai.sdk.model.dequant import dequantize
+from clawai.sdk.model.driver import Allocate, Footprint, Stopped
+from clawai.sdk.model.graph import Graph, Node, Op
+
+
+class ReferenceDriver:
+    """Compiles by dequantizing."""
+
+    name = "reference"
+
+    def footprint(self, graph: Graph, *, context: int) -> Footprint:
+        weights = sum(
+            4 * int(np.prod(each.shape)) for each in graph.tensors.values() if each.data is not None
+        )
+        widths = [n.attrs["kv_heads"] * n.attrs["head_dim"] for n in graph.nodes if _is_cache(n)]
+        return Footprint(weights, 2 * 4 * context * sum(widths), 0)
+
+    def compile(
+        self,
+        graph: Graph,
+        *,
+        context: int,
+        threads: int = 1,
+        allocate: Allocate | None = None,
+        control: memoryview | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> "ReferencePlan":
+        plan = ReferencePlan(graph, context, control)
+        if progress is not None:
+            progress(1.0)
+        return plan
+
+
+def _is_cache(node: Node) -> bool:
+    return node.op is Op.ATTENTION
+
+
+class ReferencePlan:
+    """One sequence."""
+
+    def __init__(self, graph: Graph, context: int, control: memoryview | None) -> None:
+        self.context = context
+        self.position = 0
+        self.runs: list[list[int]] = []
+        """The tokens of every run, for tests of what an engine asks for."""
+        self._graph = graph
+        self._control = control
+        self._weights = {
+            name: dequantize(each.data, each.dtype, tuple(int(dim) for dim in each.shape))
+            for name, each in graph.tensors.items()
+            if each.data is not None
+        }
+        self._keys: dict[int, Any] = {}
+        self._values: dict[int, Any] = {}
+        self._times: list[tuple[str, int]] = []
+        for node in filter(_is_cache, graph.nodes):
+            shape = (context, node.attrs["kv_heads"], node.attrs["head_dim"])
+            self._keys[node.attrs["layer"]] = np.zeros(shape, np.float32)
+            self._values[node.attrs["layer"]] = np.zeros(shape, np.float32)
+
+    def run(self, tokens: Sequence[int], *, all_logits: bool = False) -> Any:
+        ids = np.asarray(tokens)
+        if not len(ids) or ids.min() < 0 or ids.max() >= self._graph.vocabulary:
+            raise ValueError(f"ids must be in 0..{self._graph.vocabulary - 1}, at least one")
+        if self.position + len(ids) > self.context:
+            raise ValueError(f"{self.position} + {len(ids)} tokens exceed {self.context}")
+        self.runs.append(list(tokens))
+        values: dict[str, Any] = {**self._weights, self._graph.inputs[0]: ids}
+        self._times = []
+        for node in self._graph.nodes:
+            if self._control is not None and any(self._control[:1]):
+                raise Stopped
+            start = time.perf_counter_ns()
+            inputs = [values[name] for name in node.inputs]
+            values[node.output] = self._compute(node, inputs, all_logits)
+            self._times.append((node.op.value, time.perf_counter_ns() - start))
+        self.position += len(ids)
+        return values[self._graph.outputs[0]]
+
+    def rewind(self, position: int) -> None:
+        if not 0 <= position <= self.position:
+            raise ValueError(f"cannot rewind from {self.position} to {position}")
+        self.position = position
+
+    def op_times(self) -> list[tuple[str, int]]:
+        return self._times
+
+    def close(self) -> None:
+        self._weights.clear()
+
+    def _compute(self, node: Node, inputs: list[Any], all_logits: bool) -> Any:
+        a = node.attrs
+        match node.op:
+            case Op.EMBED:
+                return inputs[1][inputs[0]]
+            case Op.RMSNORM:
+                mean = (inputs[0] ** 2).mean(axis=-1, keepdims=True)
+                return inputs[0] / np.sqrt(mean + np.float32(a["eps"])) * inputs[1]
+            case Op.MATMUL:
+                return inputs[0] @ inputs[1].T + (inputs[2] if len(inputs) == 3 else 0)
+            case Op.ROPE:
+                return self._rope(inputs[0], a)
+            case Op.ATTENTION:
+                return self._attention(*inputs, a)
+            case Op.SILU_MUL:
+                return inputs[0] / (1 + np.exp(-inputs[0])) * inputs[1]
+            case Op.ADD:
+                return inputs[0] + inputs[1]
+            case Op.LAST:
+                return inputs[0] if all_logits else inputs[0][-1:]
+        raise AssertionError(node.op)
+
+    def _rope(self, x: Any, a: Any) -> Any:
+        count, half = len(x), a["rot_dim"] // 2
+        out = x.reshape(count, a["heads"], a["head_dim"]).copy()
+        rates = a["theta"] ** (-np.arange(half) * 2.0 / a["rot_dim"])
+        angles = (np.arange(self.position, self.position + count)[:, None] * rates)[:, None, :]
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        if a["style"] == "interleaved":
+            first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+        else:
+            first, second = slice(0, half), slice(half, 2 * half)
+        left, right = out[..., first].copy(), out[..., second].copy()
+        out[..., first] = left * cos - right * sin
+        out[..., second] = left * sin + right * cos
+        return out.reshape(count, -1)
+
+    def _attention(self, q: Any, k: Any, v: Any, a: Any) -> Any:
+        count, start = len(q), self.position
+        end, group = start + count, a["heads"] // a["kv_heads"]
+        keys, values = self._keys[a["layer"]], self._values[a["layer"]]
+        keys[start:end] = k.reshape(count, a["kv_heads"], a["head_dim"])
+        values[start:end] = v.reshape(count, a["kv_heads"], a["head_dim"])
+        heads = q.reshape(count, a["kv_heads"], group, a["head_dim"])
+        scores = np.einsum("tkgd,skd->kgts", heads, keys[:end], optimize=True) * a["scale"]
+        future = np.arange(end)[None, :] > np.arange(start, end)[:, None]
+        scores = np.where(future, -np.inf, scores)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        mixed = np.einsum("kgts,skd->tkgd", weights, values[:end], optimize=True)
+        return mixed.reshape(count, -1).astype(np.float32)
