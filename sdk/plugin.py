@@ -159,7 +159,10 @@ def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
             got=count * dtype.itemsize,
             allowed=len(buffer),
         )
-    return numpy.frombuffer(buffer, dtype, count).reshape(tensor.shape)
+    try:
+        return numpy.frombuffer(buffer, dtype, count).reshape(tensor.shape)
+    except ValueError as error:  # no elements, but sizes beside the 0 that are too large together
+        raise ClawError("bad_params", "not a shape", got=list(tensor.shape)) from error
 
 
 @dataclass(frozen=True, slots=True)
