@@ -147,6 +147,8 @@ class AsyncClient:
     async def _send(self, frames: Frames) -> None:
         if self._lost:
             raise self._lost
+        if self._sock.closed:
+            raise ClawError("bad_state", "this client is closed", hint="make a new one")
         await self._sock.send_multipart(frames)
 
     async def _news(self) -> None:

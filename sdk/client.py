@@ -11,6 +11,8 @@ A client belongs to one thread. It never reconnects by itself: when the kernel g
 gone with it, and every call says so.
 """
 
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,6 +109,7 @@ class Client:
         self._poller.register(self._sock, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._lost: ClawError | None = None
+        self._owner = (os.getpid(), threading.get_ident())
         try:
             self._sock.connect(f"ipc://{self._address}")
             self._send(self._session.hello(self._leases.token, name))
@@ -197,15 +200,26 @@ class Client:
         self._send(out)
         return Task(self, request).result()
 
-    def _send(self, frames: Frames) -> None:
+    def _mine(self) -> None:
+        """Refuse what ZeroMQ would answer with silence: another thread, a forked child, the end."""
         if self._lost:
             raise self._lost
+        if self._sock.closed:
+            raise ClawError("bad_state", "this client is closed", hint="make a new one")
+        if self._owner != (os.getpid(), threading.get_ident()):
+            raise ClawError(
+                "bad_state",
+                "a client belongs to the thread that made it, and not to a forked child",
+                hint="make one client a thread, or use AsyncClient",
+            )
+
+    def _send(self, frames: Frames) -> None:
+        self._mine()
         self._sock.send_multipart(frames)
 
     def _pump(self, until: float | None = None) -> None:
         """Wait for the next message and note it; ``until`` is on the monotonic clock."""
-        if self._lost:
-            raise self._lost
+        self._mine()
         pause = SILENCE if until is None else max(0.0, until - time.monotonic())
         ready = dict(self._poller.poll(int(pause * 1000)))
         if self._sock in ready:

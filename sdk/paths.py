@@ -66,7 +66,7 @@ def make_private(folder: Path) -> Path:
             f"the folder {folder} must be a real folder of yours that nobody else may enter",
             got=f"uid {found.st_uid}, mode {stat.filemode(found.st_mode)}",
             allowed=f"uid {os.getuid()}, mode drwx------",
-            hint=f"run: rm -r {folder}; or set CLAW_RUNTIME_DIR",
+            hint="set CLAW_RUNTIME_DIR to a new folder of your own, or make this one yours alone",
         )
     return folder
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clawai.kernel import limits
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from support import (
@@ -27,6 +28,7 @@ from support import (
 EVIL = """
 import ctypes, mmap, os, signal, stat, sys, threading, time
 from clawai.sdk import wire
+from clawai.kernel import limits
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plugin import Context, Tensor, operation
 
@@ -406,7 +408,7 @@ def test_quarantine_is_shown_and_lifted_by_its_owner(evil: Kernel) -> None:
     assert failing(client, "mended.op").code == "quarantined"
     listed = {p["name"]: p for p in client.query("plugins")["plugins"]}
     assert listed["mended"]["quarantined"]
-    assert listed["mended"]["started"] == 4
+    assert listed["mended"]["started"] == limits.FAILED_STARTS
     (folder / "claw_test_mended.py").write_text(
         "from clawai.sdk.plugin import operation\n@operation('mended.op')\n"
         "def op() -> str:\n    return 'mended'\n"
