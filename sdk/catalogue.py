@@ -116,9 +116,10 @@ def is_safe_url(url: str) -> bool:
     """Whether ``url`` is https, or http to this very box (a mirror or a test of the owner's)."""
     try:
         parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # reading it refuses a bad one
     except ValueError:
         return False
-    if any(ord(char) <= 32 or ord(char) == 127 for char in url):
+    if any(not 32 < ord(char) < 127 for char in url):
         return False
     if parts.scheme == "https":
         return bool(parts.hostname)

@@ -10,6 +10,7 @@ Redirects may not leave https, and a token never follows a redirect.
 import http.client
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -26,12 +27,17 @@ import msgspec
 
 from clawai.sdk import catalogue
 from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 from clawai.sdk.store import CHUNK, is_full
 
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
 """Waits between tries; a try that brought bytes starts the list anew."""
 TIMEOUT_S = 30.0
 PIP_TRIES = 3
+UNKNOWN_MOST = 64 << 30
+"""Most bytes of a source whose size neither the catalogue nor the server tells."""
+RESERVE = 1 << 30
+"""Bytes of the disk that such a source leaves free."""
 _POLL_S = 0.1
 Report = Callable[[int], None]
 """Called with the bytes of this source that have arrived."""
@@ -82,19 +88,40 @@ def _too_long(name: str, got: int, size: int) -> ClawError:
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int, report: Report, name: str) -> None:
-    """Copy to the end of ``target``, never past ``size`` bytes in it (0: no limit)."""
+    """Copy to the end of ``target``, never past ``size`` bytes in it.
+
+    With 0, an unknown size, ``UNKNOWN_MOST`` and the room on the disk bound it.
+    """
     done = target.tell()
+    room = done + _room(Path(target.name))
     while chunk := source.read(CHUNK):
         done += len(chunk)
-        if size and done > size:
-            raise _too_long(name, done, size)
+        if done > (size or UNKNOWN_MOST):
+            raise _too_long(name, done, size or UNKNOWN_MOST)
+        if not size and done > room:
+            raise _no_room(name, done, room)
         target.write(chunk)
         report(done)
 
 
+def _room(folder: Path) -> int:
+    """Bytes that a file of unknown size may take of the disk."""
+    return max(0, shutil.disk_usage(folder.parent).free - RESERVE)
+
+
+def _no_room(name: str, need: int, room: int) -> ClawError:
+    return ClawError(
+        "disk_full",
+        f"the disk has no room for {name}",
+        got=f"{need} bytes or more",
+        allowed=f"{room} bytes, with {RESERVE} left free",
+        hint="free some space (`claw models`, `claw rm NAME`) and run the same command again",
+    )
+
+
 def _copy_local(path: Path, target: Path, size: int, report: Report) -> None:
     try:
-        with path.open("rb") as source, target.open("wb") as out:
+        with open_regular(path, follow=True) as source, target.open("wb") as out:
             _copy(source, out, size, report, str(path))
     except OSError as error:
         if is_full(error):
@@ -249,26 +276,28 @@ def _fetch_web(
             return
         except urllib.error.HTTPError as error:
             error.close()
+            said = f"HTTP status {error.code} {_readable(str(error.reason))}"
             if error.code < 500 and error.code not in (408, 429):
-                raise _web_error(url, f"HTTP status {error.code} {error.reason}") from error
+                raise _web_error(url, said, resumes=False) from error
             problem: Exception = error
         except (OSError, http.client.HTTPException) as error:
             if is_full(error):
                 raise
+            said = _readable(str(getattr(error, "reason", error)))
+            if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+                raise _web_error(url, said, resumes=False) from error
             problem = error
         failures = 0 if target.exists() and target.stat().st_size > before else failures + 1
         if failures >= len(BACKOFF_S):
-            raise _web_error(url, str(getattr(problem, "reason", problem))) from problem
+            raise _web_error(url, said, resumes=bool(_resume_point(url, target)[0])) from problem
         time.sleep(BACKOFF_S[failures])
 
 
-def _web_error(url: str, got: str) -> ClawError:
-    return ClawError(
-        "network",
-        f"cannot download {url}",
-        got=got[:500],
-        hint="run the same command again: it resumes where it stopped",
-    )
+def _web_error(url: str, got: str, resumes: bool) -> ClawError:
+    hint = "run the same command again: it resumes where it stopped"
+    if not resumes:
+        hint = "check the address and the connection"
+    return ClawError("network", f"cannot download {url}", got=got, hint=hint)
 
 
 def _download_once(
@@ -289,7 +318,7 @@ def _download_once(
                 target.unlink(missing_ok=True)
                 raise ConnectionError("the server sent another range than was asked for")
             start = 0
-        length = int(response.headers.get("Content-Length") or -1)
+        length = _length(url, response)
         whole = start + length if length >= 0 else 0
         if size and (whole > size or (exact and whole and whole != size)):
             target.unlink(missing_ok=True)
@@ -299,6 +328,8 @@ def _download_once(
                 got=f"{whole} bytes",
                 allowed=f"{size} bytes",
             )
+        if whole - start > (room := shutil.disk_usage(target.parent).free):
+            raise _no_room(url, whole - start, room)
         _note_version(url, target, response)
         with target.open("r+b" if start else "wb") as out:
             out.seek(start)
@@ -309,6 +340,21 @@ def _download_once(
                 raise
         if whole and target.stat().st_size != whole:
             raise ConnectionError("the connection closed early")
+
+
+def _length(url: str, response: Any) -> int:
+    """The length of the body in bytes, -1 if the server does not tell it."""
+    told = (response.headers.get("Content-Length") or "").strip()
+    if not told:
+        return -1
+    if not (told.isascii() and told.isdigit() and len(told) < 19):
+        raise _web_error(url, f"Content-Length: {_readable(told)}", resumes=False)
+    return int(told)
+
+
+def _readable(text: str) -> str:
+    """The beginning of what a server said, as text that says nothing to a terminal."""
+    return text if len(text) <= 200 and text.isprintable() else repr(text[:32])
 
 
 def _resume_point(url: str, target: Path) -> tuple[int, str]:

@@ -7,6 +7,7 @@ interrupted pull of a web source had fetched stays in the staging folder and is 
 import os
 import re
 import shutil
+import stat
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -64,16 +65,13 @@ def describe(source: str, name: str, sha256: str = "", capability: str = "llm") 
     ):
         if not pattern.fullmatch(got):
             raise ClawError("bad_params", f"this is not {what}", got, pattern.pattern)
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path's raises for an unknown user)
+    if path.exists() or _looks_local(source):
         source = f"file:{urllib.parse.quote(str(path.resolve()))}"
     parsed = catalogue.parse_source(source)
     size = 0
     if isinstance(parsed, catalogue.Local):
-        try:
-            size = Path(parsed.path).stat().st_size
-        except OSError as error:
-            raise ClawError("bad_params", f"no such file: {parsed.path}", got=source) from error
+        size = _local_size(Path(parsed.path))
     elif not sha256:
         raise ClawError(
             "bad_params",
@@ -93,6 +91,29 @@ def describe(source: str, name: str, sha256: str = "", capability: str = "llm") 
         file=file,
         name=name,
     )
+
+
+def _looks_local(source: str) -> bool:
+    """Whether a source can only mean a path: it has no scheme, or begins as a path does."""
+    return source.startswith(("/", "./", "../", "~")) or ":" not in source
+
+
+def _local_size(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError as error:
+        said = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ClawError(
+            "bad_params", f"{said}: {path}", hint="give the path of a GGUF file"
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ClawError(
+            "bad_params",
+            f"{path} is not a regular file",
+            got=stat.filemode(found.st_mode),
+            allowed="a GGUF file",
+        )
+    return found.st_size
 
 
 def _already(store: Store, entry: Entry) -> Stored | None:
@@ -187,7 +208,7 @@ def _check_kind(magic: bytes, entry: Entry) -> None:
         raise ClawError(
             "bad_model",
             f"{entry.name}: this is not a GGUF file",
-            got=f"it begins with {magic!r}",
+            got=f"it begins with {magic[:32]!r}",
             allowed=f"it begins with {expected!r}",
         )
 
@@ -203,10 +224,11 @@ def _check_space(entry: Entry, staging: Path) -> None:
 
 def _disk_full(entry: Entry, store: Store, need: int = 0) -> ClawError:
     free = shutil.disk_usage(store.root).free if store.root.exists() else 0
+    need = need or entry.bytes
     return ClawError(
         "disk_full",
         f"the disk of {store.root} has no room for {entry.name}",
         got=f"{free / 1e6:.0f} MB free",
-        allowed=f"{(need or entry.bytes) / 1e6:.0f} MB needed",
+        allowed=f"{need / 1e6:.0f} MB needed" if need else None,
         hint="free some space (`claw models`, `claw rm NAME`) and run the same command again",
     )

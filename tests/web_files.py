@@ -21,6 +21,8 @@ class WebFile:
         """One answer each: this status and nothing else."""
         self.redirect = ""
         self.chunked = False
+        self.length = ""
+        """Told as the Content-Length in place of the true one."""
         self.during: Any = None
         """Called after half of the body was sent."""
         self.after_cut: Any = None
@@ -57,7 +59,7 @@ def _handler(served: WebFile) -> type[BaseHTTPRequestHandler]:
             if served.last_modified:
                 self.send_header("Last-Modified", served.last_modified)
             if not served.chunked:
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", served.length or str(len(body)))
             self.end_headers()
             self._send(body)
 

@@ -5,9 +5,12 @@ import hashlib
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -524,3 +527,96 @@ def test_a_killed_pull_leaves_no_model_and_no_lock(home):
         web.during = None
         assert Store().list() == ([], [])
         assert pull.pull(entry(web.url)).path.read_bytes() == DATA
+
+
+# What never ends, and what is no file.
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def test_a_source_that_is_no_file_is_refused(tmp_path):
+    """A device never ends, and a pipe that nobody writes to never begins."""
+    odd = ["/dev/zero", "file:/dev/zero", str(tmp_path), str(pipe(tmp_path / "pipe"))]
+    for source in odd:
+        error = code(pull.describe, source, "mine")
+        assert error.code == "bad_params"
+        assert "not a regular file" in error.message
+    for source in ("/dev/zero", tmp_path / "pipe"):
+        assert code(pull.pull, entry(f"file:{source}")).code == "bad_config"
+    nothing_left(Store())
+
+
+@pytest.mark.parametrize("source", ["./no.gguf", "no.gguf", "/no/such.gguf", "~nobody-here/x.gguf"])
+def test_a_missing_file_is_named(source):
+    error = code(pull.describe, source, "mine")
+    assert error.code == "bad_params"
+    assert "no such file" in error.message
+
+
+def unknown_size(web) -> Entry:
+    web.chunked = True
+    return pull.describe(web.url, "mine", hashlib.sha256(DATA).hexdigest())
+
+
+def test_a_body_of_unknown_size_is_bounded_by_a_cap(monkeypatch):
+    monkeypatch.setattr(fetch, "UNKNOWN_MOST", 100_000)
+    with serve(DATA) as web:
+        assert code(pull.pull, unknown_size(web)).code == "bad_download"
+        nothing_left(Store())
+        monkeypatch.setattr(fetch, "UNKNOWN_MOST", len(DATA))
+        assert pull.pull(unknown_size(web)).path.read_bytes() == DATA
+
+
+def test_a_body_of_unknown_size_leaves_the_disk_a_reserve(monkeypatch):
+    monkeypatch.setattr(fetch, "RESERVE", 1 << 60)
+    with serve(DATA) as web:
+        assert code(pull.pull, unknown_size(web)).code == "disk_full"
+        nothing_left(Store())
+
+
+def test_a_length_that_the_disk_cannot_hold_is_told_before_the_body():
+    with serve(DATA) as web:
+        wanted = unknown_size(web)
+        web.chunked, web.length = False, str(1 << 50)
+        assert code(pull.pull, wanted).code == "disk_full"
+        assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "9" * 5000, "1e3"])
+def test_a_length_that_is_no_number_is_a_network_error(length):
+    with serve(DATA) as web:
+        web.length = length
+        error = code(pull.pull, entry(web.url))
+        assert error.code == "network"
+        assert "Content-Length" in error.got
+        assert len(error.got) < 250
+
+
+def test_resuming_is_promised_only_where_it_is_true():
+    with serve(DATA) as web:
+        web.statuses = [404]
+        assert "resumes" not in code(pull.pull, entry(web.url)).hint
+        web.cut_at, web.after_cut = [100_000], lambda: web.statuses.extend([500] * 50)
+        assert "resumes" in code(pull.pull, entry(web.url)).hint
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path, monkeypatch):
+    tries = []
+
+    def refuse(*args, **options):
+        tries.append(args)
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certificate"))
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
+    error = code(pull.pull, entry("https://host/model.gguf"))
+    assert error.code == "network"
+    assert "self-signed" in error.got
+    assert len(tries) == 1
+
+
+def test_an_address_that_is_none_is_refused():
+    for url in ("https://host:99999/x", "https://hòst/x", "https://host/ü"):
+        assert code(pull.describe, url, "mine", "0" * 64).code == "bad_params"
