@@ -64,9 +64,11 @@ class Loop:
         ready = dict.fromkeys(again, select.EPOLLIN)
         for fd, mask in self.poller.poll(0 if again else pause, 64):
             ready[fd] = ready.get(fd, 0) | mask
-        for fd, mask in ready.items():
-            # A callback of this round may have closed the descriptor of a later one.
-            if callback := self.callbacks.get(fd):
+        # A callback of this round may close the descriptor of a later one, and a new connection may
+        # get its number: the event was not for that one.
+        served = [(fd, mask, self.callbacks.get(fd)) for fd, mask in ready.items()]
+        for fd, mask, callback in served:
+            if callback and self.callbacks.get(fd) is callback:
                 callback(mask)
 
     def shed(self) -> None:
