@@ -98,13 +98,22 @@ class Store:
         Raises:
             ClawError: unknown_model.
         """
-        if not (self._folder(name).is_dir() or self._staging(name).is_dir()):
-            name = self.get(name).model.name
+        name = self.known(name)
         with self.lock(name):
             freed = _tree_bytes(self._folder(name)) + _tree_bytes(self._staging(name))
             self._discard(name)
             self.clear_staging(name)
         return freed
+
+    def known(self, name: str) -> str:
+        """The name under which a model is stored, be it whole, damaged or half pulled.
+
+        Raises:
+            ClawError: unknown_model, as ``get``.
+        """
+        if self._folder(name).is_dir() or self._staging(name).is_dir():
+            return name
+        return self.get(name).model.name
 
     def verify(self, name: str, progress: Progress | None = None) -> Stored:
         """Hash the stored file again.

@@ -8,6 +8,7 @@ import click
 
 from clawai.sdk.cli import output
 from clawai.sdk.cli.daemon import connect
+from clawai.sdk.errors import ClawError
 
 
 @click.command("ps")
@@ -43,7 +44,7 @@ def _workers(workers: list[dict[str, Any]]) -> None:
         print("no worker runs")
         return
     output.table(
-        ("PID", "PLUGIN", "MODEL", "STATE", "RUNNING", "QUEUED", "MEMORY", "IDLE"),
+        ("PID", "PLUGIN", "MODEL", "STATE", "RUNNING", "QUEUED", "RESERVED", "IDLE"),
         [
             (
                 row["pid"],
@@ -105,19 +106,24 @@ def plugins_command(as_json: bool) -> None:
         output.print_json(rows)
         return
     output.table(
-        ("NAME", "VERSION", "KIND", "STATE", "OPERATIONS", "DESCRIPTION"),
+        ("NAME", "VERSION", "KIND", "STATE", "RESTARTS", "OPERATIONS", "DESCRIPTION"),
         [
             (
                 row["name"],
                 row["version"],
                 row["kind"],
                 _state(row),
+                max(0, row["started"] - 1),
                 ", ".join(row["operations"]) or "-",
                 row["description"],
             )
             for row in rows
         ],
+        right=(4,),
     )
+    for row in rows:
+        if problem := row.get("problem"):
+            output.note(f"{row['name']}: {problem}")
     for folder, problem in answer.get("problems", {}).items():
         output.note(f"not usable: {folder}: {problem}")
 
@@ -141,11 +147,33 @@ def stop_command(model: str, as_json: bool) -> None:
       claw stop smollm2
     """
     with connect() as client:
-        answer = client.admin("unload", model)
+        name = _stoppable(client, model)
+        answer = client.admin("unload", name)
     if as_json:
         output.print_json(answer)
         return
-    print(f"{model} is unloaded")
+    print(f"{name} is {'unloaded' if answer.get('stopped') else 'not loaded'}")
+
+
+def _stoppable(client: Any, name: str) -> str:
+    """The name of what is loaded or could be; an alias of a stored model becomes its name.
+
+    Raises:
+        ClawError: unknown_model, with the nearest name.
+    """
+    from clawai.sdk import catalogue
+    from clawai.sdk.store import Store
+
+    workers = client.query("workers")["workers"]
+    known = {row[key] for row in workers for key in ("plugin", "model")} - {""}
+    known |= {row["name"] for row in client.query("plugins")["plugins"]}
+    known |= {row["name"] for row in client.query("models")["models"]}
+    if name in known:
+        return name
+    try:
+        return Store().known(name)
+    except ClawError:
+        raise catalogue.unknown(name, known) from None
 
 
 @click.command("version")

@@ -13,6 +13,8 @@ from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store, Stored
 
+CAPABILITIES = ("llm",)
+
 
 def kernel_view(what: str) -> list[dict[str, Any]]:
     """A listing of the running kernel; empty when none runs."""
@@ -27,6 +29,21 @@ def kernel_view(what: str) -> list[dict[str, Any]]:
     return []
 
 
+def unload(name: str) -> bool:
+    """Make a running kernel let go of a model whose file is gone or another; whether it held it."""
+    if not paths.kernel_socket().exists():
+        return False
+    from clawai.sdk.client import Client
+
+    try:
+        with Client(timeout=2.0) as client:
+            return bool(client.admin("unload", name).get("stopped"))
+    except ClawError as error:
+        if error.code not in ("no_kernel", "kernel_stopped"):
+            raise
+        return False
+
+
 def _rows() -> tuple[list[dict[str, Any]], list[ClawError]]:
     stored, broken = Store().list()
     loaded = {view["name"]: view.get("state", "stored") for view in kernel_view("models")}
@@ -37,7 +54,9 @@ def _rows() -> tuple[list[dict[str, Any]], list[ClawError]]:
         row = msgspec.to_builtins(found.model)
         row["state"] = loaded.get(name, "stored")
         row["path"] = str(found.path)
-        row["description"] = entries[name].description if name in entries else ""
+        # Another file of the same name is not what the catalogue describes.
+        known = name in entries and entries[name].sha256 == found.model.sha256
+        row["description"] = entries[name].description if known else ""
         rows.append(row)
     have = {row["name"] for row in rows}
     for name, entry in sorted(entries.items()):
@@ -84,12 +103,25 @@ def pull_with_bar(entry: catalogue.Entry, quiet: bool = False) -> Stored:
     """Pull with the progress on standard error."""
     from clawai.sdk.pull import pull
 
+    store, before = Store(), _identity(entry.name)
     try:
         with output.DownloadBar(entry.name, quiet) as bar:
-            return pull(entry, progress=bar, say=bar.say)
+            found = pull(entry, store, progress=bar, say=bar.say)
+        if before not in (None, _identity(entry.name)) and unload(entry.name):
+            output.note(f"the older {entry.name} was in memory and is unloaded")
+        return found
     except KeyboardInterrupt:
         output.note("cancelled; the same command goes on where this stopped, if the source can")
         raise click.exceptions.Exit(CANCELLED) from None
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """Tells whether the folder of a stored model is still the same one."""
+    try:
+        found = (paths.models_dir() / name).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @click.command("pull", no_args_is_help=True)
@@ -113,6 +145,14 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
     if "/" in what or ":" in what or what.endswith(".gguf"):
         from clawai.sdk.pull import describe
 
+        if capability not in CAPABILITIES:
+            raise ClawError(
+                "bad_params",
+                "no engine has models of this capability",
+                got=capability,
+                allowed=list(CAPABILITIES),
+                hint="leave --capability out for a language model",
+            )
         if name is None:
             raise click.UsageError("A file outside of the catalogue needs a --name.")
         entry = describe(what, name, sha256, capability)
@@ -124,14 +164,12 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
     if as_json:
         output.print_json(_details(found))
         return
-    print(f"{output.style('✓', 'green')} {found.model.name} is stored ({_brief(found)})")
+    checked = "sha256 checked" if entry.sha256 else f"sha256 computed: {found.model.sha256[:12]}…"
+    brief = (output.size(found.model.bytes), found.model.licence, checked)
+    told = ", ".join(part for part in brief if part)
+    print(f"{output.style('✓', 'green')} {found.model.name} is stored ({told})")
     if found.model.capability == "llm":
         print(f'  next: claw run {found.model.name} "Why is the sky blue?"')
-
-
-def _brief(found: Stored) -> str:
-    parts = [output.size(found.model.bytes), found.model.licence, "sha256 checked"]
-    return ", ".join(part for part in parts if part)
 
 
 def _details(found: Stored) -> dict[str, Any]:
@@ -213,10 +251,13 @@ def rm_command(names: tuple[str, ...], as_json: bool) -> None:
     Example:
       claw rm smollm2
     """
-    store, freed = Store(), {}
-    for name in names:
+    store, freed, unloaded = Store(), {}, []
+    for name in dict.fromkeys([store.known(name) for name in names]):
         freed[name] = store.remove(name)
+        if unload(name):
+            unloaded.append(name)
         if not as_json:
-            print(f"{name} is deleted ({output.size(freed[name])} freed)")
+            told = ", and unloaded from memory" if name in unloaded else ""
+            print(f"{name} is deleted ({output.size(freed[name])} freed){told}")
     if as_json:
-        output.print_json({"freed_bytes": freed})
+        output.print_json({"freed_bytes": freed, "unloaded": unloaded})

@@ -225,3 +225,24 @@ def test_what_ignores_sigterm_is_killed(tmp_path, monkeypatch, capsys):
         assert child.wait() == -signal.SIGKILL
     assert "killing it" in capsys.readouterr().err
     assert holder.holder() is None
+
+
+def test_stop_knows_what_is_not_loaded_and_what_is_unknown(box):
+    box.run("up")
+    assert box.run("stop", "echo").stdout == "echo is not loaded\n"
+    assert box.json("stop", "echo") == {"stopped": []}
+    error = box.json("stop", "ecko", code=1)["error"]
+    assert error["code"] == "unknown_model"
+    assert "echo" in error["hint"]
+
+
+def test_plugins_show_restarts_and_ps_what_is_reserved(box):
+    box.run("call", "echo.say", "text=hi")
+    assert "RESERVED" in box.run("ps").stdout
+    box.run("stop", "echo")
+    box.run("call", "echo.say", "text=hi")
+    lines = box.run("plugins").stdout.splitlines()
+    assert "RESTARTS" in lines[0]
+    place = lines[0].index("RESTARTS")
+    echo = next(line for line in lines if line.startswith("echo "))
+    assert echo[place : place + len("RESTARTS")].strip() == "1"

@@ -98,3 +98,30 @@ def test_a_pull_from_the_owners_catalogue_resumes_after_ctrl_c(box, monkeypatch)
         web.during = None
         assert "far is stored" in box.run("pull", "far").stdout
         assert web.asked[-1]["Range"].startswith("bytes=")
+
+
+def test_a_hash_that_was_only_computed_is_not_called_checked(box, mine):
+    assert "sha256 computed" in box.run("pull", str(mine), "--name", "a").stdout
+    assert "sha256 checked" in box.run("pull", str(mine), "--name", "b", "--sha256", SHA).stdout
+
+
+def test_a_missing_file_and_an_unknown_capability_are_named(box, mine):
+    done = box.run("pull", str(box.home / "no.gguf"), "--name", "a", code=1)
+    assert "no such file" in done.stderr
+    error = box.json("pull", str(mine), "--name", "a", "--capability", "flying", code=1)["error"]
+    assert (error["got"], error["allowed"]) == ("flying", ["llm"])
+
+
+def test_another_file_does_not_get_the_text_of_the_catalogue(box, mine):
+    box.run("pull", str(mine), "--name", "smollm2")
+    rows = {each["name"]: each for each in box.json("models")}
+    assert rows["smollm2"]["state"] == "stored"
+    assert rows["smollm2"]["description"] == ""
+
+
+def test_rm_of_several_deletes_none_if_one_is_unknown(box, mine):
+    for name in ("a", "b"):
+        box.run("pull", str(mine), "--name", name)
+    assert "unknown_model" in box.run("rm", "a", "nothing", "b", code=1).stderr
+    assert len(box.json("models", "--stored")) == 2
+    assert set(box.json("rm", "a", "b", "a")["freed_bytes"]) == {"a", "b"}

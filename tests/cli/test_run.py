@@ -228,3 +228,17 @@ def test_chat_remembers_resets_cancels_and_leaves(tiny):
     finally:
         status = screen.end()
     assert status == 0
+
+
+def test_what_is_deleted_or_replaced_is_unloaded(tiny):
+    """Else a worker would go on answering with a model that is not there any more."""
+    answer(tiny, "hello")
+    other = tiny.home / "other.gguf"
+    other.write_bytes(tiny_llama(context=2048))
+    done = tiny.run("pull", str(other), "--name", "tiny")
+    assert "unloaded" in done.stderr
+    assert tiny.json("ps")["workers"] == []
+    answer(tiny, "hello")
+    assert "unloaded" in tiny.run("rm", "tiny").stdout
+    assert tiny.json("ps")["workers"] == []
+    assert "unknown_model" in tiny.run("run", "tiny", "x", code=1).stderr
