@@ -58,6 +58,9 @@ check: $(STAMPS)/test types ## Lint, types, layers
 	@$(TEST)/bin/python -m ruff format --check --quiet . || { $(TEST)/bin/python -m ruff format --check .; exit 1; }
 	@$(TEST)/bin/lint-imports --no-cache
 
+check-c: $(STAMPS)/test ## Run the tests of the C ops under the address and undefined sanitizers
+	@sh tests/plugins/accelerator/check_c.sh $(TEST)/bin/python $(ARGS)
+
 bench: $(STAMPS)/test ## Measure, beside llama.cpp in the same run
 	@$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(TEST)/bin/claw pull $(MODEL)

@@ -50,7 +50,8 @@ class Engine:
         template = _template(file, tokenizer)
         context = min(worker.context or graph.context, graph.context)
         try:
-            worker.reserve(driver.footprint(graph, context=context).total)
+            need = driver.footprint(graph, context=context, threads=worker.threads)
+            worker.reserve(need.total)
             plan = driver.compile(
                 graph,
                 context=context,
