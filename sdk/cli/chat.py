@@ -55,9 +55,13 @@ class Conversation:
         while True:
             try:
                 line = input("> ").strip()
+                line.encode().decode()  # a locale that is not UTF-8 lets odd bytes through
             except EOFError:
                 print()
                 return
+            except UnicodeError:
+                output.note("that line is not UTF-8 text and was not sent")
+                continue
             except KeyboardInterrupt:
                 print()
                 continue

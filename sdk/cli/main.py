@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import click
 
+from clawai.sdk.cli import system
 from clawai.sdk.errors import ClawError
 
 ERROR, USAGE, CANCELLED, READER_GONE = 1, 2, 130, 141
@@ -95,6 +96,7 @@ def claw() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    system.open_standard_streams()
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         # A name in another alphabet must not end a listing on a terminal that cannot show it.
@@ -102,16 +104,21 @@ def main(args: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = _run(args)
-        sys.stdout.flush()
+        code = system.flush() or code
     except BrokenPipeError:
         # Else the interpreter's last flush would complain about the same pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        system.silence(sys.stdout.fileno())
         code = READER_GONE
+    except OSError as error:  # standard error or standard output takes nothing any more
+        if not system.flush():
+            system.tell(system.cannot_print(error))
+        code = ERROR
     sys.exit(code)
 
 
 def _run(args: list[str]) -> int:
     try:
+        system.require_text(args)
         if "_CLAW_COMPLETE" in os.environ:  # the shell asks for completions
             claw.main(args=args, prog_name="claw")
         # Not claw.main(): it would turn a broken pipe into an error and Ctrl-C into two lines.
@@ -129,19 +136,33 @@ def _run(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except ClawError as error:
-        _trace()
-        from clawai.sdk.cli import output
-
-        output.print_error(error, as_json="--json" in args)
-        return ERROR
+        return _fail(error, args)
+    except OSError as error:
+        if system.stream_failed(error):
+            raise
+        if typed := system.as_claw_error(error):
+            return _fail(typed, args)
+        return _internal(error)
     except Exception as error:
-        _trace()
-        print(
-            f"claw: internal error: {type(error).__name__}: {error}\n"
-            "This is a fault of ClawAI: run it with CLAW_DEBUG=1 for the traceback to report.",
-            file=sys.stderr,
-        )
-        return ERROR
+        return _internal(error)
+
+
+def _fail(error: ClawError, args: Sequence[str]) -> int:
+    _trace()
+    from clawai.sdk.cli import output
+
+    output.print_error(error, as_json="--json" in args)
+    return ERROR
+
+
+def _internal(error: Exception) -> int:
+    _trace()
+    print(
+        f"claw: internal error: {type(error).__name__}: {error}\n"
+        "This is a fault of ClawAI: run it with CLAW_DEBUG=1 for the traceback to report.",
+        file=sys.stderr,
+    )
+    return ERROR
 
 
 def _trace() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from clawai.sdk.catalogue import find
-from clawai.sdk.cli import output, stream
+from clawai.sdk.cli import numbers, output, stream
 from clawai.sdk.cli.daemon import connect, require_system
 from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.errors import ClawError
@@ -71,23 +71,26 @@ def generation_options(function: Any) -> Any:
         click.option(
             "--system", metavar="TEXT", help="Instructions that precede the conversation."
         ),
-        click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest answer."),
+        click.option("--max-tokens", type=numbers.TOKENS, metavar="N", help="Longest answer."),
         click.option(
             "--temperature",
-            type=click.FloatRange(0),
+            type=numbers.Real(0, 10),
             metavar="T",
             help="Randomness: 0 takes the likeliest token each time.",
         ),
         click.option(
-            "--top-k", type=click.IntRange(0), metavar="N", help="Only the N likeliest; 0 is all."
+            "--top-k",
+            type=click.IntRange(0, 1 << 20),
+            metavar="N",
+            help="Only the N likeliest; 0 is all.",
         ),
         click.option(
             "--top-p",
-            type=click.FloatRange(0, 1),
+            type=numbers.Real(0, 1),
             metavar="P",
             help="Only the likeliest that hold P of the probability.",
         ),
-        click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes it repeatable."),
+        click.option("--seed", type=numbers.SEED, metavar="N", help="Makes it repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End there (can be repeated)."),
         click.option(
             "--priority",
@@ -98,7 +101,7 @@ def generation_options(function: Any) -> Any:
         ),
         click.option(
             "--deadline",
-            type=float,
+            type=numbers.SECONDS,
             metavar="SECONDS",
             help="End with an error if it takes longer.",
         ),
@@ -202,7 +205,9 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     "--priority", type=click.Choice(stream.PRIORITIES), default="interactive", show_default=True
 )
-@click.option("--deadline", type=float, metavar="SECONDS", help="End with an error after that.")
+@click.option(
+    "--deadline", type=numbers.SECONDS, metavar="SECONDS", help="End with an error after that."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with the timings.")
 def call_command(
     operation: str,

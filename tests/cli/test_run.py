@@ -101,12 +101,17 @@ def test_a_prompt_that_is_too_long_says_both_lengths(tiny):
 
 
 def test_a_bad_option_is_named(tiny):
-    for words in (["--temperature", "-1"], ["--top-p", "2"], ["--priority", "urgent"]):
+    for words in (
+        ["--temperature", "-1"], ["--temperature", "nan"], ["--temperature", "inf"],
+        ["--top-p", "2"], ["--top-p", "nan"], ["--top-k", "9999999"], ["--priority", "urgent"],
+        ["--max-tokens", "0"], ["--max-tokens", "1048577"], ["--seed", str(1 << 63)],
+        ["--deadline", "0"], ["--deadline", "-1"], ["--deadline", "1e10"], ["--deadline", "nan"],
+    ):  # fmt: skip
         assert words[0] in tiny.run("run", "tiny", "x", *words, code=2).stderr
 
 
 def test_a_deadline_that_is_past_is_told(tiny):
-    done = tiny.run("run", "tiny", "x", "--deadline", "0", code=1)
+    done = tiny.run("run", "tiny", "x", "--deadline", "1e-9", code=1)
     assert "deadline_passed" in done.stderr
 
 
