@@ -3,6 +3,7 @@
 Unknown keys and wrong types are refused, because a silent typo in a limit is worse than an error.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import msgspec
 from clawai.sdk import paths
 from clawai.sdk.errors import ClawError
 
-Bytes = Annotated[int, msgspec.Meta(ge=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +30,7 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Compute threads of one engine worker; 0 means one a core."""
     context: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 2048
     """Longest sequence of a language model, in tokens; 0 means the model's own limit."""
-    idle_minutes: Annotated[float, msgspec.Meta(ge=0)] = 10
+    idle_minutes: Annotated[float, msgspec.Meta(ge=0, le=525_600)] = 10
     """An idle worker is stopped after this long; 0 keeps it."""
 
 
@@ -95,14 +96,29 @@ def parse(text: bytes, where: str) -> Config:
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{where}: {key}", got=got, allowed=list(allowed))
+    # A range of msgspec lets nan pass, which compares to nothing.
+    if math.isnan(config.workers.idle_minutes):
+        raise ClawError("bad_config", f"{where}: workers.idle_minutes", "nan", "0 to 525600")
+    if config.memory.budget_mib << 20 > (most := box_bytes()):
+        raise ClawError(
+            "bad_config",
+            f"{where}: memory.budget_mib is more than this box has",
+            got=config.memory.budget_mib,
+            allowed=f"0 to {most >> 20}",
+        )
     return config
+
+
+def box_bytes() -> int:
+    """The memory of this box in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def budget_bytes(config: Config) -> int:
     """The memory budget in bytes, from the configuration or from the size of the box."""
     if config.memory.budget_mib:
         return config.memory.budget_mib << 20
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 7 // 10
+    return box_bytes() * 7 // 10
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "config": ("settings", "Show and change the configuration."),
         "bench": ("bench.command", "Measure this box, beside a peer where there is one."),
         "version": ("listing", "Show the version."),
+        "help": ("helping", "Show what a command can do."),
     },
 }
 _MODULES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -79,11 +80,23 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        command = claw.get_command(context, "version")
+        assert command
+        context.invoke(command)
+        context.exit()
+
+
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit codes: 0 done, 1 an error (with its code), 2 wrong usage, 130 cancelled.",
 )
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Show the version.",
+)  # fmt: skip
 def claw() -> None:
     """ClawAI: several AI models at once on one small box, the urgent one first.
 

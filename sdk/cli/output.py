@@ -5,7 +5,9 @@ never reach it. Colours are left out when the stream is no terminal or ``NO_COLO
 go to standard output and everything else to standard error.
 """
 
+import base64
 import json
+import math
 import os
 import shutil
 import sys
@@ -48,7 +50,20 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str))
+
+
+def plain(value: Any) -> Any:
+    """``value`` with what JSON lacks replaced: bytes as base64, NaN and the infinities as null."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def print_error(error: ClawError, as_json: bool = False) -> None:
@@ -110,7 +125,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
     """Aligned columns on standard output; ``right`` numbers the columns of figures.
 
     On a terminal the last column is wrapped to fit, and if it would become too narrow the widest
-    is cut; into a pipe everything is written, a row a line.
+    is cut; on a small one each row becomes a block of names and values. Into a pipe everything is
+    written, a row a line.
     """
     cells = [[" ".join(clean(str(cell)).split()) for cell in row] for row in rows]
     widths = [
@@ -118,7 +134,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
         for place, name in enumerate(columns)
     ]
     if sys.stdout.isatty():
-        spare = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1)
+        screen = shutil.get_terminal_size().columns
+        spare = screen - sum(widths) - 2 * (len(widths) - 1)
+        if spare < 0 and screen < _SMALL:
+            _blocks(columns, cells, screen)
+            return
         if widths[-1] + spare >= _NARROW:
             widths[-1] += min(0, spare)
         else:
@@ -133,6 +153,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
             print(_line(["" for _ in row[:-1]] + [rest], widths, figures).rstrip())
 
 
+def _blocks(columns: Sequence[str], rows: Iterable[Sequence[str]], screen: int) -> None:
+    """Each row as lines ``name: value``, wrapped to the screen."""
+    for place, row in enumerate(rows):
+        if place:
+            print()
+        for name, value in zip(columns, row, strict=True):
+            first, *more = wrap(f"{name.lower()}: {value}", screen - 2)
+            print("\n".join([first, *(f"  {line}" for line in more)]))
+
+
+_SMALL = 60
+"""Columns below which a table that does not fit is no table any more."""
 _NARROW = 24
 """Columns that a wrapped text needs at least."""
 

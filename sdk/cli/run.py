@@ -1,6 +1,8 @@
 """`claw run` asks a model once; `claw call` runs any operation of any plugin."""
 
 import json
+import re
+import shlex
 import sys
 from typing import Any
 
@@ -219,7 +221,8 @@ def call_command(
 ) -> None:
     """Call any OPERATION and print its chunks and its result as JSON.
 
-    A VALUE is JSON where it can be read as such (3, true, [1,2], {"a":1}), else text.
+    A VALUE is JSON where it can be read as such (3, true, [1,2], {"a":1}), else text. Bytes in
+    an answer are printed as {"base64": "..."}, and numbers that JSON lacks (NaN) as null.
 
     \b
     Example:
@@ -237,6 +240,8 @@ def call_command(
                     if not as_json:
                         print(_json(event.data), flush=True)
             result = task.result()
+        except ClawError as error:
+            raise _with_quotes(error, params) from None
         except KeyboardInterrupt:
             task.cancel()
             output.note(f"cancelled after {len(chunks)} chunks")
@@ -248,10 +253,19 @@ def call_command(
         print(_json(result.value, indent=2))
 
 
+_WANTED_TEXT = re.compile(r"Expected `str(?: \| null)?`, got `\w+` - at `\$\.(\w+)`")
+
+
+def _with_quotes(error: ClawError, params: dict[str, Any]) -> ClawError:
+    """For text that reads as JSON, such as 123, add how it is written to stay text."""
+    match = _WANTED_TEXT.search(error.message)
+    if error.code != "bad_params" or error.hint or not match or match[1] not in params:
+        return error
+    text = json.dumps(params[match[1]], ensure_ascii=False)
+    word = shlex.quote(json.dumps(text, ensure_ascii=False))
+    hint = f"to send it as text, quote it twice: {match[1]}={word}"
+    return ClawError(error.code, error.message, error.got, error.allowed, hint)
+
+
 def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """Values of msgpack that JSON lacks."""
-    return {"bytes": len(value)} if isinstance(value, (bytes, memoryview)) else str(value)
+    return json.dumps(output.plain(value), indent=indent, ensure_ascii=False, default=str)

@@ -92,7 +92,28 @@ def path_command() -> None:
     print(paths.config_file())
 
 
-@config_command.command("set", no_args_is_help=True)
+@config_command.command("get", no_args_is_help=True)
+@click.argument("key")
+@click.option("--json", "as_json", is_flag=True, help="A JSON value.")
+def get_command(key: str, as_json: bool) -> None:
+    """Print the value of KEY, the default if the file does not set it.
+
+    \b
+    Example:
+      claw config get workers.threads
+    """
+    _known(key)
+    value = flat(config.as_dict(config.load()))[key]
+    if as_json:
+        output.print_json(value)
+    else:
+        print(value if isinstance(value, str) else _toml(value))
+
+
+# Unknown options are let through, so that a negative value needs no "--" before it.
+@config_command.command(
+    "set", no_args_is_help=True, context_settings={"ignore_unknown_options": True}
+)
 @click.argument("key")
 @click.argument("value")
 def set_command(key: str, value: str) -> None:

@@ -65,3 +65,12 @@ def test_run_imports_neither_rich_nor_numpy_nor_the_kernel():
     modules = loaded("from clawai.sdk.cli import run, chat, daemon; import clawai.sdk.client")
     slow = {"rich", "numpy", "urllib.request", "clawai.kernel", "clawai.plugins"}
     assert not slow & modules
+
+
+def test_help_and_version_have_both_forms(box):
+    assert box.run("help").stdout == box.run("--help").stdout
+    assert box.run("help", "run").stdout == box.run("run", "--help").stdout
+    assert box.run("help", "config", "set").stdout == box.run("config", "set", "--help").stdout
+    assert "'pull'" in box.run("help", "pul", code=2).stderr
+    assert "no commands" in box.run("help", "run", "x", code=2).stderr
+    assert box.run("-V").stdout == box.run("--version").stdout == box.run("version").stdout

@@ -91,10 +91,10 @@ def test_a_table_aligns_what_is_wide_and_what_is_a_figure(capsys):
 def test_a_table_fits_a_terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "60")
     output.table(("NAME", "DESCRIPTION"), [("model", "word " * 40), ("模型", "字" * 60)])
     for line in screen.getvalue().splitlines():
-        assert output._width(line.replace("\033[1m", "").replace("\033[0m", "")) <= 40
+        assert output._width(line.replace("\033[1m", "").replace("\033[0m", "")) <= 60
     assert "…" in screen.getvalue()
 
 
@@ -146,3 +146,23 @@ def test_a_fault_of_ours_is_told_without_a_traceback(box):
         assert done.returncode == 1
         assert "internal error: RuntimeError: inside" in done.stderr
         assert ("Traceback" in done.stderr) == traced
+
+
+def test_a_small_terminal_gets_names_and_values(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "30")
+    output.table(("NAME", "TEXT"), [("a", "word " * 8), ("b", "short")])
+    assert screen.getvalue().splitlines() == [
+        "name: a",
+        "text: word word word word",
+        "  word word word word",
+        "",
+        "name: b",
+        "text: short",
+    ]
+
+
+def test_what_json_lacks_is_replaced(capsys):
+    output.print_json({"x": [float("nan"), float("inf"), 1.5], 3: b"\xff\x00"})
+    assert json.loads(capsys.readouterr().out) == {"x": [None, None, 1.5], "3": {"base64": "/wA="}}

@@ -88,3 +88,31 @@ def test_a_broken_file_is_shown_as_an_error(box, path):
     for words in (["config"], ["config", "set", "log.level", "debug"]):
         assert "budget_mb" in box.run(*words, code=1).stderr
     assert box.json("config", code=1)["error"]["code"] == "bad_config"
+
+
+def test_one_value_is_printed_alone(box):
+    assert box.run("config", "get", "workers.context").stdout == "2048\n"
+    box.run("config", "set", "workers.threads", "2")
+    assert box.json("config", "get", "workers.threads") == 2
+    assert box.run("config", "get", "log.level").stdout == "info\n"
+    assert "workers.threads" in box.run("config", "get", "workers.thread", code=1).stderr
+
+
+def test_a_negative_value_is_a_value(box):
+    done = box.run("config", "set", "workers.threads", "-5", code=1)
+    assert "bad_config" in done.stderr
+    assert ">= 0" in done.stderr
+
+
+def test_more_memory_than_the_box_has_is_refused(box):
+    most = config.box_bytes() >> 20
+    error = box.run("config", "set", "memory.budget_mib", str(most + 1), code=1).stderr
+    assert str(most) in error
+    box.run("config", "set", "memory.budget_mib", str(most))
+    for key, value in (
+        ("memory.budget_mib", str(1 << 70)),
+        ("workers.idle_minutes", "nan"),
+        ("workers.idle_minutes", "inf"),
+        ("log.max_mib", "9999999"),
+    ):
+        assert "bad_config" in box.run("config", "set", key, value, code=1).stderr
