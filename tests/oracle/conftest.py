@@ -1,0 +1,44 @@
+"""The engine in this process, without kernel and sandbox: what is compared is the arithmetic."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawai.plugins.accelerator import claw_driver
+from clawai.plugins.engine.generate import Session
+from clawai.plugins.engine.worker import Engine
+
+
+class Worker:
+    """What the worker's host would give to the engine."""
+
+    model: dict[str, Any] = {}  # noqa: RUF012 - read only
+    threads = 2
+    context = 2048
+
+    def __init__(self, model_fd: int) -> None:
+        self.model_fd = model_fd
+        self.control = memoryview(bytearray(4096)).cast("I")
+
+    def reserve(self, size: int) -> None:
+        assert size > 0
+
+    def driver(self, device: str) -> Any:
+        return claw_driver(device)
+
+
+@pytest.fixture(scope="module")
+def engine_session(smollm2_path: Path) -> Iterator[Session]:
+    """SmolLM2, loaded by the engine's own start."""
+    fd = os.open(smollm2_path, os.O_RDONLY)
+    engine = Engine()
+    try:
+        engine.claw_start(Worker(fd))
+    finally:
+        os.close(fd)
+    assert engine.session
+    yield engine.session
+    engine.session.plan.close()
