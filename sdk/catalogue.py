@@ -16,6 +16,7 @@ import msgspec
 
 from clawai.sdk import paths
 from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 
 LIMIT = 1 << 20
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -150,7 +151,7 @@ def load() -> dict[str, Entry]:
     entries = parse(bundled.read_bytes(), bundled.name)
     own = user_file()
     try:
-        with own.open("rb") as file:
+        with open_regular(own, follow=True) as file:
             text = file.read(LIMIT + 1)
     except FileNotFoundError:
         return entries

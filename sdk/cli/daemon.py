@@ -259,6 +259,7 @@ def down_command(as_json: bool) -> None:
       claw down
     """
     require_system()
+    pid: int | None
     try:
         pid = _stop()
     except ClawError as error:

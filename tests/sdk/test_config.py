@@ -1,8 +1,10 @@
 """The configuration: defaults, checks, and errors that name the key."""
 
+import os
+
 import pytest
 
-from clawai.sdk import config, paths
+from clawai.sdk import catalogue, config, paths
 from clawai.sdk.errors import ClawError
 
 
@@ -32,7 +34,12 @@ def test_a_budget_of_zero_is_a_share_of_the_box():
         ("[memory]\nbudget_mb = 1", "budget_mb"),
         ("[memory]\nbudget_mib = -1", "budget_mib"),
         ("[memory]\nbudget_mib = '1'", "budget_mib"),
+        ("[memory]\nbudget_mib = 16777215", "more than this box has"),
+        ("[memory]\nbudget_mib = 16777217", "<= 16777216"),
         ("[workers]\nthreads = 257", "threads"),
+        ("[workers]\nidle_minutes = nan", "idle_minutes"),
+        ("[workers]\nidle_minutes = inf", "idle_minutes"),
+        ("#" * (1 << 20) + "\n", "too large"),
         ("[sandbox]\nminimum = 'none'", "sandbox.minimum"),
         ("[log]\nlevel = 'loud'", "log.level"),
         ("[extra]", "extra"),
@@ -59,4 +66,14 @@ def test_a_folder_in_its_place_is_refused(home):
     paths.config_file().mkdir(parents=True)
     with pytest.raises(ClawError) as caught:
         config.load()
+    assert caught.value.code == "bad_config"
+
+
+@pytest.mark.parametrize("name", ["config.toml", "catalogue.toml"])
+def test_a_pipe_in_its_place_is_refused(home, name):
+    path = paths.config_file().with_name(name)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(ClawError) as caught:
+        config.load() if name == "config.toml" else catalogue.load()
     assert caught.value.code == "bad_config"

@@ -356,9 +356,12 @@ def test_a_member_name_decides_nothing_on_our_disk(index, tmp_path):
     assert list(tmp_path.rglob("escaped")) == []
 
 
-def test_a_missing_package_is_a_network_error_after_its_tries(index):
+def test_a_missing_package_is_a_network_error_at_once(index, monkeypatch):
+    tries, real = [], fetch._pip_download
+    monkeypatch.setattr(fetch, "_pip_download", lambda *args: tries.append(1) or real(*args))
     error = code(pull.pull, entry(SOURCE))
     assert error.code == "network"
+    assert tries == [1]
     assert "claw-test-model" in error.got
     nothing_left(Store())
 
