@@ -227,16 +227,19 @@ class Clients:
     # Time.
 
     def next_timer(self) -> int | None:
-        """When somebody who has not said hello is to go."""
+        """When somebody who has not said hello, or does not read, is to go."""
         waiting = [c.since + limits.HANDSHAKE for c in self.by_number.values() if not c.greeted]
         waiting += [p.since + limits.TOKEN_LIFE for p in self.leases.values() if not p.client]
+        waiting += [c.peer.moved + limits.STUCK for c in self.by_number.values() if _full(c)]
         return min(waiting, default=None)
 
     def expire(self, now: int) -> None:
-        """Close connections that never said hello."""
+        """Close connections that never said hello, or have stopped reading."""
         for client in list(self.by_number.values()):
             if not client.greeted and now >= client.since + limits.HANDSHAKE:
                 self.leave(client, "it never said hello")
+            elif _full(client) and now >= client.peer.moved + limits.STUCK:
+                self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
         for peer in list(self.leases.values()):
             if not peer.client and now >= peer.since + limits.TOKEN_LIFE:
                 self._close_lease(peer)
@@ -249,7 +252,7 @@ class Clients:
         if client is None:
             return
         total = sum(other.peer.waiting for other in self.by_number.values())
-        if client.peer.waiting > limits.OUTBOX or total > limits.OUTBOX_TOTAL:
+        if total > limits.OUTBOX_TOTAL:
             worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
             self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
         client.peer.send(told.message, told.frames)
@@ -376,6 +379,10 @@ class Clients:
             sock.close()
             path.unlink(missing_ok=True)
         os.close(self.spare)
+
+
+def _full(client: Client) -> bool:
+    return client.peer.waiting > limits.OUTBOX
 
 
 _REQUESTS: dict[type, Any] = {

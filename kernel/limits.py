@@ -8,13 +8,15 @@ MIB = 1 << 20
 CLIENTS = 256
 TASKS_PER_CLIENT = 256
 TASKS = 4096
-PAYLOAD_TOTAL = 24 * MIB
+PAYLOAD_TOTAL = 20 * MIB
 """Bytes of all requests that wait in the queue."""
-PARTIAL_TOTAL = 24 * MIB
+PARTIAL_TOTAL = 16 * MIB
 """Bytes of messages that have not arrived whole, over all connections."""
 OUTBOX = 4 * MIB
-"""Bytes waiting for one client that does not read; then it is disconnected."""
-OUTBOX_TOTAL = 16 * MIB
+STUCK = 3 * SECOND
+"""So many bytes waiting, and none taken for so long: the client does not read, and is let go."""
+OUTBOX_TOTAL = 24 * MIB
+"""Bytes waiting for all clients. The three totals bound what strangers can make us hold."""
 HANDSHAKE = 5 * SECOND
 """A connection that has not said hello by then is closed."""
 TOKEN_LIFE = 30 * SECOND
@@ -56,6 +58,8 @@ RETIRED = 32
 """Segments whose pages a worker gave back but could still map; then it is renewed when idle."""
 WATCHED = 128
 """Of these segments so many are watched for pages that come back, the latest."""
+OUTPUT_RATE = MIB
+"""Bytes a second of one worker's output that are read; then its writes wait."""
 LOG_LINE = 4096
 """Bytes of one line of a worker's output in the log."""
 LOG_RATE = 200

@@ -1,6 +1,7 @@
 """One connection: a non-blocking socket, its ZMTP state, and what waits to be sent on it."""
 
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from clawai.sdk.zmtp import Connection
 READ = 256 * 1024
 MESSAGES = 8
 """Most bytes and messages taken from one peer before the others get their turn."""
+SMALL = 4096
+"""Shorter buffers are joined: many of them would cost several times their bytes."""
 PONGS = 64 * 1024
 """With so much in the outbox a PING gets no PONG: who does not read has no use for it."""
 _BATCH = 64
@@ -24,7 +27,9 @@ class Peer:
         self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self.waiting = 0
         """Bytes in the outbox."""
-        self._outbox: deque[memoryview] = deque()
+        self.moved = 0
+        """When the outbox last became shorter, or began."""
+        self._outbox: deque[memoryview | bytearray] = deque()
         self.closed = False
 
     def fileno(self) -> int:
@@ -63,7 +68,16 @@ class Peer:
     def _queue(self, buffers: Sequence[bytes | memoryview]) -> None:
         if self.closed:
             return
-        self._outbox.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        if not self.waiting:
+            self.moved = time.monotonic_ns()
+        for buffer in buffers:
+            last = self._outbox[-1] if self._outbox else None
+            if len(buffer) >= SMALL:
+                self._outbox.append(memoryview(buffer))
+            elif isinstance(last, bytearray) and len(last) < READ:
+                last += buffer
+            elif len(buffer):
+                self._outbox.append(bytearray(buffer))
         self.waiting += sum(map(len, buffers))
         self.flush()
 
@@ -79,10 +93,11 @@ class Peer:
                 self.closed = True
                 return
             self.waiting -= sent
+            self.moved = time.monotonic_ns()
             while sent:
                 first = self._outbox[0]
                 if sent < len(first):
-                    self._outbox[0] = first[sent:]
+                    self._outbox[0] = memoryview(first)[sent:]
                     break
                 sent -= len(first)
                 self._outbox.popleft()

@@ -45,6 +45,9 @@ class Processes:
     """Level, layers and advice, once known."""
     bpf: bytes = b""
     waiting: list[ev.Start] = field(default_factory=list)
+    muted: list[Process] = field(default_factory=list)
+    unmute: int = 0
+    """When the muted are listened to again."""
     _probing: "subprocess.Popen[bytes] | None" = None
     _probe_output: bytes = b""
 
@@ -116,7 +119,7 @@ class Processes:
         self.loop.watch(process.spawned.status_fd, lambda _: self._status(process))
         self.loop.watch(process.spawned.stage_pidfd, lambda _: self._stage_ended(process))
         self.loop.watch(process.peer.fileno(), lambda mask: self._ready(process, mask))
-        self.loop.watch(process.output, lambda _: self._output(process))
+        self._listen(process)
         process.peer.flush_handshake()
 
     def _advice(self) -> tuple[str, ...]:
@@ -278,11 +281,28 @@ class Processes:
 
     # Output.
 
+    def _listen(self, process: Process) -> None:
+        self.loop.watch(process.output, lambda _: self._output(process))
+
     def _output(self, process: Process) -> None:
-        said, more = supervisor.lines(process, int(time.monotonic()))
+        second = int(time.monotonic())
+        said, more = supervisor.lines(process, second)
         self._log_lines(process, said)
         if not more:
             self.loop.unwatch(process.output)
+        elif process.lines[2] > limits.OUTPUT_RATE:
+            # The rest of the second it waits in its write, not we in our reads.
+            self.loop.unwatch(process.output)
+            self.muted.append(process)
+            self.unmute = (second + 1) * limits.SECOND
+
+    def expire(self, now: int) -> None:
+        """Listen again to those who had said too much."""
+        if self.muted and now >= self.unmute:
+            muted, self.muted = self.muted, []
+            for process in muted:
+                if self.running.get(process.worker) is process:
+                    self._listen(process)
 
     def _log_lines(self, process: Process, said: list[str]) -> None:
         for line in said:

@@ -101,13 +101,15 @@ class Server:
         """Serve until the core stops and every worker is gone."""
         while not (self.core.state.stopping and not self.processes.running):
             look = self._looked + limits.SECOND if self.segments.fresh else None
-            planned = (self.core.next_timer(), self.clients.next_timer(), look)
+            unmute = self.processes.unmute if self.processes.muted else None
+            planned = (self.core.next_timer(), self.clients.next_timer(), look, unmute)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
             self.clients.expire(now)
+            self.processes.expire(now)
             self._look(now)
 
     def stop(self) -> None:

@@ -42,8 +42,8 @@ class Process:
     output: int
     """The reading end of its standard output and error."""
     pending: bytes = b""
-    lines: list[int] = field(default_factory=lambda: [0, 0])
-    """Second, and lines logged in it."""
+    lines: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Second, and the lines logged and bytes read in it."""
     exit: str = ""
 
     def close(self) -> None:
@@ -186,7 +186,8 @@ def lines(process: Process, second: int) -> tuple[list[str], bool]:
         whole.append(process.pending)
         process.pending = b""
     if process.lines[0] != second:
-        process.lines[:] = [second, 0]
+        process.lines[:] = [second, 0, 0]
+    process.lines[2] += len(data)
     room = max(0, limits.LOG_RATE - process.lines[1])
     process.lines[1] += len(whole)
     return [line[: limits.LOG_LINE].decode("utf-8", "replace") for line in whole[:room]], True

@@ -28,7 +28,6 @@ from support import (
 EVIL = """
 import ctypes, mmap, os, signal, stat, sys, threading, time
 from clawai.sdk import wire
-from clawai.kernel import limits
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plugin import Context, Tensor, operation
 
@@ -706,6 +705,8 @@ def test_a_stopped_daemon_says_so(start_kernel: Callable[..., Kernel]) -> None:
     with pytest.raises(ClawError) as caught:
         task.result()
     assert caught.value.code == "kernel_stopped"
+    assert kernel.process
+    assert kernel.process.wait(PATIENCE) == 0
 
 
 def test_an_answer_to_shutdown(start_kernel: Callable[..., Kernel]) -> None:
@@ -861,12 +862,36 @@ def test_requests_that_fit_the_queue_never_cost_the_worker(evil: Kernel) -> None
     client = evil.client()
     client.call("echo.say", {"text": "x"})
     pid = evil.worker_pid()
-    pad = b"x" * (5_900_000)
+    pad = b"x" * 5_000_000
     sent = {"x": {"dtype": "<u1", "shape": [10], "frame": 0}}
     tasks = [client.submit("echo.tensor", sent, frames=[pad]) for _ in range(4)]
     for task in tasks:
         assert task.result().value["shape"] == [10]
     assert evil.worker_pid() == pid
+
+
+def test_large_answers_all_reach_who_reads(evil: Kernel) -> None:
+    """More than one client may leave unread, but on its way: nobody is disconnected for it."""
+    client = evil.client()
+    size = 4_190_000
+    sent = {"x": {"dtype": "|u1", "shape": [size], "frame": 0}}
+    for _ in range(3):
+        tasks = [client.submit("echo.tensor", sent, frames=[bytes(size)]) for _ in range(4)]
+        for task in tasks:
+            assert len(task.result().frames[0]) == size
+
+
+def test_output_without_end_is_read_at_a_bounded_rate(evil: Kernel) -> None:
+    """A plugin that only prints waits in its write; the daemon does not spend its time on it."""
+    client = evil.client()
+    client.call("evil.fine")
+    task = client.submit("evil.talk", {"lines": 10**9, "width": 1000})
+    wait_until(lambda: evil.log().count("xxxxx") > 0, "it talks")
+    time.sleep(1)  # the first second's share is read
+    before = cpu_ticks(evil.pid)
+    time.sleep(2)
+    assert cpu_ticks(evil.pid) - before < 50, "a quarter of a processor"
+    assert not task.done
 
 
 def test_twenty_queued_requests_run_in_order(evil: Kernel) -> None:
