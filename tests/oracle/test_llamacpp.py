@@ -1,0 +1,84 @@
+"""The engine against llama.cpp's figures on the same file (``llamacpp.json``, see ``llamacpp``)."""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clawai.plugins.engine.generate import Request, Session
+from clawai.sdk.model import gguf, llama
+from oracle import llamacpp
+from reference import ReferenceDriver
+
+pytestmark = pytest.mark.model
+
+ORACLE: dict[str, Any] = json.loads((llamacpp.HERE / "llamacpp.json").read_text())
+NEAR_TIE = 0.1
+"""Where llama.cpp's two best logits are nearer than this, another engine may take the other."""
+
+
+def first_difference(session: Session, entry: dict[str, Any], answer: dict[str, Any]) -> int | None:
+    """The first token where our greedy choice is another one than llama.cpp's."""
+    session.plan.rewind(0)
+    logits = session.plan.run(session.encode(Request(**entry)))
+    for at, token in enumerate(answer["tokens"]):
+        if int(np.argmax(logits[-1])) != token:
+            return at
+        logits = session.plan.run([token])
+    return None
+
+
+def test_the_figures_are_of_this_file(smollm2_path: Path) -> None:
+    with smollm2_path.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == ORACLE["model_sha256"]
+
+
+def test_prompts_have_as_many_tokens_as_for_llama_cpp(engine_session: Session) -> None:
+    assert len(llamacpp.PROMPTS) == 50
+    for entry, answer in zip(llamacpp.PROMPTS, ORACLE["answers"], strict=True):
+        assert len(engine_session.encode(Request(**entry))) == answer["prompt_tokens"], entry
+
+
+def test_the_likelihood_of_a_text_is_within_half_a_percent(engine_session: Session) -> None:
+    assert engine_session.tokenizer.encode(llamacpp.TEXT) == ORACLE["text_tokens"]
+    mean, count = engine_session.score(llamacpp.TEXT)
+    assert count == len(ORACLE["log_probabilities"])
+    assert mean == pytest.approx(ORACLE["mean_nll"], rel=0.005)
+
+
+def test_greedy_continuations_agree_where_they_are_clear(engine_session: Session) -> None:
+    for entry, answer in zip(llamacpp.PROMPTS, ORACLE["answers"], strict=True):
+        at = first_difference(engine_session, entry, answer)
+        assert at is None or answer["gaps"][at] < NEAR_TIE, (entry, at, answer["gaps"][at])
+
+
+def test_the_graph_without_rounding_gives_the_same_likelihood(smollm2_path: Path) -> None:
+    """In float32 by numpy: what is left is llama.cpp's own rounding of activations."""
+    count = 256
+    ids = ORACLE["text_tokens"][: count + 1]
+    plan = ReferenceDriver().compile(llama.graph(gguf.read(smollm2_path)), context=count)
+    rows = np.asarray(plan.run(ids[:-1], all_logits=True), dtype=np.float64)
+    peak = rows.max(axis=1)
+    total = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
+    got = rows[np.arange(count), ids[1:]] - total
+    expected = np.array(ORACLE["log_probabilities"][:count])
+    assert got.mean() == pytest.approx(expected.mean(), rel=0.005)
+    assert np.abs(got - expected).mean() < 0.1
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="llama.cpp comes with clawai[bench]"
+)
+def test_llama_cpp_still_says_what_the_file_says(smollm2_path: Path) -> None:
+    peer = llamacpp.server(smollm2_path)
+    for index in (0, 24, 49):
+        got = llamacpp.greedy(peer, llamacpp.PROMPTS[index])
+        assert got["tokens"] == ORACLE["answers"][index]["tokens"]
+        assert got["prompt_tokens"] == ORACLE["answers"][index]["prompt_tokens"]
+    got_log = llamacpp.log_probability(peer, ORACLE["text_tokens"], 5)
+    assert got_log == pytest.approx(ORACLE["log_probabilities"][4], abs=0.3)
