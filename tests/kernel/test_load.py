@@ -1,0 +1,70 @@
+"""Idle, queued and large: what the daemon does with much, and with nothing."""
+
+import time
+
+from support import (
+    Kernel,
+    cpu_ticks,
+    memory_kib,
+    wait_until,
+)
+
+
+def test_no_processor_time_while_idle(kernel: Kernel) -> None:
+    client = kernel.client()
+    client.call("echo.say", {"text": "x"})
+    time.sleep(1.2)  # the last tick of the task comes a second after it
+    before = {pid: cpu_ticks(pid) for pid in kernel.processes()}
+    woke = memory_kib(kernel.pid, "voluntary_ctxt_switches")
+    time.sleep(2)
+    assert {pid: cpu_ticks(pid) for pid in kernel.processes()} == before
+    assert memory_kib(kernel.pid, "voluntary_ctxt_switches") <= woke + 1
+    assert client.call("echo.say", {"text": "x"}).value == "x"
+
+
+def test_requests_that_fit_the_queue_never_cost_the_worker(evil: Kernel) -> None:
+    """Four large ones at once wait in the worker's outbox, which is no reason to end it."""
+    client = evil.client()
+    client.call("echo.say", {"text": "x"})
+    pid = evil.worker_pid()
+    pad = b"x" * 5_000_000
+    sent = {"x": {"dtype": "<u1", "shape": [10], "frame": 0}}
+    tasks = [client.submit("echo.tensor", sent, frames=[pad]) for _ in range(4)]
+    for task in tasks:
+        assert task.result().value["shape"] == [10]
+    assert evil.worker_pid() == pid
+
+
+def test_large_answers_all_reach_who_reads(evil: Kernel) -> None:
+    """More than one client may leave unread, but on its way: nobody is disconnected for it."""
+    client = evil.client()
+    size = 4_190_000
+    sent = {"x": {"dtype": "|u1", "shape": [size], "frame": 0}}
+    for _ in range(3):
+        tasks = [client.submit("echo.tensor", sent, frames=[bytes(size)]) for _ in range(4)]
+        for task in tasks:
+            assert len(task.result().frames[0]) == size
+
+
+def test_twenty_queued_requests_run_in_order(evil: Kernel) -> None:
+    evil.plugin(
+        "one",
+        "import time\nfrom clawai.sdk.plugin import operation\nran = []\n"
+        "@operation('one.mark')\ndef mark(name: str, nap: float = 0.0) -> None:\n"
+        "    time.sleep(nap)\n    ran.append(name)\n"
+        "@operation('one.ran')\ndef order() -> list[str]:\n    return ran\n",
+        {"one.mark": "", "one.ran": ""},
+    )
+    client = evil.client()
+    first = client.submit("one.mark", {"name": "first", "nap": 1.0})
+    wait_until(lambda: client.query("tasks")["tasks"][0]["state"] == "running", "it runs")
+    classes = ["batch", "critical", "normal", "interactive"] * 5
+    tasks = [
+        client.submit("one.mark", {"name": f"{c}{n}"}, priority=c) for n, c in enumerate(classes)
+    ]
+    for task in [first, *tasks]:
+        task.result()
+    expected = ["first"]
+    for name in ("critical", "interactive", "normal", "batch"):
+        expected += [f"{c}{n}" for n, c in enumerate(classes) if c == name]
+    assert client.call("one.ran").value == expected
