@@ -27,3 +27,10 @@ def evil(shared_kernel: Kernel) -> Iterator[Kernel]:
     for folder in shared_kernel.plugins_dir.iterdir():
         if folder.name != "evil":
             shutil.rmtree(folder)
+
+
+@pytest.fixture
+def target(shared_kernel: Kernel) -> Iterator[Kernel]:
+    """One daemon for all that should not harm it."""
+    yield shared_kernel
+    shared_kernel.close_clients()
