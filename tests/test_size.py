@@ -90,20 +90,26 @@ def test_the_daemon_loads_nothing_heavy(loaded: dict[str, str]) -> None:
     assert not heavy
 
 
-@pytest.mark.xfail(reason="the shell around the core is larger than its budget")
-def test_the_daemon_is_small(loaded: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def sizes(loaded: dict[str, str]) -> dict[str, int]:
     ours = {
         name: Path(file) for name, file in loaded.items() if name.startswith("clawai.") and file
     }
-    sizes = {name: code_lines(path) for name, path in sorted(ours.items())}
+    return {name: code_lines(path) for name, path in sorted(ours.items())}
+
+
+def test_the_core_is_small(sizes: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
     core = sum(sizes[f"clawai.kernel.{name}"] for name in CORE_MODULES)
-    total = sum(sizes.values())
     with capsys.disabled():
-        print(f"\nlines of code: daemon {total} of {DAEMON}, of which core {core} of {CORE}")
+        print(f"\nlines of code: daemon {sum(sizes.values())} of {DAEMON}, core {core} of {CORE}")
         for name, size in sizes.items():
             print(f"  {size:5} {name}")
     assert core <= CORE
-    assert total <= DAEMON
+
+
+@pytest.mark.xfail(strict=True, reason="docs/decisions/007: the launcher is not yet a process")
+def test_the_daemon_is_small(sizes: dict[str, int]) -> None:
+    assert sum(sizes.values()) <= DAEMON
 
 
 def test_what_is_counted(tmp_path: Path) -> None:
