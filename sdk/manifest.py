@@ -111,6 +111,8 @@ def read_plugin(folder: Path) -> Plugin:
     identity = manifest.plugin
     checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
     checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
+    # A path here could name a profile that the plugin brings along.
+    checks.append(("permissions.profile", manifest.permissions.profile, _NAME))
     for key, got, pattern in checks:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)

@@ -201,7 +201,7 @@ class World:
                 assert message.code in CODES
             if isinstance(message, wire.Leased):
                 self.memory[message.lease.segment].lease = message.lease
-                self.memory[message.lease.segment].lent = True
+                self.memory[message.lease.segment].lent = client in self.clients
             del self.asked[key]
             self.ended.append((client, message.id, message))
 
