@@ -64,6 +64,8 @@ class Host:
         self._segments: dict[int, mmap.mmap] = {}
         self._segment_lock = threading.Lock()
         self._dropping: set[int] = set()
+        self._newest = 0
+        """Number of the last segment that came."""
         self._inbox: list[list[bytes]] = []
         self._slots: dict[int, queue.SimpleQueue[tuple[wire.Run, tuple[bytes, ...]]]] = {}
         self._operations: dict[str, Operation] = {}
@@ -202,10 +204,14 @@ class Host:
         """The mapping of a segment; its descriptor was sent before the first task that uses it."""
         with self._segment_lock:
             while number not in self._segments:
+                if number <= self._newest:
+                    # Dropped before its task began: its client has left. They come in order.
+                    raise ClawError("no_lease", "the segment has ended", got=number)
                 data, fds, _, _ = socket.recv_fds(self._leases, 4096, 1)
                 if not fds:
                     raise ClawError("no_lease", "the segment never came", got=number)
                 told = msgspec.msgpack.decode(data)
+                self._newest = told["segment"]
                 self._segments[told["segment"]] = mmap.mmap(fds[0], told["bytes"])
                 os.close(fds[0])
             return self._segments[number]
