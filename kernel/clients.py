@@ -326,6 +326,9 @@ class Clients:
             leases=asked.leases,
             params=wire.Raw(bytes(asked.params)),
             body=tuple(frames[1:]),
+            frames=len(frames) - 1,
+            principal=f"uid:{client.uid}",
+            batch=entry.batch,
         )
         self.loop.happen(event)
 
@@ -355,8 +358,9 @@ class Clients:
         self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=packed)))
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
-        if asked.command == "unload":
-            self.loop.happen(ev.UnloadAsked(client.number, asked.id, asked.name))
+        if asked.command in ("unload", "pin", "unpin", "suspend", "resume"):
+            told = ev.Commanded(client.number, asked.id, asked.command, asked.name)
+            self.loop.happen(told)
         elif asked.command == "shutdown":
             data = wire.pack({"pid": os.getpid()})
             self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=data)))

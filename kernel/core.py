@@ -13,6 +13,7 @@ from clawai.kernel.events import (
     Borrowed,
     CancelAsked,
     ClientLeft,
+    Commanded,
     Event,
     Instruction,
     Kill,
@@ -25,7 +26,6 @@ from clawai.kernel.events import (
     ShutdownAsked,
     Submitted,
     Timer,
-    UnloadAsked,
     WorkerAnswered,
     WorkerBroke,
     WorkerGone,
@@ -145,11 +145,11 @@ class Core:
         tasks.client_left(self.state, event.client)
         leases.client_left(self.state, event.client)
 
-    def _unload(self, event: UnloadAsked) -> None:
+    def _unload(self, event: Commanded) -> None:
         """Stop what runs under a name; its tasks are told that the owner stopped it."""
         state = self.state
         stopped = []
-        for (plugin, model), service in state.services.items():
+        for (plugin, model, _), service in state.services.items():
             if event.name not in (plugin, model):
                 continue
             error = ClawError("cancelled", f"{event.name} was stopped by its owner")
@@ -211,7 +211,7 @@ _HANDLERS: dict[type, Any] = {
     ClientLeft: Core._client_left,
     Borrowed: lambda core, event: leases.borrowed(core.state, event),
     Returned: lambda core, event: leases.returned(core.state, event),
-    UnloadAsked: Core._unload,
+    Commanded: Core._unload,
     ShutdownAsked: Core._shutdown,
     WorkerReserved: lambda core, event: workers.reserved(core.state, event),
     WorkerReady: lambda core, event: workers.ready(core.state, event),

@@ -23,11 +23,17 @@ class Spec:
     slots: int
     identity: str = ""
     """Of the model's file; another one makes the worker that holds the old one stale."""
+    lane: str = "main"
+    """main or bulk: the weight group of its worker, fixed at birth."""
+    code: str = ""
+    """Identity of the plugin's files: weights are shared between workers of the same code only."""
+    cooperative: bool = False
+    """Its code reads the control word between ops: it can be held, and takes thread grants."""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, str, str]:
         """Names the service."""
-        return self.plugin, self.model
+        return self.plugin, self.model, self.lane
 
 
 # Events.
@@ -50,6 +56,16 @@ class Submitted:
     leases: tuple[wire.Lease, ...]
     params: wire.Raw
     body: Any = None
+    """A tuple of payload frames."""
+    frames: int = 0
+    """How many these are."""
+    principal: str = ""
+    batch: int = 1
+    """Tasks of this operation that may run together."""
+    job: str = ""
+    """Of a durable task."""
+    keep_ns: int | None = None
+    """How long its worker stays afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +103,12 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
-class UnloadAsked:
-    """The owner stops a model or a plugin by name."""
+class Commanded:
+    """The owner says unload, pin, unpin, suspend or resume to what runs under a name."""
 
     client: int
     request: int
+    command: str
     name: str
 
 
@@ -106,6 +123,50 @@ class WorkerReserved:
 
     worker: int
     size: int
+    weights: str = ""
+    """Layout id of the weights object that it wants on top."""
+    weights_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFilled:
+    """A worker has written the weights object that it was given, and has unmapped it."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSealed:
+    """What came of ``SealWeights``; without success somebody still could write to it."""
+
+    weights: int
+    worker: int
+    success: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsGone:
+    """The pages of a dropped weights object are back."""
+
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerYielded:
+    """A worker gave a task back as asked; it can run again from its beginning."""
+
+    worker: int
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What others on the box leave us has changed."""
+
+    cores: float
+    """Processors that we can count on."""
+    memory: int
+    """Bytes of the budget that the box really has now; at most the configured budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +251,14 @@ Event = (
     | ClientLeft
     | Borrowed
     | Returned
-    | UnloadAsked
+    | Commanded
     | ShutdownAsked
     | WorkerReserved
+    | WorkerFilled
+    | WeightsSealed
+    | WeightsGone
+    | WorkerYielded
+    | Pressure
     | WorkerReady
     | WorkerUnready
     | WorkerGone
@@ -237,11 +303,65 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Set the control word of a slot: 0 go on, 1 stop the task."""
+    """Set the control word of a slot (``wire.GO`` and the others, and the threads granted)."""
 
     worker: int
     slot: int
     value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Stop every process of a worker where it stands (SIGSTOP), or let it go on (SIGCONT)."""
+
+    worker: int
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWeights:
+    """Create a weights object and pass it to the worker that will fill it."""
+
+    weights: int
+    worker: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealWeights:
+    """Forbid every write to it for ever, then say ``WeightsSealed``."""
+
+    weights: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveWeights:
+    """Pass a sealed object to another worker, which maps it for reading."""
+
+    weights: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropWeights:
+    """Let go of an object that no worker maps, then say ``WeightsGone``."""
+
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write to the job journal; carry out ``then`` when that is safe on the disk."""
+
+    kind: str
+    """accept, start, end"""
+    job: str
+    task: int
+    asked: Submitted
+    then: tuple["Instruction", ...]
+    outcome: wire.Message | None = None
+    frames: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,4 +401,19 @@ class Log:
     text: str
 
 
-Instruction = Reply | Start | Tell | Control | Kill | MakeSegment | FreeSegment | Log
+Instruction = (
+    Reply
+    | Start
+    | Tell
+    | Control
+    | Suspend
+    | MakeWeights
+    | SealWeights
+    | GiveWeights
+    | DropWeights
+    | Record
+    | Kill
+    | MakeSegment
+    | FreeSegment
+    | Log
+)

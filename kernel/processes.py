@@ -114,7 +114,7 @@ class Processes:
             return
         self.running[told.worker] = process
         self.log.write(
-            "info", f"worker {told.worker} {' '.join(filter(None, told.spec.key))} starts"
+            "info", f"worker {told.worker} {' '.join(filter(None, told.spec.key[:2]))} starts"
         )
         self.loop.watch(process.spawned.status_fd, lambda _: self._status(process))
         self.loop.watch(process.spawned.stage_pidfd, lambda _: self._stage_ended(process))

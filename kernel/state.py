@@ -166,7 +166,7 @@ class State:
     idle_ns: int
     tasks: dict[int, Task] = field(default_factory=dict)
     requests: dict[tuple[int, int], Task] = field(default_factory=dict)
-    services: dict[tuple[str, str], Service] = field(default_factory=dict)
+    services: dict[tuple[str, str, str], Service] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
     segments: dict[int, Segment] = field(default_factory=dict)
     payload: int = 0

@@ -264,4 +264,4 @@ def watch(state: State, worker: Worker) -> None:
 
 
 def _title(service: Service) -> str:
-    return " ".join(filter(None, service.spec.key))
+    return " ".join(filter(None, service.spec.key[:2]))

@@ -22,6 +22,7 @@ CALLER = {
     "unknown_plugin": "no such plugin",
     "prompt_too_long": "the prompt does not fit the model's context",
     "deadline_passed": "the deadline passed before the task had ended",
+    "deadline_unreachable": "the deadline cannot be met by what the operation is known to take",
     "never_fits": "the task needs more memory than the whole budget",
     "no_lease": "the lease is not one that the kernel gave to this client for this worker",
     "not_permitted": "the principal or the plugin lacks the permission",
@@ -29,7 +30,9 @@ CALLER = {
 }
 PEER = {
     "queue_full": "the queue is full; try again later",
+    "overloaded": "the task was given up for more urgent ones; try again later",
     "no_memory": "the memory is in use now; try again later",
+    "interrupted": "the kernel ended while a task ran that may run only once",
     "worker_died": "the worker's process ended while it ran the task",
     "worker_failed": "the plugin raised an error",
     "worker_hung": "the worker stopped answering and was ended",
@@ -55,10 +58,17 @@ class ClawError(Exception):
         got: the offending value, as msgpack can carry it.
         allowed: the values or range that would have been accepted.
         hint: the next step, such as a command.
+        retry_after_ms: when the same request may fare better, where that is known.
     """
 
     def __init__(
-        self, code: str, message: str, got: Any = None, allowed: Any = None, hint: str = ""
+        self,
+        code: str,
+        message: str,
+        got: Any = None,
+        allowed: Any = None,
+        hint: str = "",
+        retry_after_ms: int | None = None,
     ) -> None:
         if code not in CODES:
             raise ValueError(f"unknown error code {code!r}; see clawai.sdk.errors.CODES")
@@ -68,6 +78,7 @@ class ClawError(Exception):
         self.got = got
         self.allowed = allowed
         self.hint = hint
+        self.retry_after_ms = retry_after_ms
 
     @property
     def callers_fault(self) -> bool:
@@ -75,7 +86,8 @@ class ClawError(Exception):
         return self.code in CALLER
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.message, self.got, self.allowed, self.hint)
+        fields = (self.code, self.message, self.got, self.allowed, self.hint, self.retry_after_ms)
+        return type(self), fields
 
     def __str__(self) -> str:
         text = f"{self.message} [{self.code}]"

@@ -39,6 +39,8 @@ class OperationEntry(msgspec.Struct, frozen=True):
     stream: bool = False
     needs_model: bool = False
     idempotent: bool = False
+    batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Tasks that the plugin takes in one call; more than 1 needs a batch function."""
     description: str = ""
 
 

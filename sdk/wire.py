@@ -13,13 +13,18 @@ import msgspec
 
 from clawai.sdk.errors import CODES, ClawError
 
-VERSION = (1, 0)
+VERSION = (1, 1)
 """Major (peers must agree) and minor (adds fields and types only)."""
 
 MAX_FRAMES = 64
 MAX_MESSAGE = 8 << 20
 """Bytes of all frames of one message; larger values travel as leases or as several chunks."""
 MAX_HEADER = 4 << 20
+
+GO, STOP, HOLD, YIELD = range(4)
+"""The low byte of a control word: run; end the task; wait until it is another; give the task back
+to the queue at the next checkpoint. The second byte is how many threads the slot may use now, 0:
+as many as the worker was started with. The rest is 0."""
 
 Priority = Literal["critical", "interactive", "normal", "batch"]
 PRIORITIES: tuple[Priority, ...] = ("critical", "interactive", "normal", "batch")
@@ -70,6 +75,10 @@ class Submit(Message, frozen=True, kw_only=True):
     """From the arrival at the kernel; 0 or less is already past."""
     params: Raw = EMPTY_MAP
     leases: tuple[Lease, ...] = ()
+    durable: bool = False
+    """Journalled before it is accepted: it survives the client and the kernel (``claw jobs``)."""
+    keep_alive_s: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] | None = None
+    """How long its worker stays loaded after it; None: as configured."""
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -86,7 +95,7 @@ class Query(Message, frozen=True, kw_only=True):
 
 
 class Admin(Message, frozen=True, kw_only=True):
-    """Change what runs: shutdown, unload (``name`` is a model or a plugin)."""
+    """Change what runs: shutdown; unload, pin, unpin, suspend, resume a model or plugin ``name``."""
 
     id: Id
     command: Name
@@ -100,6 +109,8 @@ class Borrow(Message, frozen=True, kw_only=True):
     op: Name
     model: Name = ""
     bytes: Size
+    priority: Priority = "interactive"
+    """Class of the tasks that will use it: batch tasks of a tool run in a worker of their own."""
 
 
 class Return(Message, frozen=True, kw_only=True):
@@ -130,6 +141,10 @@ class Accepted(Message, frozen=True, kw_only=True):
     id: Id
     task: Id
     position: int = 0
+    estimate_ms: int | None = None
+    """Until it begins to run, by what was learned of those before it; None: nothing learned yet."""
+    job: Name = ""
+    """Of a durable task: names it for ever."""
 
 
 class Answer(Message, frozen=True, kw_only=True):
@@ -154,8 +169,9 @@ class Progress(Message, frozen=True, kw_only=True):
 
     id: Id
     state: Name = ""
-    """queued, loading, running"""
+    """queued, loading, running, held, suspended"""
     position: int | None = None
+    estimate_ms: int | None = None
     fraction: float | None = None
     note: Text = ""
     incarnation: Id = 0
@@ -188,6 +204,8 @@ class Error(Message, frozen=True, kw_only=True):
     got: Any = None
     allowed: Any = None
     hint: Text = ""
+    retry_after_ms: int | None = None
+    """When the same request may fare better, where that is known."""
     timings: dict[str, int] = {}
     incarnation: Id = 0
 
@@ -207,8 +225,35 @@ class Run(Message, frozen=True, kw_only=True):
     leases: tuple[Lease, ...] = ()
 
 
+class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One task of a batch; ``frames`` of the payload, in the order of the items, are its own."""
+
+    id: Id
+    params: Raw
+    frames: int = 0
+    remaining_ms: int | None = None
+    priority: Priority = "interactive"
+    leases: tuple[Lease, ...] = ()
+
+
+class Batch(Message, frozen=True, kw_only=True):
+    """Run several tasks of one operation together; each ends with a done or an error of its own."""
+
+    op: Name
+    slot: int
+    items: tuple[BatchItem, ...]
+
+
 class Granted(Message, frozen=True, kw_only=True):
     """The reservation is charged; load now."""
+
+    weights: Literal["", "fill", "map"] = ""
+    """Of the weights object that was reserved: its descriptor comes over the lease socket. fill: it
+    is empty; write it, unmap it, say ``filled`` and wait for ``sealed``. map: it is whole."""
+
+
+class Sealed(Message, frozen=True, kw_only=True):
+    """The weights object that was filled can be mapped for reading; nobody can change it now."""
 
 
 class Drop(Message, frozen=True, kw_only=True):
@@ -242,6 +287,11 @@ class Reserve(Message, frozen=True, kw_only=True):
     """What the worker will hold once loaded, in bytes; it waits for ``granted``."""
 
     bytes: Size
+    """Of its own, the weights object not counted."""
+    weights: Name = ""
+    """Layout id of a weights object, if it wants one: with the model's file and the plugin's code
+    it says what the object holds."""
+    weights_bytes: Size = 0
     incarnation: Id
 
 
@@ -273,6 +323,19 @@ class Dropped(Message, frozen=True, kw_only=True):
     incarnation: Id
 
 
+class Filled(Message, frozen=True, kw_only=True):
+    """The weights object is written and unmapped; answered by ``sealed``."""
+
+    incarnation: Id
+
+
+class Yielded(Message, frozen=True, kw_only=True):
+    """The task stopped as its control word asked and can run again from its beginning."""
+
+    id: Id
+    incarnation: Id
+
+
 class Pong(Message, frozen=True, kw_only=True):
     """Answer to ``ping``."""
 
@@ -282,8 +345,10 @@ class Pong(Message, frozen=True, kw_only=True):
 
 FromClient = Hello | Submit | Cancel | Query | Admin | Borrow | Return
 ToClient = Welcome | Accepted | Answer | Leased | Progress | Chunk | Done | Error
-ToWorker = Run | Cancel | Granted | Drop | Ping | Stop
-FromWorker = Reserve | Ready | Unready | Progress | Chunk | Done | Error | Dropped | Pong
+ToWorker = Run | Batch | Cancel | Granted | Sealed | Drop | Ping | Stop
+FromWorker = (
+    Reserve | Ready | Unready | Progress | Chunk | Done | Error | Dropped | Filled | Yielded | Pong
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, Any] = {
@@ -346,6 +411,7 @@ def error_message(error: ClawError, id: int | None = None, incarnation: int = 0)
         got=_plain(error.got),
         allowed=_plain(error.allowed),
         hint=error.hint[:8000],
+        retry_after_ms=error.retry_after_ms,
         incarnation=incarnation,
     )
 
@@ -353,7 +419,8 @@ def error_message(error: ClawError, id: int | None = None, incarnation: int = 0)
 def error_from(message: Error | Unready) -> ClawError:
     """The message as a ``ClawError``; a code that is not in the list becomes ``worker_failed``."""
     code = message.code if message.code in CODES else "worker_failed"
-    return ClawError(code, message.message, message.got, message.allowed, message.hint)
+    retry = getattr(message, "retry_after_ms", None)
+    return ClawError(code, message.message, message.got, message.allowed, message.hint, retry)
 
 
 def _plain(value: Any, levels: int = 8) -> Any:

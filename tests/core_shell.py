@@ -293,7 +293,7 @@ class World:
         self.asked[client, request] = Asked("unload")
         for proc in self.procs.values():
             proc.may_stop_busy |= name in proc.spec.key
-        self.do(ev.UnloadAsked(client, request, name))
+        self.do(ev.Commanded(client, request, "unload", name))
 
     def fail_next_segment(self, choose: Choose) -> None:
         """The system has no memory for the next segment."""

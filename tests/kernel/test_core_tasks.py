@@ -119,7 +119,7 @@ def test_unload_ends_what_runs_and_what_waits() -> None:
     bench.submit(1)
     bench.submit(2)
     worker = bench.ready()
-    said = bench.do(ev.UnloadAsked(9, 5, "tool"))
+    said = bench.do(ev.Commanded(9, 5, "unload", "tool"))
     assert ends(said) == {2: "cancelled"}
     answer = kinds(said, ev.Reply)[-1]
     assert answer.client == 9

@@ -98,7 +98,7 @@ def test_unload_lifts_the_quarantine() -> None:
     bench = Bench()
     bench.submit(1)
     bench.core.state.services[TOOL.key].quarantined_until = 10**15
-    bench.do(ev.UnloadAsked(1, 2, "tool"))
+    bench.do(ev.Commanded(1, 2, "unload", "tool"))
     worker = bench.core.state.services[TOOL.key].worker
     assert worker
     bench.do(ev.WorkerGone(worker.id, "exited"))
