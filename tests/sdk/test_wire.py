@@ -62,6 +62,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return LEASES
     if hint is wire.OperationInfo:
         return st.builds(wire.OperationInfo, name=st.text(max_size=9), params=PLAIN.map(wire.pack))
+    if hint is wire.BatchItem:
+        return made(wire.BatchItem)
     if hint is Any:
         return PLAIN
     if hint is type(None):
@@ -71,7 +73,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         base, meta = inner[0], inner[1]
         if base is str:
             return st.text(max_size=min(meta.max_length, 40))
-        return st.integers(meta.ge, meta.le)
+        return st.integers(meta.ge, meta.lt - 1 if meta.le is None else meta.le)
     if origin is Literal:
         return st.sampled_from(inner)
     if origin is tuple and inner[-1] is Ellipsis:
@@ -91,7 +93,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     }[hint]
 
 
-def made(message: type[wire.Message]) -> st.SearchStrategy[Any]:
+def made(message: type[wire.Message] | type[wire.BatchItem]) -> st.SearchStrategy[Any]:
     """Messages of one type."""
     hints = typing.get_type_hints(message, include_extras=True)
     return st.builds(message, **{name: values(hint) for name, hint in hints.items()})
@@ -113,7 +115,7 @@ def test_round_trip(message: type[wire.Message], data: st.DataObject) -> None:
         before, after = getattr(sent, field), getattr(got, field)
         if isinstance(before, wire.Raw):
             before, after = bytes(before), bytes(after)
-        if field != "operations":
+        if field not in ("operations", "items"):
             assert after == before
     # Any other msgpack library reads it too.
     read = msgpack.unpackb(frames[0], strict_map_key=False)
@@ -342,5 +344,14 @@ def test_the_limits_are_those_of_the_code() -> None:
         "cancel": 3,
         "hung": 20,
     }, "WIRE.md names these"
-    assert wire.VERSION == (1, 0)
-    assert WIRE_MD.startswith("# The wire of ClawAI, version 1.0\n")
+    assert wire.VERSION == (1, 1)
+    assert WIRE_MD.startswith("# The wire of ClawAI, version 1.1\n")
+
+
+def test_the_control_word_is_that_of_the_code() -> None:
+    row = next(line for line in WIRE_MD.splitlines() if line.startswith("| 0-7 |"))
+    numbers = {int(number): text.strip() for number, text in re.findall(r"(\d): ([^.:|]+)", row)}
+    assert list(numbers) == [wire.GO, wire.STOP, wire.HOLD, wire.YIELD]
+    for number, word in ((wire.GO, "go on"), (wire.STOP, "end"), (wire.HOLD, "wait")):
+        assert numbers[number].startswith(word)
+    assert "`yielded`" in numbers[wire.YIELD]
