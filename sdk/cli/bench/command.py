@@ -1,4 +1,9 @@
-"""`claw bench NAME`: finds the benchmark, and prints its report as a table or as JSON."""
+"""`claw bench NAME`: finds the benchmark, and prints its report as a table or as JSON.
+
+A benchmark is a module of this folder, named in ``BENCHES``. It has ``command`` (click, with
+``--json`` and, if it takes longer than a minute, ``--quick``), ``BARS`` (what the project asks of
+its figures, see ``report.Bar``; may be missing) and ends in ``finish``.
+"""
 
 import importlib
 
@@ -8,6 +13,15 @@ from clawai.sdk.cli import output
 
 BENCHES = {
     "decode": "Tokens a second of a language model, prompt and answer.",
+    "urgent": "An urgent operation on a saturated box, for each means of preemption.",
+    "wire": "A small echo through client, kernel and sandbox, beside a bare ZeroMQ broker.",
+    "tensor": "Large arrays by lease: what a copy would cost is not paid.",
+    "pool": "How full the memory pool gets before it must refuse, and what recycling saves.",
+    "sched": "Cost of a decision of the kernel, and an hour of load in the simulator.",
+    "batch": "What collecting small tasks into batches gains, and what it costs a lone client.",
+    "faults": "Plugins that crash, hang and run wild: what neighbours notice, how soon they serve.",
+    "soak": "Many models in one memory budget, coming and going.",
+    "share": "Two language models and a third worker at once, against their time-sliced ideal.",
 }
 
 
@@ -15,14 +29,21 @@ class Benches(click.Group):
     """The benchmarks, imported when they run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(BENCHES)
+        return [*BENCHES, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in BENCHES:
-            return None
+            return super().get_command(ctx, cmd_name)
         module = importlib.import_module(f"clawai.sdk.cli.bench.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table, so that help imports no benchmark."""
+        rows = list(BENCHES.items())
+        rows += [(name, one.get_short_help_str(80)) for name, one in self.commands.items()]
+        with formatter.section("Benchmarks"):
+            formatter.write_dl(rows)
 
 
 @click.group("bench", cls=Benches, no_args_is_help=True)
@@ -32,7 +53,41 @@ def bench_command() -> None:
     \b
     Example:
       claw bench decode --model smollm2 --against llama.cpp
+      claw bench wire --json
+      claw bench all --quick --output here.json
+      claw bench compare here.json there.json
     """
+
+
+@bench_command.command("all")
+@click.option("--output", "path", default="claw-bench.json", show_default=True, help="The report.")
+@click.option("--only", multiple=True, type=click.Choice(list(BENCHES)), help="Just these.")
+@click.option("--quick", is_flag=True, help="The short form of each that has one.")
+def all_command(path: str, only: tuple[str, ...], quick: bool) -> None:
+    """Run every benchmark and write one report, for comparing with another box's.
+
+    \b
+    Example:
+      claw bench all --quick --output here.json
+    """
+    from clawai.sdk.cli.bench import collect
+
+    collect.run(path, only or tuple(BENCHES), quick)
+
+
+@bench_command.command("compare")
+@click.argument("first", type=click.Path(exists=True, dir_okay=False))
+@click.argument("second", type=click.Path(exists=True, dir_okay=False))
+def compare_command(first: str, second: str) -> None:
+    """Put two reports of `claw bench all` beside each other.
+
+    \b
+    Example:
+      claw bench compare here.json there.json
+    """
+    from clawai.sdk.cli.bench import collect
+
+    collect.compare(first, second)
 
 
 def finish(report: "object", as_json: bool) -> None:
@@ -43,4 +98,4 @@ def finish(report: "object", as_json: bool) -> None:
     if as_json:
         output.print_json(report.as_dict())
     else:
-        show(report)
+        show(report.as_dict())

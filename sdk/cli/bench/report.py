@@ -3,9 +3,11 @@
     {"bench", "version", "box": {...}, "settings": {...}, "figures": {...},
      "against": {PEER: {...}}}
 
-Figures are flat numbers whose unit is the end of their key.
+Figures are flat numbers whose unit is the end of their key. What the project asks of a figure is a
+``Bar`` of its module; the table for people shows it beside the figure.
 """
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -19,6 +21,18 @@ from clawai.sdk.cli.bench import neighbours
 
 UNITS = ("_ms", "_us", "_s", "_tok_s", "_rps", "_gb_s", "_gflop_s", "_gop_s", "_bytes", "_ratio")
 _LESS_IS_BETTER = ("_ms", "_us", "_bytes")
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of one figure: at most, at least, or both.
+
+    With ``of`` the limits are multiples of that peer's figure of the same key.
+    """
+
+    key: str
+    most: float | None = None
+    least: float | None = None
+    of: str = ""
 
 
 class Report(msgspec.Struct):
@@ -56,27 +70,54 @@ def box() -> dict[str, Any]:
     }
 
 
-def show(report: Report) -> None:
-    """The table that a person reads: each figure beside its peers' and the ratio to the first."""
-    found = report.as_dict()
-    about = found["box"]
-    print(f"{report.bench} on {about['processor']}, {about['cores']} cores ({about['system']})")
-    print(", ".join(f"{key} {value}" for key, value in report.settings.items() if value != ""))
+def show(found: dict[str, Any]) -> None:
+    """The table that a person reads: each figure beside its peers' and the bar it must reach."""
+    about, against = found["box"], found["against"]
+    print(f"{found['bench']} on {about['processor']}, {about['cores']} cores ({about['system']})")
+    print(", ".join(f"{key} {value}" for key, value in found["settings"].items() if value != ""))
     print()
-    peers = list(report.against)
+    peers = list(against)
+    bars = {bar.key: judged(bar, found) for bar in bars_of(found["bench"])}
     rows = []
-    for key, value in report.figures.items():
-        theirs = [report.against[peer].get(key) for peer in peers]
+    for key, value in found["figures"].items():
+        theirs = [against[peer].get(key) for peer in peers]
         row = [key, figure(key, value), *(figure(key, other) for other in theirs)]
         if peers:
             row.append(compared(key, value, theirs[0]))
+        if bars:
+            row.append(bars.get(key, ""))
         rows.append(row)
-    columns = ("FIGURE", "CLAWAI", *(peer.upper() for peer in peers), *(("",) if peers else ()))
+    columns = ["FIGURE", "CLAWAI", *(peer.upper() for peer in peers), *([""] if peers else [])]
+    columns += ["BAR"] if bars else []
     output.table(columns, rows, right=range(1, 2 + len(peers)))
-    if (busy := report.settings.get("others_busy_ratio", 0.0)) > neighbours.LIMIT:
+    if (busy := found["settings"].get("others_busy_ratio", 0.0)) > neighbours.LIMIT:
         print(
             f"\nother processes used {busy:.0%} of this box meanwhile: measure again when it rests"
         )
+
+
+def bars_of(bench: str) -> tuple[Bar, ...]:
+    """What the module of a benchmark asks of its figures."""
+    module = importlib.import_module(f"clawai.sdk.cli.bench.{bench}")
+    bars: tuple[Bar, ...] = getattr(module, "BARS", ())
+    return bars
+
+
+def judged(bar: Bar, found: dict[str, Any]) -> str:
+    """The bar in words and whether the figure reaches it; empty where its peer was not measured."""
+    ours = found["figures"].get(bar.key)
+    scale = found["against"].get(bar.of, {}).get(bar.key) if bar.of else 1.0
+    if ours is None or not scale:
+        return ""
+    said, reached = [], True
+    unit = f"x {bar.of}" if bar.of else ""
+    if bar.most is not None:
+        said.append(f"at most {bar.most:g}{unit}")
+        reached = ours <= bar.most * scale
+    if bar.least is not None:
+        said.append(f"at least {bar.least:g}{unit}")
+        reached = reached and ours >= bar.least * scale
+    return f"{', '.join(said)}: {'reached' if reached else 'MISSED'}"
 
 
 def figure(key: str, value: float | None) -> str:
@@ -92,7 +133,7 @@ def figure(key: str, value: float | None) -> str:
 
 def compared(key: str, ours: float, theirs: float | None) -> str:
     """How ours stands to theirs, where more is always better."""
-    if not theirs or not ours:
+    if not theirs or not ours or not key.endswith(UNITS):
         return ""
     ratio = theirs / ours if key.endswith(_LESS_IS_BETTER) else ours / theirs
     return f"{ratio:.2f}x" + (" faster" if ratio >= 1 and not key.endswith("_bytes") else "")
