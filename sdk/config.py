@@ -42,6 +42,16 @@ class Sandbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The weakest level that workers may run at: full, no-landlock, no-userns, weaker."""
 
 
+class Preemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[preemption]``"""
+
+    rungs: tuple[Annotated[int, msgspec.Meta(ge=0, le=4)], ...] = (0, 1, 2, 3, 4)
+    """Which rungs of the ladder are on: 0 order, 1 control word, 2 weight, 3 stop, 4 kill."""
+    means: str = "auto"
+    """Of rung 2: auto measures and takes the best; cgroup2, cgroup1, autogroup, nice, realtime,
+    none."""
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``"""
 
@@ -57,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory = Memory()
     workers: Workers = Workers()
     sandbox: Sandbox = Sandbox()
+    preemption: Preemption = Preemption()
     log: Log = Log()
     plugin_dirs: tuple[str, ...] = ()
     """More folders that hold plugins, one folder each."""
@@ -65,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 LIMIT = 1 << 20
 """Bytes of the file at most."""
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
+MEANS = ("auto", "cgroup2", "cgroup1", "autogroup", "nice", "realtime", "none")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -99,6 +111,7 @@ def parse(text: bytes, where: str) -> Config:
     for key, got, allowed in (
         ("sandbox.minimum", config.sandbox.minimum, LEVELS),
         ("log.level", config.log.level, LOG_LEVELS),
+        ("preemption.means", config.preemption.means, MEANS),
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{where}: {key}", got=got, allowed=list(allowed))
