@@ -1,20 +1,23 @@
 """The worker's side of the wall: loads one plugin inside the sandbox and runs its operations.
 
-The sandbox calls ``main`` when every layer is in force. The main thread reads the wire; each slot
-has a thread that runs its tasks, so that a cancel and a ping are heard while an operation computes.
+The sandbox calls ``main`` when every layer is in force. Any thread that has nothing to do waits for
+the wire, and the one that reads a task runs it itself: no task is handed from thread to thread, and
+while it computes the next message wakes another, so that a cancel and a ping are heard at any time.
+There is one thread more than slots. Nothing of a plugin may count on the thread that it runs in.
 """
 
+import contextlib
 import gc
 import importlib
 import mmap
 import os
-import queue
+import select
 import socket
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -23,10 +26,14 @@ import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.plugin import Cancelled, Context, Operation, operations_of
+from clawai.sdk.plugin import operations_of, require_declared
+from clawai.sdk.runner import Job, Runner
+from clawai.sdk.weights import fill_weights, map_weights
 from clawai.sdk.zmtp import Connection
 
 _READ = 256 * 1024
+_JOIN = 16 * 1024
+"""Messages up to so many bytes are copied together: one buffer costs less to send than many."""
 
 
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
@@ -66,11 +73,19 @@ class Host:
         self._dropping: set[int] = set()
         self._newest = 0
         """Number of the last segment that came."""
-        self._inbox: list[list[bytes]] = []
-        self._slots: dict[int, queue.SimpleQueue[tuple[wire.Run, tuple[bytes, ...]]]] = {}
-        self._operations: dict[str, Operation] = {}
+        self._weights: tuple[int, int] | None = None
+        """Descriptor and size of a weights object that came and is not mapped yet."""
+        self._kept: list[mmap.mmap] = []
+        self._inbox: deque[list[bytes]] = deque()
+        self._told: wire.Granted | wire.Sealed | None = None
+        self._runner = Runner(self, args.get("idempotent", ()))
         self._plugins = pluggy.PluginManager("clawai")
-        self._granted = False
+        # Who waits for what: see serve.
+        self._jobs: deque[Job] = deque()
+        self._reading = threading.Lock()
+        self._counting = threading.Lock()
+        self._threads = self._busy = 0
+        self._buffer = memoryview(bytearray(_READ))
         self._transmit([self._zmtp.outgoing()])
 
     # Start.
@@ -89,7 +104,7 @@ class Host:
             version=wire.VERSION,
             incarnation=self.incarnation,
             slots=self.args["slots"],
-            operations=tuple(operation.info() for operation in self._operations.values()),
+            operations=tuple(op.info() for op in self._runner.operations.values()),
         )
         self.send(ready)
 
@@ -100,22 +115,56 @@ class Host:
         """All operations, which must be those of the manifest."""
         found = [op for module in modules for op in operations_of(vars(module))]
         found += [op for ops in self._plugins.hook.claw_operations() for op in ops]
-        self._operations = {op.name: op for op in found}
-        declared = set(self.args["operations"])
-        if set(self._operations) != declared:
-            raise ClawError(
-                "bad_config",
-                f"{self.args['plugin']}: the operations differ from those of plugin.toml",
-                got=sorted(self._operations),
-                allowed=sorted(declared),
-                hint="each @operation needs an [[operation]] in plugin.toml and the reverse",
-            )
+        self._runner.operations = {op.name: op for op in found}
+        require_declared(
+            self.args["plugin"], found, self.args["operations"], self.args.get("batches", ())
+        )
 
     def reserve(self, size: int) -> None:
         """Ask the kernel for memory and wait until it is charged."""
         self.send(wire.Reserve(bytes=size, incarnation=self.incarnation))
-        while not self._granted:
-            self._handle(self._next())
+        self._wait(wire.Granted)
+
+    def weights(
+        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+    ) -> memoryview | None:
+        """Ask for weights that outlive this worker; see ``clawai.sdk.plugin.Start``."""
+        self.send(
+            wire.Reserve(
+                bytes=private, weights=layout, weights_bytes=nbytes, incarnation=self.incarnation
+            )
+        )
+        granted = self._wait(wire.Granted)
+        if not granted.weights:
+            return None
+        while self._weights is None:
+            self._descriptor("the weights object never came", None)
+        fd, size = self._weights
+        if size < nbytes:
+            raise ClawError("worker_failed", "the weights object is too small", size, nbytes)
+        try:
+            if granted.weights == "fill":
+                fill_weights(fd, nbytes, fill)
+                self.send(wire.Filled(incarnation=self.incarnation))
+                self._wait(wire.Sealed)
+            self._kept.append(map_weights(fd, nbytes))
+        finally:
+            os.close(fd)
+            self._weights = None
+        return memoryview(self._kept[-1])
+
+    def _wait(self, kind: type[Any]) -> Any:
+        """Handle what comes until a message of ``kind`` does. Only while the plugin loads."""
+        self._told = None
+        while not isinstance(self._told, kind):
+            while not self._inbox:
+                try:
+                    count = self._sock.recv_into(self._buffer)
+                except OSError:
+                    self._exit()
+                self._received(count)
+            self._handle(self._inbox.popleft())
+        return self._told
 
     def driver(self, device: str) -> Any:
         """The first driver that a plugin offers for ``device``."""
@@ -141,16 +190,25 @@ class Host:
 
     # The wire.
 
-    def send(self, message: wire.Message, frames: list[bytes] | tuple[bytes, ...] = ()) -> None:
+    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
         """Send one message; threads take turns."""
         self._transmit(self._zmtp.message(wire.encode(message, frames)))
 
-    def _transmit(self, buffers: list[Any]) -> None:
+    def send_all(self, messages: Iterable[tuple[wire.Message, Sequence[bytes]]]) -> None:
+        """Send several messages in one piece."""
+        buffers: list[Any] = []
+        for message, frames in messages:
+            buffers += self._zmtp.message(wire.encode(message, frames))
+        self._transmit(buffers)
+
+    def _transmit(self, buffers: Sequence[Any]) -> None:
         left = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        if sum(map(len, left)) <= _JOIN:
+            left = [memoryview(b"".join(left))]
         with self._sending:
             while left:
                 try:
-                    sent = self._sock.sendmsg(left[:64])
+                    sent = self._sock.sendmsg(left[:256])
                 except OSError:
                     self._exit()
                 while left and sent >= len(left[0]):
@@ -158,45 +216,106 @@ class Host:
                 if sent:
                     left[0] = left[0][sent:]
 
-    def _next(self) -> list[bytes]:
-        while not self._inbox:
-            try:
-                data = self._sock.recv(_READ)
-            except OSError:
-                self._exit()
-            if not data:
-                self._exit()
-            self._inbox = self._zmtp.receive(data)
-            if due := self._zmtp.outgoing():
-                self._transmit([due])
-        return self._inbox.pop(0)
-
     def serve(self) -> NoReturn:
         """Take messages until the kernel says stop or is gone."""
+        # Edge-triggered: one message wakes one thread, and none has to say that it has read it.
+        self._poll = select.epoll()
+        self._poll.register(self._sock, select.EPOLLIN | select.EPOLLET)
+        self._more = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._more, select.EPOLLIN | select.EPOLLET)
+        while self._inbox:  # what came with the last word of the load
+            self._handle(self._inbox.popleft())
+        self._threads = 1
+        self._spare()
+        self._listen()
+
+    def _spare(self) -> None:
+        """See to it that a thread listens while this one computes."""
+        with self._counting:
+            needed = self._threads - self._busy < 2 and self._threads <= self.args["slots"]
+            self._threads += needed
+        if needed:
+            try:
+                threading.Thread(target=self._listen, name="listener", daemon=True).start()
+            except RuntimeError:  # the plugin has used up its threads: try at the next task
+                with self._counting:
+                    self._threads -= 1
+
+    def _listen(self) -> NoReturn:
+        """What every thread does: run what there is, else wait for more."""
+        try:
+            while True:
+                while self._jobs:
+                    self._work()
+                self._poll.poll()
+                with self._reading:
+                    self._read()
+        except BaseException:  # of ours: no task may be left without an answer in silence
+            traceback.print_exc()
+            self._exit(1)
+
+    def _read(self) -> None:
+        """Take what has come. Tasks become jobs, everything else is handled at once."""
         while True:
-            self._handle(self._next())
+            try:
+                count = self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return  # another thread was faster
+            except OSError:
+                self._exit()
+            self._received(count)
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+            if count < len(self._buffer):
+                return
+
+    def _received(self, count: int) -> None:
+        if not count:
+            self._exit()
+        self._inbox.extend(self._zmtp.receive(self._buffer[:count]))
+        if due := self._zmtp.outgoing():
+            self._transmit([due])
+
+    def _work(self) -> None:
+        """Run one job, if no other thread has taken it."""
+        try:
+            job = self._jobs.popleft()
+        except IndexError:
+            return
+        with self._counting:
+            self._busy += 1
+        self._spare()
+        if self._jobs:
+            os.eventfd_write(self._more, 1)  # wakes a thread for the next one
+        self._runner.run(job)
+        with self._counting:
+            self._busy -= 1
+        if self._dropping:
+            gc.collect()  # the views of a failed operation may hang on its traceback
+            self._unmap()
 
     def _handle(self, frames: list[bytes]) -> None:
         message = wire.decode(frames, wire.ToWorker)
         match message:
-            case wire.Run():
-                self._slot(message.slot).put((message, tuple(frames[1:])))
-            case wire.Granted():
-                self._granted = True
+            case wire.Run() | wire.Batch():
+                self._jobs.append(self._runner.job(message, frames[1:]))
+            case wire.Cancel():
+                self._runner.cancel(message.id)
+            case wire.Granted() | wire.Sealed():
+                self._told = message
             case wire.Ping():
                 self.send(wire.Pong(seq=message.seq, incarnation=self.incarnation))
             case wire.Drop():
                 self._drop(message.segment)
             case wire.Stop():
                 self._exit()
-            case _:
-                pass  # a cancel: the control word has told the operation already
 
-    def _exit(self) -> NoReturn:
+    def _exit(self, code: int = 0) -> NoReturn:
         """End at once: other threads may be in the middle of an operation."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
     # Segments.
 
@@ -207,14 +326,21 @@ class Host:
                 if number <= self._newest:
                     # Dropped before its task began: its client has left. They come in order.
                     raise ClawError("no_lease", "the segment has ended", got=number)
-                data, fds, _, _ = socket.recv_fds(self._leases, 4096, 1)
-                if not fds:
-                    raise ClawError("no_lease", "the segment never came", got=number)
-                told = msgspec.msgpack.decode(data)
-                self._newest = told["segment"]
-                self._segments[told["segment"]] = mmap.mmap(fds[0], told["bytes"])
-                os.close(fds[0])
+                self._descriptor("the segment never came", number)
             return self._segments[number]
+
+    def _descriptor(self, missing: str, got: int | None) -> None:
+        """Take the next descriptor: of a segment, or of a weights object."""
+        data, fds, _, _ = socket.recv_fds(self._leases, 4096, 1)
+        if not fds:
+            raise ClawError("no_lease", missing, got=got)
+        told = msgspec.msgpack.decode(data)
+        if "weights" in told:
+            self._weights = fds[0], told["bytes"]
+            return
+        self._newest = told["segment"]
+        self._segments[told["segment"]] = mmap.mmap(fds[0], told["bytes"])
+        os.close(fds[0])
 
     def _drop(self, number: int) -> None:
         self.segment(number)
@@ -241,23 +367,6 @@ class Host:
 
     # Tasks.
 
-    def _slot(self, number: int) -> "queue.SimpleQueue[tuple[wire.Run, tuple[bytes, ...]]]":
-        if number not in self._slots:
-            self._slots[number] = queue.SimpleQueue()
-            thread = threading.Thread(
-                target=self._work, args=(self._slots[number],), name=f"slot {number}", daemon=True
-            )
-            thread.start()
-        return self._slots[number]
-
-    def _work(self, inbox: "queue.SimpleQueue[tuple[wire.Run, tuple[bytes, ...]]]") -> None:
-        while True:
-            run, frames = inbox.get()
-            self._run(run, frames)
-            if self._dropping:
-                gc.collect()  # the views of a failed operation may hang on its traceback
-                self._unmap()
-
     def progress(self, task: int, fraction: float | None, note: str) -> None:
         """Pass an operation's progress on."""
         told = wire.Progress(
@@ -267,74 +376,3 @@ class Host:
             incarnation=self.incarnation,
         )
         self.send(told)
-
-    def _run(self, run: wire.Run, frames: tuple[bytes, ...]) -> None:
-        started = time.perf_counter_ns()
-        deadline = None if run.remaining_ms is None else time.monotonic() + run.remaining_ms / 1000
-        context = Context(
-            task=run.id,
-            outlet=self,
-            control=self.control[run.slot : run.slot + 1],
-            deadline=deadline,
-            priority=run.priority,
-            frames=frames,
-            leases=run.leases,
-        )
-        try:
-            value = self._call(run, context)
-            result = wire.pack(value)
-            self._fits(result, context.reply_frames)
-        except Cancelled:
-            self.send(self._error(run, ClawError("cancelled", "the operation stopped as asked")))
-        except ClawError as error:
-            self.send(self._error(run, error))
-        except BaseException as error:  # sys.exit in an operation must not end its slot in silence
-            traceback.print_exc()
-            text = f"{run.op} raised {type(error).__name__}: {error}"[:4000]
-            told = ClawError("worker_failed", text, hint="`claw logs` shows the traceback")
-            self.send(self._error(run, told))
-        else:
-            total = (time.perf_counter_ns() - started) // 1000
-            timings = {
-                "compute_us": context.compute_us,
-                "plugin_us": max(0, total - context.compute_us),
-            }
-            done = wire.Done(
-                id=run.id, result=result, timings=timings, incarnation=self.incarnation
-            )
-            self.send(done, context.reply_frames)
-
-    def _error(self, run: wire.Run, error: ClawError) -> wire.Error:
-        return wire.error_message(error, run.id, self.incarnation)
-
-    def _call(self, run: wire.Run, context: Context) -> Any:
-        operation = self._operations.get(run.op)
-        if operation is None:
-            raise ClawError("unknown_operation", "this worker does not offer it", got=run.op)
-        result = operation.function(**operation.arguments(run.params, context))
-        return self._stream(run, result) if isinstance(result, Generator) else result
-
-    def _stream(self, run: wire.Run, generator: Generator[Any, None, Any]) -> Any:
-        """Send what the operation yields; its return value is the result."""
-        try:
-            while True:
-                try:
-                    piece = next(generator)
-                except StopIteration as stop:
-                    return stop.value
-                data = wire.pack(piece)
-                self._fits(data)
-                self.send(wire.Chunk(id=run.id, data=data, incarnation=self.incarnation))
-        finally:
-            generator.close()
-
-    def _fits(self, result: wire.Raw, frames: Sequence[bytes] = ()) -> None:
-        size = len(bytes(result)) + sum(map(len, frames))
-        if size > wire.MAX_MESSAGE - 4096 or len(bytes(result)) > wire.MAX_HEADER - 4096:
-            raise ClawError(
-                "too_large",
-                "the result does not fit one message",
-                got=size,
-                allowed=wire.MAX_HEADER - 4096,
-                hint="stream it in chunks, or return it in a lease",
-            )

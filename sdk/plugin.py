@@ -9,160 +9,54 @@
 The signature is the schema: parameters are checked against it before the function runs, unknown
 ones are refused. A parameter annotated ``Context`` is not part of the schema; the worker fills it.
 A generator streams: what it yields are chunks, what it returns is the result.
+
+Work that is cheaper together takes the tasks of several callers in one call:
+
+    class Picture(Params):
+        pixels: Tensor
+        labels: int = 1
+
+    @batched("vision.classify")
+    def classify(pictures: list[Picture], batch: Batch) -> list[dict]:
+        arrays = [task.array(picture.pixels) for task, picture in zip(batch, pictures)]
+        ...
+
+``Picture`` is the schema of one task; nobody who calls it sees the batch. It returns one result for
+each, in order; a ``ClawError`` among them fails that one only, one that is raised fails all.
 """
 
 import inspect
-import mmap
-import time
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
 
 import msgspec
 
 from clawai.sdk import wire
+from clawai.sdk.context import Batch, Cancelled, Context, Outlet, Tensor, Yielded, view
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl, hookspec
 
-if TYPE_CHECKING:
-    import numpy
-
-__all__ = ["Cancelled", "Context", "Operation", "Tensor", "hookimpl", "hookspec", "operation"]
-
-INLINE = 64 * 1024
-"""Bytes up to which an array travels as a frame although a lease could be had."""
-
-
-class Cancelled(Exception):
-    """The task is to stop; raised by ``Context.checkpoint``."""
-
-
-class Tensor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Where an array travels: in payload frame ``frame``, or in lease ``lease`` of the request."""
-
-    dtype: str
-    """numpy's name of a fixed-size type, such as "<f4"."""
-    shape: tuple[int, ...]
-    frame: int | None = None
-    lease: int | None = None
+__all__ = [
+    "Batch",
+    "Cancelled",
+    "Context",
+    "Operation",
+    "Outlet",
+    "Params",
+    "Tensor",
+    "Yielded",
+    "batched",
+    "hookimpl",
+    "hookspec",
+    "operation",
+    "view",
+]
 
 
-class Outlet(Protocol):
-    """Where a context sends what the operation says."""
-
-    def progress(self, task: int, fraction: float | None, note: str) -> None:
-        """Tell the owner how far the task is."""
-
-    def segment(self, number: int) -> mmap.mmap:
-        """The mapping of a segment that the kernel gave to this worker."""
-
-
-@dataclass(slots=True)
-class Context:
-    """What an operation may ask for while it runs."""
-
-    task: int
-    outlet: Outlet
-    control: memoryview
-    """One word; not 0 means stop. C code may poll it between its steps."""
-    deadline: float | None = None
-    """On ``time.monotonic``'s clock."""
-    priority: str = "interactive"
-    frames: tuple[bytes, ...] = ()
-    leases: tuple[wire.Lease, ...] = ()
-    compute_us: int = 0
-    """Time spent in the model; add to it, and the reply says where the time went."""
-    reply_frames: list[bytes] = field(default_factory=list)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the task is to stop."""
-        return bool(self.control[0])
-
-    def checkpoint(self) -> None:
-        """Call often in long work: raises ``Cancelled`` when the task is to stop."""
-        if self.control[0]:
-            raise Cancelled
-
-    def progress(self, fraction: float | None = None, note: str = "") -> None:
-        """Tell the owner how far the task is, 0 to 1."""
-        self.outlet.progress(self.task, fraction, note)
-
-    def remaining(self) -> float | None:
-        """Seconds until the deadline, or None."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
-
-    def array(self, tensor: Tensor) -> "numpy.ndarray[Any, Any]":
-        """The array that ``tensor`` names: a view, without a copy; writable in a lease with "rw".
-
-        Raises:
-            ClawError: bad_params, if it does not fit its frame or lease.
-        """
-        if tensor.lease is not None and 0 <= tensor.lease < len(self.leases):
-            lease = self.leases[tensor.lease]
-            whole = memoryview(self.outlet.segment(lease.segment))
-            buffer = whole[lease.offset : lease.offset + lease.length]
-            if lease.rights == "r":
-                buffer = buffer.toreadonly()
-        elif tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
-            buffer = memoryview(self.frames[tensor.frame])
-        else:
-            raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
-        return view(tensor, buffer)
-
-    def reply(self, array: "numpy.ndarray[Any, Any]", into: Tensor | None = None) -> Tensor:
-        """Send an array with the result: in the lease of ``into`` if it fits there, else a frame.
-
-        Raises:
-            ClawError: too_large, if it fits neither.
-        """
-        dtype, shape = array.dtype.str, tuple(array.shape)
-        if into is not None and into.lease is not None:
-            room = self.leases[into.lease].length
-            if array.nbytes <= room:
-                target = Tensor(dtype, shape, lease=into.lease)
-                view_of = self.array(target)
-                if view_of.ctypes.data != array.ctypes.data:
-                    view_of[...] = array
-                return target
-        if array.nbytes > wire.MAX_MESSAGE // 2 or len(self.reply_frames) >= wire.MAX_FRAMES - 1:
-            raise ClawError(
-                "too_large", "the array fits no frame", array.nbytes, wire.MAX_MESSAGE // 2
-            )
-        self.reply_frames.append(array.tobytes())
-        return Tensor(dtype, shape, frame=len(self.reply_frames) - 1)
-
-
-def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
-    """``buffer`` as the array that ``tensor`` describes; both come from a stranger.
-
-    Raises:
-        ClawError: bad_params.
-    """
-    import numpy
-
-    try:
-        dtype = numpy.dtype(tensor.dtype)
-    except Exception as error:  # numpy reads a text with commas or braces as Python
-        raise ClawError("bad_params", "not a dtype", got=tensor.dtype[:40]) from error
-    count = 1
-    for size in tensor.shape:
-        count *= max(size, 0)
-    plain = dtype.itemsize and not (dtype.hasobject or dtype.names or dtype.subdtype)
-    if not plain or min(tensor.shape, default=0) < 0:
-        raise ClawError("bad_params", "not a plain fixed-size dtype or shape", got=tensor.dtype)
-    if count * dtype.itemsize > len(buffer) or len(tensor.shape) > 16:
-        raise ClawError(
-            "bad_params",
-            "the array is larger than its buffer",
-            got=count * dtype.itemsize,
-            allowed=len(buffer),
-        )
-    try:
-        return numpy.frombuffer(buffer, dtype, count).reshape(tensor.shape)
-    except ValueError as error:  # no elements, but sizes beside the 0 that are too large together
-        raise ClawError("bad_params", "not a shape", got=list(tensor.shape)) from error
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of one task of a batch operation: make a subclass with the fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,29 +67,73 @@ class Operation:
     function: Callable[..., Any]
     params: type[msgspec.Struct]
     context_name: str | None
+    """Of the parameter that takes the ``Context``, or the ``Batch``."""
     streams: bool
     summary: str
+    items_name: str | None = None
+    """Of a batch operation: the parameter that takes the list of parameters."""
 
     def info(self) -> wire.OperationInfo:
         """What the kernel and clients are told of it."""
         schema = msgspec.json.schema(self.params)
         return wire.OperationInfo(name=self.name, summary=self.summary, params=wire.pack(schema))
 
-    def arguments(self, raw: wire.Raw | bytes, context: Context | None) -> dict[str, Any]:
-        """Decode and check parameters.
+    @property
+    def batch(self) -> bool:
+        """Whether one call takes several tasks."""
+        return self.items_name is not None
+
+    def checked(self, raw: wire.Raw | bytes) -> Any:
+        """Decode and check the parameters of one task.
 
         Raises:
             ClawError: bad_params, naming the field.
         """
         try:
-            checked = msgspec.msgpack.decode(raw, type=self.params)
+            return msgspec.msgpack.decode(raw, type=self.params)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             fields = [f.encode_name for f in msgspec.structs.fields(self.params)]
             raise ClawError("bad_params", f"{self.name}: {error}"[:1000], allowed=fields) from None
+
+    def arguments(self, raw: wire.Raw | bytes, context: Context | None) -> dict[str, Any]:
+        """What the function is called with, for one task.
+
+        Raises:
+            ClawError: bad_params, naming the field.
+        """
+        checked = self.checked(raw)
         values = {name: getattr(checked, name) for name in self.params.__struct_fields__}
         if self.context_name:
             values[self.context_name] = context
         return values
+
+    def call_batch(self, items: list[Any], batch: Batch) -> list[Any]:
+        """Run a batch operation.
+
+        Args:
+            items: what ``checked`` gave for each task.
+            batch: their contexts.
+
+        Returns:
+            A result or a ``ClawError`` for each.
+
+        Raises:
+            ClawError: worker_failed, if the function returned something else.
+        """
+        assert self.items_name
+        values: dict[str, Any] = {self.items_name: items}
+        if self.context_name:
+            values[self.context_name] = batch
+        results = self.function(**values)
+        if not isinstance(results, list | tuple) or len(results) != len(items):
+            count = len(results) if isinstance(results, list | tuple) else type(results).__name__
+            raise ClawError(
+                "worker_failed",
+                f"{self.name} must return a list with one result for each task",
+                got=count,
+                allowed=len(items),
+            )
+        return list(results)
 
 
 @overload
@@ -216,12 +154,30 @@ def operation(name: str | Callable[..., Any]) -> Any:
     return mark
 
 
+def batched(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a function that takes several tasks in one call as an operation.
+
+    Its parameters are a list of a subclass of ``Params``, and if it likes a ``Batch``. How many
+    tasks it may be given at once is ``batch`` of its ``[[operation]]`` in plugin.toml.
+    """
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__claw_operation__ = name  # type: ignore[attr-defined]
+        function.__claw_batched__ = True  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
 def build(name: str, function: Callable[..., Any]) -> Operation:
     """The operation of a function, from its signature.
 
     Raises:
-        TypeError: a parameter has no annotation, or one that msgpack cannot carry.
+        TypeError: a parameter has no annotation, or one that msgpack cannot carry; or a batch
+            function has not the signature of one.
     """
+    if getattr(function, "__claw_batched__", False):
+        return _build_batched(name, function)
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
     fields: list[Any] = []
@@ -241,9 +197,39 @@ def build(name: str, function: Callable[..., Any]) -> Operation:
     params = msgspec.defstruct(
         name.replace(".", "_"), fields, kw_only=True, forbid_unknown_fields=True
     )
-    summary = (inspect.getdoc(function) or "").partition("\n")[0]
     streams = inspect.isgeneratorfunction(inspect.unwrap(function))
-    return Operation(name, function, params, context_name, streams, summary[:500])
+    return Operation(name, function, params, context_name, streams, _summary(function))
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0][:500]
+
+
+def _is_params(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Params)
+
+
+def _build_batched(name: str, function: Callable[..., Any]) -> Operation:
+    hints = typing.get_type_hints(function)
+    items, batch, others = [], [], []
+    for parameter in inspect.signature(function).parameters:
+        hint = hints.get(parameter)
+        inner = typing.get_args(hint)
+        if hint is Batch:
+            batch.append(parameter)
+        elif typing.get_origin(hint) is list and _is_params(inner[0]):
+            items.append((parameter, inner[0]))
+        else:
+            others.append(parameter)
+    if len(items) != 1 or len(batch) > 1 or others:
+        raise TypeError(
+            f"{name}: a batch operation takes one list of a subclass of Params, and if it likes a "
+            f"Batch; got {inspect.signature(function)}"
+        )
+    if inspect.isgeneratorfunction(inspect.unwrap(function)):
+        raise TypeError(f"{name}: a batch operation cannot stream")
+    (items_name, params), context_name = items[0], batch[0] if batch else None
+    return Operation(name, function, params, context_name, False, _summary(function), items_name)
 
 
 def operations_of(namespace: Mapping[str, Any] | object) -> Iterable[Operation]:
@@ -258,6 +244,33 @@ def operations_of(namespace: Mapping[str, Any] | object) -> Iterable[Operation]:
         name = getattr(value, "__claw_operation__", None)
         if name and callable(value):
             yield build(name, value)
+
+
+def require_declared(
+    plugin: str, found: Sequence[Operation], declared: Iterable[str], batches: Iterable[str]
+) -> None:
+    """Refuse operations that are not those of the manifest.
+
+    Raises:
+        ClawError: bad_config.
+    """
+    names, allowed = sorted(op.name for op in found), sorted(declared)
+    if names != allowed:
+        raise ClawError(
+            "bad_config",
+            f"{plugin}: the operations differ from those of plugin.toml",
+            got=names,
+            allowed=allowed,
+            hint="each @operation needs an [[operation]] in plugin.toml and the reverse",
+        )
+    alone = sorted(op.name for op in found if op.name in batches and not op.batch)
+    if alone:
+        raise ClawError(
+            "bad_config",
+            f"{plugin}: these have batch > 1 in plugin.toml but take one task at a time",
+            got=alone,
+            hint="mark their functions with @batched, or leave batch away",
+        )
 
 
 class Start(Protocol):
@@ -277,6 +290,25 @@ class Start(Protocol):
 
         Raises:
             ClawError: never_fits.
+        """
+
+    def weights(
+        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+    ) -> memoryview | None:
+        """Ask for weights that outlive this worker, and wait; instead of ``reserve``.
+
+        Args:
+            layout: names how the bytes are laid out; another layout is another object.
+            nbytes: how large the weights are.
+            private: what the worker will hold beside them.
+            fill: writes them; called only if nobody has yet. It must keep no view of the memory.
+
+        Returns:
+            The weights, for reading only. None: there is no object, and ``private + nbytes`` are
+            charged as the worker's own memory.
+
+        Raises:
+            ClawError: worker_failed, if ``fill`` kept a view. (``never_fits`` ends the worker.)
         """
 
     def driver(self, device: str) -> Any:

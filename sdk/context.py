@@ -1,0 +1,222 @@
+"""What an operation may ask for while it runs: its control word, its arrays, its deadline.
+
+A worker never decides for itself when to stop, wait or give its task back: it looks at a word that
+the kernel writes and it can only read. ``Context.checkpoint`` obeys that word. What a stranger
+names as an array is checked against the bytes that are really there.
+"""
+
+import mmap
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import msgspec
+
+from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["Batch", "Cancelled", "Context", "Outlet", "Tensor", "Yielded", "view"]
+
+_PAUSES = (0.0002, 0.002)
+"""Seconds between two looks of a held task at its word: the first pause, and the longest. A page
+that is mapped for reading only can wake nobody."""
+
+
+class Cancelled(Exception):
+    """The task is to stop; raised by ``Context.checkpoint``."""
+
+
+class Yielded(Exception):
+    """The task goes back to its queue and begins anew later; raised by ``Context.checkpoint``.
+
+    Only for a task that can: its operation is idempotent and it has streamed nothing yet.
+    """
+
+
+class Tensor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Where an array travels: in payload frame ``frame``, or in lease ``lease`` of the request."""
+
+    dtype: str
+    """numpy's name of a fixed-size type, such as "<f4"."""
+    shape: tuple[int, ...]
+    frame: int | None = None
+    lease: int | None = None
+
+
+class Outlet(Protocol):
+    """Where a context sends what the operation says."""
+
+    def progress(self, task: int, fraction: float | None, note: str) -> None:
+        """Tell the owner how far the task is."""
+
+    def segment(self, number: int) -> mmap.mmap:
+        """The mapping of a segment that the kernel gave to this worker."""
+
+
+@dataclass(slots=True)
+class Context:
+    """One task, as its operation sees it."""
+
+    task: int
+    outlet: Outlet
+    control: memoryview
+    """One word; ``wire.GO`` and its neighbours say what it means. C code may poll it too."""
+    deadline: float | None = None
+    """On ``time.monotonic``'s clock."""
+    priority: str = "interactive"
+    frames: tuple[bytes, ...] = ()
+    leases: tuple[wire.Lease, ...] = ()
+    compute_us: int = 0
+    """Time spent in the model; add to it, and the reply says where the time went."""
+    reply_frames: list[bytes] = field(default_factory=list)
+    cancelled: bool = False
+    """Set for one task of a batch, whose control word is that of the whole batch."""
+    may_yield: bool = False
+    """Whether it can begin anew; the host says so, and takes it back when the task streams."""
+    most_threads: int = 1
+    """With which the worker was started."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the task is to stop."""
+        return self.cancelled or self.control[0] & 0xFF == wire.STOP
+
+    @property
+    def threads(self) -> int:
+        """How many threads it may use now; the kernel changes this while the task runs."""
+        return self.control[0] >> 8 & 0xFF or self.most_threads
+
+    def checkpoint(self) -> None:
+        """Call often in long work: obeys the kernel, and costs nothing while it asks for nothing.
+
+        Waits here while a more urgent task uses the processor.
+
+        Raises:
+            Cancelled: the task is to stop. Let it pass.
+            Yielded: the task is given back and will begin anew. Let it pass.
+        """
+        if self.cancelled or self.control[0] & 0xFF:
+            self._obey()
+
+    def _obey(self) -> None:
+        pause, longest = _PAUSES
+        while True:
+            word = self.control[0] & 0xFF
+            if self.cancelled or word == wire.STOP:
+                raise Cancelled
+            if word == wire.YIELD and self.may_yield:
+                raise Yielded
+            if word != wire.HOLD:
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def progress(self, fraction: float | None = None, note: str = "") -> None:
+        """Tell the owner how far the task is, 0 to 1."""
+        self.outlet.progress(self.task, fraction, note)
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, or None."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def array(self, tensor: Tensor) -> "numpy.ndarray[Any, Any]":
+        """The array that ``tensor`` names: a view, without a copy; writable in a lease with "rw".
+
+        Raises:
+            ClawError: bad_params, if it does not fit its frame or lease.
+        """
+        if tensor.lease is not None and 0 <= tensor.lease < len(self.leases):
+            lease = self.leases[tensor.lease]
+            whole = memoryview(self.outlet.segment(lease.segment))
+            buffer = whole[lease.offset : lease.offset + lease.length]
+            if lease.rights == "r":
+                buffer = buffer.toreadonly()
+        elif tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
+            buffer = memoryview(self.frames[tensor.frame])
+        else:
+            raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
+        return view(tensor, buffer)
+
+    def reply(self, array: "numpy.ndarray[Any, Any]", into: Tensor | None = None) -> Tensor:
+        """Send an array with the result: in the lease of ``into`` if it fits there, else a frame.
+
+        Raises:
+            ClawError: too_large, if it fits neither.
+        """
+        dtype, shape = array.dtype.str, tuple(array.shape)
+        if into is not None and into.lease is not None:
+            room = self.leases[into.lease].length
+            if array.nbytes <= room:
+                target = Tensor(dtype, shape, lease=into.lease)
+                view_of = self.array(target)
+                if view_of.ctypes.data != array.ctypes.data:
+                    view_of[...] = array
+                return target
+        if array.nbytes > wire.MAX_MESSAGE // 2 or len(self.reply_frames) >= wire.MAX_FRAMES - 1:
+            raise ClawError(
+                "too_large", "the array fits no frame", array.nbytes, wire.MAX_MESSAGE // 2
+            )
+        self.reply_frames.append(array.tobytes())
+        return Tensor(dtype, shape, frame=len(self.reply_frames) - 1)
+
+
+class Batch(Sequence[Context]):
+    """The contexts of the tasks that one call of a batch operation serves, in the items' order."""
+
+    def __init__(self, contexts: Sequence[Context]) -> None:
+        self._contexts = tuple(contexts)
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    @overload
+    def __getitem__(self, index: int) -> Context: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Context, ...]: ...
+    def __getitem__(self, index: int | slice) -> Context | tuple[Context, ...]:
+        return self._contexts[index]
+
+    @property
+    def threads(self) -> int:
+        """How many threads the batch may use now."""
+        return self._contexts[0].threads
+
+    def checkpoint(self) -> None:
+        """As ``Context.checkpoint``, for all: ``Cancelled`` only when every task is to stop."""
+        open_ones = (context for context in self._contexts if not context.cancelled)
+        next(open_ones, self._contexts[0]).checkpoint()
+
+
+def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
+    """``buffer`` as the array that ``tensor`` describes; both come from a stranger.
+
+    Raises:
+        ClawError: bad_params.
+    """
+    import numpy
+
+    try:
+        dtype = numpy.dtype(tensor.dtype)
+    except Exception as error:  # numpy reads a text with commas or braces as Python
+        raise ClawError("bad_params", "not a dtype", got=tensor.dtype[:40]) from error
+    count = 1
+    for size in tensor.shape:
+        count *= max(size, 0)
+    plain = dtype.itemsize and not (dtype.hasobject or dtype.names or dtype.subdtype)
+    if not plain or min(tensor.shape, default=0) < 0:
+        raise ClawError("bad_params", "not a plain fixed-size dtype or shape", got=tensor.dtype)
+    if count * dtype.itemsize > len(buffer) or len(tensor.shape) > 16:
+        raise ClawError(
+            "bad_params",
+            "the array is larger than its buffer",
+            got=count * dtype.itemsize,
+            allowed=len(buffer),
+        )
+    try:
+        return numpy.frombuffer(buffer, dtype, count).reshape(tensor.shape)
+    except ValueError as error:  # no elements, but sizes beside the 0 that are too large together
+        raise ClawError("bad_params", "not a shape", got=list(tensor.shape)) from error
