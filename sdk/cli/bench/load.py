@@ -32,6 +32,15 @@ class Talk(Protocol):
         ...
 
 
+class Greeter(Talk, Protocol):
+    """One that must say hello first."""
+
+    @property
+    def session(self) -> Session:
+        """Where the kernel's welcome is noted."""
+        ...
+
+
 class Plain:
     """A payload that comes back as it is."""
 
@@ -54,14 +63,14 @@ class Ours:
 
     def __init__(self, op: str, params: dict[str, Any], payload: Sequence[bytes] = ()) -> None:
         self.session = Session()
-        self._op, self._params, self._payload = op, params, payload
+        self._op, self.params, self._payload = op, params, payload
         self._request: Request | None = None
-        self.ended: list[Request] = []
-        """Requests that have ended since somebody emptied this list."""
+        self.value: Any = None
+        """Of the last answer."""
 
     def ask(self) -> Parts:
         """See ``Talk``."""
-        self._request, out = self.session.submit(self._op, self._params, frames=self._payload)
+        self._request, out = self.session.submit(self._op, self.params, frames=self._payload)
         return out
 
     def heard(self, frames: list[bytes]) -> bool:
@@ -72,6 +81,7 @@ class Ours:
             return False
         if isinstance(request.end, ClawError):
             raise request.end
+        self.value = request.end.value
         return True
 
 
@@ -90,7 +100,7 @@ class Load:
             self._talks[sock] = talk
 
     @classmethod
-    def of_kernel(cls, folder: Path, talks: Sequence[Ours]) -> "Load":
+    def of_kernel(cls, folder: Path, talks: Sequence[Greeter]) -> "Load":
         """Connections to a kernel, greeted."""
         load = cls(f"ipc://{folder / 'kernel.sock'}", talks)
         for sock, talk in zip(load._talks, talks, strict=True):
