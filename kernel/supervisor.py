@@ -153,6 +153,8 @@ def _arguments(
         "plugin": plugin.plugin.name,
         "module": plugin.plugin.module,
         "operations": [entry.name for entry in plugin.operation],
+        "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
+        "batches": [entry.name for entry in plugin.operation if entry.batch > 1],
         "drivers": [driver.plugin.module for driver in registry.drivers(plugin)],
         "model": model,
         "slots": spec.slots,
