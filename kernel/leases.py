@@ -8,6 +8,9 @@ from clawai.kernel.events import (
     Reply,
     Returned,
     SegmentDropped,
+    SegmentFailed,
+    SegmentGone,
+    Submitted,
     Tell,
 )
 from clawai.kernel.state import SEGMENT, Segment, Service, State, Worker, step
@@ -15,6 +18,38 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
 PAGE = 4096
+
+
+def objection(state: State, event: Submitted, worker: Worker | None) -> ClawError | None:
+    """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
+    for lease in event.leases:
+        segment = state.segments.get(lease.segment)
+        if (
+            segment is None
+            or segment.state != "lent"
+            or segment.client != event.client
+            or worker is None
+            or segment.worker != worker.id
+            or segment.generation != lease.generation
+            or lease.offset + lease.length > segment.size
+        ):
+            return ClawError(
+                "no_lease",
+                "the lease is not valid for this client and this worker",
+                got={"segment": lease.segment, "generation": lease.generation},
+                hint="borrow again: a lease ends with its client and with its worker",
+            )
+    return None
+
+
+def lent(state: State, worker: int) -> bool:
+    """Whether somebody holds a lease of memory that a worker shares."""
+    return any(s.worker == worker and s.state == "lent" for s in state.segments.values())
+
+
+def reclaim(state: State, need: int) -> int:
+    """Have idle segments unmapped until ``need`` bytes will come back; returns those to come."""
+    return 0
 
 
 def borrowed(state: State, event: Borrowed) -> None:
@@ -33,8 +68,7 @@ def borrowed(state: State, event: Borrowed) -> None:
     if error:
         tasks.refuse(state, event.client, event.request, error)
         return
-    if service is None:
-        service = state.services[event.spec.key] = Service(event.spec)
+    service = state.service(event.spec)
     service.spec = event.spec
     service.borrows.append(event)
 
@@ -104,6 +138,7 @@ def returned(state: State, event: Returned) -> None:
         return  # its worker or its lease has ended already; nothing is held for it
     if segment.state in ("lent", "orphan"):
         step(SEGMENT, segment, "return")
+        state.ledger.freed = True  # its worker may be evicted now
         _free_if_due(state, segment)
 
 
@@ -145,8 +180,16 @@ def _free_if_due(state: State, segment: Segment) -> None:
         state.out.append(FreeSegment(segment.id))
 
 
-def freed(state: State, number: int) -> None:
+def failed(state: State, event: SegmentFailed) -> None:
+    """No memory could be had for it."""
+    segment = state.segments.pop(event.segment)
+    step(SEGMENT, segment, "failed")
+    state.ledger.release(("segment", event.segment))
+
+
+def freed(state: State, event: SegmentGone) -> None:
     """The pages are back, seen by the shell in the file's block count."""
+    number = event.segment
     step(SEGMENT, state.segments[number], "gone")
     del state.segments[number]
     state.ledger.release(("segment", number))

@@ -31,6 +31,16 @@ ATTEMPTS = 2
 """Runs of an idempotent task that dies with its worker before it has streamed anything."""
 PROMOTE = {"critical": 0, "interactive": 60 * SECOND, "normal": 30 * SECOND, "batch": 30 * SECOND}
 """Waiting this long counts as one class higher, which bounds starvation."""
+QUANTUM = 20 * MS
+"""Run time that a principal gets at its turn, and what a task costs it at least."""
+SAMPLES = 32
+"""Runs that the learned cost of an operation looks back on."""
+COSTS = 1024
+"""Costs that are kept, of so many (operation, model, size)."""
+LINGER = 1 * MS
+"""A batch that is worth waiting for waits so long for the next of its tasks."""
+RETRY = 1 * SECOND
+"""When to try again what found the queue full."""
 PATIENCE = 30 * SECOND
 """Among equals a task without a deadline sorts as if it had this one."""
 
@@ -42,14 +52,16 @@ PING = 5 * SECOND
 HUNG = 20 * SECOND
 """A busy worker that answers no ping for so long is killed."""
 STOP_GRACE = 1 * SECOND
-BACKOFF = 50 * MS
-BACKOFF_MAX = 5 * SECOND
-DEATHS = 4
-"""So many deaths within ``DEATH_WINDOW`` put a plugin in quarantine."""
-FAILED_STARTS = 3
-"""So many in a row do too, however long each took."""
+DEATHS = 3
+"""So many deaths within ``DEATH_WINDOW`` without an answer put a plugin in quarantine."""
 DEATH_WINDOW = 60 * SECOND
-QUARANTINE = 30 * SECOND
+QUARANTINE = 2 * SECOND
+"""The first; each further one without an answer between them lasts twice as long."""
+QUARANTINE_MAX = 256 * SECOND
+SQUEEZED = 0.4
+"""With fewer processors than that left to us by others, bulk workers are suspended."""
+TURN = 100 * MS
+"""How long a worker computes when there are more of its class than processors."""
 WORKER_SLACK = 64 * MIB
 """Private memory that a worker may map beyond what is charged for it."""
 WORKER_OUTBOX = PAYLOAD_TOTAL + 8 * MIB

@@ -1,83 +1,160 @@
-"""The queue of one service: strict by class, then by deadline, with ageing.
+"""The queue of one service: classes, fair shares between principals, earliest deadline first.
 
-A task that has waited longer than its class's patience counts as one class higher, and again one
-higher for each further patience, so that no class can starve another for ever.
+- Classes are strict: nothing of a lower class runs while a higher one waits.
+- Inside a class the principals take turns by deficit round robin (Shreedhar and Varghese, 1995),
+  measured in expected run time, so that nobody gets more by asking for more or for longer tasks.
+- Inside a principal the earliest deadline is first; a task without one sorts as if it had
+  ``limits.PATIENCE``.
+- Ageing: a task that has waited its class's ``limits.PROMOTE`` moves to the next higher class and
+  keeps its place by age there. So no task waits for ever behind higher classes: after the sum of
+  the patiences above it, at most, only older ones and fair turns are before it.
+
+Every operation costs O(log n); what was taken out leaves its heap entry behind until it comes up.
 """
 
 import heapq
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from clawai.kernel import limits
 
 CLASSES = ("critical", "interactive", "normal", "batch")
-_RANK = {name: rank for rank, name in enumerate(CLASSES)}
+RANK = {name: rank for rank, name in enumerate(CLASSES)}
+BATCH = RANK["batch"]
 
 
-class Queue:
-    """Holds task objects with ``id``, ``submitted`` and ``asked`` (priority, deadline)."""
+class Fair:
+    """One class of one queue: a heap for each principal, and whose turn it is."""
+
+    __slots__ = ("cost", "count", "credit", "heaps", "stale", "turns")
 
     def __init__(self) -> None:
-        self._heaps: tuple[list[tuple[int, int]], ...] = tuple([] for _ in CLASSES)
-        self._arrival: tuple[list[tuple[int, int]], ...] = tuple([] for _ in CLASSES)
-        self._tasks: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def __contains__(self, task_id: int) -> bool:
-        return task_id in self._tasks
+        self.heaps: dict[str, list[tuple[int, int]]] = {}
+        self.turns: deque[str] = deque()
+        self.credit: dict[str, int] = {}
+        self.count = self.cost = self.stale = 0
 
     def push(self, task: Any) -> None:
         """Add a task."""
-        rank = _RANK[task.asked.priority]
-        self._tasks[task.id] = task
-        heapq.heappush(self._heaps[rank], (self._sort(task), task.id))
-        heapq.heappush(self._arrival[rank], (task.submitted, task.id))
+        principal = task.asked.principal
+        if principal not in self.heaps:
+            self.heaps[principal] = []
+            self.turns.append(principal)
+            self.credit[principal] = 0
+        heapq.heappush(self.heaps[principal], (sort_key(task), task.id))
+        self.count += 1
+        self.cost += task.cost
+
+    def remove(self, task: Any, waits: Callable[[int], bool]) -> None:
+        """Take a task out; ``waits`` says of a number whether it still is in this class."""
+        heap = self.heaps[task.asked.principal]
+        if heap[0][1] == task.id:
+            heapq.heappop(heap)
+        else:
+            self.stale += 1
+        self.count -= 1
+        self.cost -= task.cost
+        if self.stale > self.count + 64:
+            self.stale = 0
+            for principal, old in self.heaps.items():
+                self.heaps[principal] = [entry for entry in old if waits(entry[1])]
+                heapq.heapify(self.heaps[principal])
+
+    def head(self, waits: Callable[[int], bool]) -> int | None:
+        """The task that is next, of the principal whose turn it is."""
+        passed = 0
+        while self.turns:
+            principal = self.turns[0]
+            heap = self.heaps[principal]
+            while heap and not waits(heap[0][1]):
+                heapq.heappop(heap)
+                self.stale -= 1
+            if not heap:
+                self.turns.popleft()
+                del self.heaps[principal], self.credit[principal]
+            elif len(self.turns) == 1 or self.credit[principal] > 0:
+                return heap[0][1]
+            elif passed < len(self.turns):
+                self.turns.rotate(-1)
+                passed += 1
+            else:  # nobody has credit left: as many rounds at once as give it to one of them
+                rounds = 1 - max(self.credit.values()) // limits.QUANTUM
+                for name in self.credit:
+                    self.credit[name] += rounds * limits.QUANTUM
+        return None
+
+
+def sort_key(task: Any) -> int:
+    """When a task is due, or would be."""
+    patient: int = task.submitted + limits.PATIENCE
+    return patient if task.deadline is None else min(task.deadline, patient)
+
+
+class Queue:
+    """Holds tasks (``state.Task``), each in one class."""
+
+    def __init__(self) -> None:
+        self.classes = tuple(Fair() for _ in CLASSES)
+        self.tasks: dict[int, Any] = {}
+        self._ages: list[tuple[int, int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __contains__(self, task_id: int) -> bool:
+        return task_id in self.tasks
+
+    def _waits(self, rank: int) -> Callable[[int], bool]:
+        tasks = self.tasks
+        return lambda number: number in tasks and tasks[number].rank == rank
+
+    def push(self, task: Any, since: int | None = None) -> None:
+        """Add a task, which has been in its class since then (or since it was submitted)."""
+        self.tasks[task.id] = task
+        self.classes[task.rank].push(task)
+        if patience := limits.PROMOTE[CLASSES[task.rank]]:
+            start = task.submitted if since is None else since
+            heapq.heappush(self._ages, (start + patience, task.id, task.rank))
 
     def remove(self, task: Any) -> None:
         """Take a task out, wherever it stands."""
-        del self._tasks[task.id]
-        if sum(map(len, self._heaps)) > 2 * len(self._tasks) + 64:
-            left = list(self._tasks.values())
-            self.__init__()  # type: ignore[misc]
-            for other in left:
-                self.push(other)
+        del self.tasks[task.id]
+        self.classes[task.rank].remove(task, self._waits(task.rank))
+        if len(self._ages) > 2 * len(self.tasks) + 64:
+            self._ages = [entry for entry in self._ages if self._waits(entry[2])(entry[1])]
+            heapq.heapify(self._ages)
 
-    def best(self, now: int) -> Any | None:
-        """The task to run next, or None."""
-        choice = None
-        for rank, heap in enumerate(self._heaps):
-            first, oldest = self._head(heap), self._head(self._arrival[rank])
-            if first is None or oldest is None:
+    def take(self, now: int, op: str = "", worst: int = BATCH) -> Any | None:
+        """Take out what is next, if it is of ``op`` (or any) and of class ``worst`` or better."""
+        self._promote(now)
+        for rank, fair in enumerate(self.classes[: worst + 1]):
+            number = fair.head(self._waits(rank)) if fair.count else None
+            if number is None:
                 continue
-            # The one that waited longest may have aged past the one that is due first.
-            for task in (oldest, first):
-                key = self._key(task, now)
-                if choice is None or key < choice[0]:
-                    choice = (key, task)
-        return choice[1] if choice else None
+            task = self.tasks[number]
+            if op and task.asked.op != op:
+                return None
+            fair.credit[task.asked.principal] -= max(task.cost, limits.QUANTUM)
+            self.remove(task)
+            return task
+        return None
 
-    def ordered(self, now: int) -> list[Any]:
-        """All tasks, next first."""
-        return sorted(self._tasks.values(), key=lambda task: self._key(task, now))
+    def best(self) -> int | None:
+        """Rank of the highest class in which something waits."""
+        return next((rank for rank, fair in enumerate(self.classes) if fair.count), None)
 
-    @classmethod
-    def _key(cls, task: Any, now: int) -> tuple[int, int, int]:
-        # Not the class itself: an aged task is an equal of those it has risen to, and older.
-        return cls._aged(task, _RANK[task.asked.priority], now), cls._sort(task), task.id
+    def _promote(self, now: int) -> None:
+        while self._ages and self._ages[0][0] <= now:
+            when, number, rank = heapq.heappop(self._ages)
+            if self._waits(rank)(number):
+                task = self.tasks[number]
+                self.remove(task)
+                task.rank -= 1
+                self.push(task, when)
 
-    @staticmethod
-    def _sort(task: Any) -> int:
-        deadline = task.asked.deadline
-        patient: int = task.submitted + limits.PATIENCE
-        return patient if deadline is None else min(deadline, patient)
-
-    @staticmethod
-    def _aged(task: Any, rank: int, now: int) -> int:
-        patience = limits.PROMOTE[CLASSES[rank]]
-        return max(0, rank - (now - task.submitted) // patience) if patience else rank
-
-    def _head(self, heap: list[tuple[int, int]]) -> Any | None:
-        while heap and heap[0][1] not in self._tasks:
-            heapq.heappop(heap)
-        return self._tasks[heap[0][1]] if heap else None
+    def ordered(self) -> list[Any]:
+        """All tasks by class and due time; the turns of principals are not foreseen."""
+        tasks = self.tasks
+        keys = sorted((task.rank, sort_key(task), task.id) for task in tasks.values())
+        return [tasks[key[2]] for key in keys]

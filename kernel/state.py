@@ -2,54 +2,51 @@
 
 Written by the functions of ``tasks``, ``workers`` and ``leases`` only, in ``Core.handle``.
 
-A **service** is one (plugin, model): its queue, and its worker if one lives. A worker's number is
-its incarnation: it is never used again.
+A **service** is one (plugin, model, lane): its queue, and its worker if one lives. A worker's
+number is its incarnation: it is never used again.
 """
 
 import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
-from clawai.kernel.events import Borrowed, Instruction, Log, Spec, Submitted
+from clawai.kernel.costs import Batching, Costs
+from clawai.kernel.events import Borrowed, Instruction, Log, Spec, Submitted, WorkerReserved
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.queue import Queue
+from clawai.kernel.queue import BATCH, Queue
 
-# state, what happened -> state. A pair that is not here cannot happen; it is a bug and stops us.
-TASK = {
-    ("new", "accept"): "queued",
-    ("queued", "dispatch"): "running",
-    ("queued", "cancel"): "cancelled",
-    ("queued", "expire"): "expired",
-    ("queued", "fail"): "failed",
-    ("running", "finish"): "done",
-    ("running", "fail"): "failed",
-    ("running", "requeue"): "queued",
-    ("running", "cancel"): "cancelling",
-    ("running", "expire"): "expiring",
-    ("cancelling", "finish"): "cancelled",
-    ("cancelling", "fail"): "cancelled",
-    ("expiring", "finish"): "expired",
-    ("expiring", "fail"): "expired",
-    ("expiring", "cancel"): "cancelling",
-}
+
+def table(*rows: str) -> dict[tuple[str, str], str]:
+    """Rows of ``state: what happened > next state, ...``. What has no row is a bug and stops us."""
+    split = [(row.partition(": ")[0], row.partition(": ")[2].split(", ")) for row in rows]
+    moves = [(state, *move.split(" > ")) for state, all_moves in split for move in all_moves]
+    return {(state, happened): after for state, happened, after in moves}
+
+
+TASK = table(
+    "new: accept > queued",
+    "queued: dispatch > running, cancel > cancelled, expire > expired, fail > failed",
+    "running: finish > done, fail > failed, requeue > queued, cancel > cancelling",
+    "running: expire > expiring",
+    "cancelling: finish > cancelled, fail > cancelled",
+    "expiring: finish > expired, fail > expired, cancel > cancelling",
+)
 TASK_ENDS = frozenset(("done", "failed", "cancelled", "expired"))
-
-WORKER = {
-    ("new", "start"): "starting",
-    ("starting", "reserve"): "waiting",
-    ("waiting", "grant"): "loading",
-    ("starting", "ready"): "ready",
-    ("loading", "ready"): "ready",
-    ("starting", "stop"): "stopping",
-    ("waiting", "stop"): "stopping",
-    ("loading", "stop"): "stopping",
-    ("ready", "stop"): "stopping",
-    ("starting", "gone"): "gone",
-    ("waiting", "gone"): "gone",
-    ("loading", "gone"): "gone",
-    ("ready", "gone"): "gone",
-    ("stopping", "gone"): "gone",
-}
+WORKER = table(
+    "new: start > starting",
+    "starting: reserve > waiting, ready > ready, stop > stopping, gone > gone",
+    "waiting: grant > loading, stop > stopping, gone > gone",
+    "loading: ready > ready, stop > stopping, gone > gone",
+    "ready: stop > stopping, gone > gone",
+    "stopping: gone > gone",
+)
+WEIGHTS = table(
+    "new: make > filling",
+    "filling: filled > sealing, lose > dropping",
+    "sealing: sealed > ready, lose > dropping",
+    "ready: lose > dropping",
+    "dropping: gone > gone",
+)
 
 SEGMENT = {
     ("new", "lend"): "lent",
@@ -88,17 +85,28 @@ class Task:
     id: int
     asked: Submitted
     submitted: int
+    rank: int
+    """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
+    deadline: int | None
+    """Later than asked for by the time that it was suspended."""
+    cost: int = 0
+    """Expected run time, 0 if nothing is known."""
     state: str = "new"
     worker: int = 0
     slot: int = 0
     attempts: int = 0
     streamed: bool = False
+    yielding: bool = False
+    """It was asked to go back to the queue."""
     told: bool = False
     """Its owner has been told the end, at the deadline; the worker still has to let go."""
     dispatched: int = 0
     load_ns: int = 0
+    position: int = 0
     why: str = ""
     """Why it is being ended, while it is cancelling or expiring."""
+    grace: int = 0
+    """When the worker must have let go of it."""
 
 
 @dataclass(slots=True)
@@ -109,41 +117,82 @@ class Worker:
     service: "Service"
     started: int
     spec: Spec
+    due: int
+    """When it must be ready, or gone."""
     state: str = "new"
     slots: int = 0
-    running: dict[int, Task] = field(default_factory=dict)
-    wanted: int = 0
-    """Bytes that it waits for, in state waiting."""
+    running: dict[int, dict[int, Task]] = field(default_factory=dict)
+    """By slot, then by number: more than one task in a slot are a batch."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    """By slot: how many tasks its batch had when it began."""
+    rank: int = BATCH
+    """Class of what it was last given."""
+    words: dict[int, int] = field(default_factory=dict)
+    """The control words that are not 0."""
+    threads: int = 0
+    """Granted; 0 while nothing was, -1 while it is held."""
+    wanted: WorkerReserved | None = None
+    """What it waits for, in state waiting."""
+    weights: "Weights | None" = None
     ready_at: int = 0
     idle_since: int = 0
     answered: int = 0
     pinged: bool = False
     retired: int = 0
+    suspended: int = 0
+    """Since when; 0: it runs."""
     killed: bool = False
     """Its end is on the way; it gets nothing more to do."""
     why: str = ""
     error: Any = None
 
+    def tasks(self) -> list[Task]:
+        """All that it runs."""
+        return [task for batch in self.running.values() for task in batch.values()]
+
 
 @dataclass(slots=True)
 class Service:
-    """One (plugin, model)."""
+    """One (plugin, model, lane)."""
 
     spec: Spec
     queue: Queue = field(default_factory=Queue)
+    batching: Batching = field(default_factory=Batching)
     borrows: list[Borrowed] = field(default_factory=list)
     worker: Worker | None = None
     deaths: list[int] = field(default_factory=list)
-    failed_starts: int = 0
-    """In a row: died, or was too slow, before it was ready."""
+    """Since its last answer."""
     retry_at: int = 0
     quarantined_until: int = 0
+    quarantines: int = 0
+    """In a row, without an answer between them."""
     revive: bool = False
     """Start again although nothing is queued: it died while it served."""
     started: int = 0
+    pinned: bool = False
+    held: bool = False
+    """Suspended by its owner."""
+    keep_ns: int | None = None
+    """How long its worker stays when idle, as the last task that said so wished."""
     last_why: str = ""
     failing: bool = False
     """Its last worker could not start, or died."""
+
+
+@dataclass(slots=True)
+class Weights:
+    """A weights object: filled by one worker, sealed, mapped by any of the same plugin and model.
+
+    It outlives its workers, and goes when its memory is needed and nobody maps it.
+    """
+
+    id: int
+    key: tuple[str, ...]
+    size: int
+    filler: int
+    state: str = "new"
+    users: dict[int, Worker] = field(default_factory=dict)
+    idle_since: int = 0
 
 
 @dataclass(slots=True)
@@ -164,11 +213,34 @@ class State:
 
     ledger: Ledger
     idle_ns: int
+    cores: int
+    rungs: frozenset[int]
+    """Of the preemption ladder, those in use."""
+    hung_ns: int
+    most_tasks: int
+    share: float = 1.0
+    """Of ``cores``, what others on the box leave us."""
+    costs: Costs = field(default_factory=Costs)
     tasks: dict[int, Task] = field(default_factory=dict)
-    requests: dict[tuple[int, int], Task] = field(default_factory=dict)
+    requests: dict[int, dict[int, Task]] = field(default_factory=dict)
+    """By client, then by its request."""
     services: dict[tuple[str, str, str], Service] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
     segments: dict[int, Segment] = field(default_factory=dict)
+    weights: dict[int, Weights] = field(default_factory=dict)
+    dirty: dict[tuple[str, str, str], Service] = field(default_factory=dict)
+    """To be looked at before this event is over."""
+    hungry: dict[tuple[str, str, str], Service] = field(default_factory=dict)
+    """Waiting for memory."""
+    computing: dict[int, Worker] = field(default_factory=dict)
+    """Cooperative workers that run tasks: they share the processors."""
+    plain: int = 0
+    """Slots that run on others of the main lane."""
+    redivide: bool = False
+    """The processors are to be divided anew before this event is over."""
+    turning: bool = False
+    turn: int = 0
+    """Whose turn it is among equals when there are more workers than processors."""
     payload: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     stopping: bool = False
@@ -177,13 +249,14 @@ class State:
     timers: list[tuple[int, int, str, Any]] = field(default_factory=list)
     last: dict[str, int] = field(default_factory=dict)
     ticking: bool = False
+    phase: int = 0
 
     def number(self, kind: str) -> int:
         """The next number of a kind, from 1; numbers are never used again."""
         self.last[kind] = self.last.get(kind, 0) + 1
         return self.last[kind]
 
-    def timer(self, when: int, action: str, subject: Any) -> None:
+    def timer(self, when: int, action: str, subject: Any = None) -> None:
         """Have ``action`` looked at when ``when`` has come; what is over by then is ignored."""
         heapq.heappush(self.timers, (when, self.number("timer"), action, subject))
         if len(self.timers) > 64 + 4 * (len(self.tasks) + len(self.workers)):
@@ -194,8 +267,28 @@ class State:
     def _matters(self, action: str, subject: Any) -> bool:
         if action in ("deadline", "grace"):
             return subject in self.tasks
-        return action in ("tick", "wake") or subject in self.workers
+        return action in ("tick", "wake", "turn") or subject in self.workers
 
     def log(self, level: str, text: str) -> None:
         """Write a line."""
         self.out.append(Log(level, text))
+
+    def computes(self, worker: Worker, slots: int) -> None:
+        """So many slots of a worker have begun to run (less than 0: have ended)."""
+        if worker.spec.cooperative:
+            self.redivide = True
+            if worker.running and not worker.suspended:
+                self.computing[worker.id] = worker
+            else:
+                self.computing.pop(worker.id, None)
+        elif worker.spec.lane == "main":
+            self.plain += slots
+            self.redivide = bool(self.computing)
+
+    def service(self, spec: Spec) -> Service:
+        """The service of a spec, which is looked at before the event is over."""
+        service = self.services.get(spec.key)
+        if service is None:
+            service = self.services[spec.key] = Service(spec)
+        self.dirty[spec.key] = service
+        return service

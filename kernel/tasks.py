@@ -2,16 +2,12 @@
 
 from typing import Any
 
-from clawai.kernel import limits
-from clawai.kernel.events import (
-    CancelAsked,
-    Control,
-    Output,
-    Reply,
-    Submitted,
-    Tell,
-)
+import msgspec
+
+from clawai.kernel import costs, leases, limits
+from clawai.kernel import events as ev
 from clawai.kernel.ledger import Ledger
+from clawai.kernel.queue import RANK
 from clawai.kernel.state import TASK, TASK_ENDS, Service, State, Task, Worker, step
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -23,7 +19,7 @@ TIMINGS = ("compute_us", "plugin_us")
 def refuse(state: State, client: int, request: int, error: ClawError) -> None:
     """Answer a request that never became a task."""
     state.counts["refused"] = state.counts.get("refused", 0) + 1
-    state.out.append(Reply(client, wire.error_message(error, request)))
+    state.out.append(ev.Reply(client, wire.error_message(error, request)))
 
 
 def never_fits(ledger: Ledger, need: int, what: str) -> ClawError:
@@ -37,159 +33,347 @@ def never_fits(ledger: Ledger, need: int, what: str) -> ClawError:
     )
 
 
-def _objection(state: State, event: Submitted, service: Service | None) -> ClawError | None:
-    mine = sum(1 for client, _ in state.requests if client == event.client)
+def quarantined(state: State, service: Service) -> ClawError:
+    """The plugin died too often."""
+    wait = max(1, -(-(service.quarantined_until - state.now) // limits.SECOND))
+    title = " ".join(filter(None, service.spec.key[:2]))
+    return ClawError(
+        "quarantined",
+        f"{title} kept dying ({service.last_why})",
+        hint=f"it may be started again in {wait} s; `claw logs` shows what it said",
+        retry_after_ms=1000 * wait,
+    )
+
+
+# Admission.
+
+
+def cost_key(asked: ev.Submitted) -> costs.Key:
+    """What tasks that cost the same have in common."""
+    size = asked.payload + sum(lease.length for lease in asked.leases)
+    return asked.op, asked.spec.model, size.bit_length()
+
+
+def wait_ns(state: State, service: Service, rank: int) -> int:
+    """How long a task of a class would wait now, by what those before it have taken."""
+    ahead = sum(fair.cost for fair in service.queue.classes[: rank + 1])
+    worker = service.worker
+    slots, load = service.spec.slots, 0
+    if worker is None or worker.state != "ready":
+        load = state.costs.p50(("", *service.spec.key[:2], 0))
+        load -= min(load, state.now - worker.started) if worker else 0
+    elif len(worker.running) >= (slots := worker.slots):
+        running = [next(iter(batch.values())) for batch in worker.running.values()]
+        ahead += sum(max(0, task.cost - (state.now - task.dispatched)) for task in running)
+    return load + ahead // (slots * max(1, service.batching.expected))
+
+
+def _objection(state: State, event: ev.Submitted, service: Service | None) -> ClawError | None:
+    mine = state.requests.get(event.client, {})
     if state.stopping:
         return ClawError("kernel_stopped", "the kernel is stopping")
-    if (event.client, event.request) in state.requests:
+    if event.request in mine:
         return ClawError("bad_state", "this request id is in use", got=event.request)
     if event.deadline is not None and event.deadline <= state.now:
         return ClawError("deadline_passed", "the deadline had passed when the task arrived")
-    if (
-        mine >= limits.TASKS_PER_CLIENT
-        or len(state.tasks) >= limits.TASKS
-        or state.payload + event.payload > limits.PAYLOAD_TOTAL
-    ):
-        return ClawError(
-            "queue_full",
-            "the queue is full",
-            got={"yours": mine, "all": len(state.tasks), "bytes": state.payload + event.payload},
-            allowed={
-                "yours": limits.TASKS_PER_CLIENT,
-                "all": limits.TASKS,
-                "bytes": limits.PAYLOAD_TOTAL,
-            },
-            hint="wait for an answer before sending more",
-        )
+    if event.job and event.leases:
+        return ClawError("bad_params", "a durable task cannot use leases", hint="send frames")
+    if len(mine) >= limits.TASKS_PER_CLIENT and event.client:
+        return _full(state, event, len(mine))
     need = event.spec.base_bytes + event.spec.model_bytes
     if need > state.ledger.budget:
         return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
     if service and state.now < service.quarantined_until:
         return quarantined(state, service)
-    return lease_objection(state, event, service.worker if service else None)
+    return leases.objection(state, event, service.worker if service else None)
 
 
-def quarantined(state: State, service: Service) -> ClawError:
-    """The plugin died too often."""
-    wait = max(1, -(-(service.quarantined_until - state.now) // limits.SECOND))
+def _full(state: State, event: ev.Submitted, mine: int) -> ClawError:
+    limit = {"yours": limits.TASKS_PER_CLIENT, "all": state.most_tasks}
     return ClawError(
-        "quarantined",
-        f"{' '.join(filter(None, service.spec.key))} kept dying ({service.last_why})",
-        hint=f"it may be started again in {wait} s; `claw logs` shows what it said",
+        "queue_full",
+        "the queue is full",
+        got={"yours": mine, "all": len(state.tasks), "bytes": state.payload + event.payload},
+        allowed=limit | {"bytes": limits.PAYLOAD_TOTAL},
+        hint="wait for an answer before sending more",
+        retry_after_ms=limits.RETRY // limits.MS,
     )
 
 
-def lease_objection(state: State, event: Submitted, worker: Worker | None) -> ClawError | None:
-    """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
-    for lease in event.leases:
-        segment = state.segments.get(lease.segment)
-        if (
-            segment is None
-            or segment.state != "lent"
-            or segment.client != event.client
-            or worker is None
-            or segment.worker != worker.id
-            or segment.generation != lease.generation
-            or lease.offset + lease.length > segment.size
-        ):
-            return ClawError(
-                "no_lease",
-                "the lease is not valid for this client and this worker",
-                got={"segment": lease.segment, "generation": lease.generation},
-                hint="borrow again: a lease ends with its client and with its worker",
-            )
-    return None
+def _unreachable(state: State, event: ev.Submitted, wait: int) -> ClawError | None:
+    """Refuse at once what would only fail later."""
+    cost = state.costs.p50(cost_key(event))
+    if event.deadline is None or not cost or state.now + wait + cost <= event.deadline:
+        return None
+    return ClawError(
+        "deadline_unreachable",
+        f"{event.op} would end in about {(wait + cost) // limits.MS} ms",
+        got=f"{(event.deadline - state.now) // limits.MS} ms",
+        allowed=f"{(wait + cost) // limits.MS} ms",
+        hint="allow more time, or a higher priority class",
+        retry_after_ms=wait // limits.MS,
+    )
 
 
-def submitted(state: State, event: Submitted) -> None:
+def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
+    """While everything is full, give up the last of the lowest class; False if there is none."""
+    while (
+        len(state.tasks) >= state.most_tasks or state.payload + event.payload > limits.PAYLOAD_TOTAL
+    ):
+        lower = [t for t in state.tasks.values() if t.state == "queued" and t.rank > rank]
+        if not lower:
+            return False
+        victim = max(lower, key=lambda task: (task.rank, task.submitted, task.id))
+        error = ClawError(
+            "overloaded",
+            f"given up for a {event.priority} task, as the queue is full",
+            hint="send it again later",
+            retry_after_ms=limits.RETRY // limits.MS,
+        )
+        state.services[victim.asked.spec.key].queue.remove(victim)
+        end(state, victim, "fail", wire.error_message(error))
+    return True
+
+
+def submitted(state: State, event: ev.Submitted) -> None:
     """Queue a task, or refuse it with the reason."""
+    if event.leases and (segment := state.segments.get(event.leases[0].segment)):
+        sharer = state.workers.get(segment.worker)
+        if sharer and sharer.spec.key[:2] == event.spec.key[:2]:
+            # The worker that shares the memory, whatever lane the task's class would have chosen.
+            event = msgspec.structs.replace(event, spec=sharer.service.spec)
+    rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.services.get(event.spec.key)
-    if error := _objection(state, event, service):
+    wait = wait_ns(state, service, rank) if service else 0
+    error = _objection(state, event, service) or _unreachable(state, event, wait)
+    if not error and not _shed(state, event, rank):
+        error = _full(state, event, len(state.requests.get(event.client, {})))
+    if error:
         refuse(state, event.client, event.request, error)
         return
-    if service is None:
-        service = state.services[event.spec.key] = Service(event.spec)
+    service = state.service(event.spec)
     service.spec = event.spec
-    task = Task(state.number("task"), event, state.now)
+    cost = state.costs.p50(cost_key(event))
+    task = Task(state.number("task"), event, state.now, rank, event.deadline, cost)
     step(TASK, task, "accept")
     state.tasks[task.id] = task
-    state.requests[event.client, event.request] = task
+    state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
-    position = len(service.queue)
+    task.position = sum(fair.count for fair in service.queue.classes[: rank + 1])
     service.queue.push(task)
-    state.out.append(
-        Reply(event.client, wire.Accepted(id=event.request, task=task.id, position=position))
+    service.batching.arrived(state.now)
+    accepted = wire.Accepted(
+        id=event.request,
+        task=task.id,
+        position=task.position,
+        estimate_ms=wait // limits.MS if cost else None,
+        job=event.job,
     )
+    reply = ev.Reply(event.client, accepted)
+    if event.job and event.client:  # one that came back after a restart is in the journal
+        state.out.append(ev.Record("accept", event.job, task.id, event, (reply,)))
+    else:
+        state.out.append(reply)
     if event.deadline is not None:
         state.timer(event.deadline, "deadline", task.id)
     if not state.ticking:
         state.ticking = True
-        state.timer(state.now + limits.TICK, "tick", 0)
+        state.timer(state.now + limits.TICK, "tick")
 
 
-def dispatch(state: State, service: Service, worker: Worker, task: Task) -> None:
-    """Give a queued task to a free slot of a ready worker."""
-    service.queue.remove(task)
-    if error := lease_objection(state, task.asked, worker):
-        end(state, task, "fail", wire.error_message(error))
+# Running.
+
+
+def refresh(state: State, worker: Worker, slot: int) -> None:
+    """Write the control word of a slot, if it is to be another."""
+    batch = worker.running[slot].values()
+    command = wire.HOLD if worker.threads < 0 else wire.GO
+    if all(task.yielding for task in batch):
+        command = wire.YIELD
+    if all(task.state in ("cancelling", "expiring") for task in batch):
+        command = wire.STOP
+    word = command | max(0, worker.threads) << 8
+    if worker.words.get(slot, 0) != word:
+        worker.words[slot] = word
+        state.out.append(ev.Control(worker.id, slot, word))
+
+
+def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> None:
+    """Give tasks that were taken from the queue to a free slot; more than one run as a batch."""
+    good = []
+    for task in batch:
+        if error := leases.objection(state, task.asked, worker):
+            end(state, task, "fail", wire.error_message(error))
+            continue
+        step(TASK, task, "dispatch")
+        task.worker, task.slot = worker.id, slot
+        task.attempts += 1
+        task.dispatched = state.now
+        task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
+        good.append(task)
+    if not good:
         return
-    step(TASK, task, "dispatch")
-    task.worker = worker.id
-    task.slot = next(slot for slot in range(worker.slots) if slot not in worker.running)
-    task.attempts += 1
-    task.dispatched = state.now
-    task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
-    worker.running[task.slot] = task
+    worker.running[slot] = {task.id: task for task in good}
+    worker.sizes[slot] = len(good)
+    worker.rank = min(task.rank for task in good)
+    state.computes(worker, 1)
+    if not worker.pinged:
+        worker.pinged = True
+        worker.answered = state.now
+        state.timer(state.now + state.hung_ns // 4, "ping", worker.id)
+    refresh(state, worker, slot)
+    items = [_item(state, task) for task in good]
+    asked = good[0].asked
+    if len(good) == 1:
+        fields = {name: getattr(items[0], name) for name in _SHARED}
+        message: wire.Message = wire.Run(op=asked.op, slot=slot, **fields)
+        body = asked.body
+    else:
+        message = wire.Batch(op=asked.op, slot=slot, items=tuple(items))
+        body = tuple(frame for task in good for frame in task.asked.body or ())
+    told: tuple[ev.Instruction, ...] = (ev.Tell(worker.id, message, body),)
+    for task in good:
+        if task.asked.job:  # it must be known to have begun before it begins
+            told = (ev.Record("start", task.asked.job, task.id, task.asked, told),)
+    state.out += told
+
+
+_SHARED = ("id", "params", "remaining_ms", "priority", "leases")
+
+
+def _item(state: State, task: Task) -> wire.BatchItem:
+    left = None if task.deadline is None else max(1, (task.deadline - state.now) // limits.MS)
     asked = task.asked
-    left = None if asked.deadline is None else max(1, (asked.deadline - state.now) // limits.MS)
-    run = wire.Run(
+    return wire.BatchItem(
         id=task.id,
-        op=asked.op,
         params=asked.params,
-        slot=task.slot,
+        frames=asked.frames,
         remaining_ms=left,
         priority=asked.priority,
         leases=asked.leases,
     )
-    state.out += [Control(worker.id, task.slot, 0), Tell(worker.id, run, asked.body)]
 
 
-def cancel_asked(state: State, event: CancelAsked) -> None:
+def let_go(state: State, worker: Worker, task: Task) -> None:
+    """A worker no longer runs a task."""
+    batch = worker.running[task.slot]
+    del batch[task.id]
+    service = worker.service
+    state.dirty[service.spec.key] = service
+    if batch:
+        return
+    size, took = worker.sizes.pop(task.slot), state.now - task.dispatched
+    del worker.running[task.slot]
+    if task.asked.batch > 1:
+        waiting = len(service.queue)
+        service.batching.ended(size, took, waiting, task.asked.batch, state.now)
+    state.computes(worker, -1)
+    worker.idle_since = state.now
+    state.ledger.freed = True  # it may be evicted now
+    if worker.service.keep_ns != task.asked.keep_ns is not None:
+        worker.service.keep_ns = task.asked.keep_ns
+        state.timer(state.now + task.asked.keep_ns, "idle", worker.id)
+
+
+def output(state: State, event: ev.Output) -> None:
+    """A worker's word on a task; what it may not say is a breach of the protocol."""
+    message = event.message
+    worker = state.workers[event.worker]
+    task = running(state, worker, message.id)
+    if isinstance(message, wire.Done | wire.Error):
+        let_go(state, worker, task)
+        worker.service.deaths.clear()
+        worker.service.quarantines = 0
+        if isinstance(message, wire.Done):
+            state.costs.learn(cost_key(task.asked), state.now - task.dispatched)
+            end(state, task, "finish", message, event.frames)
+        else:
+            end(state, task, "fail", wire.error_message(wire.error_from(message)))
+    elif task.state == "running":
+        request = task.asked.request
+        if isinstance(message, wire.Chunk):
+            task.streamed = True
+            told: wire.Message = wire.Chunk(id=request, data=message.data)
+        else:
+            told = wire.Progress(
+                id=request, state="running", fraction=message.fraction, note=message.note
+            )
+        state.out.append(ev.Reply(task.asked.client, told, event.frames))
+
+
+def running(state: State, worker: Worker, number: int | None) -> Task:
+    """The task of a number that a worker runs.
+
+    Raises:
+        ClawError: bad_worker.
+    """
+    task = state.tasks.get(number) if number is not None else None
+    if task is None or task.id not in worker.running.get(task.slot, ()) or task.worker != worker.id:
+        raise ClawError("bad_worker", "a message about a task that it does not run", number)
+    return task
+
+
+def yielded(state: State, event: ev.WorkerYielded) -> None:
+    """A worker gave a task back, which it may only when asked; it runs again later."""
+    worker = state.workers[event.worker]
+    task = running(state, worker, event.task)
+    if not task.yielding or task.streamed:
+        raise ClawError("bad_worker", "gave a task back that it was to finish", event.task)
+    let_go(state, worker, task)
+    task.yielding = False
+    if task.state != "running":
+        end(state, task, "fail", ending("cancel", task.why))
+        return
+    requeue(state, worker.service, task)
+    task.attempts -= 1
+
+
+def requeue(state: State, service: Service, task: Task) -> None:
+    """Back to the queue, at its old place."""
+    step(TASK, task, "requeue")
+    task.worker = 0
+    service.queue.push(task)
+    state.dirty[service.spec.key] = service
+
+
+# Ends.
+
+
+def cancel_asked(state: State, event: ev.CancelAsked) -> None:
     """The owner takes a request back. One that has ended already needs no answer."""
-    if task := state.requests.get((event.client, event.request)):
+    if task := state.requests.get(event.client, {}).get(event.request):
         stop(state, task, "cancel", "the task was cancelled by its owner")
 
 
 def client_left(state: State, client: int) -> None:
-    """Nobody waits for these any more."""
-    for owner, request in list(state.requests):
-        if owner == client:
-            stop(state, state.requests[owner, request], "cancel", "the client has left")
+    """Nobody waits for these any more, but the durable ones."""
+    for task in list(state.requests.get(client, {}).values()):
+        if not task.asked.job:
+            stop(state, task, "cancel", "the client has left")
 
 
 def stop(state: State, task: Task, happened: str, why: str) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
     if task.state == "queued":
-        service = state.services[task.asked.spec.key]
-        service.queue.remove(task)
-        end(state, task, happened, _ending(happened, why))
+        state.services[task.asked.spec.key].queue.remove(task)
+        end(state, task, happened, ending(happened, why))
     elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
         step(TASK, task, happened)
         task.why = why
-        if happened == "expire":
+        worker = state.workers[task.worker]
+        alone = len(worker.running[task.slot]) == 1
+        if (happened == "expire" or worker.suspended or not alone) and not task.told:
             # The owner hears it now, however long the worker takes to stop.
-            ending = _ending("expire", why)
-            times = timings(state, task, ending)
-            state.out.append(Reply(task.asked.client, _with(ending, task.asked.request, times)))
-            task.told = True
-        state.out += [
-            Control(task.worker, task.slot, 1),
-            Tell(task.worker, wire.Cancel(id=task.id)),
-        ]
-        state.timer(state.now + limits.CANCEL_GRACE, "grace", task.id)
+            _tell_end(state, task, ending(happened, why), ())
+        refresh(state, worker, task.slot)
+        state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
+        if alone:  # a batch ends as a whole
+            task.grace = state.now + limits.CANCEL_GRACE
+            state.timer(task.grace, "grace", task.id)
 
 
-def _ending(happened: str, why: str) -> wire.Error:
+def ending(happened: str, why: str) -> wire.Error:
+    """What an owner is told of a task that was cancelled or has expired."""
     code = "deadline_passed" if happened == "expire" else "cancelled"
     return wire.Error(code=code, message=why)
 
@@ -203,42 +387,51 @@ def end(
         raise AssertionError(f"{happened!r} does not end {task!r}")
     asked = task.asked
     del state.tasks[task.id]
-    del state.requests[asked.client, asked.request]
+    mine = state.requests[asked.client]
+    del mine[asked.request]
+    if not mine:
+        del state.requests[asked.client]
     state.payload -= asked.payload
     state.counts[task.state] = state.counts.get(task.state, 0) + 1
     if task.state == "cancelled" or task.state == "expired":
-        ending = _ending("expire" if task.state == "expired" else "cancel", task.why)
-        message = message if isinstance(message, wire.Error) and not task.why else ending
+        instead = ending("expire" if task.state == "expired" else "cancel", task.why)
+        message = message if isinstance(message, wire.Error) and not task.why else instead
         frames = ()
-    if not task.told:
-        told = _with(message, asked.request, timings(state, task, message))
-        state.out.append(Reply(asked.client, told, frames))
+    _tell_end(state, task, message, frames)
+
+
+def _tell_end(state: State, task: Task, message: wire.Message, frames: tuple[bytes, ...]) -> None:
+    """Tell the owner, once; of a durable task only when the outcome is safe."""
+    if task.told:
+        return
+    task.told = True
+    asked = task.asked
+    told = _with(message, asked.request, timings(state, task, message))
+    reply = ev.Reply(asked.client, told, frames)
+    if not asked.job:
+        state.out.append(reply)
+    elif not (isinstance(told, wire.Error) and told.code == "kernel_stopped"):
+        # One that the kernel's own end cut short goes on when it is back.
+        record = ev.Record("end", asked.job, task.id, asked, (reply,), told, frames)
+        state.out.append(record)
 
 
 def _with(message: Any, request: int, times: dict[str, int]) -> wire.Message:
     """The message under the id of the request, with the kernel's view of the times."""
     if isinstance(message, wire.Done):
         return wire.Done(id=request, result=message.result, timings=times)
-    return wire.Error(
-        id=request,
-        code=message.code,
-        message=message.message,
-        got=message.got,
-        allowed=message.allowed,
-        hint=message.hint,
-        timings=times,
-    )
+    fields = {name: getattr(message, name) for name in message.__struct_fields__}
+    return wire.Error(**fields | {"id": request, "timings": times, "incarnation": 0})
 
 
 def timings(state: State, task: Task, message: Any) -> dict[str, int]:
     """Where the time went, in microseconds; a worker's own figures are cut to what is possible."""
     started = task.dispatched or state.now
-    total = (state.now - started) // 1000
+    left = (state.now - started) // 1000
     times = {
         "queue_us": max(0, started - task.submitted - task.load_ns) // 1000,
         "load_us": task.load_ns // 1000,
     }
-    left = total
     for key in TIMINGS:
         times[key] = min(left, max(0, getattr(message, "timings", {}).get(key, 0)))
         left -= times[key]
@@ -246,47 +439,42 @@ def timings(state: State, task: Task, message: Any) -> dict[str, int]:
     return times
 
 
-def output(state: State, event: Output) -> None:
-    """A worker's word on a task; what it may not say is a breach of the protocol."""
-    message = event.message
-    task = state.tasks.get(message.id) if message.id is not None else None
-    worker = state.workers[event.worker]
-    if task is None or task.worker != worker.id or worker.running.get(task.slot) is not task:
-        raise ClawError("bad_worker", "a message about a task that it does not run", message.id)
-    if isinstance(message, wire.Done | wire.Error):
-        del worker.running[task.slot]
-        if isinstance(message, wire.Done):
-            end(state, task, "finish", message, event.frames)
-        else:
-            end(state, task, "fail", wire.error_message(wire.error_from(message)))
-    elif task.state == "running":
-        request = task.asked.request
-        if isinstance(message, wire.Chunk):
-            task.streamed = True
-            told: wire.Message = wire.Chunk(id=request, data=message.data)
-        else:
-            told = wire.Progress(
-                id=request, state="running", fraction=message.fraction, note=message.note
-            )
-        state.out.append(Reply(task.asked.client, told, event.frames))
+# Once a second.
 
 
 def tick(state: State) -> None:
-    """Tell every owner, once a second, that its task lives and where it stands."""
+    """Tell every owner, once a second, that its task lives and where it stands.
+
+    Where there are many, a part of them at a time: nothing urgent is to wait for this.
+    """
     state.ticking = bool(state.tasks)
     if not state.ticking:
         return
-    state.timer(state.now + limits.TICK, "tick", 0)
-    for service in state.services.values():
-        worker = service.worker
-        loading = worker is not None and worker.state in ("starting", "waiting", "loading")
-        for position, task in enumerate(service.queue.ordered(state.now)):
-            asked = task.asked
-            told = wire.Progress(
-                id=asked.request, state="loading" if loading else "queued", position=position
-            )
-            state.out.append(Reply(asked.client, told))
+    parts = 1 + min(15, len(state.tasks) // 64)
+    state.phase = (state.phase + 1) % parts
+    state.timer(state.now + limits.TICK // parts, "tick")
+    if state.phase == 0:
+        for service in state.services.values():
+            for position, task in enumerate(service.queue.ordered() if service.queue else ()):
+                task.position = position
     for task in state.tasks.values():
-        if task.state == "running":
-            told = wire.Progress(id=task.asked.request, state="running")
-            state.out.append(Reply(task.asked.client, told))
+        if task.id % parts == state.phase and task.state in ("queued", "running"):
+            state.out.append(ev.Reply(task.asked.client, _progress(state, task)))
+
+
+def _progress(state: State, task: Task) -> wire.Progress:
+    service = state.services[task.asked.spec.key]
+    worker = service.worker
+    request = task.asked.request
+    if task.state == "running":
+        held = "held" if worker and worker.threads < 0 else "running"
+        now = "suspended" if worker and worker.suspended else held
+        return wire.Progress(id=request, state=now)
+    loading = worker is not None and worker.state in ("starting", "waiting", "loading")
+    wait = wait_ns(state, service, task.rank) if task.cost else None
+    return wire.Progress(
+        id=request,
+        state="loading" if loading else "queued",
+        position=task.position,
+        estimate_ms=None if wait is None else wait // limits.MS,
+    )

@@ -109,7 +109,7 @@ def workers(server: Sources) -> dict[str, Any]:
                 "plugin": worker.service.spec.plugin,
                 "model": worker.service.spec.model,
                 "state": worker.state,
-                "running": len(worker.running),
+                "running": len(worker.tasks()),
                 "queued": len(worker.service.queue),
                 "bytes": state.ledger.holders.get(("worker", worker.id), 0) + sum(segments),
                 "idle_s": (time.monotonic_ns() - worker.idle_since) // 1_000_000_000
@@ -127,7 +127,7 @@ def tasks(server: Sources) -> dict[str, Any]:
     position = {
         task.id: place
         for service in state.services.values()
-        for place, task in enumerate(service.queue.ordered(now))
+        for place, task in enumerate(service.queue.ordered())
     }
     listed = [
         {

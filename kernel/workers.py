@@ -1,42 +1,104 @@
 """Workers: start, load within the budget, serve, stop, die, come back, or be quarantined."""
 
-from clawai.kernel import leases, limits, tasks
-from clawai.kernel.events import Kill, Start, Tell, WorkerReady, WorkerReserved, WorkerUnready
-from clawai.kernel.state import TASK, WORKER, Service, State, Task, Worker, step
+from clawai.kernel import events as ev
+from clawai.kernel import leases, limits, tasks, weights
+from clawai.kernel.queue import BATCH
+from clawai.kernel.state import WORKER, Service, State, Task, Worker, step
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
+LOADING = ("starting", "waiting", "loading")
+
 
 def schedule(state: State) -> None:
-    """Use what is free: grant waiting loads, dispatch to free slots, start what is needed."""
+    """Look at every service that something happened to: start it, grant its load, dispatch."""
     if state.stopping:
         return
-    for loading in list(state.workers.values()):
-        if loading.state == "waiting":
-            _grant(state, loading)
-    for service in list(state.services.values()):
-        worker = service.worker
-        if worker and worker.spec.identity != service.spec.identity:
-            # Its model was replaced in the store: nothing new goes to it.
-            if not worker.running:
-                stop(state, worker, "its model was replaced")
-        elif worker and worker.state == "ready" and not worker.killed:
-            leases.lend_waiting(state, service, worker)
-            while len(worker.running) < worker.slots:
-                task = service.queue.best(state.now)
-                if task is None:
-                    break
-                tasks.dispatch(state, service, worker, task)
-            if worker.retired >= limits.RETIRED and not in_use(state, worker):
-                stop(state, worker, "renewed: many segments were taken back")
-        elif worker is None and (service.queue or service.borrows or service.revive):
+    if state.ledger.freed and state.hungry:
+        waiting = sorted(state.hungry.values(), key=lambda s: (s.queue.best() or 0, s.spec.key))
+        state.dirty |= {service.spec.key: service for service in waiting}
+        state.hungry.clear()
+    state.ledger.freed = False
+    while state.dirty:
+        _serve(state, state.dirty.pop(next(iter(state.dirty))))
+
+
+def _serve(state: State, service: Service) -> None:
+    worker = service.worker
+    if worker is None:
+        if service.queue or service.borrows or service.revive:
             _start(state, service)
+    elif worker.state == "waiting":
+        _grant(state, worker)
+    elif worker.spec.identity != service.spec.identity:
+        # Its model was replaced in the store: nothing new goes to it.
+        if not worker.running:
+            stop(state, worker, "its model was replaced")
+    elif worker.state == "ready" and not worker.killed:
+        leases.lend_waiting(state, service, worker)
+        _fill(state, service, worker)
+        if worker.retired >= limits.RETIRED and not in_use(state, worker):
+            stop(state, worker, "renewed: many segments were taken back")
+
+
+def _fill(state: State, service: Service, worker: Worker) -> None:
+    """Dispatch to the free slots; ask a lower task to make way if there is none."""
+    queue, batching = service.queue, service.batching
+    free = [slot for slot in range(worker.slots) if slot not in worker.running]
+    while free and queue and not worker.suspended:
+        if queue.best() and batching.waits(len(queue), state.now):
+            state.timer(batching.until, "wake", service.spec.key)
+            return
+        # The last slot of a model is kept for what is more urgent than bulk work.
+        last = len(free) == 1 and worker.slots > 1 and service.spec.model
+        first = queue.take(state.now, worst=BATCH - 1 if last else BATCH)
+        if first is None:
+            break
+        tasks.dispatch(state, worker, free.pop(0), _batch(state, service, first))
+    if queue and not free and 1 in state.rungs:
+        _make_way(state, worker, queue.best() or 0)
+
+
+def _batch(state: State, service: Service, first: Task) -> list[Task]:
+    """As many of the same operation as may run together and still meet the tightest deadline."""
+    batch = [first]
+    most = max(1, int(first.asked.batch * state.share))
+    tightest = first.deadline
+    while len(batch) < most and service.queue:
+        took = service.batching.estimate(len(batch) + 1)
+        if tightest is not None and took and state.now + took > tightest:
+            break
+        if (task := service.queue.take(state.now, first.asked.op)) is None:
+            break
+        batch.append(task)
+        if task.deadline is not None:
+            tightest = min(tightest or task.deadline, task.deadline)
+    return batch
+
+
+def _make_way(state: State, worker: Worker, rank: int) -> None:
+    """Ask the lowest task that can run again to go back to the queue for a higher one."""
+    running = worker.tasks()
+    lower = [
+        task
+        for task in running
+        if task.rank > rank and task.asked.idempotent and not task.streamed
+        if task.state == "running" and len(worker.running[task.slot]) == 1
+    ]
+    if lower and not any(task.yielding for task in running):
+        lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
+        lowest.yielding = True
+        tasks.refresh(state, worker, lowest.slot)
 
 
 def in_use(state: State, worker: Worker) -> bool:
     """Whether somebody runs on it, waits for it, or shares memory with it."""
-    lent = (s.worker == worker.id and s.state == "lent" for s in state.segments.values())
-    return bool(worker.running or worker.service.queue or worker.service.borrows) or any(lent)
+    return bool(
+        worker.running
+        or worker.service.queue
+        or worker.service.borrows
+        or leases.lent(state, worker.id)
+    )
 
 
 def _start(state: State, service: Service) -> None:
@@ -44,19 +106,21 @@ def _start(state: State, service: Service) -> None:
         return
     number = state.last.get("worker", 0) + 1
     if not state.ledger.charge(("worker", number), service.spec.base_bytes):
+        state.hungry[service.spec.key] = service
         make_room(state, service.spec.base_bytes, None)
         return
-    worker = Worker(state.number("worker"), service, state.now, service.spec)
+    due = state.now + limits.START
+    worker = Worker(state.number("worker"), service, state.now, service.spec, due)
     step(WORKER, worker, "start")
     service.worker = worker
     service.revive = False
     service.started += 1
     state.workers[worker.id] = worker
-    state.timer(state.now + limits.START, "start", worker.id)
-    state.out.append(Start(worker.id, service.spec))
+    state.timer(due, "start", worker.id)
+    state.out.append(ev.Start(worker.id, service.spec))
 
 
-def reserved(state: State, event: WorkerReserved) -> None:
+def reserved(state: State, event: ev.WorkerReserved) -> None:
     """A worker knows what its model needs; it loads when that is charged."""
     worker = state.workers[event.worker]
     if worker.state == "stopping":
@@ -64,42 +128,51 @@ def reserved(state: State, event: WorkerReserved) -> None:
     if worker.state != "starting":
         raise ClawError("bad_worker", "a second reservation")
     step(WORKER, worker, "reserve")
-    worker.wanted = event.size
-    need = worker.service.spec.base_bytes + event.size
+    worker.wanted = event
+    state.dirty[worker.spec.key] = worker.service
+    need = worker.spec.base_bytes + event.size + event.weights_bytes
     if need > state.ledger.budget:
-        name = worker.service.spec.model or worker.service.spec.plugin
-        _give_up(state, worker, tasks.never_fits(state.ledger, need, name))
+        _give_up(state, worker, tasks.never_fits(state.ledger, need, _title(worker.service)))
 
 
 def _grant(state: State, worker: Worker) -> None:
-    if state.ledger.charge(("worker", worker.id), worker.wanted):
-        step(WORKER, worker, "grant")
-        state.timer(state.now + limits.LOAD, "start", worker.id)
-        state.out.append(Tell(worker.id, wire.Granted()))
-    else:
-        make_room(state, worker.wanted, worker)
+    wish = worker.wanted
+    assert wish is not None
+    held = weights.find(state, worker, wish)
+    if held and held.state in ("filling", "sealing"):
+        return  # it is looked at again when the other worker has filled it
+    need = wish.size + (wish.weights_bytes if held is None else 0)
+    if state.ledger.free < need:
+        state.hungry[worker.spec.key] = worker.service
+        make_room(state, need, worker)
+        return
+    state.ledger.charge(("worker", worker.id), wish.size)
+    step(WORKER, worker, "grant")
+    worker.due = state.now + limits.LOAD
+    state.timer(worker.due, "start", worker.id)
+    weights.grant(state, worker, wish, held)
 
 
 def make_room(state: State, need: int, wanting: Worker | None) -> None:
-    """Stop idle workers, longest idle first, until ``need`` bytes will be free.
+    """Take back what is idle until ``need`` bytes will be free: the lowest class, longest idle.
 
     What is on its way out counts as free to come; the charge is made only when it is really back.
     If only other loads stand in the way, the youngest of them starts over later.
     """
-    coming = state.ledger.free + sum(
-        state.ledger.holders.get(("worker", worker.id), 0)
-        for worker in state.workers.values()
-        if worker.state == "stopping" or worker.killed
-    )
-    idle = [
-        worker
-        for worker in state.workers.values()
-        if worker.state == "ready" and not worker.killed and not in_use(state, worker)
-    ]
-    for worker in sorted(idle, key=lambda worker: worker.idle_since):
+    holders = state.ledger.holders
+    coming = state.ledger.free + leases.reclaim(state, need - state.ledger.free)
+    coming += weights.coming(state)
+    idle = []
+    for worker in state.workers.values():
+        if worker.state == "stopping" or worker.killed:
+            coming += holders.get(("worker", worker.id), 0)
+        elif worker.state == "ready" and not (worker.service.pinned or in_use(state, worker)):
+            idle.append(worker)
+    coming += weights.drop_unused(state, need - coming)
+    for worker in sorted(idle, key=lambda worker: (-worker.rank, worker.idle_since, worker.id)):
         if coming >= need:
             return
-        coming += state.ledger.holders[("worker", worker.id)]
+        coming += holders[("worker", worker.id)] + weights.alone(worker)
         stop(state, worker, "evicted: its memory is needed")
     busy = any(worker.running or worker.state == "loading" for worker in state.workers.values())
     waiting = [
@@ -110,37 +183,43 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
     if coming < need and wanting and waiting and not busy:
         youngest = max(waiting, key=lambda worker: worker.id)
         if youngest.id > wanting.id:
-            youngest.service.retry_at = state.now + limits.SECOND
-            state.timer(youngest.service.retry_at, "wake", 0)
+            _later(state, youngest.service, state.now + limits.SECOND)
             stop(state, youngest, "made to wait: another load came first")
 
 
-def ready(state: State, event: WorkerReady) -> None:
+def _later(state: State, service: Service, when: int) -> None:
+    service.retry_at = when
+    state.timer(when, "wake", service.spec.key)
+
+
+def ready(state: State, event: ev.WorkerReady) -> None:
     """A worker takes tasks from now on."""
     worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
-    if worker.state not in ("starting", "loading"):
+    if worker.state not in ("starting", "loading") or weights.filling(worker):
         raise ClawError("bad_worker", "a second ready, or one before its memory was granted")
     step(WORKER, worker, "ready")
-    worker.slots = min(event.slots, worker.service.spec.slots)
-    worker.service.failed_starts = 0
-    worker.service.failing = False
-    took = (state.now - worker.started) // limits.MS
-    state.log("info", f"worker {worker.id} {_title(worker.service)} is ready after {took} ms")
+    worker.slots = min(event.slots, worker.spec.slots)
+    service = worker.service
+    service.failing = False
+    state.dirty[service.spec.key] = service
+    took = state.now - worker.started
+    state.costs.learn(("", *service.spec.key[:2], 0), took)
+    state.log("info", f"worker {worker.id} {_title(service)} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = worker.answered = state.now
-    if state.idle_ns:
-        state.timer(state.now + state.idle_ns, "idle", worker.id)
+    if state.idle_ns or service.keep_ns is not None:
+        state.timer(state.now + (service.keep_ns or state.idle_ns), "idle", worker.id)
 
 
-def unready(state: State, event: WorkerUnready) -> None:
+def unready(state: State, event: ev.WorkerUnready) -> None:
     """A worker cannot serve: those who wait for it are told its reason."""
     _give_up(state, state.workers[event.worker], event.error)
 
 
-def too_slow(state: State, worker: Worker, limit: int) -> None:
+def too_slow(state: State, worker: Worker) -> None:
     """A worker that is not ready in time is killed; who waits for it is told at once."""
-    why = f"it was not ready after {limit // limits.SECOND} s"
+    why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
     error = ClawError("worker_hung", f"{_title(worker.service)} does not start: {why}")
     fail_waiting(state, worker.service, error)
     kill(state, worker, why)
@@ -156,7 +235,7 @@ def _give_up(state: State, worker: Worker, error: ClawError) -> None:
 
 def fail_waiting(state: State, service: Service, error: ClawError) -> None:
     """End all that waits for a service."""
-    for task in service.queue.ordered(state.now):
+    for task in service.queue.ordered():
         service.queue.remove(task)
         tasks.end(state, task, "fail", wire.error_message(error))
     for borrow in service.borrows:
@@ -166,21 +245,25 @@ def fail_waiting(state: State, service: Service, error: ClawError) -> None:
 
 
 def stop(state: State, worker: Worker, why: str) -> None:
-    """Ask a worker to exit; it is killed when it takes too long."""
+    """Ask a worker to exit; it is killed when it takes too long, or cannot hear."""
     if worker.state == "stopping":
         return
     step(WORKER, worker, "stop")
     worker.why = why
     state.log("info", f"worker {worker.id} {_title(worker.service)} stops: {why}")
-    state.out.append(Tell(worker.id, wire.Stop()))
-    state.timer(state.now + limits.STOP_GRACE, "stop", worker.id)
+    if worker.suspended:
+        state.out.append(ev.Kill(worker.id, why))
+        return
+    state.out.append(ev.Tell(worker.id, wire.Stop()))
+    worker.due = state.now + limits.STOP_GRACE
+    state.timer(worker.due, "stop", worker.id)
 
 
 def kill(state: State, worker: Worker, why: str) -> None:
     """End a worker's process now; its death is then no surprise, but counts as one."""
     worker.why = worker.why or why
     worker.killed = True
-    state.out.append(Kill(worker.id, why))
+    state.out.append(ev.Kill(worker.id, why))
 
 
 def broke(state: State, worker: Worker, why: str) -> None:
@@ -190,44 +273,45 @@ def broke(state: State, worker: Worker, why: str) -> None:
     kill(state, worker, f"broke the protocol: {why}")
 
 
-def gone(state: State, number: int, why: str) -> None:
+def gone(state: State, event: ev.WorkerGone) -> None:
     """A worker's process has ended: its memory is back, its tasks are told or run again."""
-    worker = state.workers.pop(number)
+    worker = state.workers.pop(event.worker)
     service = worker.service
-    asked_for = worker.state == "stopping"
-    served = worker.state == "ready"
-    why = worker.why or why
+    asked_for, served = worker.state == "stopping", worker.state == "ready"
+    why = worker.why or event.why
     step(WORKER, worker, "gone")
     service.worker = None
     service.last_why = why
-    state.ledger.release(("worker", number))
-    leases.worker_gone(state, number)
-    again = any(task.attempts > 1 for task in worker.running.values())
-    for task in list(worker.running.values()):
-        _bereft(state, service, worker, task, why)
+    state.dirty[service.spec.key] = service
+    state.ledger.release(("worker", worker.id))
+    leases.worker_gone(state, worker.id)
+    weights.worker_gone(state, worker, keep=not asked_for)
+    bereft, slots = worker.tasks(), len(worker.running)
     worker.running.clear()
+    if slots:
+        state.computes(worker, 0 if worker.suspended else -slots)
+    for task in bereft:
+        _bereft(state, service, worker, task, why)
     if asked_for or state.stopping:
         return
-    state.log("error", f"worker {number} {_title(service)} died: {why}")
+    state.log("error", f"worker {worker.id} {_title(service)} died: {why}")
     service.failing = True
     service.revive = served
-    service.failed_starts = 0 if served else service.failed_starts + 1
     service.deaths = [when for when in service.deaths if state.now - when < limits.DEATH_WINDOW]
-    if not again:  # else the same task has killed it twice: one caller must not lock out the others
+    # A task that has killed it twice does not count: one caller must not lock out the others.
+    if not any(task.attempts > 1 for task in bereft):
         service.deaths.append(state.now)
-    too_many = len(service.deaths) >= limits.DEATHS
-    if too_many or service.failed_starts >= limits.FAILED_STARTS:
+    if len(service.deaths) >= limits.DEATHS:
         _quarantine(state, service)
-        return
-    pause = limits.BACKOFF << (2 * max(0, len(service.deaths) - 1))
-    service.retry_at = state.now + min(pause, limits.BACKOFF_MAX)
-    state.timer(service.retry_at, "wake", 0)
 
 
 def _quarantine(state: State, service: Service) -> None:
-    service.quarantined_until = state.now + limits.QUARANTINE
-    service.deaths.clear()
-    service.failed_starts = 0
+    """Not started again for a while, each time for longer."""
+    pause = min(limits.QUARANTINE << service.quarantines, limits.QUARANTINE_MAX)
+    service.quarantined_until = state.now + pause
+    service.quarantines = min(service.quarantines + 1, 16)
+    service.deaths.pop(0)  # one more without an answer is enough for the next
+    state.timer(service.quarantined_until, "wake", service.spec.key)
     state.log("error", f"{_title(service)} is in quarantine: it kept dying ({service.last_why})")
     fail_waiting(state, service, tasks.quarantined(state, service))
 
@@ -238,9 +322,8 @@ def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str
     # A lease ends with the worker, so a task with leases cannot run on the next one.
     again = asked.idempotent and not (asked.leases or task.streamed or state.stopping)
     if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.error:
-        step(TASK, task, "requeue")
-        task.worker = 0
-        service.queue.push(task)
+        task.yielding = False
+        tasks.requeue(state, service, task)
         return
     error = worker.error or ClawError(
         "worker_died",
@@ -255,12 +338,12 @@ def watch(state: State, worker: Worker) -> None:
     if not worker.running:
         worker.pinged = False
         return
-    if worker.answered and state.now - worker.answered > limits.HUNG:
+    if state.now - worker.answered > state.hung_ns and 4 in state.rungs:
         worker.error = ClawError("worker_hung", f"{_title(worker.service)} stopped answering")
         kill(state, worker, "it stopped answering")
         return
-    state.out.append(Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
-    state.timer(state.now + limits.PING, "ping", worker.id)
+    state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
+    state.timer(state.now + state.hung_ns // 4, "ping", worker.id)
 
 
 def _title(service: Service) -> str:

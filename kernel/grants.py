@@ -1,0 +1,91 @@
+"""Who computes now: processor slots, holding, and suspension (rungs 1 and 3 of the ladder).
+
+The threads granted to running workers add up to the processors that the box has for us. The workers
+that look at their control words take what is granted; those that do not count as one processor. A
+lower class gets what the higher ones leave, and is held between two ops when that is nothing; equals
+beyond the number of processors take turns of ``limits.TURN``.
+"""
+
+from clawai.kernel import events as ev
+from clawai.kernel import limits, tasks
+from clawai.kernel.state import State, Worker
+
+
+def divide(state: State) -> None:
+    """Grant threads anew: the set of those that compute has changed, or whose turn it is."""
+    state.redivide = False
+    if not state.computing:
+        return
+    cores = max(1, round(state.cores * state.share))
+    free = max(1, cores - state.plain)
+    best = {w.id: min(task.rank for task in w.tasks()) for w in state.computing.values()}
+    for rank in sorted(set(best.values())):
+        group = [
+            worker for number, worker in sorted(state.computing.items()) if best[number] == rank
+        ]
+        if len(group) > free > 0 and not state.turning:
+            state.turning = True
+            state.timer(state.now + limits.TURN, "turn")
+        first = state.turn * free % len(group)
+        for place, worker in enumerate(group[first:] + group[:first]):
+            _grant(state, worker, free // len(group) + (place < free % len(group)))
+        free = 0  # the highest class that computes takes all
+
+
+def turn(state: State) -> None:
+    """The next ones of a crowded class compute."""
+    state.turning = False
+    state.turn += 1
+    state.redivide = True
+
+
+def _grant(state: State, worker: Worker, threads: int) -> None:
+    worker.threads = threads or (-1 if 1 in state.rungs else 1)
+    for slot in worker.running:
+        tasks.refresh(state, worker, slot)
+
+
+def suspend(state: State, worker: Worker) -> None:
+    """Stop a worker's processes where they stand; its clocks stop with it."""
+    if worker.suspended or worker.state != "ready" or worker.killed:
+        return
+    worker.suspended = state.now
+    state.computes(worker, -len(worker.running))
+    state.log("info", f"worker {worker.id} {worker.spec.plugin} is suspended")
+    state.out.append(ev.Suspend(worker.id, True))
+
+
+def resume(state: State, worker: Worker) -> None:
+    """Let a worker go on: every clock of it and of its tasks is as it was."""
+    if not worker.suspended:
+        return
+    paused, worker.suspended = state.now - worker.suspended, 0
+    state.computes(worker, len(worker.running))
+    worker.answered += paused
+    worker.idle_since += paused
+    state.out.append(ev.Suspend(worker.id, False))
+    state.dirty[worker.spec.key] = worker.service
+    if worker.pinged:
+        state.timer(state.now, "ping", worker.id)
+    for task in worker.tasks():
+        task.dispatched += paused
+        if task.deadline is not None:
+            task.deadline += paused
+            state.timer(task.deadline, "deadline", task.id)
+        if task.grace:
+            task.grace += paused
+            state.timer(task.grace, "grace", task.id)
+
+
+def pressure(state: State, event: ev.Pressure) -> None:
+    """Others use the box, or have stopped to: divide what is left."""
+    state.share = min(1.0, event.cores / state.cores)
+    state.ledger.limit = min(state.ledger.budget, event.memory)
+    state.ledger.freed = True
+    state.redivide = True
+    squeezed = event.cores < limits.SQUEEZED and 3 in state.rungs
+    for worker in state.workers.values():
+        if worker.spec.lane == "bulk" and squeezed:
+            suspend(state, worker)
+        elif not squeezed and not worker.service.held:
+            resume(state, worker)
