@@ -343,10 +343,13 @@ class Clients:
                 hint="open the lease socket first and send its token in hello",
             )
         spec, _ = self.registry.spec(asked.op, asked.model)
-        self.loop.happen(ev.Borrowed(client.number, asked.id, spec, asked.bytes))
+        self.loop.happen(ev.Borrowed(client.number, asked.id, spec, asked.bytes, asked.rights))
 
     def _return(self, client: Client, told: wire.Return, frames: list[bytes]) -> None:
         self.loop.happen(ev.Returned(client.number, told.segment, told.generation))
+
+    def _dropped(self, client: Client, told: wire.Dropped, frames: list[bytes]) -> None:
+        self.loop.happen(ev.Unmapped(client.number, told.segment))
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
         data = self.view(asked.what)
@@ -395,6 +398,7 @@ _REQUESTS: dict[type, Any] = {
     wire.Cancel: Clients._cancel,
     wire.Borrow: Clients._borrow,
     wire.Return: Clients._return,
+    wire.Dropped: Clients._dropped,
     wire.Query: Clients._query,
     wire.Admin: Clients._admin,
 }

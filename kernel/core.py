@@ -238,6 +238,7 @@ _HANDLERS: dict[type, Any] = {
     ev.Pressure: _pressure,
     ev.SegmentGone: leases.freed,
     ev.SegmentFailed: leases.failed,
+    ev.Unmapped: leases.unmapped,
     ev.Timer: _timer,
 }
 _FROM_WORKER: dict[type, Any] = {

@@ -89,6 +89,8 @@ class Borrowed(Struct, frozen=True):
     request: int
     spec: Spec
     size: int
+    rights: wire.Rights = "rw"
+    """Of the worker; with r the system refuses its writes."""
 
 
 class Returned(Struct, frozen=True):
@@ -97,6 +99,13 @@ class Returned(Struct, frozen=True):
     client: int
     segment: int
     generation: int
+
+
+class Unmapped(Struct, frozen=True):
+    """A client says that it has unmapped a segment."""
+
+    client: int
+    segment: int
 
 
 class Commanded(Struct, frozen=True):
@@ -325,6 +334,8 @@ class MakeSegment(Struct, frozen=True):
     worker: int
     size: int
     reply: Reply
+    rights: wire.Rights = "rw"
+    """Of the worker's descriptor."""
 
 
 class FreeSegment(Struct, frozen=True):

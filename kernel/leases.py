@@ -1,68 +1,36 @@
-"""Segments: memory that one client and one worker share, charged until every holder is gone."""
+"""Leases: who may use which pages of which segment, and how segments come and go.
 
+A segment is charged at its full size until both holders have unmapped it and its pages are back.
+One without leases stays with its pair, to be lent again without a page fault, until the memory is
+needed by anybody else (``reclaim``). What a running task uses is neither lent again nor reclaimed,
+even when its client has returned it. A holder that does not unmap what it was asked to keeps the
+charge: a client until it disconnects, a worker until it ends.
+"""
+
+from collections.abc import Callable
+
+from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
-from clawai.kernel.events import (
-    Borrowed,
-    FreeSegment,
-    MakeSegment,
-    Reply,
-    Returned,
-    SegmentDropped,
-    SegmentFailed,
-    SegmentGone,
-    Submitted,
-    Tell,
-)
-from clawai.kernel.state import SEGMENT, Segment, Service, State, Worker, step
+from clawai.kernel.pool import PAGE, SEGMENT, Segment, find
+from clawai.kernel.state import Service, State, Worker, step
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-PAGE = 4096
+Room = Callable[[State, int], int]
 
 
-def objection(state: State, event: Submitted, worker: Worker | None) -> ClawError | None:
-    """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
-    for lease in event.leases:
-        segment = state.segments.get(lease.segment)
-        if (
-            segment is None
-            or segment.state != "lent"
-            or segment.client != event.client
-            or worker is None
-            or segment.worker != worker.id
-            or segment.generation != lease.generation
-            or lease.offset + lease.length > segment.size
-        ):
-            return ClawError(
-                "no_lease",
-                "the lease is not valid for this client and this worker",
-                got={"segment": lease.segment, "generation": lease.generation},
-                hint="borrow again: a lease ends with its client and with its worker",
-            )
-    return None
-
-
-def lent(state: State, worker: int) -> bool:
-    """Whether somebody holds a lease of memory that a worker shares."""
-    return any(s.worker == worker and s.state == "lent" for s in state.segments.values())
-
-
-def reclaim(state: State, need: int) -> int:
-    """Have idle segments unmapped until ``need`` bytes will come back; returns those to come."""
-    return 0
-
-
-def borrowed(state: State, event: Borrowed) -> None:
-    """Note who wants a segment; it is made when the worker of the pair is there."""
-    lent = sum(s.client == event.client and s.state != "idle" for s in state.segments.values())
+def borrowed(state: State, event: ev.Borrowed) -> None:
+    """Note who wants a lease; it is lent when the worker of the pair is there."""
     service = state.services.get(event.spec.key)
+    lent = sum(len(s.leases) for s in state.segments.values() if s.client == event.client)
+    lent += sum(wish.client == event.client for wish in service.borrows) if service else 0
     error = None
     if state.stopping:
         error = ClawError("kernel_stopped", "the kernel is stopping")
     elif event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
         error = tasks.never_fits(state.ledger, event.size, "the segment")
-    elif lent + (len(service.borrows) if service else 0) >= limits.SEGMENTS_PER_CLIENT:
-        error = _too_many(lent)
+    elif lent >= limits.LEASES_PER_CLIENT:
+        error = _too_many("leases", lent, limits.LEASES_PER_CLIENT)
     elif service and state.now < service.quarantined_until:
         error = tasks.quarantined(state, service)
     if error:
@@ -73,73 +41,183 @@ def borrowed(state: State, event: Borrowed) -> None:
     service.borrows.append(event)
 
 
-def _too_many(have: int) -> ClawError:
-    return ClawError(
-        "queue_full",
-        "one client can have so many segments, those that it gave back included",
-        got=have,
-        allowed=limits.SEGMENTS_PER_CLIENT,
-        hint="use fewer and larger ones, in a few sizes; they end with the connection",
-    )
+def _too_many(what: str, have: int, allowed: int) -> ClawError:
+    hint = "use fewer and larger ones; return those that you do not need"
+    return ClawError("queue_full", f"one client can have so many {what}", have, allowed, hint)
 
 
-def lend_waiting(state: State, service: Service, worker: Worker) -> None:
-    """Answer the wishes that wait for this worker."""
-    wishes, service.borrows = service.borrows, []
-    for wish in wishes:
-        _lend(state, worker, wish)
+def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ClawError | None:
+    """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
+    for lease in asked.leases:
+        segment = state.segments.get(lease.segment)
+        lent = segment.leases.get(lease.generation) if segment else None
+        if (
+            segment is None
+            or lent is None
+            or lent.returned
+            or worker is None
+            or (segment.client, segment.worker) != (asked.client, worker.id)
+            or lease.offset < lent.lease.offset
+            or lease.offset + lease.length > lent.lease.offset + lent.lease.length
+            or (lease.rights == "rw" and segment.rights == "r")
+        ):
+            got = {"segment": lease.segment, "generation": lease.generation}
+            hint = "borrow again: a lease ends with its client and with its worker"
+            text = "the lease is not valid for this client and this worker"
+            return ClawError("no_lease", text, got, hint=hint)
+    return None
 
 
-def _lend(state: State, worker: Worker, wish: Borrowed) -> None:
-    size = -(-wish.size // PAGE) * PAGE
+def began(state: State, leases: tuple[wire.Lease, ...]) -> None:
+    """A task that names these runs from now on: until it ends they are its own."""
+    for lease in leases:
+        state.segments[lease.segment].leases[lease.generation].pins += 1
+
+
+def ended(state: State, leases: tuple[wire.Lease, ...]) -> None:
+    """A task that named these runs no more."""
+    for lease in leases:
+        segment = state.segments.get(lease.segment)
+        if segment and (lent := segment.leases.get(lease.generation)):
+            lent.pins = max(0, lent.pins - 1)
+            _settle(state, segment, lease.generation)
+
+
+def reclaim(state: State, need: int) -> int:
+    """Ask idle segments back, longest idle first, until ``need`` bytes are coming; how many are.
+
+    What was asked back long ago is not counted any more: its holder may never let go.
+    """
+    late = state.now - limits.UNMAP
+    waiting = [s for s in state.segments.values() if s.state == "dropping" and s.since > late]
+    waiting += [s for s in state.segments.values() if s.state == "freeing"]
+    coming = sum(segment.size for segment in waiting)
+    idle = [segment for segment in state.segments.values() if segment.state == "idle"]
+    for segment in sorted(idle, key=lambda segment: (segment.since, segment.id)):
+        if coming >= need:
+            break
+        coming += segment.size
+        _unshare(state, segment, "reclaim")
+    return coming
+
+
+def lent(state: State, worker: int) -> bool:
+    """Whether somebody has a lease that it shares."""
+    return any(s.worker == worker and s.state == "lent" for s in state.segments.values())
+
+
+def lend_waiting(state: State, service: Service, worker: Worker, room: Room = reclaim) -> None:
+    """Answer the wishes that wait for this worker, in order; some wait on, for memory.
+
+    ``room`` is asked for bytes that are not free, and says how many are coming.
+    """
+    while service.borrows and _lend(state, worker, service.borrows[0], room):
+        service.borrows.pop(0)
+    if service.borrows:
+        state.hungry[service.spec.key] = service
+
+
+def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
+    """Whether the wish was answered; if not, memory is on its way."""
+    pages = -(-wish.size // PAGE)
     mine = [s for s in state.segments.values() if s.client == wish.client]
-    full = len(mine) >= limits.SEGMENTS_PER_CLIENT or state.ledger.free < size
-    idle = [s for s in mine if s.worker == worker.id and s.state == "idle" and s.size >= size]
-    best = min(idle, key=lambda segment: segment.size, default=None)
-    # One that is far too large is taken only when no new one can be had.
-    if best and (best.size <= 2 * size or full):
-        step(SEGMENT, best, "lend")
-        best.generation += 1
-        state.out.append(_leased(best, wish))
-        return
+    pair = [s for s in mine if s.worker == worker.id and s.rights == wish.rights]
+    pair = [s for s in pair if s.state in ("lent", "idle")]
+    # One that is being made now may fail; the next turn of the loop knows.
+    made = [told.segment for told in state.out if isinstance(told, ev.MakeSegment)]
+    for segment in sorted(pair, key=lambda s: (s.state == "idle", s.size, s.id)):
+        # A small lease must not hold a large segment: at most an eighth of that may be left over.
+        roomy = segment.size <= limits.SLAB or pages * PAGE * 8 >= segment.size * 7
+        if roomy and (first := find(segment.free, pages)) >= 0:
+            if segment.id in made:
+                state.timer(state.now, "wake", worker.spec.key)
+                return False
+            if segment.state == "idle":
+                step(SEGMENT, segment, "lend")
+            leased = wire.Leased(id=wish.request, lease=segment.lend(first, pages))
+            state.out.append(ev.Reply(wish.client, leased))
+            return True
     if len(mine) >= limits.SEGMENTS_PER_CLIENT:
-        tasks.refuse(state, wish.client, wish.request, _too_many(len(mine)))
-        return
-    number = state.number("segment")
-    if not state.ledger.charge(("segment", number), size):
-        error = ClawError(
-            "no_memory",
-            "there is no room for the segment now",
-            got=f"{size} bytes",
-            allowed=f"{state.ledger.free} bytes free",
-            hint="return segments, or try again later",
-        )
-        tasks.refuse(state, wish.client, wish.request, error)
-        return
-    segment = Segment(number, wish.client, worker.id, size)
+        return _make_do(state, wish, mine)
+    slabs = sum(s.size for s in pair if s.size <= limits.SLAB)
+    slab = min(max(4 * pages * PAGE, slabs, limits.SLAB // 16), limits.SLAB)
+    for size in (slab, pages * PAGE) if pages * PAGE <= limits.SMALL else (pages * PAGE,):
+        if state.ledger.free >= size:
+            _make(state, worker, wish, size)
+            return True
+    lacking = pages * PAGE - state.ledger.free
+    if room(state, lacking) >= lacking:
+        state.timer(state.now + limits.UNMAP, "wake", worker.spec.key)
+        return False
+    got, free = f"{pages * PAGE} bytes", f"{state.ledger.free} bytes free"
+    hint = "return segments, or try again later"
+    error = ClawError("no_memory", "there is no room for the segment now", got, free, hint)
+    tasks.refuse(state, wish.client, wish.request, error)
+    return True
+
+
+def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int) -> None:
+    segment = Segment(state.number("segment"), wish.client, worker.id, size, wish.rights)
+    state.ledger.charge(("segment", segment.id), size)
+    state.segments[segment.id] = segment
     step(SEGMENT, segment, "lend")
-    state.segments[number] = segment
+    leased = wire.Leased(id=wish.request, lease=segment.lend(0, -(-wish.size // PAGE)))
+    reply = ev.Reply(wish.client, leased)
     state.out.append(
-        MakeSegment(number, wish.client, worker.id, size, reply=_leased(segment, wish))
+        ev.MakeSegment(segment.id, wish.client, worker.id, size, reply=reply, rights=wish.rights)
     )
 
 
-def _leased(segment: Segment, wish: Borrowed) -> Reply:
-    lease = wire.Lease(
-        segment=segment.id, offset=0, length=segment.size, generation=segment.generation
-    )
-    return Reply(wish.client, wire.Leased(id=wish.request, lease=lease))
+def _make_do(state: State, wish: ev.Borrowed, mine: list[Segment]) -> bool:
+    """A client at its limit of segments has the longest idle one exchanged for a new one."""
+    if not any(s.state in ("dropping", "freeing") for s in mine):
+        idle = [segment for segment in mine if segment.state == "idle"]
+        if not idle:
+            error = _too_many("segments", len(mine), limits.SEGMENTS_PER_CLIENT)
+            tasks.refuse(state, wish.client, wish.request, error)
+            return True
+        _unshare(state, min(idle, key=lambda segment: segment.since), "reclaim")
+    return False
 
 
-def returned(state: State, event: Returned) -> None:
-    """The client is done with a lease; the pair may use the segment again."""
+def returned(state: State, event: ev.Returned) -> None:
+    """The client is done with a lease."""
     segment = state.segments.get(event.segment)
-    if segment is None or segment.client != event.client or segment.generation != event.generation:
-        return  # its worker or its lease has ended already; nothing is held for it
-    if segment.state in ("lent", "orphan"):
+    lent = segment.leases.get(event.generation) if segment else None
+    if segment and lent and segment.client == event.client:
+        lent.returned = True
+        _settle(state, segment, event.generation)
+
+
+def _settle(state: State, segment: Segment, generation: int) -> None:
+    lent = segment.leases[generation]
+    if not lent.returned or lent.pins:
+        return
+    segment.take_back(generation)
+    state.ledger.freed = True  # who waits for memory of this pair is looked at again
+    if not segment.leases:
         step(SEGMENT, segment, "return")
-        state.ledger.freed = True  # its worker may be evicted now
-        _free_if_due(state, segment)
+        segment.since = state.now
+        if not segment.worker_maps:
+            _unshare(state, segment, "reclaim")
+
+
+def _unshare(state: State, segment: Segment, why: str) -> None:
+    """Ask everybody who maps a segment to unmap it."""
+    step(SEGMENT, segment, why)
+    segment.leases.clear()
+    segment.since = state.now
+    if segment.worker_maps:
+        state.out.append(ev.Tell(segment.worker, wire.Drop(segment=segment.id)))
+    if segment.client_maps:
+        state.out.append(ev.Reply(segment.client, wire.Drop(segment=segment.id)))
+    _free_if_due(state, segment)
+
+
+def _free_if_due(state: State, segment: Segment) -> None:
+    if segment.state == "dropping" and not (segment.client_maps or segment.worker_maps):
+        step(SEGMENT, segment, "unmapped")
+        state.out.append(ev.FreeSegment(segment.id))
 
 
 def client_left(state: State, client: int) -> None:
@@ -147,10 +225,10 @@ def client_left(state: State, client: int) -> None:
     for service in state.services.values():
         service.borrows = [wish for wish in service.borrows if wish.client != client]
     for segment in list(state.segments.values()):
-        if segment.client == client and segment.state in ("lent", "idle", "orphan"):
-            step(SEGMENT, segment, "client_left")
-            if segment.state == "dropping":
-                state.out.append(Tell(segment.worker, wire.Drop(segment=segment.id)))
+        if segment.client == client:
+            segment.client_maps = False
+            if segment.state in ("lent", "idle"):
+                _unshare(state, segment, "client_left")
             _free_if_due(state, segment)
 
 
@@ -159,37 +237,47 @@ def worker_gone(state: State, worker: int) -> None:
     for segment in list(state.segments.values()):
         if segment.worker != worker:
             continue
-        if segment.state in ("lent", "idle", "dropping"):
-            step(SEGMENT, segment, "worker_gone")
-        # One that is being freed already was held up by the worker, which wrote to it until now.
+        segment.worker_maps = False
+        for generation, lent in list(segment.leases.items()):
+            lent.pins = 0  # what ran there runs no more
+            _settle(state, segment, generation)
+        if segment.state == "idle":
+            _unshare(state, segment, "reclaim")
+        elif segment.state == "freeing":
+            # It was held up by the worker, which wrote to it until now.
+            state.out.append(ev.FreeSegment(segment.id))
         _free_if_due(state, segment)
 
 
-def dropped(state: State, event: SegmentDropped) -> None:
+def dropped(state: State, event: ev.SegmentDropped) -> None:
     """A worker says it has unmapped a segment."""
     segment = state.segments.get(event.segment)
-    if segment is None or segment.worker != event.worker or segment.state != "dropping":
+    told = segment and segment.state == "dropping" and segment.worker_maps
+    if segment is None or not told or segment.worker != event.worker:
         raise ClawError("bad_worker", "dropped a segment that it was not told to drop")
-    step(SEGMENT, segment, "dropped")
+    segment.worker_maps = False
     state.workers[event.worker].retired += 1
     _free_if_due(state, segment)
 
 
-def _free_if_due(state: State, segment: Segment) -> None:
-    if segment.state == "freeing":
-        state.out.append(FreeSegment(segment.id))
+def unmapped(state: State, event: ev.Unmapped) -> None:
+    """A client says it has unmapped a segment; unasked it means nothing."""
+    segment = state.segments.get(event.segment)
+    if segment and segment.client == event.client and segment.state == "dropping":
+        segment.client_maps = False
+        _free_if_due(state, segment)
 
 
-def failed(state: State, event: SegmentFailed) -> None:
-    """No memory could be had for it."""
-    segment = state.segments.pop(event.segment)
-    step(SEGMENT, segment, "failed")
-    state.ledger.release(("segment", event.segment))
-
-
-def freed(state: State, event: SegmentGone) -> None:
+def freed(state: State, event: ev.SegmentGone) -> None:
     """The pages are back, seen by the shell in the file's block count."""
-    number = event.segment
-    step(SEGMENT, state.segments[number], "gone")
-    del state.segments[number]
+    _forget(state, event.segment, "gone")
+
+
+def failed(state: State, event: ev.SegmentFailed) -> None:
+    """The system had no memory for a segment."""
+    _forget(state, event.segment, "failed")
+
+
+def _forget(state: State, number: int, why: str) -> None:
+    step(SEGMENT, state.segments.pop(number), why)
     state.ledger.release(("segment", number))

@@ -21,6 +21,15 @@ HANDSHAKE = 5 * SECOND
 """A connection that has not said hello by then is closed."""
 TOKEN_LIFE = 30 * SECOND
 SEGMENTS_PER_CLIENT = 64
+LEASES_PER_CLIENT = 1024
+SLAB = 4 * MIB
+"""A segment of so many bytes or fewer holds several leases."""
+SMALL = 1 * MIB
+"""A lease of so many bytes or fewer shares a segment with others."""
+UNMAP = 2 * SECOND
+"""For so long, memory that its holders were asked to unmap counts as on its way."""
+PUNCH = 16 * MIB
+"""Bytes that one turn of the loop gives back; it takes a millisecond."""
 REQUEST_ID_TEXT = 80
 
 # Tasks.

@@ -21,7 +21,7 @@ from clawai.kernel.log import LogFile
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import Peer
 from clawai.kernel.registry import Registry
-from clawai.kernel.segments import Segments
+from clawai.kernel.segments import Segments, read_only
 from clawai.kernel.supervisor import Process
 from clawai.sandbox.policy import SandboxRefused
 from clawai.sdk import wire
@@ -271,13 +271,18 @@ class Processes:
         if process := self.running.get(told.worker):
             process.control.set(told.slot, told.value)
 
-    def give(self, worker: int, segment: int, size: int, fd: int) -> None:
+    def give(self, worker: int, segment: int, size: int, fd: int, rights: wire.Rights) -> None:
         """Send a segment's descriptor to its worker."""
         process = self.running.get(worker)
         if process is None:
             raise OSError(0, "the worker is gone")
-        header = msgspec.msgpack.encode({"segment": segment, "bytes": size})
-        socket.send_fds(process.leases, [header], [fd])
+        header = {"segment": segment, "bytes": size, "rights": rights}
+        theirs = read_only(fd) if rights == "r" else fd
+        try:
+            socket.send_fds(process.leases, [msgspec.msgpack.encode(header)], [theirs])
+        finally:
+            if theirs != fd:
+                os.close(theirs)
 
     # Output.
 

@@ -58,11 +58,21 @@ class ControlPage:
         os.close(self.fd)
 
 
-def punch(fd: int) -> bool:
-    """Give all pages back; True when the block count shows that they are."""
-    with mmap.mmap(fd, os.fstat(fd).st_size) as mapping:
-        mapping.madvise(mmap.MADV_REMOVE)
-    return blocks(fd) == 0
+def punch(fd: int, begin: int, length: int) -> int:
+    """Give some pages back; where the next ones begin, at the end the size."""
+    size = os.fstat(fd).st_size
+    length = min(length, size - begin)
+    with mmap.mmap(fd, size) as mapping:
+        mapping.madvise(mmap.MADV_REMOVE, begin, length)
+    return begin + length
+
+
+def read_only(fd: int) -> int:
+    """A second descriptor of the same memory that cannot be mapped for writing.
+
+    A worker cannot make a better one of it: its sandbox has no /proc to open it by another way.
+    """
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @dataclass
@@ -70,6 +80,8 @@ class Segments:
     """The descriptors behind the core's segment numbers."""
 
     fds: dict[int, int] = field(default_factory=dict)
+    freeing: dict[int, int] = field(default_factory=dict)
+    """Segments whose pages are being given back, and how far that is."""
     owners: dict[int, int] = field(default_factory=dict)
     """Segment to the process of its client."""
     retired: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -86,14 +98,28 @@ class Segments:
         self.fds[number], self.owners[number] = fd, owner
         return fd
 
-    def free(self, number: int, worker: int, alive: bool) -> bool:
-        """Give the pages of a segment back; False if its worker fills them at this moment.
+    def punch_some(self) -> list[int]:
+        """Give so many pages back as one turn of the loop has time for; segments that are done."""
+        left, done = limits.PUNCH, []
+        while self.freeing and left > 0:
+            number, begin = next(iter(self.freeing.items()))
+            fd = self.fds[number]
+            reached = punch(fd, begin, left)
+            left -= reached - begin
+            self.freeing[number] = reached
+            if reached == os.fstat(fd).st_size:
+                del self.freeing[number]
+                done.append(number)
+        return done
+
+    def retire(self, number: int, worker: int, alive: bool) -> bool:
+        """Let go of a segment whose pages were given back; False if its worker fills them again.
 
         What the client fills is its own, as if it had made the file itself: nobody else is to
         blame for it.
         """
         fd = self.fds[number]
-        if not punch(fd) and alive and not self._owner_maps(number):
+        if blocks(fd) and alive and not self._owner_maps(number):
             return False
         del self.fds[number]
         if alive:

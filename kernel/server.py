@@ -69,25 +69,27 @@ class Server:
             fd = self.segments.make(made.segment, made.size, client.pid if client else 0)
             # The client first: a worker that had it would keep it if the client's way is blocked.
             self.clients.give(made.client, made.segment, made.size, fd)
-            self.processes.give(made.worker, made.segment, made.size, fd)
+            self.processes.give(made.worker, made.segment, made.size, fd, made.rights)
         except OSError as error:
             self.log.write("error", f"segment {made.segment}: {error.strerror}")
             self.segments.drop(made.segment)
             failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
-            self.loop.happen(ev.SegmentFailed(made.segment, str(error)))
+            self.loop.happen(ev.SegmentFailed(made.segment, str(error)), next_one=True)
             self.clients.fail(made.client, made.reply.message, failed)
             return
         self.clients.reply(made.reply)
 
     def _free_segment(self, told: ev.FreeSegment) -> None:
-        segment = self.core.state.segments[told.segment]
-        alive = segment.worker in self.processes.running
-        if self.segments.free(told.segment, segment.worker, alive):
-            self.loop.happen(ev.SegmentGone(told.segment))
-        else:
-            self.loop.happen(
-                ev.WorkerBroke(segment.worker, "it wrote to memory that was taken back")
-            )
+        self.segments.freeing[told.segment] = 0
+
+    def _free_some(self) -> None:
+        """A part of what is to be given back: a gigabyte at once would hold everybody up."""
+        for number in self.segments.punch_some():
+            worker = self.core.state.segments[number].worker
+            if self.segments.retire(number, worker, worker in self.processes.running):
+                self.loop.happen(ev.SegmentGone(number))
+            else:
+                self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
 
     def _look(self, now: int) -> None:
         """Once a second while awake, whether a worker has taken memory back that it gave back."""
@@ -102,7 +104,8 @@ class Server:
         while not (self.core.state.stopping and not self.processes.running):
             look = self._looked + limits.SECOND if self.segments.fresh else None
             unmute = self.processes.unmute if self.processes.muted else None
-            planned = (self.core.next_timer(), self.clients.next_timer(), look, unmute)
+            punch = 0 if self.segments.freeing else None
+            planned = (self.core.next_timer(), self.clients.next_timer(), look, unmute, punch)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
@@ -110,6 +113,7 @@ class Server:
                 self.loop.happen(ev.Timer())
             self.clients.expire(now)
             self.processes.expire(now)
+            self._free_some()
             self._look(now)
 
     def stop(self) -> None:

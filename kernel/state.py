@@ -13,6 +13,7 @@ from typing import Any
 from clawai.kernel.costs import Batching, Costs
 from clawai.kernel.events import Borrowed, Instruction, Log, Spec, Submitted, WorkerReserved
 from clawai.kernel.ledger import Ledger
+from clawai.kernel.pool import Segment
 from clawai.kernel.queue import BATCH, Queue
 
 
@@ -47,23 +48,6 @@ WEIGHTS = table(
     "ready: lose > dropping",
     "dropping: gone > gone",
 )
-
-SEGMENT = {
-    ("new", "lend"): "lent",
-    ("lent", "return"): "idle",
-    ("idle", "lend"): "lent",
-    ("lent", "client_left"): "dropping",
-    ("idle", "client_left"): "dropping",
-    ("lent", "worker_gone"): "orphan",
-    ("idle", "worker_gone"): "freeing",
-    ("dropping", "worker_gone"): "freeing",
-    ("dropping", "dropped"): "freeing",
-    ("orphan", "return"): "freeing",
-    ("orphan", "client_left"): "freeing",
-    ("freeing", "gone"): "gone",
-    ("lent", "failed"): "gone",
-    ("dropping", "failed"): "gone",
-}
 
 
 class BrokenInvariantError(Exception):
@@ -193,18 +177,6 @@ class Weights:
     state: str = "new"
     users: dict[int, Worker] = field(default_factory=dict)
     idle_since: int = 0
-
-
-@dataclass(slots=True)
-class Segment:
-    """Memory of one pair (client, worker), for life."""
-
-    id: int
-    client: int
-    worker: int
-    size: int
-    state: str = "new"
-    generation: int = 0
 
 
 @dataclass

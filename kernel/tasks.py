@@ -206,6 +206,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> None
             end(state, task, "fail", wire.error_message(error))
             continue
         step(TASK, task, "dispatch")
+        leases.began(state, task.asked.leases)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
@@ -258,6 +259,7 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     """A worker no longer runs a task."""
     batch = worker.running[task.slot]
     del batch[task.id]
+    leases.ended(state, task.asked.leases)
     service = worker.service
     state.dirty[service.spec.key] = service
     if batch:

@@ -10,7 +10,7 @@ async with AsyncClient() as client:
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.asyncio
@@ -18,8 +18,11 @@ import zmq.asyncio
 from clawai.sdk import paths, wire
 from clawai.sdk.client import SILENCE, options
 from clawai.sdk.errors import ClawError
-from clawai.sdk.leases import LeaseSocket, Loan, no_kernel
+from clawai.sdk.leases import LeaseSocket, Loan, array, no_kernel
 from clawai.sdk.session import Event, Frames, Request, Result, Session
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = ["AsyncClient", "AsyncTask"]
 
@@ -144,6 +147,31 @@ class AsyncClient:
         await self._send(out)
         return (await AsyncTask(self, request).result()).value
 
+    async def borrow(
+        self,
+        op: str,
+        size: int,
+        *,
+        model: str = "",
+        priority: str = "interactive",
+        rights: wire.Rights = "rw",
+    ) -> Loan:
+        """Share ``size`` bytes with the worker of an operation; see ``Client.borrow``."""
+        request, out = self._session.borrow(op, model, size, priority=priority, rights=rights)
+        await self._send(out)
+        lease: wire.Lease = (await AsyncTask(self, request).result()).value
+        return Loan(lease, self._leases.mapping(lease.segment))
+
+    async def give_back(self, loan: Loan) -> None:
+        """Return a loan, and drop its arrays; see ``Client.give_back``."""
+        await self._send(Session.give_back(loan.lease))
+
+    def array(
+        self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
+    ) -> "numpy.ndarray[Any, Any]":
+        """The array that a result names, in its frames or in the leases of its request."""
+        return array(result, tensor, leases)
+
     async def _send(self, frames: Frames) -> None:
         if self._lost:
             raise self._lost
@@ -169,6 +197,8 @@ class AsyncClient:
             async with self._condition:
                 try:
                     self._session.receive(frames)
+                    for segment in self._leases.unmap(self._session.drops):
+                        await self._sock.send_multipart(Session.dropped(segment))
                 except ClawError as error:
                     self._lost = error
                     self._session.lost(error)

@@ -22,7 +22,7 @@ import zmq
 
 from clawai.sdk import paths, wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.leases import LeaseSocket, Loan, no_kernel
+from clawai.sdk.leases import LeaseSocket, Loan, array, no_kernel
 from clawai.sdk.session import Event, Frames, Request, Result, Session
 
 if TYPE_CHECKING:
@@ -170,30 +170,42 @@ class Client:
         """Change what runs: ``shutdown``; ``unload`` a model or plugin by name."""
         return self._ask(self._session.admin(command, name)).value
 
-    def borrow(self, op: str, size: int, *, model: str = "") -> Loan:
+    def borrow(
+        self,
+        op: str,
+        size: int,
+        *,
+        model: str = "",
+        priority: str = "interactive",
+        rights: wire.Rights = "rw",
+    ) -> Loan:
         """Share ``size`` bytes with the worker of an operation.
+
+        Args:
+            priority: of the tasks that will use it.
+            rights: with "r" the worker cannot write there, whatever its code does.
 
         Raises:
             ClawError: no_memory, never_fits, queue_full.
         """
-        lease: wire.Lease = self._ask(self._session.borrow(op, model, size)).value
+        asked = self._session.borrow(op, model, size, priority=priority, rights=rights)
+        lease: wire.Lease = self._ask(asked).value
         return Loan(lease, self._leases.mapping(lease.segment))
 
     def give_back(self, loan: Loan) -> None:
-        """Return a loan; do not touch its arrays any more."""
+        """Return a loan, and drop its arrays: what they view cannot be given to others.
+
+        The memory stays mapped, to be lent to this client again at once. When the kernel needs it,
+        it is unmapped the next time that this client is used.
+        """
         self._send(Session.give_back(loan.lease))
+        self._drain()
 
     def array(
         self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
     ) -> "numpy.ndarray[Any, Any]":
         """The array that a result names, in its frames or in the leases of its request."""
-        from clawai.sdk.plugin import Tensor, view
-
-        named = Tensor(**tensor)
-        if named.lease is not None:
-            loan = leases[named.lease]
-            return view(named, memoryview(loan.mapping)[: loan.lease.length])
-        return view(named, memoryview(result.frames[named.frame or 0]))
+        return array(result, tensor, leases)
 
     def _ask(self, asked: tuple[Request, Frames]) -> Result:
         request, out = asked
@@ -224,12 +236,18 @@ class Client:
         ready = dict(self._poller.poll(int(pause * 1000)))
         if self._sock in ready:
             # All that has come: what the kernel said last matters even if it is gone by now.
-            while self._sock.poll(0):
-                self._session.receive(self._sock.recv_multipart())
+            self._drain()
         elif self._monitor in ready:
             self._lose("it has closed the connection")
         else:
             self._lose("it does not answer")
+
+    def _drain(self) -> None:
+        """Note what has come, and unmap what the kernel asks back."""
+        while self._sock.poll(0):
+            self._session.receive(self._sock.recv_multipart())
+        for segment in self._leases.unmap(self._session.drops) if self._session.drops else ():
+            self._sock.send_multipart(Session.dropped(segment))
 
     def _lose(self, why: str) -> None:
         self._lost = no_kernel(self._address, why)

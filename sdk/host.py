@@ -339,7 +339,8 @@ class Host:
             self._weights = fds[0], told["bytes"]
             return
         self._newest = told["segment"]
-        self._segments[told["segment"]] = mmap.mmap(fds[0], told["bytes"])
+        access = mmap.ACCESS_READ if told.get("rights") == "r" else mmap.ACCESS_WRITE
+        self._segments[told["segment"]] = mmap.mmap(fds[0], told["bytes"], access=access)
         os.close(fds[0])
 
     def _drop(self, number: int) -> None:

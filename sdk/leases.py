@@ -3,6 +3,7 @@
 import mmap
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.session import Result
 
 if TYPE_CHECKING:
     import numpy
@@ -63,6 +65,19 @@ class LeaseSocket:
             os.close(fds[0])
         return self.segments[segment]
 
+    def unmap(self, wanted: set[int]) -> list[int]:
+        """Unmap segments that the kernel asks back; those that an array still views stay wanted."""
+        done = []
+        for segment in sorted(wanted):
+            try:
+                self.mapping(segment).close()
+            except BufferError:
+                continue
+            del self.segments[segment]
+            wanted.discard(segment)
+            done.append(segment)
+        return done
+
     def close(self) -> None:
         """Let go of the socket and of what nobody views any more."""
         self.sock.close()
@@ -76,10 +91,21 @@ class LeaseSocket:
 
 @dataclass
 class Loan:
-    """A segment that this client shares with one worker."""
+    """Memory that this client shares with one worker.
+
+    Attributes:
+        lease: what the kernel calls it.
+        mapping: of the whole segment, which may hold other leases too; see ``buffer``.
+    """
 
     lease: wire.Lease
     mapping: mmap.mmap
+
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes of the lease. Release it before the loan is given back."""
+        begin = self.lease.offset
+        return memoryview(self.mapping)[begin : begin + self.lease.length]
 
     def tensor(self, dtype: str, shape: tuple[int, ...], index: int = 0) -> "Tensor":
         """How a request names an array in this lease; ``index`` is its place in ``leases``."""
@@ -88,7 +114,19 @@ class Loan:
         return Tensor(dtype, shape, lease=index)
 
     def array(self, dtype: str, shape: tuple[int, ...]) -> "numpy.ndarray[Any, Any]":
-        """A writable view of the segment's beginning, without a copy."""
+        """A writable view of the lease's beginning, without a copy."""
         from clawai.sdk.plugin import Tensor, view
 
-        return view(Tensor(dtype, shape), memoryview(self.mapping)[: self.lease.length])
+        return view(Tensor(dtype, shape), self.buffer)
+
+
+def array(
+    result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
+) -> "numpy.ndarray[Any, Any]":
+    """The array that a result names, in its frames or in the leases of its request."""
+    from clawai.sdk.plugin import Tensor, view
+
+    named = Tensor(**tensor)
+    if named.lease is not None:
+        return view(named, leases[named.lease].buffer)
+    return view(named, memoryview(result.frames[named.frame or 0]))

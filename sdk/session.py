@@ -55,6 +55,8 @@ class Session:
     def __init__(self) -> None:
         self.welcome: wire.Welcome | None = None
         self.requests: dict[int, Request] = {}
+        self.drops: set[int] = set()
+        """Segments that the kernel asks back; ``dropped`` is said when one is unmapped."""
         self._last = 0
 
     def hello(self, token: bytes, name: str) -> Frames:
@@ -120,10 +122,28 @@ class Session:
         request = self._new(f"admin {command}")
         return request, wire.encode(wire.Admin(id=request.id, command=command, name=name))
 
-    def borrow(self, op: str, model: str, size: int) -> tuple[Request, Frames]:
-        """Ask for a segment."""
+    def borrow(
+        self,
+        op: str,
+        model: str,
+        size: int,
+        *,
+        priority: str = "interactive",
+        rights: wire.Rights = "rw",
+    ) -> tuple[Request, Frames]:
+        """Ask for a lease.
+
+        Raises:
+            ClawError: bad_params.
+        """
+        if priority not in wire.PRIORITIES:
+            raise ClawError("bad_params", "priority", got=priority, allowed=list(wire.PRIORITIES))
+        if rights not in ("r", "rw"):
+            raise ClawError("bad_params", "rights", got=rights, allowed=["r", "rw"])
         request = self._new(f"borrow for {op}")
-        message = wire.Borrow(id=request.id, op=op, model=model, bytes=size)
+        message = wire.Borrow(
+            id=request.id, op=op, model=model, bytes=size, priority=priority, rights=rights
+        )
         return request, wire.encode(message)
 
     @staticmethod
@@ -135,6 +155,11 @@ class Session:
     def give_back(lease: wire.Lease) -> Frames:
         """Return a lease."""
         return wire.encode(wire.Return(segment=lease.segment, generation=lease.generation))
+
+    @staticmethod
+    def dropped(segment: int) -> Frames:
+        """A segment that the kernel asked back is unmapped."""
+        return wire.encode(wire.Dropped(segment=segment))
 
     def _new(self, op: str) -> Request:
         self._last += 1
@@ -151,6 +176,9 @@ class Session:
         payload = tuple(frames[1:])
         if isinstance(message, wire.Welcome):
             self.welcome = message
+            return
+        if isinstance(message, wire.Drop):
+            self.drops.add(message.segment)
             return
         if isinstance(message, wire.Error) and message.id is None:
             raise wire.error_from(message)

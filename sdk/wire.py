@@ -27,6 +27,7 @@ to the queue at the next checkpoint. The second byte is how many threads the slo
 as many as the worker was started with. The rest is 0."""
 
 Priority = Literal["critical", "interactive", "normal", "batch"]
+Rights = Literal["r", "rw"]
 PRIORITIES: tuple[Priority, ...] = ("critical", "interactive", "normal", "batch")
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
@@ -48,7 +49,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     offset: Size
     length: Size
     generation: Id
-    rights: Literal["r", "rw"] = "rw"
+    rights: Rights = "rw"
+    """What the worker may do with it."""
 
 
 # Client to kernel.
@@ -95,7 +97,7 @@ class Query(Message, frozen=True, kw_only=True):
 
 
 class Admin(Message, frozen=True, kw_only=True):
-    """Change what runs: shutdown; unload, pin, unpin, suspend, resume a model or plugin ``name``."""
+    """Change what runs: shutdown; unload, pin, unpin, suspend or resume what ``name`` says."""
 
     id: Id
     command: Name
@@ -111,6 +113,8 @@ class Borrow(Message, frozen=True, kw_only=True):
     bytes: Size
     priority: Priority = "interactive"
     """Class of the tasks that will use it: batch tasks of a tool run in a worker of their own."""
+    rights: Rights = "rw"
+    """r: the worker gets a descriptor that it can only read from; its writes fail."""
 
 
 class Return(Message, frozen=True, kw_only=True):
@@ -257,7 +261,12 @@ class Sealed(Message, frozen=True, kw_only=True):
 
 
 class Drop(Message, frozen=True, kw_only=True):
-    """Unmap and close a segment whose pair has ended."""
+    """Unmap and close a segment, then say ``dropped``.
+
+    To a worker: its pair has ended, or the memory is needed. To a client: nothing in it is lent and
+    its worker has ended, or the memory is needed; it counts until the answer. A lease that is lent
+    later comes with another segment.
+    """
 
     segment: Id
 
@@ -317,10 +326,10 @@ class Unready(Message, frozen=True, kw_only=True):
 
 
 class Dropped(Message, frozen=True, kw_only=True):
-    """Answer to ``drop``."""
+    """Answer to ``drop``. A client leaves ``incarnation`` out."""
 
     segment: Id
-    incarnation: Id
+    incarnation: Id = 0
 
 
 class Filled(Message, frozen=True, kw_only=True):
@@ -343,8 +352,8 @@ class Pong(Message, frozen=True, kw_only=True):
     incarnation: Id
 
 
-FromClient = Hello | Submit | Cancel | Query | Admin | Borrow | Return
-ToClient = Welcome | Accepted | Answer | Leased | Progress | Chunk | Done | Error
+FromClient = Hello | Submit | Cancel | Query | Admin | Borrow | Return | Dropped
+ToClient = Welcome | Accepted | Answer | Leased | Drop | Progress | Chunk | Done | Error
 ToWorker = Run | Batch | Cancel | Granted | Sealed | Drop | Ping | Stop
 FromWorker = (
     Reserve | Ready | Unready | Progress | Chunk | Done | Error | Dropped | Filled | Yielded | Pong

@@ -76,15 +76,19 @@ def test_a_lease_of_another_client(target: Kernel) -> None:
     assert one.call("echo.tensor", {"x": loan.tensor("<u1", (1,))}, leases=[loan]).value
 
 
+LARGE = limits.SMALL + 1
+"""Bytes of a lease that has a segment of its own."""
+
+
 def test_many_segments(target: Kernel) -> None:
     client = target.client()
-    loans = [client.borrow("echo.tensor", 4096) for _ in range(limits.SEGMENTS_PER_CLIENT)]
+    loans = [client.borrow("echo.tensor", LARGE) for _ in range(limits.SEGMENTS_PER_CLIENT)]
     with pytest.raises(ClawError) as caught:
-        client.borrow("echo.tensor", 4096)
+        client.borrow("echo.tensor", LARGE)
     assert caught.value.code == "queue_full"
     for loan in loans:
         client.give_back(loan)
-    assert client.borrow("echo.tensor", 4096).lease.generation == 1
+    assert client.borrow("echo.tensor", LARGE).lease.generation == 1
 
 
 def test_segments_until_descriptors_run_out(start_kernel: Callable[..., Kernel]) -> None:
@@ -97,7 +101,7 @@ def test_segments_until_descriptors_run_out(start_kernel: Callable[..., Kernel])
         clients.append(client)
         for _ in range(limits.SEGMENTS_PER_CLIENT):
             try:
-                client.borrow("echo.tensor", 4096)
+                client.borrow("echo.tensor", LARGE)
             except ClawError as error:
                 assert error.code == "no_memory"
                 refused += 1
