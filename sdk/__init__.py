@@ -9,9 +9,13 @@ from typing import Any
 
 _LAZY = {
     "AsyncClient": "clawai.sdk.aclient",
+    "Batch": "clawai.sdk.plugin",
     "Client": "clawai.sdk.client",
     "Context": "clawai.sdk.plugin",
     "ClawError": "clawai.sdk.errors",
+    "Params": "clawai.sdk.plugin",
+    "Tensor": "clawai.sdk.plugin",
+    "batched": "clawai.sdk.plugin",
     "operation": "clawai.sdk.plugin",
 }
 

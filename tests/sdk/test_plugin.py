@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.plugin import Cancelled, Context, Tensor, build, operation, operations_of, view
+from clawai.sdk.plugin import (
+    Batch,
+    Cancelled,
+    Context,
+    Params,
+    Tensor,
+    Yielded,
+    batched,
+    build,
+    operation,
+    operations_of,
+    view,
+)
 
 
 class Outlet:
@@ -113,6 +125,67 @@ def test_names_and_collection() -> None:
     assert [op.name for op in operations_of({"plain": plain, "x": 1})] == ["test_plugin.plain"]
 
 
+# Batch operations.
+
+
+class Item(Params):
+    """Parameters of one task."""
+
+    x: int
+    y: str = "y"
+
+
+def test_a_batch_function_has_the_schema_of_one_task() -> None:
+    @batched("b.join")
+    def join(items: list[Item], tasks: Batch) -> list[str]:
+        """Join them."""
+        assert [task.task for task in tasks] == [7] * len(items)
+        return [f"{item.x}{item.y}" for item in items]
+
+    found = next(iter(operations_of({"join": join})))
+    assert (found.name, found.summary, found.batch, found.streams) == (
+        "b.join",
+        "Join them.",
+        True,
+        False,
+    )
+    assert set(wire.unpack(found.info().params)["$defs"]["Item"]["properties"]) == {"x", "y"}
+    items = [found.checked(wire.pack({"x": 1})), found.checked(wire.pack({"x": 2, "y": "z"}))]
+    assert found.call_batch(items, Batch([context(), context()])) == ["1y", "2z"]
+    for bad in ({}, {"x": "a"}, {"x": 1, "z": 2}, []):
+        with pytest.raises(ClawError) as caught:
+            found.checked(wire.pack(bad))
+        assert (caught.value.code, caught.value.allowed) == ("bad_params", ["x", "y"])
+
+
+def test_batch_methods_and_wrong_results() -> None:
+    class Plugin:
+        @batched("b.wrong")
+        def wrong(self, items: list[Item]) -> Any:
+            return {"none": None}[items[0].y] if items[0].y == "none" else [1] * items[0].x
+
+    found = next(iter(operations_of(Plugin())))
+    assert found.call_batch([Item(x=1)], Batch([context()])) == [1]
+    for item in (Item(x=0), Item(x=2), Item(x=1, y="none")):
+        with pytest.raises(ClawError, match="one result for each task"):
+            found.call_batch([item], Batch([context()]))
+
+
+@pytest.mark.parametrize("kind", ["params", "two lists", "context", "more", "no list", "stream"])
+def test_signatures_that_are_no_batch(kind: str) -> None:
+    def params(items: list[int]) -> None: ...
+    def two(items: list[Item], others: list[Item]) -> None: ...
+    def ctx(items: list[Item], ctx: Context) -> None: ...
+    def more(items: list[Item], x: int = 3) -> None: ...
+    def none(batch: Batch) -> None: ...
+    def stream(items: list[Item]) -> Any:
+        yield 1
+
+    functions = {"params": params, "two lists": two, "context": ctx, "more": more, "no list": none}
+    with pytest.raises(TypeError, match=r"b\.op: a batch operation"):
+        build("b.op", batched("b.op")(functions.get(kind, stream)))
+
+
 # Contexts.
 
 
@@ -126,6 +199,55 @@ def test_stopping_and_progress() -> None:
     assert ctx.stopped
     with pytest.raises(Cancelled):
         ctx.checkpoint()
+
+
+def test_the_low_byte_asks_and_the_second_grants_threads() -> None:
+    ctx = context(most_threads=4)
+    assert ctx.threads == 4
+    ctx.control[0] = wire.GO | 2 << 8
+    ctx.checkpoint()
+    assert (ctx.threads, ctx.stopped) == (2, False)
+    for word in (wire.YIELD, 77):
+        ctx.control[0] = word | 2 << 8
+        ctx.checkpoint()  # it cannot begin anew, and what it does not know asks for nothing
+        assert not ctx.stopped
+    ctx.control[0] = wire.STOP | 255 << 8
+    assert (ctx.threads, ctx.stopped) == (255, True)
+
+
+def test_what_can_begin_anew_is_given_back() -> None:
+    ctx = context(may_yield=True)
+    ctx.control[0] = wire.YIELD
+    with pytest.raises(Yielded):
+        ctx.checkpoint()
+
+
+def test_holding_lasts_until_the_word_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = context()
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            ctx.control[0] = wire.GO
+
+    monkeypatch.setattr("clawai.sdk.context.time.sleep", sleep)
+    ctx.control[0] = wire.HOLD
+    ctx.checkpoint()
+    assert pauses == sorted(pauses), "the longer it is held the less it looks"
+    assert 0 < pauses[0] < pauses[-1] <= 0.002
+
+
+def test_a_batch_stops_when_all_of_it_does() -> None:
+    first, second = context(), context()
+    batch = Batch([first, second])
+    first.cancelled = True
+    assert first.stopped
+    batch.checkpoint()
+    second.cancelled = True
+    with pytest.raises(Cancelled):
+        batch.checkpoint()
+    assert (len(batch), batch[1], batch.threads) == (2, second, 1)
 
 
 def test_arrays_in_frames_and_leases() -> None:

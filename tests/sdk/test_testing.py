@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plugin import Yielded
 from clawai.sdk.testing import FakeClock, FakeKernel
 
 STREAM = """
@@ -86,6 +88,83 @@ def test_a_tensor_that_does_not_fit_is_refused(tmp_path: Path, named: dict[str, 
     with pytest.raises(ClawError) as caught:
         kernel.call("demo.double", {"x": named}, frames=[bytes(24)])
     assert caught.value.code == "bad_params"
+
+
+BATCH = """
+from clawai.sdk import Batch, ClawError, Context, Params, batched, operation
+
+class Item(Params):
+    x: int
+
+@batched("demo.half")
+def half(items: list[Item], batch: Batch) -> list:
+    batch.checkpoint()
+    if any(item.x == 0 for item in items):
+        raise ClawError("bad_params", "all of them")
+    return [item.x // 2 if item.x % 2 == 0 else ClawError("bad_params", "odd", item.x)
+            for item in items]
+
+@operation("demo.threads")
+def threads(ctx: Context) -> int:
+    ctx.checkpoint()
+    return ctx.threads
+"""
+BATCH_MANIFEST = """
+[plugin]
+name = "demo"
+version = "1"
+module = "{module}"
+[[operation]]
+name = "demo.half"
+idempotent = true
+batch = 3
+[[operation]]
+name = "demo.threads"
+{threads}
+"""
+
+
+def batch_plugin(folder: Path, module: str, threads: str = "") -> Path:
+    (folder / f"{module}.py").write_text(BATCH)
+    (folder / "plugin.toml").write_text(BATCH_MANIFEST.format(module=module, threads=threads))
+    return folder
+
+
+def test_batches_have_an_end_for_each_task(tmp_path: Path) -> None:
+    kernel = FakeKernel(batch_plugin(tmp_path, "demo_batch"))
+    good, odd, bad = kernel.batch("demo.half", [{"x": 4}, {"x": 3}, {"y": 1}])
+    assert good.result().value == 2
+    for task in (odd, bad):
+        with pytest.raises(ClawError) as caught:
+            task.result()
+        assert caught.value.code == "bad_params"
+    assert kernel.call("demo.half", {"x": 8}).value == 4
+    for task in kernel.batch("demo.half", [{"x": 0}, {"x": 2}]):
+        assert isinstance(task.end, ClawError)
+        assert task.end.message == "all of them"
+    for tasks in ([], [{"x": 2}] * 4):
+        with pytest.raises(ClawError) as caught:
+            kernel.batch("demo.half", tasks)
+        assert caught.value.allowed == "1 to 3"
+
+
+def test_the_control_word_asks_as_the_kernel_does(tmp_path: Path) -> None:
+    kernel = FakeKernel(batch_plugin(tmp_path, "demo_word"))
+    for task in kernel.batch("demo.half", [{"x": 2}, {"x": 4}], word=wire.YIELD):
+        with pytest.raises(Yielded):
+            task.result()
+    stopped = kernel.submit("demo.half", {"x": 2}, word=wire.STOP)
+    assert isinstance(stopped.end, ClawError)
+    assert stopped.end.code == "cancelled"
+    assert kernel.call("demo.threads", threads=3).value == 3
+    assert kernel.call("demo.threads", word=wire.YIELD).value == 1, "not idempotent: it goes on"
+    with pytest.raises(ValueError, match="take this control word back"):
+        kernel.submit("demo.threads", word=wire.HOLD)
+
+
+def test_a_batch_in_the_manifest_needs_a_batch_function(tmp_path: Path) -> None:
+    with pytest.raises(ClawError, match="take one task at a time"):
+        FakeKernel(batch_plugin(tmp_path, "demo_alone", threads="batch = 2"))
 
 
 def test_a_manifest_that_differs_is_refused(tmp_path: Path) -> None:
