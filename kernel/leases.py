@@ -126,8 +126,9 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
     # One that is being made now may fail; the next turn of the loop knows.
     made = [told.segment for told in state.out if isinstance(told, ev.MakeSegment)]
     for segment in sorted(pair, key=lambda s: (s.state == "idle", s.size, s.id)):
-        # A small lease must not hold a large segment: at most an eighth of that may be left over.
-        roomy = segment.size <= limits.SLAB or pages * PAGE * 8 >= segment.size * 7
+        # A small lease must not hold a large segment.
+        left_over = segment.size - pages * PAGE
+        roomy = segment.size <= limits.SLAB or left_over <= segment.size * limits.LEFT_OVER
         if roomy and (first := find(segment.free, pages)) >= 0:
             if segment.id in made:
                 state.timer(state.now, "wake", worker.spec.key)

@@ -22,10 +22,12 @@ HANDSHAKE = 5 * SECOND
 TOKEN_LIFE = 30 * SECOND
 SEGMENTS_PER_CLIENT = 64
 LEASES_PER_CLIENT = 1024
-SLAB = 4 * MIB
+SLAB = 2 * MIB
 """A segment of so many bytes or fewer holds several leases."""
-SMALL = 1 * MIB
+SMALL = MIB // 2
 """A lease of so many bytes or fewer shares a segment with others."""
+LEFT_OVER = 1 / 8
+"""So much of a larger segment may stay unused while it is lent."""
 UNMAP = 2 * SECOND
 """For so long, memory that its holders were asked to unmap counts as on its way."""
 PUNCH = 16 * MIB
