@@ -132,6 +132,14 @@ NEW: list[tuple[str, str, str, wire.Message]] = [
         wire.Borrow(id=8, op="echo.tensor", bytes=4096, priority="batch"),
     ),
     (
+        "borrow for reading",
+        "client",
+        "kernel",
+        wire.Borrow(id=9, op="echo.tensor", bytes=4096, rights="r"),
+    ),
+    ("dropped by a client", "client", "kernel", wire.Dropped(segment=3)),
+    ("drop to a client", "kernel", "client", wire.Drop(segment=3)),
+    (
         "accepted, with an estimate and a job",
         "kernel",
         "client",

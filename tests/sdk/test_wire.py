@@ -330,6 +330,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"unread output of one client | {limits.OUTBOX >> 20} MiB",
         f"unread output of all clients | {limits.OUTBOX_TOTAL >> 20} MiB ",
         f"segments of one client | {limits.SEGMENTS_PER_CLIENT} ",
+        f"leases of one client | {limits.LEASES_PER_CLIENT:,} ",
     ):
         assert f"| {row}" in text, row
     seconds = {
