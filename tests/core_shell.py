@@ -59,8 +59,12 @@ class Mem:
     client: int
     worker: int
     size: int
-    lease: wire.Lease | None = None
-    lent: bool = True
+    leases: dict[int, wire.Lease] = field(default_factory=dict)
+    """By generation, those that their client has not returned."""
+    client_maps: bool = True
+    worker_maps: bool = True
+    asked_back: bool = False
+    """Of the client."""
 
 
 @dataclass(slots=True)
@@ -127,7 +131,8 @@ class World:
             case ev.MakeSegment():
                 self._make(told)
             case ev.FreeSegment():
-                assert told.segment in self.memory, "freed what does not exist"
+                freed = self.memory[told.segment]
+                assert not (freed.client_maps or freed.worker_maps), "freed what is mapped"
                 if told.segment not in self.freeing:
                     self.freeing.append(told.segment)
 
@@ -169,7 +174,7 @@ class World:
                 proc.granted = True
                 proc.holds += proc.wanted
             case wire.Stop():
-                lent = [m.id for m in self.memory.values() if m.worker == proc.id and m.lent]
+                lent = [m.id for m in self.memory.values() if m.worker == proc.id and m.leases]
                 assert proc.may_stop_busy or not (proc.tasks or lent), "stopped while in use"
                 proc.told_to_stop = True
             case wire.Drop():
@@ -185,7 +190,33 @@ class World:
         mine = order(state.tasks[run.id], self.now)
         assert all(mine <= order(task, self.now) for task in waiting), "out of order"
 
+    def _leased(self, client: int, lease: wire.Lease) -> None:
+        """The pages are nobody else's, and no running task writes to them."""
+        segment = self.memory[lease.segment]
+        assert segment.client == client, "a lease of another client's memory"
+        assert lease.offset % 4096 == 0
+        assert lease.offset + lease.length <= segment.size
+        proc = self.procs.get(segment.worker)
+        running = [each for run in proc.tasks.values() for each in run.leases] if proc else []
+        used = [each for each in running if each.segment == lease.segment]
+        for other in [*segment.leases.values(), *used]:
+            apart = (
+                other.offset + other.length <= lease.offset
+                or lease.offset + lease.length <= other.offset
+            )
+            assert apart, "two leases of one page"
+        assert lease.generation not in segment.leases
+        if client in self.clients:
+            segment.leases[lease.generation] = lease
+
     def _reply(self, client: int, message: Any) -> None:
+        if isinstance(message, wire.Drop):
+            segment = self.memory[message.segment]
+            assert segment.client == client
+            assert segment.client_maps, "asked back what is not mapped"
+            assert not segment.leases, "asked back what is lent"
+            segment.asked_back = True
+            return
         key = (client, message.id)
         asked = self.asked.get(key)
         assert asked is not None, f"a reply to nothing that is open: {key} {message}"
@@ -200,8 +231,7 @@ class World:
             if isinstance(message, wire.Error):
                 assert message.code in CODES
             if isinstance(message, wire.Leased):
-                self.memory[message.lease.segment].lease = message.lease
-                self.memory[message.lease.segment].lent = client in self.clients
+                self._leased(client, message.lease)
             del self.asked[key]
             self.ended.append((client, message.id, message))
 
@@ -224,9 +254,9 @@ class World:
     def submit(self, choose: Choose) -> None:
         """A task of any kind, with proper, stale or forged leases."""
         spec, client = choose(SPECS), choose(self.clients)
-        leases = [m.lease for m in self.memory.values() if m.lease]
+        leases = [lease for m in self.memory.values() for lease in m.leases.values()]
         forged = wire.Lease(segment=choose((1, 2, 99)), offset=0, length=8192, generation=1)
-        chosen = choose([(), (), (), (forged,), *((lease,) for lease in leases if lease)])
+        chosen = choose([(), (), (), (forged,), *((lease,) for lease in leases)])
         deadline = choose(
             (None, None, -1, 0, 5 * limits.MS, 2 * limits.SECOND, 3600 * limits.SECOND)
         )
@@ -262,7 +292,9 @@ class World:
         if client in self.clients:
             self.clients[self.clients.index(client)] = max(self.clients) + 1
         for segment in self.memory.values():
-            segment.lent = segment.lent and segment.client != client
+            if segment.client == client:
+                segment.leases.clear()
+                segment.client_maps = False
         self._follow_ups.append(ev.ClientLeft(client))
 
     def borrow(self, choose: Choose) -> None:
@@ -274,17 +306,27 @@ class World:
         self.do(ev.Borrowed(client, request, spec, size))
 
     def give_back(self, choose: Choose) -> None:
-        """A lease, once or twice, or one that is not the client's."""
-        mine = [m for m in self.memory.values() if m.lease]
+        """A lease, or one that is over, or one that is not the client's."""
+        mine = [(m, lease) for m in self.memory.values() for lease in m.leases.values()]
         if not mine:
             return
-        segment = choose(mine)
-        assert segment.lease
-        generation = segment.lease.generation + choose((0, 0, 0, 1))
+        segment, lease = choose(mine)
+        generation = lease.generation + choose((0, 0, 0, 1))
         client = choose((segment.client, segment.client, self.clients[0]))
-        if generation == segment.lease.generation and client == segment.client:
-            segment.lent = False
+        if client == segment.client:
+            segment.leases.pop(generation, None)
         self.do(ev.Returned(client, segment.id, generation))
+
+    def unmap(self, choose: Choose) -> None:
+        """A client unmaps what it is asked to, or says so of something else."""
+        client = choose(self.clients)
+        number = choose([*(m.id for m in self.memory.values() if m.asked_back), 0, 1])
+        if segment := self.memory.get(number):
+            if segment.asked_back and choose((True, True, False)):
+                client = segment.client
+            if segment.asked_back and client == segment.client:
+                segment.client_maps = segment.asked_back = False
+        self.do(ev.Unmapped(client, number))
 
     def unload(self, choose: Choose) -> None:
         """The owner stops something by name."""
@@ -371,7 +413,13 @@ class World:
     def drop(self, choose: Choose) -> None:
         """A worker unmaps what it was told to."""
         if proc := self._pick(choose, lambda p: p.drops):
-            self.do(ev.SegmentDropped(proc.id, proc.drops.pop()))
+            self._dropped(proc)
+
+    def _dropped(self, proc: Proc) -> None:
+        number = proc.drops.pop()
+        if self._heard(proc):
+            self.memory[number].worker_maps = False
+        self.do(ev.SegmentDropped(proc.id, number))
 
     def die(self, choose: Choose) -> None:
         """A process ends, for any reason or none."""
@@ -385,6 +433,8 @@ class World:
 
     def _end(self, proc: Proc, why: str) -> None:
         del self.procs[proc.id]
+        for segment in self.memory.values():
+            segment.worker_maps = segment.worker_maps and segment.worker != proc.id
         self.do(ev.WorkerGone(proc.id, why))
 
     def broke(self, choose: Choose) -> None:
@@ -472,7 +522,7 @@ class World:
                 if proc.told_to_stop or proc.killed:
                     self._end(proc, "ended")
                 elif proc.drops:
-                    self.do(ev.SegmentDropped(proc.id, proc.drops.pop()))
+                    self._dropped(proc)
                 elif proc.tasks and self._heard(proc):
                     task = next(iter(proc.tasks))
                     del proc.tasks[task]
@@ -514,6 +564,7 @@ ACTIONS = (
     World.leave,
     World.borrow,
     World.give_back,
+    World.unmap,
     World.unload,
     World.fail_next_segment,
     World.reserve,
@@ -530,4 +581,4 @@ ACTIONS = (
     World.advance,
     World.shutdown,
 )
-WEIGHTS = (30, 6, 2, 8, 6, 1, 2, 8, 16, 1, 30, 2, 8, 2, 8, 1, 8, 1, 16, 0.05)
+WEIGHTS = (30, 6, 2, 8, 6, 4, 1, 2, 8, 16, 1, 30, 2, 8, 2, 8, 1, 8, 1, 16, 0.05)
