@@ -223,7 +223,7 @@ class SegmentGone(Struct, frozen=True):
 
 
 class SegmentFailed(Struct, frozen=True):
-    """The system has no memory for a segment. Comes before any news of its worker."""
+    """The system has no memory for a segment. Comes before any other event."""
 
     segment: int
     why: str

@@ -23,7 +23,6 @@ SEGMENT = {
     ("dropping", "unmapped"): "freeing",
     ("freeing", "gone"): "gone",
     ("lent", "failed"): "gone",
-    ("dropping", "failed"): "gone",
 }
 
 

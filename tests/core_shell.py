@@ -144,7 +144,7 @@ class World:
             )  # type: ignore[union-attr]
             if self.fail_segments == "leave":  # the same reply finds that the client is gone
                 self._leaves(told.client)
-            self._follow_ups.append(ev.SegmentFailed(told.segment, "no memory"))
+            self._follow_ups.insert(0, ev.SegmentFailed(told.segment, "no memory"))
             self.fail_segments = ""
             return
         self.memory[told.segment] = Mem(told.segment, told.client, told.worker, told.size)
