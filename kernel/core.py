@@ -149,8 +149,7 @@ def _idle(state: State, number: int) -> None:
 
 
 def _ping(state: State, number: int) -> None:
-    worker = state.workers.get(number)
-    if worker and not worker.suspended:
+    if worker := state.workers.get(number):
         workers.watch(state, worker)
 
 
@@ -207,7 +206,7 @@ def _shutdown(state: State, event: ev.ShutdownAsked) -> None:
 
 
 def _answered(state: State, event: ev.WorkerAnswered) -> None:
-    state.workers[event.worker].answered = state.now
+    state.workers[event.worker].missed = 0
 
 
 def _broke(state: State, event: ev.WorkerBroke) -> None:

@@ -61,12 +61,10 @@ def resume(state: State, worker: Worker) -> None:
         return
     paused, worker.suspended = state.now - worker.suspended, 0
     state.computes(worker, len(worker.running))
-    worker.answered += paused
+    worker.missed = 0
     worker.idle_since += paused
     state.out.append(ev.Suspend(worker.id, False))
     state.dirty[worker.spec.key] = worker.service
-    if worker.pinged:
-        state.timer(state.now, "ping", worker.id)
     for task in worker.tasks():
         task.dispatched += paused
         if task.deadline is not None:
@@ -83,9 +81,9 @@ def pressure(state: State, event: ev.Pressure) -> None:
     state.ledger.limit = min(state.ledger.budget, event.memory)
     state.ledger.freed = True
     state.redivide = True
-    squeezed = event.cores < limits.SQUEEZED and 3 in state.rungs
+    state.squeezed = event.cores < limits.SQUEEZED and 3 in state.rungs
     for worker in state.workers.values():
-        if worker.spec.lane == "bulk" and squeezed:
+        if worker.spec.lane == "bulk" and state.squeezed:
             suspend(state, worker)
-        elif not squeezed and not worker.service.held:
+        elif not worker.service.held:
             resume(state, worker)

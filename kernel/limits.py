@@ -59,9 +59,11 @@ PATIENCE = 30 * SECOND
 START = 20 * SECOND
 """From the launch to the first message."""
 LOAD = 300 * SECOND
-PING = 5 * SECOND
+
 HUNG = 20 * SECOND
 """A busy worker that answers no ping for so long is killed."""
+MISSED = 4
+"""Pings sent in that time."""
 STOP_GRACE = 1 * SECOND
 DEATHS = 3
 """So many deaths within ``DEATH_WINDOW`` without an answer put a plugin in quarantine."""

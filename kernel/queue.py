@@ -82,6 +82,7 @@ class Fair:
                 rounds = 1 - max(self.credit.values()) // limits.QUANTUM
                 for name in self.credit:
                     self.credit[name] += rounds * limits.QUANTUM
+                passed = 0
         return None
 
 

@@ -120,7 +120,8 @@ class Worker:
     weights: "Weights | None" = None
     ready_at: int = 0
     idle_since: int = 0
-    answered: int = 0
+    missed: int = 0
+    """Pings without an answer. Counted, not timed: the clock may jump."""
     pinged: bool = False
     retired: int = 0
     suspended: int = 0
@@ -208,6 +209,8 @@ class State:
     """Cooperative workers that run tasks: they share the processors."""
     plain: int = 0
     """Slots that run on others of the main lane."""
+    squeezed: bool = False
+    """Others leave us so little that bulk workers are suspended."""
     redivide: bool = False
     """The processors are to be divided anew before this event is over."""
     turning: bool = False

@@ -198,8 +198,11 @@ def refresh(state: State, worker: Worker, slot: int) -> None:
         state.out.append(ev.Control(worker.id, slot, word))
 
 
-def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> None:
-    """Give tasks that were taken from the queue to a free slot; more than one run as a batch."""
+def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool:
+    """Give tasks that were taken from the queue to a free slot; more than one run as a batch.
+
+    False: none of them could run any more.
+    """
     good = []
     for task in batch:
         if error := leases.objection(state, task.asked, worker):
@@ -213,15 +216,14 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> None
         task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
         good.append(task)
     if not good:
-        return
+        return False
     worker.running[slot] = {task.id: task for task in good}
     worker.sizes[slot] = len(good)
     worker.rank = min(task.rank for task in good)
     state.computes(worker, 1)
     if not worker.pinged:
-        worker.pinged = True
-        worker.answered = state.now
-        state.timer(state.now + state.hung_ns // 4, "ping", worker.id)
+        worker.pinged, worker.missed = True, 0
+        state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
     items = [_item(state, task) for task in good]
     asked = good[0].asked
@@ -237,6 +239,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> None
         if task.asked.job:  # it must be known to have begun before it begins
             told = (ev.Record("start", task.asked.job, task.id, task.asked, told),)
     state.out += told
+    return True
 
 
 _SHARED = ("id", "params", "remaining_ms", "priority", "leases")
@@ -334,7 +337,7 @@ def requeue(state: State, service: Service, task: Task) -> None:
     """Back to the queue, at its old place."""
     step(TASK, task, "requeue")
     task.worker = 0
-    service.queue.push(task)
+    service.queue.push(task, state.now)
     state.dirty[service.spec.key] = service
 
 
@@ -363,13 +366,13 @@ def stop(state: State, task: Task, happened: str, why: str) -> None:
         step(TASK, task, happened)
         task.why = why
         worker = state.workers[task.worker]
-        alone = len(worker.running[task.slot]) == 1
-        if (happened == "expire" or worker.suspended or not alone) and not task.told:
+        batch = worker.running[task.slot].values()
+        if (happened == "expire" or worker.suspended or len(batch) > 1) and not task.told:
             # The owner hears it now, however long the worker takes to stop.
             _tell_end(state, task, ending(happened, why), ())
         refresh(state, worker, task.slot)
         state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
-        if alone:  # a batch ends as a whole
+        if all(each.state != "running" for each in batch):  # a batch ends as a whole
             task.grace = state.now + limits.CANCEL_GRACE
             state.timer(task.grace, "grace", task.id)
 

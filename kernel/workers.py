@@ -1,7 +1,7 @@
 """Workers: start, load within the budget, serve, stop, die, come back, or be quarantined."""
 
 from clawai.kernel import events as ev
-from clawai.kernel import leases, limits, tasks, weights
+from clawai.kernel import grants, leases, limits, tasks, weights
 from clawai.kernel.queue import BATCH
 from clawai.kernel.state import WORKER, Service, State, Task, Worker, step
 from clawai.sdk import wire
@@ -54,7 +54,8 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
         first = queue.take(state.now, worst=BATCH - 1 if last else BATCH)
         if first is None:
             break
-        tasks.dispatch(state, worker, free.pop(0), _batch(state, service, first))
+        if tasks.dispatch(state, worker, free[0], _batch(state, service, first)):
+            free.pop(0)
     if queue and not free and 1 in state.rungs:
         _make_way(state, worker, queue.best() or 0)
 
@@ -207,7 +208,9 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     took = state.now - worker.started
     state.costs.learn(("", *service.spec.key[:2], 0), took)
     state.log("info", f"worker {worker.id} {_title(service)} is ready after {took // limits.MS} ms")
-    worker.ready_at = worker.idle_since = worker.answered = state.now
+    worker.ready_at = worker.idle_since = state.now
+    if service.held or (state.squeezed and worker.spec.lane == "bulk"):
+        grants.suspend(state, worker)
     if state.idle_ns or service.keep_ns is not None:
         state.timer(state.now + (service.keep_ns or state.idle_ns), "idle", worker.id)
 
@@ -338,12 +341,13 @@ def watch(state: State, worker: Worker) -> None:
     if not worker.running:
         worker.pinged = False
         return
-    if state.now - worker.answered > state.hung_ns and 4 in state.rungs:
+    if worker.missed >= limits.MISSED and 4 in state.rungs:
         worker.error = ClawError("worker_hung", f"{_title(worker.service)} stopped answering")
         kill(state, worker, "it stopped answering")
         return
+    worker.missed += not worker.suspended
     state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
-    state.timer(state.now + state.hung_ns // 4, "ping", worker.id)
+    state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
 
 
 def _title(service: Service) -> str:
