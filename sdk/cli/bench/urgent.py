@@ -1,0 +1,291 @@
+"""`claw bench urgent`: does urgent work wait behind bulk work that never yields?
+
+An urgent operation of 1 ms of processor time is asked for every 10 ms, through a private kernel and
+sandboxed workers, alone ("solo") and while 20 bulk tasks (class ``batch``, four plugins, loops in C
+that look at nothing, see ``plugins/bulk``) keep every core busy ("loaded"). Solo and loaded windows
+alternate.
+
+Latency is counted at the client: the moment it has the answer, minus the moment at which the
+request was due. A client that is woken late, or held up by the request before, counts as late, so
+nothing is left out of the tail. Samples during which the hypervisor took time from this box (the
+steal count of /proc/stat rose) say nothing about us: they are counted apart (``_stolen``) and are
+part of no other figure.
+
+The same is measured with every means of preemption that works here, each in a kernel of its own, in
+windows in between, and with none: "nothing" has its bulk workers in the group of all others. Bulk
+throughput counts tasks that ended in the loaded windows; ``bulk_kept_ratio`` compares it with
+"nothing" under the same urgent load, ``bulk_of_alone_ratio`` with bulk work that has the box alone.
+"""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from clawai.sdk.cli import output
+from clawai.sdk.cli.bench.command import finish
+from clawai.sdk.cli.bench.neighbours import Neighbours
+from clawai.sdk.cli.bench.private import Private
+from clawai.sdk.cli.bench.report import Bar, Report
+from clawai.sdk.cli.bench.sampling import percentile
+from clawai.sdk.cli.bench.saturator import Saturator
+from clawai.sdk.client import Client
+from clawai.sdk.config import MEANS
+from clawai.sdk.errors import ClawError
+
+BARS = (
+    Bar(key="p99_added_ms", most=1.0),
+    Bar(key="over_3ms_added_ratio", most=0.005),
+    Bar(key="p999_added_ms", most=4.0),
+    Bar(key="over_10ms_added", most=2),
+    Bar(key="bulk_kept_ratio", least=0.95),
+)
+NOTHING = "nothing"
+PERIOD_S = 0.01
+WORK_US = 1000
+TASKS = 20
+TASK_US = 50_000
+PLUGINS = ("bulk1", "bulk2", "bulk3", "bulk4")
+KINDS = ("hash", "sum", "power")
+SETTLE_S = 0.5
+"""Bulk tasks run so long before a loaded window begins."""
+CONFIG = '[preemption]\nmeans = "{}"\n[workers]\nidle_minutes = 0\n'
+
+
+@dataclass
+class Window:
+    """What the client saw in one kind of window, all rounds together."""
+
+    late_ms: list[float] = field(default_factory=list)
+    stolen_ms: list[float] = field(default_factory=list)
+    """The same of samples during which steal time rose."""
+
+    def over(self, limit_ms: float) -> int:
+        """How many took longer."""
+        return sum(each > limit_ms for each in self.late_ms)
+
+
+class Steal:
+    """The time that the hypervisor took from this box, in ticks."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> int:
+        """Since the boot."""
+        words = os.pread(self._file, 200, 0).split(None, 9)
+        return int(words[8])
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class Side:
+    """One kernel with one means, its urgent client and its bulk load."""
+
+    def __init__(self, means: str, stack: ExitStack) -> None:
+        self.means = means
+        self.kernel = stack.enter_context(Private(CONFIG.format(means)))
+        self.kernel.plugin("urgent")
+        for name in PLUGINS:
+            self.kernel.plugin("bulk", copy_as=name)
+        self.client = self.kernel.client()
+        self.solo, self.loaded = Window(), Window()
+        self.rates: list[float] = []
+        self.alone: list[float] = []
+
+    def prepare(self, units: dict[str, int], stack: ExitStack) -> None:
+        """Start every worker, then connect the bulk load."""
+        self.client.call("urgent.work", {"cpu_us": WORK_US}, priority="critical")
+        for name in PLUGINS:
+            self.client.call(f"{name}.sum", {"units": 1}, priority="batch")
+        places = [(PLUGINS[n % len(PLUGINS)], KINDS[n % len(KINDS)]) for n in range(TASKS)]
+        tasks = [(f"{plugin}.{kind}", {"units": units[kind]}) for plugin, kind in places]
+        self.bulk = stack.enter_context(Saturator(self.kernel.folder, tasks))
+
+    def in_force(self) -> dict[str, Any]:
+        """What the kernel says of its ladder; empty if it says nothing."""
+        told: dict[str, Any] = self.client.query("status").get("preemption") or {}
+        return told
+
+    def round(self, samples: int, steal: Steal, alone_s: float) -> None:
+        """A solo window, a loaded one, and one with bulk work only."""
+        ask(self.client, samples, self.solo, steal)
+        self.bulk.start()
+        time.sleep(SETTLE_S)
+        with self.bulk.counting(self.rates):
+            ask(self.client, samples, self.loaded, steal)
+        if alone_s:
+            with self.bulk.counting(self.alone):
+                time.sleep(alone_s)
+        self.bulk.stop()
+
+    def figures(self) -> dict[str, float]:
+        """Under the keys that stay."""
+        found: dict[str, float] = {}
+        for name, window in (("solo", self.solo), ("loaded", self.loaded)):
+            late = window.late_ms
+            for key, share in (("p50", 50), ("p99", 99), ("p999", 99.9), ("max", 100)):
+                found[f"{name}_{key}_ms"] = round(percentile(late, share), 3)
+            found[f"{name}_over_3ms_ratio"] = round(window.over(3) / len(late), 5)
+            found[f"{name}_over_10ms"] = window.over(10)
+            found[f"{name}_stolen"] = len(window.stolen_ms)
+        for key in ("p99_ms", "p999_ms", "over_3ms_ratio", "over_10ms"):
+            stem, _, unit = key.rpartition("_")
+            added = f"{key}_added" if key == "over_10ms" else f"{stem}_added_{unit}"
+            found[added] = round(found[f"loaded_{key}"] - found[f"solo_{key}"], 5)
+        if self.alone:
+            ratio = statistics.mean(self.rates) / statistics.mean(self.alone)
+            found["bulk_of_alone_ratio"] = round(ratio, 4)
+        return found
+
+    def bulk_rate(self) -> float:
+        """Tasks a second in the loaded windows."""
+        return statistics.mean(self.rates)
+
+
+def ask(client: Client, samples: int, into: Window, steal: Steal) -> None:
+    """Ask ``samples`` times, ``PERIOD_S`` apart."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter() + PERIOD_S
+        before = steal.read()
+        for number in range(samples):
+            due = start + number * PERIOD_S
+            if (pause := due - time.perf_counter()) > 0:
+                time.sleep(pause)
+            client.call("urgent.work", {"cpu_us": WORK_US}, priority="critical")
+            late = (time.perf_counter() - due) * 1000
+            after = steal.read()
+            (into.late_ms if after == before else into.stolen_ms).append(late)
+            before = after
+    finally:
+        gc.enable()
+    if not into.late_ms:
+        raise ClawError(
+            "unsupported_system",
+            "the hypervisor took time from this box during every sample",
+            hint="measure on a box that is not shared, or at another hour",
+        )
+
+
+def calibrate(client: Client) -> dict[str, int]:
+    """Units of each kind of bulk task that take about ``TASK_US`` of processor time."""
+    found = {}
+    for kind in KINDS:
+        units, took = 256, 0
+        while took < TASK_US / 8:
+            units *= 2
+            took = client.call(f"{PLUGINS[0]}.{kind}", {"units": units}, priority="batch").value
+        found[kind] = max(1, round(units * TASK_US / took))
+    return found
+
+
+def measure(samples: int, rounds: int, means: str, others: Sequence[str], share: float) -> Report:
+    """The kernel with ``means``, and beside it one for each of ``others``.
+
+    Args:
+        samples: in all rounds together, solo and loaded each.
+        others: further means; their windows have ``share`` of the samples.
+    """
+    status = output.Status()
+    with ExitStack() as stack:
+        stack.callback(status.clear)
+        status.show("starting kernels and workers")
+        sides = [Side(name, stack) for name in (means, *others)]
+        units = calibrate(sides[0].client)
+        for side in sides:
+            side.prepare(units, stack)
+        steal = Steal()
+        stack.callback(steal.close)
+        neighbours = Neighbours([pid for side in sides for pid in side.kernel.processes()])
+        for number in range(rounds):
+            for side in sides if number % 2 else reversed(sides):
+                status.show(f"round {number + 1} of {rounds}: {label(side.means)}")
+                first = side is sides[0]
+                count = max(10, round(samples / rounds * (1 if first else share)))
+                side.round(count, steal, count * PERIOD_S / 4 if first else 0)
+        busy = round(neighbours.share(), 3)
+        force = sides[0].in_force()
+        figures = [side.figures() for side in sides]
+        _keep_bulk(sides, figures)
+    settings: dict[str, Any] = {
+        "means": means,
+        "in_force": force.get("means", {}).get("kind", ""),
+        "samples": samples,
+        "rounds": rounds,
+        "period_ms": PERIOD_S * 1000,
+        "work_us": WORK_US,
+        "bulk_tasks": TASKS,
+        "uid": os.getuid(),
+        "others_busy_ratio": busy,
+    }
+    against = {label(side.means): found for side, found in zip(sides, figures, strict=True)}
+    del against[label(means)]
+    return Report("urgent", settings, figures[0], against)
+
+
+def _keep_bulk(sides: Sequence[Side], figures: Sequence[dict[str, float]]) -> None:
+    """Add the bulk throughput in relation to "nothing", where that was measured too."""
+    rate = {side.means: side.bulk_rate() for side in sides}
+    for side, found in zip(sides, figures, strict=True):
+        found["bulk_tasks_s"] = round(rate[side.means], 2)
+        if rate.get("none"):
+            found["bulk_kept_ratio"] = round(rate[side.means] / rate["none"], 4)
+
+
+def label(means: str) -> str:
+    """What the table calls a means."""
+    return NOTHING if means == "none" else means
+
+
+@click.command("urgent")
+@click.option("--samples", type=click.IntRange(20, 1_000_000), default=10_000, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option(
+    "--means", type=click.Choice(MEANS), default="auto", show_default=True, help="What is measured."
+)
+@click.option(
+    "--against",
+    type=click.Choice([each for each in MEANS if each != "auto"]),
+    multiple=True,
+    default=("none",),
+    help="Other means, for the table; none is always good to have.",
+)
+@click.option("--every", is_flag=True, help="Beside every means, whether it works here or not.")
+@click.option(
+    "--share", type=click.FloatRange(0.01, 1), default=0.2, show_default=True,
+    help="Of the samples, for each of the others.",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="Two rounds of 300 samples.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(
+    samples: int,
+    rounds: int,
+    means: str,
+    against: tuple[str, ...],
+    every: bool,
+    share: float,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Measure how long urgent work takes on a saturated box, for each means of preemption.
+
+    \b
+    Example:
+      claw bench urgent --quick
+      claw bench urgent --every --json
+    """
+    if quick:
+        samples, rounds, share = 600, 2, 0.5
+    others = [each for each in MEANS if each != "auto"] if every else list(against)
+    others = [each for each in dict.fromkeys(reversed(others)) if each != means]
+    finish(measure(samples, rounds, means, others, share), as_json)
