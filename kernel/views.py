@@ -10,7 +10,7 @@ from clawai.kernel.core import Core
 from clawai.kernel.log import LogFile
 from clawai.kernel.processes import Processes
 from clawai.kernel.registry import Registry, model_names, stored_model
-from clawai.kernel.state import State
+from clawai.kernel.state import State, Worker
 from clawai.sdk.errors import ClawError
 
 
@@ -95,6 +95,15 @@ def models(server: Sources) -> dict[str, Any]:
     return {"models": listed}
 
 
+def activity(worker: Worker) -> str:
+    """The state of a worker, or what keeps it from going on."""
+    if worker.suspended:
+        return "suspended"
+    if worker.state == "ready" and worker.running:
+        return "held" if worker.threads < 0 else "running"
+    return worker.state
+
+
 def workers(server: Sources) -> dict[str, Any]:
     """Every worker process."""
     state = server.core.state
@@ -108,7 +117,10 @@ def workers(server: Sources) -> dict[str, Any]:
                 "pid": process.spawned.worker_pid if process else 0,
                 "plugin": worker.service.spec.plugin,
                 "model": worker.service.spec.model,
-                "state": worker.state,
+                "lane": worker.spec.lane,
+                "pinned": worker.service.pinned,
+                "state": activity(worker),
+                "threads": max(0, worker.threads),
                 "running": len(worker.tasks()),
                 "queued": len(worker.service.queue),
                 "bytes": state.ledger.holders.get(("worker", worker.id), 0) + sum(segments),
@@ -136,7 +148,9 @@ def tasks(server: Sources) -> dict[str, Any]:
             "op": task.asked.op,
             "model": task.asked.spec.model,
             "priority": task.asked.priority,
-            "state": task.state,
+            "state": activity(state.workers[task.worker])
+            if task.state == "running"
+            else task.state,
             "position": position.get(task.id),
             "age_ms": (now - task.submitted) // 1_000_000,
             "worker": task.worker,

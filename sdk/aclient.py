@@ -121,6 +121,8 @@ class AsyncClient:
         deadline: float | None = None,
         frames: Sequence[bytes | memoryview] = (),
         leases: Sequence[Loan] = (),
+        durable: bool = False,
+        keep_alive: float | None = None,
     ) -> AsyncTask:
         """Ask for an operation; the arguments are those of ``Client.submit``."""
         request, out = self._session.submit(
@@ -131,6 +133,8 @@ class AsyncClient:
             deadline=deadline,
             frames=frames,
             leases=[loan.lease for loan in leases],
+            durable=durable,
+            keep_alive=keep_alive,
         )
         await self._send(out)
         return AsyncTask(self, request)
@@ -144,6 +148,12 @@ class AsyncClient:
     async def query(self, what: str) -> Any:
         """A listing: status, plugins, models, workers or tasks."""
         request, out = self._session.query(what)
+        await self._send(out)
+        return (await AsyncTask(self, request).result()).value
+
+    async def admin(self, command: str, name: str = "") -> Any:
+        """Change what runs; see ``Client.admin``."""
+        request, out = self._session.admin(command, name)
         await self._send(out)
         return (await AsyncTask(self, request).result()).value
 

@@ -136,6 +136,8 @@ class Client:
         deadline: float | None = None,
         frames: Sequence[bytes | memoryview] = (),
         leases: Sequence[Loan] = (),
+        durable: bool = False,
+        keep_alive: float | None = None,
     ) -> Task:
         """Ask for an operation.
 
@@ -145,6 +147,9 @@ class Client:
             deadline: seconds from now.
             frames: payload, such as small arrays.
             leases: segments borrowed for the same operation and model.
+            durable: on the disk before it is accepted; it survives this client and the kernel. The
+                event ``accepted`` has its ``job``.
+            keep_alive: seconds that its worker stays loaded afterwards; None: as configured.
         """
         request, out = self._session.submit(
             op,
@@ -154,6 +159,8 @@ class Client:
             deadline=deadline,
             frames=frames,
             leases=[loan.lease for loan in leases],
+            durable=durable,
+            keep_alive=keep_alive,
         )
         self._send(out)
         return Task(self, request)
@@ -167,7 +174,9 @@ class Client:
         return self._ask(self._session.query(what)).value
 
     def admin(self, command: str, name: str = "") -> Any:
-        """Change what runs: ``shutdown``; ``unload`` a model or plugin by name."""
+        """Change what runs: ``shutdown``; or by the name of a model or plugin ``unload``, ``pin``,
+        ``unpin``, ``suspend``, ``resume``. The answer says what was affected.
+        """
         return self._ask(self._session.admin(command, name)).value
 
     def borrow(

@@ -1,5 +1,6 @@
 """The client protocol without I/O: requests out, events in. Both clients are thin shells of it."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,12 @@ class Event:
     """The kernel's number of the task (accepted)."""
     position: int | None = None
     """Tasks before it in its queue (accepted, progress)."""
+    estimate_ms: int | None = None
+    """Until it begins to run, if anything is known (accepted, progress)."""
+    job: str = ""
+    """Name of a durable task (accepted)."""
     state: str = ""
+    """queued, loading, running, held or suspended (accepted, progress)"""
     fraction: float | None = None
     note: str = ""
     data: Any = None
@@ -73,6 +79,8 @@ class Session:
         deadline: float | None = None,
         frames: Sequence[bytes | memoryview] = (),
         leases: Sequence[wire.Lease] = (),
+        durable: bool = False,
+        keep_alive: float | None = None,
     ) -> tuple[Request, Frames]:
         """A new task, and the message that asks for it.
 
@@ -81,6 +89,13 @@ class Session:
         """
         if priority not in wire.PRIORITIES:
             raise ClawError("bad_params", "priority", got=priority, allowed=list(wire.PRIORITIES))
+        if durable and leases:
+            raise ClawError(
+                "bad_params",
+                "a durable task outlives its client, and leases do not",
+                hint="send its arrays as frames",
+            )
+        keep_alive_s = _seconds(keep_alive)
         request = self._new(op)
         try:
             message = wire.Submit(
@@ -91,6 +106,8 @@ class Session:
                 deadline_ms=None if deadline is None else round(deadline * 1000),
                 params=wire.pack(dict(params or {})),
                 leases=tuple(leases),
+                durable=durable,
+                keep_alive_s=keep_alive_s,
             )
             out = wire.encode(message, frames)
         except (TypeError, ValueError, OverflowError) as error:
@@ -188,7 +205,14 @@ class Session:
         match message:
             case wire.Accepted():
                 request.events.append(
-                    Event("accepted", task=message.task, position=message.position, state="queued")
+                    Event(
+                        "accepted",
+                        task=message.task,
+                        position=message.position,
+                        estimate_ms=message.estimate_ms,
+                        job=message.job,
+                        state="queued",
+                    )
                 )
             case wire.Progress():
                 request.events.append(
@@ -196,6 +220,7 @@ class Session:
                         "progress",
                         state=message.state,
                         position=message.position,
+                        estimate_ms=message.estimate_ms,
                         fraction=message.fraction,
                         note=message.note,
                     )
@@ -229,3 +254,12 @@ class Session:
         """The connection is gone: every request ends with ``error``."""
         for request in list(self.requests.values()):
             self._end(request, error)
+
+
+def _seconds(keep_alive: float | None) -> int | None:
+    """Whole seconds for the wire, rounded up: 0 is "not at all"."""
+    if keep_alive is None:
+        return None
+    if not 0 <= keep_alive < 1 << 31:
+        raise ClawError("bad_params", "keep_alive", got=keep_alive, allowed="0 seconds or more")
+    return math.ceil(keep_alive)

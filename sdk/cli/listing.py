@@ -1,4 +1,4 @@
-"""`claw ps`, `plugins`, `stop` and `version`: what the running kernel knows."""
+"""`claw ps`, `plugins` and `version`: what the running kernel knows."""
 
 import importlib.metadata
 import platform
@@ -8,7 +8,6 @@ import click
 
 from clawai.sdk.cli import output
 from clawai.sdk.cli.daemon import connect
-from clawai.sdk.errors import ClawError
 
 
 @click.command("ps")
@@ -44,13 +43,14 @@ def _workers(workers: list[dict[str, Any]]) -> None:
         print("no worker runs")
         return
     output.table(
-        ("PID", "PLUGIN", "MODEL", "STATE", "RUNNING", "QUEUED", "RESERVED", "IDLE"),
+        ("PID", "PLUGIN", "MODEL", "LANE", "STATE", "RUNNING", "QUEUED", "RESERVED", "IDLE"),
         [
             (
                 row["pid"],
                 row["plugin"],
                 row["model"] or "-",
-                row["state"],
+                row.get("lane", "-"),
+                row["state"] + (", pinned" if row.get("pinned") else ""),
                 row["running"],
                 row["queued"],
                 output.size(row["bytes"]),
@@ -58,7 +58,7 @@ def _workers(workers: list[dict[str, Any]]) -> None:
             )
             for row in workers
         ],
-        right=(0, 4, 5, 6, 7),
+        right=(0, 5, 6, 7, 8),
     )
 
 
@@ -67,7 +67,7 @@ def _tasks(tasks: list[dict[str, Any]]) -> None:
         print("no task waits or runs")
         return
     output.table(
-        ("TASK", "OPERATION", "MODEL", "PRIORITY", "STATE", "PLACE", "AGE"),
+        ("TASK", "OPERATION", "MODEL", "CLASS", "STATE", "PLACE", "AGE"),
         [
             (
                 row["task"],
@@ -134,46 +134,6 @@ def _state(row: dict[str, Any]) -> str:
     if row["workers"]:
         return f"{row['workers']} running"
     return "ready" if row["operations"] else "-"
-
-
-@click.command("stop", no_args_is_help=True)
-@click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def stop_command(model: str, as_json: bool) -> None:
-    """Unload MODEL (or a plugin) from memory; its tasks end with an error.
-
-    \b
-    Example:
-      claw stop smollm2
-    """
-    with connect() as client:
-        name = _stoppable(client, model)
-        answer = client.admin("unload", name)
-    if as_json:
-        output.print_json(answer)
-        return
-    print(f"{name} is {'unloaded' if answer.get('stopped') else 'not loaded'}")
-
-
-def _stoppable(client: Any, name: str) -> str:
-    """The name of what is loaded or could be; an alias of a stored model becomes its name.
-
-    Raises:
-        ClawError: unknown_model, with the nearest name.
-    """
-    from clawai.sdk import catalogue
-    from clawai.sdk.store import Store
-
-    workers = client.query("workers")["workers"]
-    known = {row[key] for row in workers for key in ("plugin", "model")} - {""}
-    known |= {row["name"] for row in client.query("plugins")["plugins"]}
-    known |= {row["name"] for row in client.query("models")["models"]}
-    if name in known:
-        return name
-    try:
-        return Store().known(name)
-    except ClawError:
-        raise catalogue.unknown(name, known) from None
 
 
 @click.command("version")

@@ -69,7 +69,7 @@ def plain(value: Any) -> Any:
 def print_error(error: ClawError, as_json: bool = False) -> None:
     """What went wrong, what was got, what is allowed, the next step."""
     if as_json:
-        fields = ("code", "message", "got", "allowed", "hint")
+        fields = ("code", "message", "got", "allowed", "hint", "retry_after_ms")
         print_json({"error": {name: getattr(error, name) for name in fields}})
         return
     err = sys.stderr
@@ -81,6 +81,9 @@ def print_error(error: ClawError, as_json: bool = False) -> None:
         lines.append(f"  {style('allowed', 'dim', stream=err)}  {_short(error.allowed)}")
     if error.hint:
         lines.append(f"  {style('next', 'dim', stream=err)}     {clean(error.hint)}")
+    if error.retry_after_ms is not None:
+        after = f"in {duration(error.retry_after_ms / 1000)} it may fare better"
+        lines.append(f"  {style('retry', 'dim', stream=err)}    {after}")
     lines.append(f"  {style('code', 'dim', stream=err)}     {error.code}")
     print("\n".join(lines), file=err, flush=True)
 

@@ -16,6 +16,7 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
 
 INPUT_LIMIT = 4 << 20
+DURABLE = "Write it to the disk first: it is done even if you or the kernel go away (`claw jobs`)."
 
 
 def read_question(words: tuple[str, ...]) -> str:
@@ -128,9 +129,16 @@ def generation_params(options: dict[str, Any]) -> dict[str, Any]:
 @generation_options
 @click.option("--raw", is_flag=True, help="Send the text as it is, without the chat template.")
 @click.option("--pull", "fetch", is_flag=True, help="Pull the model first if it is not stored.")
+@click.option("--durable", is_flag=True, help=DURABLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, no streaming.")
 def run_command(
-    model: str, question: tuple[str, ...], raw: bool, fetch: bool, as_json: bool, **options: Any
+    model: str,
+    question: tuple[str, ...],
+    raw: bool,
+    fetch: bool,
+    durable: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Ask MODEL a question and stream its answer.
 
@@ -161,12 +169,14 @@ def run_command(
             model=name,
             priority=options["priority"],
             deadline=options["deadline"],
+            durable=durable,
             show=not as_json,
         )
     if as_json:
         _print_answer(name, answer)
     if answer.cancelled:
-        output.note(f"cancelled after {answer.pieces} tokens")
+        cancelled = f"cancelled after {answer.pieces} tokens"
+        output.note(stream.left_running(answer.job) if answer.job else cancelled)
         raise click.exceptions.Exit(CANCELLED)
     if not as_json and sys.stderr.isatty():
         output.note(stream.summary(answer))
@@ -183,6 +193,7 @@ def _print_answer(model: str, answer: stream.Answer) -> None:
             "timings": {name: value[name] for name in ("prefill_us", "decode_us") if name in value}
             | answer.timings,
         }
+        | ({"job": answer.job} if answer.job else {})
     )
 
 
@@ -210,6 +221,7 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     "--deadline", type=numbers.SECONDS, metavar="SECONDS", help="End with an error after that."
 )
+@click.option("--durable", is_flag=True, help=DURABLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with the timings.")
 def call_command(
     operation: str,
@@ -217,6 +229,7 @@ def call_command(
     model: str,
     priority: str,
     deadline: float | None,
+    durable: bool,
     as_json: bool,
 ) -> None:
     """Call any OPERATION and print its chunks and its result as JSON.
@@ -231,26 +244,44 @@ def call_command(
     params = parse_pairs(pairs)
     with connect(start=True) as client:
         name = Store().get(model).model.name if model else ""
-        task = client.submit(operation, params, model=name, priority=priority, deadline=deadline)
-        chunks: list[Any] = []
+        task = client.submit(
+            operation, params, model=name, priority=priority, deadline=deadline, durable=durable
+        )
+        answer = _follow(task, operation, show=not as_json)
         try:
-            for event in task:
-                if event.kind == "chunk":
-                    chunks.append(event.data)
-                    if not as_json:
-                        print(_json(event.data), flush=True)
             result = task.result()
         except ClawError as error:
             raise _with_quotes(error, params) from None
-        except KeyboardInterrupt:
-            task.cancel()
-            output.note(f"cancelled after {len(chunks)} chunks")
-            raise click.exceptions.Exit(CANCELLED) from None
     if as_json:
-        fields = {"result": result.value, "chunks": chunks, "timings": dict(result.timings)}
+        fields = {"result": result.value, "timings": dict(result.timings)} | answer
         print(_json(fields, indent=2))
     else:
         print(_json(result.value, indent=2))
+
+
+def _follow(task: Any, operation: str, show: bool) -> dict[str, Any]:
+    """The chunks of a task, printed as they come, and the job that it is, if it is durable."""
+    chunks: list[Any] = []
+    job, status = "", output.Status()
+    try:
+        for event in task:
+            job = job or event.job
+            if event.kind == "chunk":
+                status.clear()
+                chunks.append(event.data)
+                if show:
+                    print(_json(event.data), flush=True)
+            elif not chunks:
+                status.show(stream.waiting(event, operation))
+    except KeyboardInterrupt:
+        if not job:
+            task.cancel()
+        status.clear()
+        output.note(stream.left_running(job) if job else f"cancelled after {len(chunks)} chunks")
+        raise click.exceptions.Exit(CANCELLED) from None
+    finally:
+        status.clear()
+    return {"chunks": chunks} | ({"job": job} if job else {})
 
 
 _WANTED_TEXT = re.compile(r"Expected `str(?: \| null)?`, got `\w+` - at `\$\.(\w+)`")

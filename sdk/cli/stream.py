@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from clawai.sdk.client import Client
 
 PRIORITIES = ("critical", "interactive", "normal", "batch")
+WAITS = {
+    "held": "held while something more urgent runs ...",
+    "suspended": "suspended; `claw resume` lets it go on",
+}
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Answer:
     cancelled: bool = False
     value: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, int] = field(default_factory=dict)
+    job: str = ""
+    """Of a durable task."""
 
 
 def ask(
@@ -32,17 +38,23 @@ def ask(
     model: str,
     priority: str = "interactive",
     deadline: float | None = None,
+    durable: bool = False,
     show: bool = True,
 ) -> Answer:
     """Run ``llm.generate``; with ``show`` its text goes to standard output as it comes.
+
+    Ctrl-C cancels the task, unless it is durable: that goes on, and ``Answer.job`` names it.
 
     Raises:
         ClawError: whatever ended the task, but not the cancel of Ctrl-C.
     """
     answer, status = Answer(), output.Status()
-    task = client.submit("llm.generate", params, model=model, priority=priority, deadline=deadline)
+    task = client.submit(
+        "llm.generate", params, model=model, priority=priority, deadline=deadline, durable=durable
+    )
     try:
         for event in task:
+            answer.job = answer.job or event.job
             if event.kind == "chunk":
                 status.clear()
                 _take(answer, event.data, show)
@@ -53,7 +65,8 @@ def ask(
     except KeyboardInterrupt:
         answer.cancelled = True
         status.clear()
-        _cancel(task)
+        if not answer.job:
+            _cancel(task)
     finally:
         status.clear()
     if show and answer.text and not answer.text.endswith("\n"):
@@ -87,11 +100,19 @@ def waiting(event: Any, model: str) -> str:
     if note := getattr(event, "note", ""):
         fraction = getattr(event, "fraction", None)
         return f"{note} {fraction:.0%}" if fraction is not None else str(note)
-    position = getattr(event, "position", None)
+    position, state = getattr(event, "position", None), getattr(event, "state", "")
+    estimate = getattr(event, "estimate_ms", None)
+    about = f", about {output.duration(estimate / 1000)}" if estimate else ""
     if position:
-        return f"{position} in the queue before this"
-    state = getattr(event, "state", "")
-    return f"{state or 'starting'} {model} ..."
+        return f"{position} in the queue before this{about}"
+    if state in WAITS:
+        return WAITS[state]
+    return f"{state or 'starting'} {model} ...{about}"
+
+
+def left_running(job: str) -> str:
+    """What is said when somebody leaves a durable task."""
+    return f"job {job} goes on without you; `claw jobs` shows what came of it"
 
 
 def summary(answer: Answer) -> str:
