@@ -6,6 +6,7 @@ means is tried: a burner in the group "bulk" and a waker in the group "main" sha
 tenth of a second, and a means is taken only if the burner then really stands back.
 
     report = probe((0, 1, 2, 3, 4), "auto", owner=daemon_pid)   # half a second at most
+    lift(daemon_pid, report.means)
     enter("bulk", report.means)      # in a launcher after its setsid; its children inherit it
     clean(report.means)              # when all workers are gone
 
@@ -14,8 +15,18 @@ delegated folder), "cgroup1" (the cpu controller), "autogroup" (all bulk work in
 weight is lowered; needs no privilege), "nice" (the same for single processes, where no autogroup is
 in the way), "realtime" (FIFO for what is not bulk; only where the owner granted it).
 
-Standard library only: it runs in the steward and in launchers, and as a program for `claw doctor`:
-``python -I -B -m clawai.kernel.steward.ladder [MEANS [RUNGS]]`` prints the report as JSON.
+Standard library only. Measuring takes too long for a process that others wait for, so it is also a
+program, which prints the report as one line of JSON:
+
+    python -I -B -m clawai.kernel.steward.ladder MEANS RUNGS OWNER MEMORY    # for the steward
+    python -I -B -m clawai.kernel.steward.ladder [MEANS [RUNGS]]             # for `claw doctor`
+
+RUNGS is like 0,1,2,3,4. With OWNER (the daemon's pid) what was made stays, and the daemon is
+lifted; MEMORY is the file in which the verdict is kept for the next start. Without, all of it is
+removed again.
+
+"none" means that nothing tells the groups apart, to show what the others are worth: then the
+launchers must share one session (``apart`` is false), as a session has a weight of its own.
 
 Refuses to take a means by its files alone, and to raise anything above the owner's other programs
 without a grant: bulk work is lowered instead.
@@ -28,14 +39,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clawai.kernel.steward import means as mechanisms
 from clawai.kernel.steward.means import ORDER, Means, Refused, clean, enter, lift
 
-__all__ = ["ORDER", "Effect", "Means", "Report", "clean", "enter", "lift", "probe"]
+__all__ = ["ORDER", "Effect", "Means", "Report", "apart", "clean", "enter", "lift", "probe"]
 
 RUNGS = (0, 1, 2, 3, 4)
 BULK_KEEPS = 0.25
@@ -149,6 +160,11 @@ def probe(
         refused=refused,
         advice=mechanisms.advice(taken, refused) if 2 in rungs else (),
     )
+
+
+def apart(rungs: Sequence[int], wanted: str) -> bool:
+    """Whether the launchers of main and bulk lead sessions of their own (see the module)."""
+    return 2 in rungs and wanted != "none"
 
 
 def works(effect: Effect, without: Effect) -> bool:
@@ -302,16 +318,17 @@ def _wake(writing: int, made: Means, core: int, end: float, burner: int) -> None
 
 def remembered(path: Path, rungs: Sequence[int], wanted: str, owner: int) -> Report | None:
     """The report of an earlier start on this very box, its means made anew; None to probe."""
+    mechanisms.clean_stale()
     try:
         kept = json.loads(path.read_bytes())
         if kept["for"] != fingerprint(rungs, wanted):
             return None
         report = Report.from_dict(kept["report"])
         kind = report.means.kind
-        made = mechanisms.make(kind, owner, granted=wanted == kind) if kind != "none" else None
+        made = mechanisms.make(kind, owner, granted=wanted == kind)
     except (OSError, ValueError, KeyError, TypeError, Refused):
         return None
-    return Report(**{**_shallow(report), "means": made or Means("none")})
+    return replace(report, means=made)
 
 
 def remember(path: Path, report: Report, wanted: str) -> None:
@@ -329,17 +346,26 @@ def fingerprint(rungs: Sequence[int], wanted: str) -> list[Any]:
     return [1, list(rungs), wanted, sorted(os.sched_getaffinity(0)), *mechanisms.circumstances()]
 
 
-def _shallow(report: Report) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in Report.__slots__}
-
-
 def main(argv: Sequence[str]) -> None:
-    """Probe and print; nothing stays behind."""
+    """See the top of this module."""
     wanted = argv[0] if argv else "auto"
-    rungs = [int(each) for each in argv[1].split(",")] if len(argv) > 1 else RUNGS
-    report = probe(rungs, wanted)
-    clean(report.means)
+    rungs = [int(each) for each in argv[1].split(",") if each] if len(argv) > 1 else list(RUNGS)
+    if len(argv) > 2:
+        report = _for_daemon(wanted, rungs, int(argv[2]), Path(argv[3]))
+    else:
+        report = probe(rungs, wanted)
+        clean(report.means)
     print(json.dumps(report.as_dict()), flush=True)
+
+
+def _for_daemon(wanted: str, rungs: Sequence[int], owner: int, memory: Path) -> Report:
+    report = remembered(memory, rungs, wanted, owner)
+    if report is None:
+        report = probe(rungs, wanted, owner=owner)
+        remember(memory, report, wanted)
+    with contextlib.suppress(OSError):  # a daemon that just ended
+        lift(owner, report.means)
+    return report
 
 
 if __name__ == "__main__":

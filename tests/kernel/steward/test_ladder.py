@@ -252,3 +252,32 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str):
 def test_a_folder_that_takes_nothing_costs_only_the_next_probe(tmp_path: Path):
     (tmp_path / "file").write_text("")
     ladder.remember(tmp_path / "file" / "x.json", Report(Means("none"), (0,)), "none")
+
+
+def run_for(owner: int, memory: Path, *args: str) -> Report:
+    command = [sys.executable, "-I", "-B", "-m", "clawai.kernel.steward.ladder", *args]
+    command += [str(owner), str(memory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return Report.from_dict(json.loads(done.stdout))
+
+
+def test_the_program_keeps_what_it_made_for_a_daemon(tmp_path: Path):
+    memory = tmp_path / "preemption.json"
+    first = run_for(os.getpid(), memory, "auto", "0,1,2,3,4")
+    try:
+        assert memory.exists()
+        if first.means.folder:
+            assert Path(first.means.folder).is_dir()
+        assert run_for(os.getpid(), memory, "auto", "0,1,2,3,4") == first
+    finally:
+        means.clean(first.means)
+    assert run_for(os.getpid(), memory, "none", "0,1").means == Means("none")
+
+
+@pytest.mark.parametrize(
+    ("rungs", "wanted", "verdict"),
+    [((0, 1, 2), "auto", True), ((0, 1, 2), "none", False), ((0, 1), "auto", False)],
+)
+def test_who_has_a_session_of_their_own(rungs: tuple[int, ...], wanted: str, verdict: bool):
+    assert ladder.apart(rungs, wanted) is verdict
