@@ -1,0 +1,82 @@
+"""The memory that really exists in the world, to hold against the core's ledger."""
+
+from dataclasses import dataclass
+
+from clawai.kernel.sim.books import BrokenError
+from clawai.sdk import wire
+
+
+@dataclass(slots=True)
+class Segment:
+    """One memfd."""
+
+    client: int
+    worker: int
+    size: int
+    lease: wire.Lease | None = None
+    lent: bool = True
+    freeing: bool = False
+
+
+class Memory:
+    """Counts bytes as processes, segments and weights objects come and go.
+
+    ``take`` raises BrokenError when more would exist than the budget allows.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.real = 0
+        self.peak = 0
+        self.segments: dict[int, Segment] = {}
+        self.objects: dict[int, int] = {}
+        self._of: dict[int, set[int]] = {}
+
+    @property
+    def other(self) -> int:
+        """Bytes of segments and weights objects."""
+        return sum(s.size for s in self.segments.values()) + sum(self.objects.values())
+
+    def take(self, size: int) -> None:
+        """More memory exists."""
+        self.real += size
+        self.peak = max(self.peak, self.real)
+        if self.real > self.budget:
+            raise BrokenError(f"{self.real} bytes exist, the budget is {self.budget}")
+
+    def give(self, size: int) -> None:
+        """Less memory exists."""
+        self.real -= size
+
+    def segment(self, number: int, client: int, worker: int, size: int) -> None:
+        """A segment is made."""
+        self.segments[number] = Segment(client, worker, size)
+        self._of.setdefault(worker, set()).add(number)
+        self.take(size)
+
+    def lent(self, worker: int) -> list[int]:
+        """Segments that clients use with this worker."""
+        return [n for n in self._of.get(worker, ()) if self.segments[n].lent]
+
+    def free(self, number: int) -> bool:
+        """A segment is to be given back; whether that is news."""
+        segment = self.segments.get(number)
+        if segment is None:
+            raise BrokenError(f"segment {number} is freed, and does not exist")
+        fresh, segment.freeing = not segment.freeing, True
+        return fresh
+
+    def gone(self, number: int) -> None:
+        """Its pages are back."""
+        segment = self.segments.pop(number)
+        self._of[segment.worker].discard(number)
+        self.give(segment.size)
+
+    def weights(self, number: int, size: int) -> None:
+        """A weights object is made."""
+        self.objects[number] = size
+        self.take(size)
+
+    def drop_weights(self, number: int) -> None:
+        """Its pages are back."""
+        self.give(self.objects.pop(number))
