@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ class Private:
         Raises:
             ClawError: no_kernel, with what it said.
         """
+        if threading.current_thread() is threading.main_thread():
+            # A benchmark that is ended by a signal must not leave its kernel behind.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         reading, writing = os.pipe()
         errors = self.base / "stderr"
         with errors.open("wb") as sink:
@@ -131,6 +135,10 @@ class Private:
         manifest = f"{identity}{entries}[limits]\n{textwrap.dedent(limits)}\n"
         (target / "plugin.toml").write_text(manifest, encoding="utf-8")
         return target
+
+    def alive(self) -> bool:
+        """Whether the kernel that was started still runs."""
+        return self._process is not None and self._process.poll() is None
 
     def processes(self) -> list[int]:
         """The daemon and everything that comes from it."""
