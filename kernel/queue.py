@@ -141,9 +141,20 @@ class Queue:
             return task
         return None
 
-    def best(self) -> int | None:
-        """Rank of the highest class in which something waits."""
-        return next((rank for rank, fair in enumerate(self.classes) if fair.count), None)
+    def best(self) -> int:
+        """Rank of the highest class in which something waits; beyond all of them if nothing does."""
+        for rank, fair in enumerate(self.classes):
+            if fair.count:
+                return rank
+        return len(CLASSES)
+
+    def ahead(self, rank: int) -> tuple[int, int]:
+        """How many wait in this class and those above it, and their cost."""
+        count = cost = 0
+        for fair in self.classes[: rank + 1]:
+            count += fair.count
+            cost += fair.cost
+        return count, cost
 
     def _promote(self, now: int) -> None:
         while self._ages and self._ages[0][0] <= now:

@@ -10,7 +10,7 @@ import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
-from clawai.kernel.costs import Batching, Costs
+from clawai.kernel.costs import Batching, Costs, Key
 from clawai.kernel.events import Borrowed, Instruction, Log, Spec, Submitted, WorkerReserved
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.pool import Segment
@@ -73,6 +73,8 @@ class Task:
     """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
     deadline: int | None
     """Later than asked for by the time that it was suspended."""
+    key: Key
+    """Of what costs the same."""
     cost: int = 0
     """Expected run time, 0 if nothing is known."""
     state: str = "new"
@@ -162,6 +164,11 @@ class Service:
     last_why: str = ""
     failing: bool = False
     """Its last worker could not start, or died."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return " ".join(filter(None, self.spec.key[:2]))
 
 
 @dataclass(slots=True)

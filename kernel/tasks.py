@@ -36,13 +36,9 @@ def never_fits(ledger: Ledger, need: int, what: str) -> ClawError:
 def quarantined(state: State, service: Service) -> ClawError:
     """The plugin died too often."""
     wait = max(1, -(-(service.quarantined_until - state.now) // limits.SECOND))
-    title = " ".join(filter(None, service.spec.key[:2]))
-    return ClawError(
-        "quarantined",
-        f"{title} kept dying ({service.last_why})",
-        hint=f"it may be started again in {wait} s; `claw logs` shows what it said",
-        retry_after_ms=1000 * wait,
-    )
+    text = f"{service.title} kept dying ({service.last_why})"
+    hint = f"it may be started again in {wait} s; `claw logs` shows what it said"
+    return ClawError("quarantined", text, hint=hint, retry_after_ms=1000 * wait)
 
 
 # Admission.
@@ -56,7 +52,7 @@ def cost_key(asked: ev.Submitted) -> costs.Key:
 
 def wait_ns(state: State, service: Service, rank: int) -> int:
     """How long a task of a class would wait now, by what those before it have taken."""
-    ahead = sum(fair.cost for fair in service.queue.classes[: rank + 1])
+    ahead = service.queue.ahead(rank)[1]
     worker = service.worker
     slots, load = service.spec.slots, 0
     if worker is None or worker.state != "ready":
@@ -80,8 +76,7 @@ def _objection(state: State, event: ev.Submitted, service: Service | None) -> Cl
         return ClawError("bad_params", "a durable task cannot use leases", hint="send frames")
     if len(mine) >= limits.TASKS_PER_CLIENT and event.client:
         return _full(state, event, len(mine))
-    need = event.spec.base_bytes + event.spec.model_bytes
-    if need > state.ledger.budget:
+    if (need := event.spec.base_bytes + event.spec.model_bytes) > state.ledger.budget:
         return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
     if service and state.now < service.quarantined_until:
         return quarantined(state, service)
@@ -89,30 +84,24 @@ def _objection(state: State, event: ev.Submitted, service: Service | None) -> Cl
 
 
 def _full(state: State, event: ev.Submitted, mine: int) -> ClawError:
-    limit = {"yours": limits.TASKS_PER_CLIENT, "all": state.most_tasks}
-    return ClawError(
-        "queue_full",
-        "the queue is full",
-        got={"yours": mine, "all": len(state.tasks), "bytes": state.payload + event.payload},
-        allowed=limit | {"bytes": limits.PAYLOAD_TOTAL},
-        hint="wait for an answer before sending more",
-        retry_after_ms=limits.RETRY // limits.MS,
-    )
+    names = ("yours", "all", "bytes")
+    got = (mine, len(state.tasks), state.payload + event.payload)
+    most = (limits.TASKS_PER_CLIENT, state.most_tasks, limits.PAYLOAD_TOTAL)
+    hint, retry = "wait for an answer before sending more", limits.RETRY // limits.MS
+    allowed = dict(zip(names, most, strict=True))
+    got_now = dict(zip(names, got, strict=True))
+    return ClawError("queue_full", "the queue is full", got_now, allowed, hint, retry)
 
 
-def _unreachable(state: State, event: ev.Submitted, wait: int) -> ClawError | None:
+def _unreachable(state: State, event: ev.Submitted, wait: int, cost: int) -> ClawError | None:
     """Refuse at once what would only fail later."""
-    cost = state.costs.p50(cost_key(event))
     if event.deadline is None or not cost or state.now + wait + cost <= event.deadline:
         return None
-    return ClawError(
-        "deadline_unreachable",
-        f"{event.op} would end in about {(wait + cost) // limits.MS} ms",
-        got=f"{(event.deadline - state.now) // limits.MS} ms",
-        allowed=f"{(wait + cost) // limits.MS} ms",
-        hint="allow more time, or a higher priority class",
-        retry_after_ms=wait // limits.MS,
-    )
+    takes = f"{(wait + cost) // limits.MS} ms"
+    text = f"{event.op} would end in about {takes}"
+    got = f"{(event.deadline - state.now) // limits.MS} ms"
+    hint, retry = "allow more time, or a higher priority class", wait // limits.MS
+    return ClawError("deadline_unreachable", text, got, takes, hint, retry)
 
 
 def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
@@ -124,12 +113,8 @@ def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
         if not lower:
             return False
         victim = max(lower, key=lambda task: (task.rank, task.submitted, task.id))
-        error = ClawError(
-            "overloaded",
-            f"given up for a {event.priority} task, as the queue is full",
-            hint="send it again later",
-            retry_after_ms=limits.RETRY // limits.MS,
-        )
+        text, retry = f"given up for a {event.priority} task", limits.RETRY // limits.MS
+        error = ClawError("overloaded", text, hint="send it again", retry_after_ms=retry)
         state.services[victim.asked.spec.key].queue.remove(victim)
         end(state, victim, "fail", wire.error_message(error))
     return True
@@ -144,8 +129,9 @@ def submitted(state: State, event: ev.Submitted) -> None:
             event = msgspec.structs.replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.services.get(event.spec.key)
-    wait = wait_ns(state, service, rank) if service else 0
-    error = _objection(state, event, service) or _unreachable(state, event, wait)
+    cost = state.costs.p50(key := cost_key(event))
+    wait = wait_ns(state, service, rank) if service and cost else 0
+    error = _objection(state, event, service) or _unreachable(state, event, wait, cost)
     if not error and not _shed(state, event, rank):
         error = _full(state, event, len(state.requests.get(event.client, {})))
     if error:
@@ -153,21 +139,17 @@ def submitted(state: State, event: ev.Submitted) -> None:
         return
     service = state.service(event.spec)
     service.spec = event.spec
-    cost = state.costs.p50(cost_key(event))
-    task = Task(state.number("task"), event, state.now, rank, event.deadline, cost)
+    task = Task(state.number("task"), event, state.now, rank, event.deadline, key, cost)
     step(TASK, task, "accept")
     state.tasks[task.id] = task
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
-    task.position = sum(fair.count for fair in service.queue.classes[: rank + 1])
+    task.position = service.queue.ahead(rank)[0]
     service.queue.push(task)
     service.batching.arrived(state.now)
+    place, estimate = task.position, wait // limits.MS if cost else None
     accepted = wire.Accepted(
-        id=event.request,
-        task=task.id,
-        position=task.position,
-        estimate_ms=wait // limits.MS if cost else None,
-        job=event.job,
+        id=event.request, task=task.id, position=place, estimate_ms=estimate, job=event.job
     )
     reply = ev.Reply(event.client, accepted)
     if event.job and event.client:  # one that came back after a restart is in the journal
@@ -225,14 +207,15 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         worker.pinged, worker.missed = True, 0
         state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
-    items = [_item(state, task) for task in good]
     asked = good[0].asked
-    if len(good) == 1:
-        fields = {name: getattr(items[0], name) for name in _SHARED}
-        message: wire.Message = wire.Run(op=asked.op, slot=slot, **fields)
+    items = tuple(_item(state, task) for task in good)
+    if len(items) == 1:
+        message: wire.Message = wire.Run(op=asked.op, slot=slot, **items[0])
         body = asked.body
     else:
-        message = wire.Batch(op=asked.op, slot=slot, items=tuple(items))
+        frames = (task.asked.frames for task in good)
+        listed = (wire.BatchItem(**i, frames=n) for i, n in zip(items, frames, strict=True))
+        message = wire.Batch(op=asked.op, slot=slot, items=tuple(listed))
         body = tuple(frame for task in good for frame in task.asked.body or ())
     told: tuple[ev.Instruction, ...] = (ev.Tell(worker.id, message, body),)
     for task in good:
@@ -242,20 +225,13 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     return True
 
 
-_SHARED = ("id", "params", "remaining_ms", "priority", "leases")
-
-
-def _item(state: State, task: Task) -> wire.BatchItem:
-    left = None if task.deadline is None else max(1, (task.deadline - state.now) // limits.MS)
-    asked = task.asked
-    return wire.BatchItem(
-        id=task.id,
-        params=asked.params,
-        frames=asked.frames,
-        remaining_ms=left,
-        priority=asked.priority,
-        leases=asked.leases,
-    )
+def _item(state: State, task: Task) -> dict[str, Any]:
+    """What a worker is told of a task."""
+    asked, left = task.asked, None
+    if task.deadline is not None:
+        left = max(1, (task.deadline - state.now) // limits.MS)
+    item: dict[str, Any] = {"id": task.id, "params": asked.params, "leases": asked.leases}
+    return item | {"remaining_ms": left, "priority": asked.priority}
 
 
 def let_go(state: State, worker: Worker, task: Task) -> None:
@@ -290,7 +266,7 @@ def output(state: State, event: ev.Output) -> None:
         worker.service.deaths.clear()
         worker.service.quarantines = 0
         if isinstance(message, wire.Done):
-            state.costs.learn(cost_key(task.asked), state.now - task.dispatched)
+            state.costs.learn(task.key, state.now - task.dispatched)
             end(state, task, "finish", message, event.frames)
         else:
             end(state, task, "fail", wire.error_message(wire.error_from(message)))
@@ -300,9 +276,8 @@ def output(state: State, event: ev.Output) -> None:
             task.streamed = True
             told: wire.Message = wire.Chunk(id=request, data=message.data)
         else:
-            told = wire.Progress(
-                id=request, state="running", fraction=message.fraction, note=message.note
-            )
+            done, note = message.fraction, message.note
+            told = wire.Progress(id=request, state="running", fraction=done, note=note)
         state.out.append(ev.Reply(task.asked.client, told, event.frames))
 
 
@@ -475,11 +450,6 @@ def _progress(state: State, task: Task) -> wire.Progress:
         held = "held" if worker and worker.threads < 0 else "running"
         now = "suspended" if worker and worker.suspended else held
         return wire.Progress(id=request, state=now)
-    loading = worker is not None and worker.state in ("starting", "waiting", "loading")
-    wait = wait_ns(state, service, task.rank) if task.cost else None
-    return wire.Progress(
-        id=request,
-        state="loading" if loading else "queued",
-        position=task.position,
-        estimate_ms=None if wait is None else wait // limits.MS,
-    )
+    how = "loading" if worker and worker.state in ("starting", "waiting", "loading") else "queued"
+    wait = wait_ns(state, service, task.rank) // limits.MS if task.cost else None
+    return wire.Progress(id=request, state=how, position=task.position, estimate_ms=wait)

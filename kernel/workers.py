@@ -15,7 +15,7 @@ def schedule(state: State) -> None:
     if state.stopping:
         return
     if state.ledger.freed and state.hungry:
-        waiting = sorted(state.hungry.values(), key=lambda s: (s.queue.best() or 0, s.spec.key))
+        waiting = sorted(state.hungry.values(), key=lambda s: (s.queue.best(), s.spec.key))
         state.dirty |= {service.spec.key: service for service in waiting}
         state.hungry.clear()
     state.ledger.freed = False
@@ -44,7 +44,8 @@ def _serve(state: State, service: Service) -> None:
 def _fill(state: State, service: Service, worker: Worker) -> None:
     """Dispatch to the free slots; ask a lower task to make way if there is none."""
     queue, batching = service.queue, service.batching
-    free = [slot for slot in range(worker.slots) if slot not in worker.running]
+    full = len(worker.running) >= worker.slots
+    free = [] if full else [n for n in range(worker.slots) if n not in worker.running]
     while free and queue and not worker.suspended:
         if queue.best() and batching.waits(len(queue), state.now):
             state.timer(batching.until, "wake", service.spec.key)
@@ -57,7 +58,9 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
         if tasks.dispatch(state, worker, free[0], _batch(state, service, first)):
             free.pop(0)
     if queue and not free and 1 in state.rungs:
-        _make_way(state, worker, queue.best() or 0)
+        rank = queue.best()
+        if any(task.rank > rank for task in worker.tasks()):
+            _make_way(state, worker, rank)
 
 
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
@@ -133,7 +136,7 @@ def reserved(state: State, event: ev.WorkerReserved) -> None:
     state.dirty[worker.spec.key] = worker.service
     need = worker.spec.base_bytes + event.size + event.weights_bytes
     if need > state.ledger.budget:
-        _give_up(state, worker, tasks.never_fits(state.ledger, need, _title(worker.service)))
+        _give_up(state, worker, tasks.never_fits(state.ledger, need, worker.service.title))
 
 
 def _grant(state: State, worker: Worker) -> None:
@@ -207,7 +210,7 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     state.dirty[service.spec.key] = service
     took = state.now - worker.started
     state.costs.learn(("", *service.spec.key[:2], 0), took)
-    state.log("info", f"worker {worker.id} {_title(service)} is ready after {took // limits.MS} ms")
+    state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = state.now
     if service.held or (state.squeezed and worker.spec.lane == "bulk"):
         grants.suspend(state, worker)
@@ -223,7 +226,7 @@ def unready(state: State, event: ev.WorkerUnready) -> None:
 def too_slow(state: State, worker: Worker) -> None:
     """A worker that is not ready in time is killed; who waits for it is told at once."""
     why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
-    error = ClawError("worker_hung", f"{_title(worker.service)} does not start: {why}")
+    error = ClawError("worker_hung", f"{worker.service.title} does not start: {why}")
     fail_waiting(state, worker.service, error)
     kill(state, worker, why)
 
@@ -253,7 +256,7 @@ def stop(state: State, worker: Worker, why: str) -> None:
         return
     step(WORKER, worker, "stop")
     worker.why = why
-    state.log("info", f"worker {worker.id} {_title(worker.service)} stops: {why}")
+    state.log("info", f"worker {worker.id} {worker.service.title} stops: {why}")
     if worker.suspended:
         state.out.append(ev.Kill(worker.id, why))
         return
@@ -271,7 +274,7 @@ def kill(state: State, worker: Worker, why: str) -> None:
 
 def broke(state: State, worker: Worker, why: str) -> None:
     """A worker said what it may not say."""
-    state.log("error", f"worker {worker.id} {_title(worker.service)} broke the protocol: {why}")
+    state.log("error", f"worker {worker.id} {worker.service.title} broke the protocol: {why}")
     worker.error = ClawError("bad_worker", f"the plugin broke the wire protocol: {why}")
     kill(state, worker, f"broke the protocol: {why}")
 
@@ -297,7 +300,7 @@ def gone(state: State, event: ev.WorkerGone) -> None:
         _bereft(state, service, worker, task, why)
     if asked_for or state.stopping:
         return
-    state.log("error", f"worker {worker.id} {_title(service)} died: {why}")
+    state.log("error", f"worker {worker.id} {service.title} died: {why}")
     service.failing = True
     service.revive = served
     service.deaths = [when for when in service.deaths if state.now - when < limits.DEATH_WINDOW]
@@ -315,7 +318,7 @@ def _quarantine(state: State, service: Service) -> None:
     service.quarantines = min(service.quarantines + 1, 16)
     service.deaths.pop(0)  # one more without an answer is enough for the next
     state.timer(service.quarantined_until, "wake", service.spec.key)
-    state.log("error", f"{_title(service)} is in quarantine: it kept dying ({service.last_why})")
+    state.log("error", f"{service.title} is in quarantine: it kept dying ({service.last_why})")
     fail_waiting(state, service, tasks.quarantined(state, service))
 
 
@@ -330,7 +333,7 @@ def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str
         return
     error = worker.error or ClawError(
         "worker_died",
-        f"the worker of {_title(service)} ended while it ran the task: {why}",
+        f"the worker of {service.title} ended while it ran the task: {why}",
         hint="it is started again by itself; send the request again",
     )
     tasks.end(state, task, "fail", wire.error_message(error))
@@ -342,13 +345,9 @@ def watch(state: State, worker: Worker) -> None:
         worker.pinged = False
         return
     if worker.missed >= limits.MISSED and 4 in state.rungs:
-        worker.error = ClawError("worker_hung", f"{_title(worker.service)} stopped answering")
+        worker.error = ClawError("worker_hung", f"{worker.service.title} stopped answering")
         kill(state, worker, "it stopped answering")
         return
     worker.missed += not worker.suspended
     state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
     state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
-
-
-def _title(service: Service) -> str:
-    return " ".join(filter(None, service.spec.key[:2]))
