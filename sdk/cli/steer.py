@@ -60,9 +60,7 @@ def _steer(command: str, name: str, as_json: bool, said: str) -> None:
         answer = client.admin(command, name)
     affected: list[dict[str, Any]] = answer.get("changed", [])
     if not affected:
-        hint = (
-            f"load it first, such as with `claw run {name} hello`; `claw ps` lists what is loaded"
-        )
+        hint = "load it by using it (`claw run`, `claw call`); `claw ps` lists what is loaded"
         raise ClawError("bad_state", f"{name} is not loaded", got=name, hint=hint)
     if as_json:
         output.print_json(answer)

@@ -102,12 +102,12 @@ def waiting(event: Any, model: str) -> str:
         return f"{note} {fraction:.0%}" if fraction is not None else str(note)
     position, state = getattr(event, "position", None), getattr(event, "state", "")
     estimate = getattr(event, "estimate_ms", None)
-    about = f", about {output.duration(estimate / 1000)}" if estimate else ""
+    about = f"about {output.duration(estimate / 1000)}" if estimate else ""
     if position:
-        return f"{position} in the queue before this{about}"
+        return f"{position} in the queue before this" + (f", {about}" if about else "")
     if state in WAITS:
         return WAITS[state]
-    return f"{state or 'starting'} {model} ...{about}"
+    return f"{state or 'starting'} {model} ... {about}".rstrip()
 
 
 def left_running(job: str) -> str:

@@ -242,6 +242,37 @@ def test_stop_knows_what_is_not_loaded_and_what_is_unknown(box):
     assert "echo" in error["hint"]
 
 
+def test_what_is_pinned_stays_and_says_so(box):
+    box.run("up")
+    error = box.json("pin", "echo", code=1)["error"]
+    assert (error["code"], error["got"]) == ("bad_state", "echo")
+    box.run("call", "echo.say", "text=hi")
+    said = box.run("pin", "echo").stdout
+    assert "stays in memory until `claw unpin echo`" in said
+    assert "echo · lane main" in said
+    assert "pinned" in box.run("ps").stdout
+    assert [row["pinned"] for row in box.json("ps")["workers"]] == [True]
+    assert box.json("unpin", "echo")["changed"][0]["plugin"] == "echo"
+    assert "pinned" not in box.run("ps").stdout
+    assert box.json("pin", "ecko", code=1)["error"]["code"] == "unknown_model"
+
+
+def test_what_is_suspended_waits_until_it_is_resumed(box):
+    box.run("call", "echo.say", "text=hi")
+    assert "until `claw resume echo`" in box.run("suspend", "echo").stdout
+    waiting = box.start("call", "echo.say", "text=later")
+    try:
+        while not (tasks := box.json("ps")["tasks"]):
+            pass
+        assert tasks[0]["op"] == "echo.say"
+        assert [row["state"] for row in box.json("ps")["workers"]] == ["suspended"]
+        assert "echo goes on" in box.run("resume", "echo").stdout
+        assert waiting.communicate()[0] == '"later"\n'
+    finally:
+        waiting.kill()
+        waiting.communicate()
+
+
 def test_plugins_show_restarts_and_ps_what_is_reserved(box):
     box.run("call", "echo.say", "text=hi")
     assert "RESERVED" in box.run("ps").stdout

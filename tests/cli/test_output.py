@@ -9,7 +9,9 @@ import sys
 import pytest
 
 from clawai.sdk.cli import output
+from clawai.sdk.cli.stream import waiting
 from clawai.sdk.errors import ClawError
+from clawai.sdk.session import Event
 
 
 class Terminal(io.StringIO):
@@ -71,6 +73,32 @@ def test_an_error_cannot_drive_the_terminal_nor_fill_it(capsys):
     text = capsys.readouterr().err
     assert "\x1b" not in text
     assert len(text) < 600
+
+
+def test_an_error_says_when_to_try_again(capsys):
+    output.print_error(ClawError("overloaded", "too much", retry_after_ms=2500))
+    assert "retry    in 2.5 s it may fare better" in capsys.readouterr().err
+    output.print_error(ClawError("overloaded", "too much", retry_after_ms=2500), as_json=True)
+    assert json.loads(capsys.readouterr().out)["error"]["retry_after_ms"] == 2500
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (
+            Event("accepted", position=3, estimate_ms=4200),
+            "3 in the queue before this, about 4.2 s",
+        ),
+        (Event("accepted", position=3), "3 in the queue before this"),
+        (Event("progress", state="queued", position=0, estimate_ms=80), "queued m ... about 80 ms"),
+        (Event("progress", state="loading", position=0), "loading m ..."),
+        (Event("progress", state="held"), "held while something more urgent runs ..."),
+        (Event("progress", state="suspended"), "suspended; `claw resume` lets it go on"),
+        (Event("progress", note="reading", fraction=0.5), "reading 50%"),
+    ],
+)
+def test_who_waits_is_told_for_what_and_how_long(event, text):
+    assert waiting(event, "m") == text
 
 
 def test_an_error_as_json(capsys):

@@ -69,6 +69,40 @@ def test_the_life_of_a_request() -> None:
     assert not session.requests
 
 
+def test_durable_tasks_estimates_and_keep_alive() -> None:
+    session = Session()
+    request, frames = session.submit("echo.say", {}, durable=True, keep_alive=0.5)
+    submit = sent(frames)
+    assert (submit.durable, submit.keep_alive_s) == (True, 1)
+    plain = sent(session.submit("echo.say", {})[1])
+    assert (plain.durable, plain.keep_alive_s) == (False, None)
+    assert sent(session.submit("echo.say", {}, keep_alive=0)[1]).keep_alive_s == 0
+    told(session, wire.Accepted(id=1, task=7, position=2, estimate_ms=900, job="j-7"))
+    told(session, wire.Progress(id=1, state="queued", position=1, estimate_ms=400))
+    told(session, wire.Progress(id=1, state="suspended"))
+    assert list(request.events) == [
+        Event("accepted", task=7, position=2, estimate_ms=900, job="j-7", state="queued"),
+        Event("progress", state="queued", position=1, estimate_ms=400),
+        Event("progress", state="suspended"),
+    ]
+    told(session, wire.Error(id=1, code="overloaded", message="later", retry_after_ms=250))
+    assert isinstance(request.end, ClawError)
+    assert request.end.retry_after_ms == 250
+
+
+def test_what_the_kernel_asks_back_is_noted() -> None:
+    session = Session()
+    told(session, wire.Drop(segment=5))
+    assert session.drops == {5}
+    assert sent(Session.dropped(5)).segment == 5
+    borrow = sent(session.borrow("echo.tensor", "", 4096, priority="batch", rights="r")[1])
+    assert (borrow.priority, borrow.rights) == ("batch", "r")
+    for wrong in ({"priority": "soon"}, {"rights": "w"}):
+        with pytest.raises(ClawError) as caught:
+            session.borrow("echo.tensor", "", 4096, **wrong)  # type: ignore[arg-type]
+        assert caught.value.code == "bad_params"
+
+
 def test_what_comes_after_the_end_is_ignored() -> None:
     session, request = open_request()
     told(session, wire.Done(id=1))
@@ -136,6 +170,14 @@ def test_an_answer_that_is_not_msgpack_ends_its_request(message: wire.Message) -
         ({}, {"priority": "urgent"}, "bad_params"),
         ({}, {"deadline": float("inf")}, "bad_params"),
         ({}, {"deadline": float("nan")}, "bad_params"),
+        ({}, {"keep_alive": -1.0}, "bad_params"),
+        ({}, {"keep_alive": float("nan")}, "bad_params"),
+        ({}, {"keep_alive": 3e9}, "bad_params"),
+        (
+            {},
+            {"durable": True, "leases": [wire.Lease(segment=1, offset=0, length=1, generation=1)]},
+            "bad_params",
+        ),
     ],
 )
 def test_what_cannot_be_sent(params: dict[str, Any], options: dict[str, Any], code: str) -> None:
