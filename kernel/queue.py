@@ -14,7 +14,6 @@ Every operation costs O(log n); what was taken out leaves its heap entry behind 
 
 import heapq
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from clawai.kernel import limits
@@ -27,9 +26,12 @@ BATCH = RANK["batch"]
 class Fair:
     """One class of one queue: a heap for each principal, and whose turn it is."""
 
-    __slots__ = ("cost", "count", "credit", "heaps", "stale", "turns")
+    __slots__ = ("cost", "count", "credit", "heaps", "rank", "stale", "tasks", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int, tasks: dict[int, Any]) -> None:
+        self.rank = rank
+        self.tasks = tasks
+        """Of the whole queue: an entry whose task is not there, in this class, is stale."""
         self.heaps: dict[str, list[tuple[int, int]]] = {}
         self.turns: deque[str] = deque()
         self.credit: dict[str, int] = {}
@@ -46,8 +48,13 @@ class Fair:
         self.count += 1
         self.cost += task.cost
 
-    def remove(self, task: Any, waits: Callable[[int], bool]) -> None:
-        """Take a task out; ``waits`` says of a number whether it still is in this class."""
+    def waits(self, number: int) -> bool:
+        """Whether a task still is in this class."""
+        task = self.tasks.get(number)
+        return task is not None and task.rank == self.rank
+
+    def remove(self, task: Any) -> None:
+        """Forget a task that is no longer among ``tasks``."""
         heap = self.heaps[task.asked.principal]
         if heap[0][1] == task.id:
             heapq.heappop(heap)
@@ -58,16 +65,16 @@ class Fair:
         if self.stale > self.count + 64:
             self.stale = 0
             for principal, old in self.heaps.items():
-                self.heaps[principal] = [entry for entry in old if waits(entry[1])]
+                self.heaps[principal] = [entry for entry in old if self.waits(entry[1])]
                 heapq.heapify(self.heaps[principal])
 
-    def head(self, waits: Callable[[int], bool]) -> int | None:
+    def head(self) -> int | None:
         """The task that is next, of the principal whose turn it is."""
         passed = 0
         while self.turns:
             principal = self.turns[0]
             heap = self.heaps[principal]
-            while heap and not waits(heap[0][1]):
+            while heap and not self.waits(heap[0][1]):
                 heapq.heappop(heap)
                 self.stale -= 1
             if not heap:
@@ -96,8 +103,8 @@ class Queue:
     """Holds tasks (``state.Task``), each in one class."""
 
     def __init__(self) -> None:
-        self.classes = tuple(Fair() for _ in CLASSES)
         self.tasks: dict[int, Any] = {}
+        self.classes = tuple(Fair(rank, self.tasks) for rank in range(len(CLASSES)))
         self._ages: list[tuple[int, int, int]] = []
 
     def __len__(self) -> int:
@@ -105,10 +112,6 @@ class Queue:
 
     def __contains__(self, task_id: int) -> bool:
         return task_id in self.tasks
-
-    def _waits(self, rank: int) -> Callable[[int], bool]:
-        tasks = self.tasks
-        return lambda number: number in tasks and tasks[number].rank == rank
 
     def push(self, task: Any, since: int | None = None) -> None:
         """Add a task, which has been in its class since then (or since it was submitted)."""
@@ -121,18 +124,21 @@ class Queue:
     def remove(self, task: Any) -> None:
         """Take a task out, wherever it stands."""
         del self.tasks[task.id]
-        self.classes[task.rank].remove(task, self._waits(task.rank))
+        self.classes[task.rank].remove(task)
         if len(self._ages) > 2 * len(self.tasks) + 64:
-            self._ages = [entry for entry in self._ages if self._waits(entry[2])(entry[1])]
+            self._ages = [entry for entry in self._ages if self.classes[entry[2]].waits(entry[1])]
             heapq.heapify(self._ages)
 
     def take(self, now: int, op: str = "", worst: int = BATCH) -> Any | None:
         """Take out what is next, if it is of ``op`` (or any) and of class ``worst`` or better."""
-        self._promote(now)
-        for rank, fair in enumerate(self.classes[: worst + 1]):
-            number = fair.head(self._waits(rank)) if fair.count else None
-            if number is None:
+        if self._ages and self._ages[0][0] <= now:
+            self._promote(now)
+        for fair in self.classes:
+            if not fair.count:
                 continue
+            number = fair.head()
+            if number is None or fair.rank > worst:
+                return None
             task = self.tasks[number]
             if op and task.asked.op != op:
                 return None
@@ -142,7 +148,7 @@ class Queue:
         return None
 
     def best(self) -> int:
-        """Rank of the highest class in which something waits; beyond all of them if nothing does."""
+        """Rank of the highest class in which something waits; beyond all if nothing does."""
         for rank, fair in enumerate(self.classes):
             if fair.count:
                 return rank
@@ -159,7 +165,7 @@ class Queue:
     def _promote(self, now: int) -> None:
         while self._ages and self._ages[0][0] <= now:
             when, number, rank = heapq.heappop(self._ages)
-            if self._waits(rank)(number):
+            if self.classes[rank].waits(number):
                 task = self.tasks[number]
                 self.remove(task)
                 task.rank -= 1

@@ -59,8 +59,8 @@ def wait_ns(state: State, service: Service, rank: int) -> int:
         load = state.costs.p50(("", *service.spec.key[:2], 0))
         load -= min(load, state.now - worker.started) if worker else 0
     elif len(worker.running) >= (slots := worker.slots):
-        running = [next(iter(batch.values())) for batch in worker.running.values()]
-        ahead += sum(max(0, task.cost - (state.now - task.dispatched)) for task in running)
+        for task in worker.tasks():
+            ahead += max(0, task.cost - (state.now - task.dispatched))
     return load + ahead // (slots * max(1, service.batching.expected))
 
 
@@ -80,7 +80,8 @@ def _objection(state: State, event: ev.Submitted, service: Service | None) -> Cl
         return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
     if service and state.now < service.quarantined_until:
         return quarantined(state, service)
-    return leases.objection(state, event, service.worker if service else None)
+    worker = service.worker if service else None
+    return leases.objection(state, event, worker) if event.leases else None
 
 
 def _full(state: State, event: ev.Submitted, mine: int) -> ClawError:
@@ -168,12 +169,12 @@ def submitted(state: State, event: ev.Submitted) -> None:
 
 def refresh(state: State, worker: Worker, slot: int) -> None:
     """Write the control word of a slot, if it is to be another."""
-    batch = worker.running[slot].values()
     command = wire.HOLD if worker.threads < 0 else wire.GO
-    if all(task.yielding for task in batch):
-        command = wire.YIELD
-    if all(task.state in ("cancelling", "expiring") for task in batch):
+    batch = worker.running[slot].values()
+    if not [task for task in batch if task.state == "running"]:
         command = wire.STOP
+    elif [task for task in batch if task.yielding]:
+        command = wire.YIELD
     word = command | max(0, worker.threads) << 8
     if worker.words.get(slot, 0) != word:
         worker.words[slot] = word
@@ -187,11 +188,12 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     """
     good = []
     for task in batch:
-        if error := leases.objection(state, task.asked, worker):
+        if task.asked.leases and (error := leases.objection(state, task.asked, worker)):
             end(state, task, "fail", wire.error_message(error))
             continue
         step(TASK, task, "dispatch")
-        leases.began(state, task.asked.leases)
+        if task.asked.leases:
+            leases.began(state, task.asked.leases)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
@@ -238,7 +240,8 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     """A worker no longer runs a task."""
     batch = worker.running[task.slot]
     del batch[task.id]
-    leases.ended(state, task.asked.leases)
+    if task.asked.leases:
+        leases.ended(state, task.asked.leases)
     service = worker.service
     state.dirty[service.spec.key] = service
     if batch:

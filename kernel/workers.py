@@ -66,6 +66,8 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
     """As many of the same operation as may run together and still meet the tightest deadline."""
     batch = [first]
+    if first.asked.batch == 1:
+        return batch
     most = max(1, int(first.asked.batch * state.share))
     tightest = first.deadline
     while len(batch) < most and service.queue:
