@@ -159,25 +159,25 @@ def _mounts() -> list[tuple[str, str, Path]]:
     return found
 
 
-def _own_folder(kind: str) -> Path | None:
-    """Our group in the tree of version 2, or in that of the cpu controller."""
+def own_folder(kind: str, controller: str = "cpu") -> Path | None:
+    """Our group in the tree of version 2 ("cgroup2"), or in that of a controller ("cgroup1")."""
     groups = _own_groups()
-    path = groups.get("" if kind == "cgroup2" else "cpu")
+    path = groups.get("" if kind == "cgroup2" else controller)
     for name, options, place in _mounts():
-        if name == "cgroup2" if kind == "cgroup2" else "cpu" in options.split(","):
+        if name == "cgroup2" if kind == "cgroup2" else controller in options.split(","):
             return place / path.lstrip("/") if path is not None else None
     return None
 
 
 def _bases() -> list[Path]:
     """Folders in which ``make`` may have created something."""
-    own = _own_folder("cgroup2")
-    bases = [each for each in (own, own.parent if own else None, _own_folder("cgroup1")) if each]
+    own = own_folder("cgroup2")
+    bases = [each for each in (own, own.parent if own else None, own_folder("cgroup1")) if each]
     return [base for base in bases if base.is_dir()]
 
 
 def _make_cgroup1(owner: int) -> Means:
-    base = _own_folder("cgroup1")
+    base = own_folder("cgroup1")
     if base is None or not base.is_dir():
         raise Refused("the cpu controller of cgroup v1 is not mounted here")
     if not os.access(base, os.W_OK):
@@ -193,7 +193,7 @@ def _make_cgroup1(owner: int) -> Means:
 
 
 def _make_cgroup2(owner: int) -> Means:
-    own = _own_folder("cgroup2")
+    own = own_folder("cgroup2")
     if own is None or not own.is_dir():
         raise Refused("cgroup v2 is not mounted here")
     base = next((each for each in (own, own.parent) if _delegated(each)), None)
