@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The parameters of one task of a batch operation: make a subclass with the fields."""
 
 
@@ -141,7 +141,10 @@ def operation(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]: 
 @overload
 def operation(name: Callable[..., Any]) -> Callable[..., Any]: ...
 def operation(name: str | Callable[..., Any]) -> Any:
-    """Mark a function as an operation; without a name it is ``MODULE.FUNCTION``."""
+    """Mark a function as an operation; without a name it is ``MODULE.FUNCTION``.
+
+    It may run in any thread of its worker, and in as many at once as plugin.toml has slots.
+    """
     if callable(name):
         function = name
         return operation(f"{function.__module__.rpartition('.')[2]}.{function.__name__}")(function)
@@ -284,6 +287,8 @@ class Start(Protocol):
     context: int
     control: memoryview
     """The whole control page, 32-bit words, one a slot."""
+    args: Mapping[str, Any]
+    """What else the kernel says of the worker, such as ``slots``: how many tasks run at once."""
 
     def reserve(self, size: int) -> None:
         """Ask the kernel to charge ``size`` bytes, and wait; call it once, before allocating.

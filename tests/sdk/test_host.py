@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -21,6 +23,16 @@ ARGS = {
     "threads": 1,
     "context": 0,
 }
+
+
+def test_what_a_worker_imports_before_it_is_ready() -> None:
+    """A restart must be quick: a plugin that uses no numpy does not wait for it."""
+    program = "import sys; import clawai.sdk.host, clawai.plugins.echo; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True
+    )
+    slow = {"numpy", "zmq", "asyncio", "email", "http", "logging", "subprocess", "clawai.kernel"}
+    assert not slow & set(done.stdout.split())
 
 
 def test_a_segment_that_was_dropped_before_its_task_began_is_refused() -> None:

@@ -1,5 +1,6 @@
 """The worker's host in a real process: control words, batches, pings, and stopping at any time."""
 
+import random
 import signal
 import time
 from pathlib import Path
@@ -209,6 +210,29 @@ def test_tasks_that_come_together_run_together(host: HostProcess) -> None:
         )
         assert host.next(wire.Pong).seq == 5
         assert {host.next(wire.Done).id for _ in range(2)} == {first, first + 1}
+
+
+def test_no_task_is_lost_however_they_come(host: HostProcess) -> None:
+    """Each wake-up of the waiting threads counts: a lost one is a task without an answer."""
+    order = random.Random(5)
+    free, open_tasks, ended = [0, 1], dict[int, int](), 0
+    for number in range(1, 1501):
+        both = len(free) == 2 and order.random() < 0.5
+        group = [number, number + 10_000] if both else [number]
+        messages: list[wire.Message] = []
+        for task in group:
+            open_tasks[task] = free.pop()
+            messages.append(host.run(task, "t.threads", slot=open_tasks[task]))
+        if order.random() < 0.2:
+            messages.insert(order.randrange(len(messages) + 1), wire.Cancel(id=77))
+        host.send(*messages)
+        while open_tasks and (not free or order.random() < 0.5):
+            free.append(open_tasks.pop(host.next(wire.Done).id))
+            ended += 1
+    while open_tasks:
+        open_tasks.pop(host.next(wire.Done).id)
+        ended += 1
+    assert ended >= 1500
 
 
 @pytest.mark.parametrize("op", ["", "t.python", "t.native", "hold"])
