@@ -1,0 +1,180 @@
+"""The pool's figures that need the kernel's own code: `claw bench pool` runs this as a program.
+
+    python -m clawai.kernel.poolbench trace|whole|fit SEED...
+        the trace through the production core; a line of JSON for each seed; whole: as it was before
+        small leases shared segments; fit: how many models there is room for
+    python -m clawai.kernel.poolbench remap BYTES
+        a process maps and reads sealed memory that another holds; its milliseconds
+
+In the trace the world around the core does what honest holders do: each pair has a worker that is
+ready, and who is asked to unmap a segment has unmapped it at once. The daemon does not load this.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from clawai.kernel import events as ev
+from clawai.kernel import limits, pooltrace, segments
+from clawai.kernel.core import Core
+from clawai.sdk import wire
+
+
+class Pairs:
+    """A core with one client and one worker for each pair, and a budget that is all the pool's."""
+
+    def __init__(self, budget: int, pairs: int) -> None:
+        self.core = Core(budget)
+        self.live = 0
+        """Bytes asked for in all leases that are held."""
+        self._sizes: dict[int, int] = {}
+        self._held: dict[int, wire.Lease] = {}
+        self.specs = [ev.Spec("pair", str(number), 0, 0, 1) for number in range(pairs)]
+        for number, spec in enumerate(self.specs):
+            self._do(ev.Borrowed(number + 1, 1, spec, 1))
+            worker = self.core.state.services[spec.key].worker
+            assert worker
+            told = self._do(ev.WorkerReady(worker.id, 1))
+            assert isinstance(told, wire.Leased)
+            self._do(ev.Returned(number + 1, told.lease.segment, told.lease.generation))
+
+    def _do(self, event: Any) -> Any:
+        """One event and all that follows from it; what the client is told of its request."""
+        told = None
+        follow = deque([event])
+        while follow:
+            for said in self.core.handle(follow.popleft(), 0):
+                reply = said.reply if isinstance(said, ev.MakeSegment) else said
+                match reply:
+                    case ev.Reply(message=wire.Drop(segment=number)):
+                        follow.append(ev.Unmapped(reply.client, number))
+                    case ev.Reply():
+                        told = reply.message
+                    case ev.Tell(message=wire.Drop(segment=number)):
+                        follow.append(ev.SegmentDropped(reply.worker, number))
+                    case ev.FreeSegment():
+                        follow.append(ev.SegmentGone(reply.segment))
+        return told
+
+    def borrow(self, pair: int, lease: int, size: int) -> bool:
+        """Whether the pair got what it asked for."""
+        told = self._do(ev.Borrowed(pair + 1, lease, self.specs[pair], size))
+        if not isinstance(told, wire.Leased):
+            return False
+        self._held[lease], self._sizes[lease] = told.lease, size
+        self.live += size
+        return True
+
+    def give_back(self, pair: int, lease: int) -> None:
+        """The end of a lease."""
+        held = self._held.pop(lease)
+        self.live -= self._sizes.pop(lease)
+        self._do(ev.Returned(pair + 1, held.segment, held.generation))
+
+
+def run(steps: list[pooltrace.Step], budget: int, pairs: int) -> dict[str, float] | None:
+    """The pool at the first refusal; None if it refuses nothing."""
+    world = Pairs(budget, pairs)
+    state = world.core.state
+    borrows, first = 0, state.last["segment"]
+    for step in steps:
+        if not step.size:
+            world.give_back(step.pair, step.lease)
+        elif world.borrow(step.pair, step.lease, step.size):
+            borrows += 1
+        else:
+            # Idle segments were asked back before the refusal: what is charged now is in use.
+            return {
+                "utilisation_ratio": world.live / budget,
+                "fragmentation_ratio": 1 - world.live / state.ledger.used,
+                "reused_ratio": 1 - (state.last["segment"] - first) / borrows,
+                "segments": len(state.segments),
+            }
+    return None
+
+
+def models_fit(seed: int) -> tuple[float, float]:
+    """Models without a refusal where one arena for each, of its own peak, holds ``PAIRS``.
+
+    The pool's, and that of an allocator that wastes no byte and moves everything at will.
+    """
+    length = pooltrace.FIT_LENGTH
+    own = [sorted(pooltrace.of_pair(seed, pair, length)) for pair in range(pooltrace.PAIRS)]
+    budget = sum(map(pooltrace.peak, own))
+    models = pooltrace.PAIRS
+    while pooltrace.peak(pooltrace.trace(seed, models + 1, length)) <= budget:
+        models += 1
+    ideal = models
+    while run(pooltrace.trace(seed, models, length), budget, models) is not None:
+        models -= 1
+    return models / pooltrace.PAIRS, ideal / pooltrace.PAIRS
+
+
+def whole_segments() -> None:
+    """From now on every lease has a segment of its own, and one of any size is lent again."""
+    limits.SMALL, limits.LEFT_OVER = 0, 1.0
+
+
+_READER = """
+import mmap, sys, time
+fd, size = int(sys.argv[1]), int(sys.argv[2])
+began = time.perf_counter()
+with mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as weights:
+    pages = sum(weights[:: mmap.PAGESIZE])
+print(1e3 * (time.perf_counter() - began), pages)
+"""
+
+
+def remap(size: int, rounds: int = 5) -> list[float]:
+    """Milliseconds until a fresh process has mapped resident memory and read of every page."""
+    fd = os.memfd_create("claw-bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        with mmap.mmap(fd, size) as writing:
+            piece = b"\1" * (1 << 20)
+            for begin in range(0, size, len(piece)):
+                writing[begin : begin + len(piece)] = piece[: size - begin]
+        fixed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fixed | fcntl.F_SEAL_SEAL)
+        reader = segments.read_only(fd)
+        command = [sys.executable, "-c", _READER, str(reader), str(size)]
+        times = []
+        for _ in range(rounds):
+            done = subprocess.run(command, pass_fds=[reader], stdout=subprocess.PIPE, check=True)
+            took, pages = done.stdout.split()
+            if int(pages) != size // mmap.PAGESIZE:
+                raise ValueError(f"read {pages.decode()} of {size // mmap.PAGESIZE} pages")
+            times.append(float(took))
+        os.close(reader)
+        return times
+    finally:
+        os.close(fd)
+
+
+def main(words: list[str]) -> None:
+    """See the module."""
+    if words[0] == "remap":
+        print(json.dumps({"remap_ms": remap(int(words[1]))}))
+        return
+    if words[0] == "whole":
+        whole_segments()
+    for seed in map(int, words[1:]):
+        began = time.process_time()
+        if words[0] == "fit":
+            pool, ideal = models_fit(seed)
+            found: dict[str, float] | None = {"models_fit_ratio": pool, "ideal_ratio": ideal}
+        else:
+            steps = pooltrace.trace(seed)
+            found = run(steps, pooltrace.BUDGET, pooltrace.PAIRS)
+        assert found, "the demand is above the budget"
+        print(json.dumps(found | {"seed": seed, "cpu_s": time.process_time() - began}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
