@@ -1,36 +1,33 @@
 """The clients' side of the shell: connections, handshake, requests, leases out.
 
-Principal is who the operating system says that the peer is (SO_PEERCRED), never what it says. A
-one-time token from the lease socket ties a connection there to one here.
+Principal is who the operating system says that the peer is (SO_PEERCRED), never what it says. The
+steward accepts connections, and gives one-time tokens out at the lease socket: a token ties a
+connection there to one here. What has to be asked of the steward makes its client wait: what that
+sent afterwards is handled after the answer, in order.
 """
 
-import contextlib
-import errno
 import os
-import secrets
 import select
 import socket
-import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
-from clawai.kernel.log import LogFile
 from clawai.kernel.loop import Loop
+from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import Peer
-from clawai.kernel.registry import Registry
-from clawai.sdk import paths, wire
+from clawai.kernel.stewardship import Steward
+from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
 VERSION = "0.1.0"
-_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(slots=True)
@@ -43,19 +40,11 @@ class Client:
     pid: int
     since: int
     greeted: bool = False
-    name: str = ""
-    lease: "LeasePeer | None" = None
+    lease: socket.socket | None = None
     mask: int = select.EPOLLIN
-
-
-@dataclass(slots=True)
-class LeasePeer:
-    """One connection to the lease socket."""
-
-    sock: socket.socket
-    token: bytes
-    since: int
-    client: int = 0
+    waits: bool = False
+    """For the steward; meanwhile nothing of it is read or handled."""
+    inbox: deque[list[bytes]] = field(default_factory=deque)
 
 
 @dataclass
@@ -63,80 +52,35 @@ class Clients:
     """All of them."""
 
     loop: Loop
-    log: LogFile
-    registry: Registry
+    steward: Steward
+    offers: Offers
     view: Callable[[str], dict[str, Any]]
-    """The listing of a name."""
+    """The rows of a listing."""
     stop: Callable[[], None]
     """Begins the end of the kernel."""
     by_number: dict[int, Client] = field(default_factory=dict)
-    leases: dict[int, LeasePeer] = field(default_factory=dict)
     last: int = 0
-    spare: int = field(default_factory=lambda: os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-    """Given up to refuse a connection when the daemon is out of descriptors."""
-    listeners: list[tuple[socket.socket, Path]] = field(default_factory=list)
 
     # Connections.
 
-    def listen(self) -> None:
-        """Open both sockets in the owner-only folder."""
-        doors = (
-            (paths.kernel_socket(), socket.SOCK_STREAM, self._accept),
-            (paths.lease_socket(), socket.SOCK_SEQPACKET, self._accept_lease),
-        )
-        for path, kind, accept in doors:
-            path.unlink(missing_ok=True)
-            sock = socket.socket(socket.AF_UNIX, kind)
-            try:
-                sock.bind(str(path))
-            except OSError as error:
-                sock.close()
-                raise ClawError(
-                    "address_in_use",
-                    f"cannot listen at {path}: {error.strerror or error}",
-                    hint="set CLAW_RUNTIME_DIR to a short path of your own",
-                ) from error
-            path.chmod(0o600)
-            sock.listen(4 * limits.CLIENTS)
-            sock.setblocking(False)
-            self.listeners.append((sock, path))
-            self.loop.watch(sock.fileno(), partial(accept, sock))
-
-    def _accepted(
-        self, listener: socket.socket, full: bool
-    ) -> tuple[socket.socket, int, int] | None:
-        try:
-            sock, _ = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                # Left alone it would be offered again and again: it is told no instead.
-                os.close(self.spare)
-                with contextlib.suppress(OSError):
-                    listener.accept()[0].close()
-                self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            return None
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(data)
-        if full or uid not in (os.getuid(), 0):
-            sock.close()
-            self.log.write("warning", f"refused a connection of uid {uid}, process {pid}")
-            return None
-        return sock, pid, uid
-
-    def _accept(self, listener: socket.socket, _: int) -> None:
+    def connected(self, pid: int, uid: int, fds: list[int]) -> None:
+        """The steward has accepted a connection of a process that may connect."""
+        if not fds:
+            return  # we are out of descriptors; the system has closed it
         if len(self.by_number) >= limits.CLIENTS:
             # Who has not said hello must not keep others out.
             for idle in [c for c in self.by_number.values() if not c.greeted][:1]:
                 self.leave(idle, "it never said hello")
-        found = self._accepted(listener, len(self.by_number) >= limits.CLIENTS)
-        if found is None:
+        if len(self.by_number) >= limits.CLIENTS:
+            os.close(fds[0])
+            self.steward.log("warning", f"refused a connection of process {pid}: too many")
             return
-        sock, pid, uid = found
         self.last += 1
-        client = Client(self.last, Peer(sock, b"ROUTER"), uid, pid, time.monotonic_ns())
+        peer = Peer(socket.socket(fileno=fds[0]), b"ROUTER")
+        client = Client(self.last, peer, uid, pid, time.monotonic_ns())
         self.by_number[client.number] = client
-        self.loop.watch(sock.fileno(), lambda mask: self._ready(client, mask))
-        client.peer.flush_handshake()
+        self.loop.watch(peer.fileno(), lambda mask: self._ready(client, mask))
+        peer.flush_handshake()
 
     def _ready(self, client: Client, mask: int) -> None:
         if mask & select.EPOLLOUT:
@@ -151,21 +95,30 @@ class Clients:
             if messages is None:
                 self.leave(client, "closed")
                 return
-            for frames in messages:
-                self._message(client, frames)
-            if client.peer.zmtp.stalled and not client.peer.closed:
-                self.loop.again.add(client.peer.fileno())
+            client.inbox.extend(messages)
+        self._work(client)
+
+    def _work(self, client: Client) -> None:
+        """Handle what has come of a client, unless it waits."""
+        while client.inbox and not client.waits and client.number in self.by_number:
+            self._message(client, client.inbox.popleft())
+        peer = client.peer
+        peer.held = sum(sum(map(len, frames)) for frames in client.inbox) if client.waits else 0
+        if peer.zmtp.stalled and not client.waits and not peer.closed:
+            self.loop.again.add(peer.fileno())
+        if peer.zmtp.buffered or peer.held:
             self.loop.shed()
         self._settle(client)
 
     def _settle(self, client: Client) -> None:
-        """Watch for room to write while something waits; give up on one that never reads."""
+        """Watch for what it may do now; forget one that is gone."""
         if client.number not in self.by_number:
             return
         if client.peer.closed:
             self.leave(client, "closed")
             return
-        mask = select.EPOLLIN | (select.EPOLLOUT if client.peer.waiting else 0)
+        mask = 0 if client.waits else select.EPOLLIN
+        mask |= select.EPOLLOUT if client.peer.waiting else 0
         if mask != client.mask:
             client.mask = mask
             self.loop.rewatch(client.peer.fileno(), mask)
@@ -181,55 +134,35 @@ class Clients:
             return
         self.loop.unwatch(client.peer.fileno())
         client.peer.close()
-        if client.lease:
-            self._close_lease(client.lease)
+        self._close_lease(client)
         if client.greeted:
             if why != "closed":
-                self.log.write("warning", f"client {client.number} is disconnected: {why}")
+                self.steward.log("warning", f"client {client.number} is disconnected: {why}")
             self.loop.happen(ev.ClientLeft(client.number))
 
-    # The lease socket.
-
-    def _accept_lease(self, listener: socket.socket, _: int) -> None:
-        if len(self.leases) >= limits.CLIENTS:
-            for idle in [p for p in self.leases.values() if not p.client][:1]:
-                self._close_lease(idle)
-        found = self._accepted(listener, len(self.leases) >= limits.CLIENTS)
-        if found is None:
-            return
-        sock = found[0]
-        sock.setblocking(False)
-        peer = LeasePeer(sock, secrets.token_bytes(16), time.monotonic_ns())
-        self.leases[sock.fileno()] = peer
-        self.loop.watch(sock.fileno(), lambda _: self._close_lease(peer))
-        try:
-            sock.send(msgspec.msgpack.encode({"token": peer.token}))
-        except OSError:
-            self._close_lease(peer)
-
-    def _close_lease(self, peer: LeasePeer) -> None:
-        """The client has nothing to say there: whatever comes is the end of it."""
-        if self.leases.pop(peer.sock.fileno(), None) is None:
-            return
-        self.loop.unwatch(peer.sock.fileno())
-        peer.sock.close()
-        if client := self.by_number.get(peer.client):
+    def _close_lease(self, client: Client) -> None:
+        if client.lease:
+            self.loop.unwatch(client.lease.fileno())
+            client.lease.close()
             client.lease = None
 
     def give(self, number: int, segment: int, size: int, fd: int) -> None:
-        """Send a segment's descriptor to its client."""
+        """Send a segment's descriptor to its client.
+
+        Raises:
+            OSError: it has no lease socket any more, or does not take it.
+        """
         client = self.by_number.get(number)
         if client is None or client.lease is None:
             raise OSError(0, "the client has no lease socket")
         header = msgspec.msgpack.encode({"segment": segment, "bytes": size})
-        socket.send_fds(client.lease.sock, [header], [fd])
+        socket.send_fds(client.lease, [header], [fd])
 
     # Time.
 
     def next_timer(self) -> int | None:
         """When somebody who has not said hello, or does not read, is to go."""
         waiting = [c.since + limits.HANDSHAKE for c in self.by_number.values() if not c.greeted]
-        waiting += [p.since + limits.TOKEN_LIFE for p in self.leases.values() if not p.client]
         waiting += [c.peer.moved + limits.STUCK for c in self.by_number.values() if _full(c)]
         return min(waiting, default=None)
 
@@ -240,9 +173,6 @@ class Clients:
                 self.leave(client, "it never said hello")
             elif _full(client) and now >= client.peer.moved + limits.STUCK:
                 self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
-        for peer in list(self.leases.values()):
-            if not peer.client and now >= peer.since + limits.TOKEN_LIFE:
-                self._close_lease(peer)
 
     # Messages.
 
@@ -251,23 +181,60 @@ class Clients:
         client = self.by_number.get(told.client)
         if client is None:
             return
-        total = sum(other.peer.waiting for other in self.by_number.values())
-        if total > limits.OUTBOX_TOTAL:
-            worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
-            self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
         client.peer.send(told.message, told.frames)
         self._settle(client)
+        if client.peer.waiting:
+            total = sum(other.peer.waiting for other in self.by_number.values())
+            if total > limits.OUTBOX_TOTAL:
+                worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
+                self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
 
     def fail(self, number: int, about: Any, error: ClawError) -> None:
         """Answer the request that ``about`` would have answered with an error."""
         self.reply(ev.Reply(number, wire.error_message(error, about.id)))
 
+    def _answer(self, client: Client, request: int, data: wire.Raw) -> None:
+        self.reply(ev.Reply(client.number, wire.Answer(id=request, data=data)))
+
     def _complain(self, client: Client, error: ClawError, request: int | None = None) -> None:
         self.reply(ev.Reply(client.number, wire.error_message(error, request)))
 
-    def _message(self, client: Client, frames: list[bytes]) -> None:
-        if client.number not in self.by_number:
+    def _ask(
+        self,
+        client: Client,
+        asked: Any,
+        question: tuple[Any, ...],
+        then: Callable[[Any, list[int]], None],
+    ) -> None:
+        """Ask the steward on behalf of a client, which waits for the answer."""
+        client.waits = True
+
+        def answered(answer: Any, got: list[int]) -> None:
+            client.waits = False
+            if client.number not in self.by_number:
+                for fd in got:
+                    os.close(fd)
+                return
+            try:
+                if isinstance(answer, ClawError):
+                    raise answer
+                then(answer, got)
+            except ClawError as error:
+                self._complain(client, error, getattr(asked, "id", None))
+            self._work(client)
+
+        self.steward.ask(*question, then=answered)
+
+    def _offered(self, client: Client, asked: Any, then: Callable[[Offer], None]) -> None:
+        """Go on with the offer of what a submit or a borrow names."""
+        key = asked.op, asked.model, asked.priority == "batch"
+        if offer := self.offers.known(key):
+            then(offer)
             return
+        learn = self.offers.learn
+        self._ask(client, asked, ("resolve", *key), lambda said, _: then(learn(key, said)))
+
+    def _message(self, client: Client, frames: list[bytes]) -> None:
         request = None
         try:
             message = wire.decode(frames, wire.FromClient)
@@ -292,13 +259,18 @@ class Clients:
         if client.greeted:
             raise ClawError("bad_state", "hello was said before")
         if hello.token:
-            peers = [p for p in self.leases.values() if not p.client and p.token == hello.token]
-            if not peers:
-                raise ClawError("not_permitted", "the token is unknown, used or too old")
-            client.lease = peers[0]
-            client.lease.client = client.number
+            welcome = partial(self._welcome, client)
+            self._ask(client, hello, ("claim", hello.token), lambda _, fds: welcome(fds))
+        else:
+            self._welcome(client, [])
+
+    def _welcome(self, client: Client, fds: list[int]) -> None:
+        if fds:
+            client.lease = socket.socket(fileno=fds[0])
+            client.lease.setblocking(False)
+            # The client has nothing to say there: whatever comes is the end of it.
+            self.loop.watch(fds[0], lambda _: self._close_lease(client))
         client.greeted = True
-        client.name = hello.name
         welcome = wire.Welcome(
             version=wire.VERSION,
             kernel=VERSION,
@@ -309,28 +281,32 @@ class Clients:
         self.reply(ev.Reply(client.number, welcome))
 
     def _submit(self, client: Client, asked: wire.Submit, frames: list[bytes]) -> None:
-        now = time.monotonic_ns()
-        spec, entry = self.registry.spec(asked.op, asked.model)
         deadline = None
         if asked.deadline_ms is not None:
-            deadline = now + max(-1, min(asked.deadline_ms, 1 << 40)) * limits.MS
-        event = ev.Submitted(
-            client=client.number,
-            request=asked.id,
-            spec=spec,
-            op=asked.op,
-            priority=asked.priority,
-            deadline=deadline,
-            idempotent=entry.idempotent,
-            payload=sum(map(len, frames)),
-            leases=asked.leases,
-            params=wire.Raw(bytes(asked.params)),
-            body=tuple(frames[1:]),
-            frames=len(frames) - 1,
-            principal=f"uid:{client.uid}",
-            batch=entry.batch,
-        )
-        self.loop.happen(event)
+            most = max(-1, min(asked.deadline_ms, 1 << 40))
+            deadline = time.monotonic_ns() + most * limits.MS
+
+        def submit(offer: Offer) -> None:
+            event = ev.Submitted(
+                client=client.number,
+                request=asked.id,
+                spec=offer.spec,
+                op=asked.op,
+                priority=asked.priority,
+                deadline=deadline,
+                idempotent=offer.idempotent,
+                payload=sum(map(len, frames)),
+                leases=asked.leases,
+                params=wire.Raw(bytes(asked.params)),
+                body=tuple(frames[1:]),
+                frames=len(frames) - 1,
+                principal=f"uid:{client.uid}",
+                batch=offer.batch,
+                keep_ns=None if asked.keep_alive_s is None else asked.keep_alive_s * limits.SECOND,
+            )
+            self.loop.happen(event)
+
+        self._offered(client, asked, submit)
 
     def _cancel(self, client: Client, asked: wire.Cancel, frames: list[bytes]) -> None:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))
@@ -342,8 +318,12 @@ class Clients:
                 "this connection works without leases",
                 hint="open the lease socket first and send its token in hello",
             )
-        spec, _ = self.registry.spec(asked.op, asked.model)
-        self.loop.happen(ev.Borrowed(client.number, asked.id, spec, asked.bytes, asked.rights))
+
+        def borrow(offer: Offer) -> None:
+            event = ev.Borrowed(client.number, asked.id, offer.spec, asked.bytes, asked.rights)
+            self.loop.happen(event)
+
+        self._offered(client, asked, borrow)
 
     def _return(self, client: Client, told: wire.Return, frames: list[bytes]) -> None:
         self.loop.happen(ev.Returned(client.number, told.segment, told.generation))
@@ -352,46 +332,41 @@ class Clients:
         self.loop.happen(ev.Unmapped(client.number, told.segment))
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
-        data = self.view(asked.what)
+        def listed(data: bytes, _: list[int]) -> None:
+            self._answer(client, asked.id, wire.Raw(data))
+
         try:
-            packed = wire.pack(data)
-        except (TypeError, ValueError, OverflowError) as error:
-            # A listing must never end the kernel, whatever stands in a manifest or a setting.
-            raise ClawError("bad_config", f"the listing cannot be sent: {error}") from None
-        self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=packed)))
+            self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
+        except OSError as error:
+            client.waits = False
+            raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
-        if asked.command in ("unload", "pin", "unpin", "suspend", "resume"):
+        if asked.command == "shutdown":
+            self._answer(client, asked.id, wire.pack({"pid": os.getpid()}))
+            self.stop()
+        elif asked.command in COMMANDS:
             told = ev.Commanded(client.number, asked.id, asked.command, asked.name)
             self.loop.happen(told)
-        elif asked.command == "shutdown":
-            data = wire.pack({"pid": os.getpid()})
-            self.reply(ev.Reply(client.number, wire.Answer(id=asked.id, data=data)))
-            self.stop()
         else:
-            raise ClawError(
-                "bad_params", "no such command", asked.command, allowed=["shutdown", "unload"]
-            )
+            allowed = ["shutdown", *COMMANDS]
+            raise ClawError("bad_params", "no such command", asked.command, allowed)
 
     def close(self) -> None:
-        """Close every connection and remove the sockets."""
+        """Close every connection, once what waits for it is sent or half a second has passed."""
         until = time.monotonic() + 0.5
         for client in list(self.by_number.values()):
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
-        for peer in list(self.leases.values()):
-            peer.sock.close()
-        for sock, path in self.listeners:
-            sock.close()
-            path.unlink(missing_ok=True)
-        os.close(self.spare)
+            self._close_lease(client)
 
 
 def _full(client: Client) -> bool:
     return client.peer.waiting > limits.OUTBOX
 
 
+COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
 _REQUESTS: dict[type, Any] = {
     wire.Hello: Clients._hello,
     wire.Submit: Clients._submit,

@@ -72,11 +72,11 @@ class Loop:
                 callback(mask)
 
     def shed(self) -> None:
-        """Bound what half-sent messages hold, over all connections: the largest goes first."""
-        peers = [pair for holders in self.holders for pair in holders()]
-        total = sum(peer.zmtp.buffered for peer, _ in peers)
+        """Bound what half-sent and waiting messages hold, over all connections: largest first."""
+        found = [pair for holders in self.holders for pair in holders()]
+        peers = sorted(found, key=lambda pair: pair[0].zmtp.buffered + pair[0].held)
+        total = sum(peer.zmtp.buffered + peer.held for peer, _ in peers)
         while total > limits.PARTIAL_TOTAL:
-            worst = max(peers, key=lambda pair: pair[0].zmtp.buffered)
-            total -= worst[0].zmtp.buffered
-            peers.remove(worst)
-            worst[1]()
+            worst, end = peers.pop()
+            total -= worst.zmtp.buffered + worst.held
+            end()

@@ -27,6 +27,8 @@ class Peer:
         self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self.waiting = 0
         """Bytes in the outbox."""
+        self.held = 0
+        """Bytes of whole messages that could not be handled yet."""
         self.moved = 0
         """When the outbox last became shorter, or began."""
         self._outbox: deque[memoryview | bytearray] = deque()

@@ -1,45 +1,67 @@
-"""The shell around the core: one poller over sockets, processes, signals and time.
+"""The daemon: one poller over sockets, the steward, signals and time.
 
 Everything that happens becomes an event for ``Core.handle``; what it returns is carried out here.
 Clients' side: ``clients``. Workers' side: ``processes``. This module holds the loop and the boot.
+``python -m clawai.kernel`` prepares what the daemon stands on (settings, the lock of its folder,
+listening sockets, the steward) and then becomes it.
 """
 
-import fcntl
-import json
 import os
-import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clawai.kernel import events as ev
-from clawai.kernel import limits, views
+from clawai.kernel import limits
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
-from clawai.kernel.log import LogFile
+from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
+from clawai.kernel.objects import Objects
+from clawai.kernel.offers import Offers
 from clawai.kernel.processes import Processes
-from clawai.kernel.registry import Registry
+from clawai.kernel.rows import rows
 from clawai.kernel.segments import Segments
-from clawai.sdk import paths
-from clawai.sdk.config import Config, budget_bytes
+from clawai.kernel.stewardship import Steward
 from clawai.sdk.errors import ClawError
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What ``python -m clawai.kernel`` has prepared."""
+
+    told: Any
+    """What a steward that is started again has to be told."""
+    listeners: list[int]
+    sockets: list[str]
+    """Where they listen; removed at the end."""
+    ready_fd: int
+    """Gets a line once the daemon serves; -1 for nobody."""
+    budget: int
+    idle_ns: int
+    cores: int
+    rungs: list[int]
 
 
 class Server:
     """The running kernel."""
 
-    def __init__(self, config: Config, log: LogFile) -> None:
-        self.log = log
-        self.core = Core(budget_bytes(config), int(config.workers.idle_minutes * 60e9))
+    def __init__(self, settings: Settings, link: Link, steward: int) -> None:
+        self.settings = settings
+        cores, rungs = settings.cores, frozenset(settings.rungs)
+        self.core = Core(settings.budget, settings.idle_ns, cores, rungs)
         self.segments = Segments()
         self.loop = Loop(self._carry_out)
-        self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
-        self.processes = Processes(self.loop, log, self.registry, config, self.segments)
-        self.clients = Clients(self.loop, log, self.registry, self._view, self.stop)
+        told, listeners = settings.told, settings.listeners
+        self.steward = Steward(self.loop, link, steward, told, listeners)
+        self.offers = Offers(self.steward)
+        self.processes = Processes(self.loop, self.steward, self.segments)
+        self.objects = Objects(self.loop, self.steward, self.processes)
+        self.clients = Clients(self.loop, self.steward, self.offers, self._view, self.stop)
         self.loop.holders += [self.clients.holders, self.processes.holders]
         self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
@@ -47,21 +69,41 @@ class Server:
             ev.Start: self.processes.start,
             ev.Tell: self.processes.tell,
             ev.Control: self.processes.control,
+            ev.Suspend: self.processes.suspend,
             ev.Kill: self.processes.kill,
             ev.MakeSegment: self._make_segment,
             ev.FreeSegment: self._free_segment,
-            ev.Log: lambda told: log.write(told.level, told.text),
+            ev.MakeWeights: self.objects.make,
+            ev.SealWeights: self.objects.seal,
+            ev.GiveWeights: self.objects.give,
+            ev.DropWeights: self.objects.drop,
+            ev.Log: lambda told: self.steward.log(told.level, told.text),
         }
+        self.steward.handlers |= {
+            "client": self.clients.connected,
+            "started": self.processes.started,
+            "changed": self.processes.changed,
+            "failed": self.processes.failed,
+            "gone": self.processes.gone,
+            "lost": self.processes.lost,
+            "forget": self.offers.forget,
+            "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
+        }
+        self.steward.watch()
 
     def _carry_out(self, event: ev.Event) -> None:
         for instruction in self.core.handle(event, time.monotonic_ns()):
             self._carry[type(instruction)](instruction)
 
     def _view(self, what: str) -> dict[str, Any]:
-        sources = views.Sources(
-            self.core, self.registry, self.clients, self.processes, self.log, self._started
-        )
-        return views.view(sources, what)
+        now = time.monotonic_ns()
+        shell = {
+            "pid": os.getpid(),
+            "uptime_s": (now - self._started) // limits.SECOND,
+            "clients": len(self.clients.by_number),
+            "log_lines_lost": self.steward.lost,
+        }
+        return shell | rows(self.core, self.processes, what, now)
 
     def _make_segment(self, made: ev.MakeSegment) -> None:
         client = self.clients.by_number.get(made.client)
@@ -69,9 +111,10 @@ class Server:
             fd = self.segments.make(made.segment, made.size, client.pid if client else 0)
             # The client first: a worker that had it would keep it if the client's way is blocked.
             self.clients.give(made.client, made.segment, made.size, fd)
-            self.processes.give(made.worker, made.segment, made.size, fd, made.rights)
+            header = {"segment": made.segment, "bytes": made.size, "rights": made.rights}
+            self.processes.give(made.worker, header, fd)
         except OSError as error:
-            self.log.write("error", f"segment {made.segment}: {error.strerror}")
+            self.steward.log("error", f"segment {made.segment}: {error.strerror}")
             self.segments.drop(made.segment)
             failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
             self.loop.happen(ev.SegmentFailed(made.segment, str(error)), next_one=True)
@@ -89,44 +132,49 @@ class Server:
             if self.segments.retire(number, worker, worker in self.processes.running):
                 self.loop.happen(ev.SegmentGone(number))
             else:
-                self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
+                self._refilled(worker)
+
+    def _refilled(self, worker: int) -> None:
+        self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
 
     def _look(self, now: int) -> None:
         """Once a second while awake, whether a worker has taken memory back that it gave back."""
-        if now < self._looked + limits.SECOND:
-            return
-        self._looked = now
-        for worker in self.segments.violators():
-            self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
+        if now >= self._looked + limits.SECOND:
+            self._looked = now
+            for worker in self.segments.violators():
+                self._refilled(worker)
 
     def run(self) -> None:
         """Serve until the core stops and every worker is gone."""
         while not (self.core.state.stopping and not self.processes.running):
             look = self._looked + limits.SECOND if self.segments.fresh else None
-            unmute = self.processes.unmute if self.processes.muted else None
             punch = 0 if self.segments.freeing else None
-            planned = (self.core.next_timer(), self.clients.next_timer(), look, unmute, punch)
+            planned = (self.core.next_timer(), self.clients.next_timer(), look, punch)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
             self.clients.expire(now)
-            self.processes.expire(now)
             self._free_some()
             self._look(now)
 
     def stop(self) -> None:
         """Begin the end: tasks are told, workers are killed."""
         if not self.core.state.stopping:
-            self.log.write("info", "the kernel stops")
+            self.steward.log("info", "the kernel stops")
             self.loop.happen(ev.ShutdownAsked())
 
     def close(self) -> None:
         """Let go of everything."""
+        for path in self.settings.sockets:
+            if os.path.exists(path):  # noqa: PTH110 - pathlib would only be loaded for this
+                os.unlink(path)  # noqa: PTH108
         self.clients.close()
         self.processes.close()
+        self.objects.close()
         self.segments.close()
+        self.steward.close()
         self.loop.poller.close()
 
 
@@ -147,54 +195,31 @@ def _signals(server: Server) -> tuple[socket.socket, socket.socket]:
     return reading, writing
 
 
-def lock(folder: Path) -> int:
-    """Be the only kernel of this folder; the descriptor holds the lock until the process ends.
+def serve(sock: socket.socket, steward: int) -> None:
+    """Serve until a signal or ``claw down``.
 
-    Raises:
-        ClawError: address_in_use, naming the process that serves.
+    Args:
+        sock: leads to the steward; the settings wait there.
+        steward: its process.
     """
-    fd = os.open(paths.pid_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.read(fd, 32).decode("ascii", "replace").strip()
-        os.close(fd)
-        raise ClawError(
-            "address_in_use",
-            f"another kernel (process {pid}) serves {folder}",
-            hint="use it as it is, or stop it with `claw down`, or set CLAW_RUNTIME_DIR",
-        ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
-
-
-def serve(config: Config, *, echo: bool, ready_fd: int | None) -> None:
-    """Boot and serve until a signal or ``claw down``."""
-    # Room for every client twice, workers and segments; select() reaches no higher.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
-    folder = paths.make_private(paths.runtime_dir())
-    held = lock(folder)
-    log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * limits.MIB, echo)
-    server = Server(config, log)
+    first = Link(sock, blocking=True).receive()
+    assert first is not None
+    settings = msgspec.convert(first[1][0], Settings)
+    server = Server(settings, Link(sock), steward)
     try:
         wakeups = _signals(server)
-        server.registry.scan()
-        for where, why in server.registry.problems.items():
-            log.write("warning", f"plugin {where}: {why}")
-        server.clients.listen()
-        server.processes.probe()
-        log.write("info", f"kernel {os.getpid()} serves {paths.kernel_socket()}")
-        if ready_fd is not None:
-            line = {"ready": True, "pid": os.getpid(), "socket": str(paths.kernel_socket())}
-            os.write(ready_fd, json.dumps(line).encode() + b"\n")
-            os.close(ready_fd)
+        server.steward.log("info", f"kernel {os.getpid()} serves {settings.sockets[0]}")
+        if settings.ready_fd >= 0:
+            line = {"ready": True, "pid": os.getpid(), "socket": settings.sockets[0]}
+            os.write(settings.ready_fd, msgspec.json.encode(line) + b"\n")
+            os.close(settings.ready_fd)
         server.run()
         signal.set_wakeup_fd(-1)
-        for sock in wakeups:
-            sock.close()
+        for each in wakeups:
+            each.close()
     finally:
         server.close()
-        log.close()
-        os.close(held)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -31,6 +31,8 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Compute threads of one engine worker; 0 means one a core."""
     context: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 2048
     """Longest sequence of a language model, in tokens; 0 means the model's own limit."""
+    weights: str = "auto"
+    """How an engine holds a model's weights: shared (they outlive it), private, auto."""
     idle_minutes: Annotated[float, msgspec.Meta(ge=0, le=525_600)] = 10
     """An idle worker is stopped after this long; 0 keeps it."""
 
@@ -77,6 +79,7 @@ LIMIT = 1 << 20
 """Bytes of the file at most."""
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
 MEANS = ("auto", "cgroup2", "cgroup1", "autogroup", "nice", "realtime", "none")
+WEIGHTS = ("auto", "shared", "private")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -111,6 +114,7 @@ def parse(text: bytes, where: str) -> Config:
     for key, got, allowed in (
         ("sandbox.minimum", config.sandbox.minimum, LEVELS),
         ("log.level", config.log.level, LOG_LEVELS),
+        ("workers.weights", config.workers.weights, WEIGHTS),
         ("preemption.means", config.preemption.means, MEANS),
     ):
         if got not in allowed:

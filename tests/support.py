@@ -1,8 +1,9 @@
 """What tests of the running kernel share: a real daemon in folders of its own, and its leak check.
 
-``Kernel`` starts ``python -m clawai.kernel`` in a session of its own, so that every process that
-comes from it can be found afterwards by its session, whatever it was reparented to. ``check_gone``
-is called when it has stopped: no process, no memfd, no descriptor of it may be left.
+``Kernel`` starts ``python -m clawai.kernel`` in a session of its own, and each of its launchers
+leads another, so that every process that comes from it can be found afterwards by its session,
+whatever it was reparented to. ``check_gone`` is called when it has stopped: no process, no memfd,
+no descriptor of it may be left.
 """
 
 import contextlib
@@ -73,20 +74,30 @@ def memory_kib(pid: int, key: str = "VmRSS") -> int:
     raise AssertionError(f"no {key} for process {pid}")
 
 
-def session_of(leader: int) -> dict[int, str]:
-    """The living processes of a session: id to command line."""
-    found = {}
+def sessions() -> dict[int, dict[int, str]]:
+    """The living processes of each session: id to command line."""
+    found: dict[int, dict[int, str]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
             continue
         try:
             stat = Path(f"/proc/{name}/stat").read_text()
             fields = stat.rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] not in "ZX":
-                found[int(name)] = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+            if fields[0] not in "ZX":
+                line = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+                found.setdefault(int(fields[3]), {})[int(name)] = line
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def cpu_ticks(pid: int) -> int:
@@ -130,6 +141,8 @@ class Kernel:
         """What the daemon wrote to standard error; a healthy one writes nothing."""
         self._clients: list[Client] = []
         self._mark = 0
+        self._sessions: set[int] = set()
+        """Of the daemon and of every launcher that was seen."""
 
     def start(self, *, wrapper: tuple[str, ...] = ()) -> "Kernel":
         """Start the daemon and wait until it says that it is ready."""
@@ -152,6 +165,8 @@ class Kernel:
             line = os.read(reading, 4096)
             assert line, f"the kernel ended: {(self.base / 'stderr').read_text()}"
             self.pid = json.loads(line)["pid"]
+            self._sessions.add(self.process.pid)
+            wait_until(lambda: len(self.launchers()) == 2, "both launchers lead their sessions")
         finally:
             for fd in (reading, writing):
                 if fd >= 0:
@@ -238,9 +253,21 @@ class Kernel:
         """What the daemon printed."""
         return (self.base / "stderr").read_text()
 
+    def steward(self) -> int:
+        """The process of the daemon's steward; 0 if there is none."""
+        return next((p for p in self.processes() if parent_of(p) == self.pid), 0)
+
+    def launchers(self) -> list[int]:
+        """The processes that lead the workers' sessions."""
+        steward = self.steward()
+        found = [leader for leader in sessions() if steward and parent_of(leader) == steward]
+        self._sessions.update(found)
+        return found
+
     def processes(self) -> dict[int, str]:
         """Every living process that comes from the daemon, itself included."""
-        return session_of(self.process.pid) if self.process else {}
+        living = sessions()
+        return {pid: line for each in self._sessions for pid, line in living.get(each, {}).items()}
 
     def worker_pid(self, plugin: str = "echo") -> int:
         """The process of a plugin's worker; 0 if none runs."""
@@ -252,6 +279,7 @@ class Kernel:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""
         assert self.process
+        self.launchers()  # one may have been started since
         self.close_clients()
         if self.process.poll() is None:
             os.kill(self.pid, number)

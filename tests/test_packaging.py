@@ -85,7 +85,7 @@ import os, subprocess, sys
 sys.path[:] = [{str(site)!r}] + sys.path
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
 import clawai.kernel.server, clawai.sdk.wire, clawai.plugins.accelerator._ops as ops
-from clawai.kernel.registry import Registry
+from clawai.kernel.steward.registry import Registry
 assert clawai.kernel.server.__file__.startswith({str(site)!r}), clawai.kernel.server.__file__
 assert ops.__file__.startswith({str(site)!r}), ops.__file__
 registry = Registry()

@@ -110,9 +110,10 @@ def test_a_full_disk_costs_log_lines_only(start_kernel: Callable[..., Kernel]) -
     kernel = with_evil(start_kernel())
     client = kernel.client()
     client.call("evil.fine")
-    # To the daemon a limit on the size of its files is a disk that is full.
+    # To the daemon and its steward a limit on the size of their files is a disk that is full.
     size = kernel.log_file.stat().st_size + 100
-    resource.prlimit(kernel.pid, resource.RLIMIT_FSIZE, (size, size))
+    for pid in (kernel.pid, kernel.steward()):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
     client.call("evil.talk", {"lines": 150, "width": 100})
     wait_until(lambda: client.query("status")["log_lines_lost"] > 0, "lines are lost")
     assert client.call("evil.fine").value == "fine"

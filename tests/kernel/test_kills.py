@@ -13,7 +13,6 @@ from evil_plugin import with_evil
 from support import (
     PATIENCE,
     Kernel,
-    session_of,
     wait_until,
 )
 
@@ -80,7 +79,7 @@ def test_the_daemon_is_killed(start_kernel: Callable[..., Kernel]) -> None:
     wait_until(lambda: client.query("tasks")["tasks"][0]["state"] == "running", "it runs")
     assert len(kernel.processes()) >= 5
     os.kill(kernel.pid, signal.SIGKILL)
-    wait_until(lambda: not session_of(kernel.pid), "no process of it is left", 5)
+    wait_until(lambda: not kernel.processes(), "no process of it is left", 5)
     with pytest.raises(ClawError) as caught:
         client.call("echo.say", {"text": "x"})
     assert caught.value.code == "no_kernel"

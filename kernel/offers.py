@@ -1,0 +1,74 @@
+"""What was learned of the steward: which operations there are, and what runs them.
+
+A known operation costs no question. Whether the file of its model is still the same is looked up
+each time; the rest is asked again in the background once it is a second old.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from clawai.kernel.events import Spec
+from clawai.kernel.limits import SECOND
+from clawai.kernel.stewardship import Steward
+from clawai.sdk.errors import ClawError
+
+Key = tuple[str, str, bool]
+"""Operation, model, and whether it is for a batch task."""
+
+
+@dataclass(slots=True)
+class Offer:
+    """What runs an operation with a model."""
+
+    spec: Spec
+    idempotent: bool
+    batch: int
+    path: str
+    """Of the model's file; empty without one."""
+    learned: int
+
+
+@dataclass
+class Offers:
+    """All that were asked for since the folders last changed."""
+
+    steward: Steward
+    by_key: dict[Key, Offer] = field(default_factory=dict)
+
+    def known(self, key: Key) -> Offer | None:
+        """What is known and still holds."""
+        offer = self.by_key.get(key)
+        if offer is None or (offer.path and identity(offer.path) != offer.spec.identity):
+            return None
+        now = time.monotonic_ns()
+        if now - offer.learned > SECOND:
+            offer.learned = now
+            self.steward.ask("resolve", *key, then=lambda said, _: self._relearn(key, said))
+        return offer
+
+    def learn(self, key: Key, said: dict[str, Any]) -> Offer:
+        """Keep what the steward has answered."""
+        offer = Offer(**said | {"spec": Spec(**said["spec"])}, learned=time.monotonic_ns())
+        self.by_key[key] = offer
+        return offer
+
+    def _relearn(self, key: Key, said: Any) -> None:
+        if isinstance(said, ClawError):
+            self.by_key.pop(key, None)
+        else:
+            self.learn(key, said)
+
+    def forget(self, fds: list[int]) -> None:
+        """Somebody has changed a folder."""
+        self.by_key.clear()
+
+
+def identity(path: str) -> str:
+    """Which file lies there; empty if none does."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"

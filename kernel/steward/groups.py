@@ -1,0 +1,157 @@
+"""A weight group, as the steward sees it: its launcher, and the workers that this has started.
+
+A worker's weight group is fixed at birth, because a process cannot join another session later. So
+each lane has a launcher of its own, which is forked here while this process has one thread. One
+that dies takes its workers along; the next launch forks another.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from clawai.kernel.link import Link
+from clawai.kernel.loop import Loop
+from clawai.kernel.steward import launcher
+from clawai.kernel.steward.launching import Order
+from clawai.kernel.steward.output import Outputs
+from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
+
+
+@dataclass
+class Group:
+    """One lane."""
+
+    lane: str
+    loop: Loop
+    daemon: Link
+    outputs: Outputs
+    means: dict[str, Any] | None = None
+    """How it enters its weight group, once that is known."""
+    workers: dict[int, int] = field(default_factory=dict)
+    """Worker to a pidfd of its own, -1 until it is started."""
+    pid: int = 0
+    _titles: dict[int, str] = field(default_factory=dict)
+    _link: Link | None = None
+
+    def fork(self) -> None:
+        """Start the launcher."""
+        threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+        assert threads == 1, f"{threads} threads; a fork would copy the locks of the others"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            gc.freeze()  # what lives here now owns descriptor numbers that mean others there
+            launcher.become(theirs, self.lane, parent)
+        theirs.close()
+        self._link = Link(ours)
+        self.loop.watch(ours.fileno(), self._ready)
+        if self.means is not None:
+            self.send("enter", self.means)
+
+    def enter(self, means: dict[str, Any]) -> None:
+        """Have this and every later launcher enter the weight group by these means."""
+        self.means = means
+        self.send("enter", means)
+
+    def send(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
+        """Tell the launcher something."""
+        assert self._link
+        self._link.send(name, *arguments, fds=fds)
+        self.loop.rewatch(self._link.fileno(), self._link.mask)
+
+    def spawn(self, order: Order, bpf: bytes, fds: list[int]) -> None:
+        """Have a worker started; ``fds`` (wire, leases, control page) are closed here.
+
+        Raises:
+            OSError: no descriptor could be had; ``fds`` are still open then.
+        """
+        if self._link is None:
+            self.fork()
+        names = ["wire", "leases", "control", "stdout"]
+        given = [*fds, self.outputs.pipe(order.worker, order.plugin)]
+        if order.model_fd >= 0:
+            names.append("model")
+            given.append(order.model_fd)
+        self.workers[order.worker] = -1
+        self._titles[order.worker] = order.plugin
+        self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
+
+    def _ready(self, mask: int) -> None:
+        assert self._link
+        if mask & select.EPOLLOUT:
+            self._link.flush()
+            self.loop.rewatch(self._link.fileno(), self._link.mask)
+        if mask & ~select.EPOLLOUT:
+            message = self._link.receive()
+            if message is None:
+                self._died()
+                return
+            name, arguments, fds = message
+            {"started": self._started, "failed": self._failed, "gone": self._gone}[name](
+                *arguments, fds
+            )
+
+    def _started(self, worker: int, pid: int, fds: list[int]) -> None:
+        self.outputs.log.write("debug", f"worker {worker} is process {pid}")
+        self.workers[worker] = os.dup(fds[0])
+        self.daemon.send("started", worker, pid, fds=tuple(fds))
+
+    def _failed(self, worker: int, layer: str, said: str, _: list[int]) -> None:
+        text = f"{self._titles[worker]}: {layer}: {said}"
+        self.outputs.log.write("error", f"worker {worker} {text}")
+        code = "worker_failed" if layer in ("import", "spawn") else "sandbox_refused"
+        error = ClawError(code, text[:2000], hint="`claw doctor` and `claw logs` tell more")
+        self.daemon.send("failed", worker, wire.error_message(error))
+
+    def _gone(self, worker: int, code: int, _: list[int]) -> None:
+        self._forget(worker, exit_text(code))
+
+    def _forget(self, worker: int, why: str) -> None:
+        if (pidfd := self.workers.pop(worker)) >= 0:
+            os.close(pidfd)
+        del self._titles[worker]
+        self.outputs.ended(worker)
+        self.daemon.send("gone", worker, why)
+
+    def _died(self) -> None:
+        """The launcher has; each of its workers dies with it, by two ways."""
+        log = self.outputs.log
+        log.write("error", f"the launcher of the {self.lane} workers died, and they with it")
+        self._reap(signal.SIGKILL)
+        for worker, pidfd in list(self.workers.items()):
+            if pidfd >= 0:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], 5)
+            self._forget(worker, "its launcher died")
+
+    def _reap(self, number: int = 0) -> None:
+        assert self._link
+        self.loop.unwatch(self._link.fileno())
+        self._link.close()
+        self._link = None
+        if number:
+            os.kill(self.pid, number)
+        os.waitpid(self.pid, 0)
+        self.pid = 0
+
+    def end(self) -> None:
+        """Have the launcher end its workers and itself, and wait for that."""
+        if self._link:
+            self._reap()
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, in words."""
+    number = -code if code < 0 else code - 128 if code > 128 else 0
+    if number:
+        try:
+            return f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            return f"killed by signal {number}"
+    return f"exited with code {code}"

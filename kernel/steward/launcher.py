@@ -1,0 +1,144 @@
+"""A launcher: leads the session of one weight group, and starts and reaps the workers in it.
+
+Forked from the steward. A worker dies with it: by the lifeline, and by the death signal of its
+stage. It never reads a file and never decides anything.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+from clawai.kernel.link import Link
+from clawai.kernel.loop import Loop
+from clawai.sandbox import syscalls as sc
+from clawai.sandbox.launch import Spawned, spawn
+from clawai.sandbox.policy import Policy, SandboxRefused
+
+TARGET = "clawai.sdk.host:main"
+
+
+def become(sock: socket.socket, lane: str, steward: int) -> NoReturn:
+    """Be the launcher of ``lane`` until the steward or ``sock`` ends."""
+    status = 1
+    try:
+        sc.close_all_but([0, 1, 2, sock.fileno()])
+        sc.set_name(f"claw-{lane}")
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        if os.getppid() == steward:
+            Launcher(Link(sock, blocking=True), lane).serve()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Launcher:
+    """The workers of one group."""
+
+    def __init__(self, link: Link, lane: str) -> None:
+        self.link = link
+        self.lane = lane
+        self.loop = Loop(lambda _: None)
+        self.spawned: dict[int, Spawned] = {}
+        self._serving = True
+        self._handlers = {"spawn": self._spawn, "signal": self._signal}
+
+    def serve(self) -> None:
+        """Serve until the steward is gone; then end every worker, and wait for that."""
+        self.loop.watch(self.link.fileno(), self._told)
+        while self._serving:
+            self.loop.turn(None)
+        for spawned in self.spawned.values():
+            _kill(spawned, signal.SIGKILL)
+        for spawned in self.spawned.values():
+            spawned.stage.wait()
+
+    def _told(self, _: int) -> None:
+        message = self.link.receive()
+        if message is None:
+            self._serving = False
+            return
+        name, arguments, fds = message
+        self._handlers[name](*arguments, fds)
+
+    def _spawn(
+        self, worker: int, order: dict[str, Any], names: list[str], bpf: bytes, fds: list[int]
+    ) -> None:
+        inside = dict(zip(names, fds, strict=True))
+        inside["stderr"] = inside["stdout"]
+        try:
+            spawned = spawn(
+                TARGET,
+                Policy.from_dict(order["policy"]),
+                inside,
+                bpf=bpf,
+                level=order["level"],
+                args=order["args"],
+                uid=order["uid"],
+                import_paths=order["import_paths"],
+            )
+        except (OSError, ValueError, SandboxRefused) as error:
+            layer = "level" if isinstance(error, SandboxRefused) else "spawn"
+            self.link.send("failed", worker, layer, str(error))
+            self.link.send("gone", worker, 1)
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self.spawned[worker] = spawned
+        self.loop.watch(spawned.status_fd, lambda _: self._status(worker, spawned))
+        self.loop.watch(spawned.stage_pidfd, lambda _: self._stage_ended(worker, spawned))
+
+    def _status(self, worker: int, spawned: Spawned) -> None:
+        for report in spawned.read_status():
+            if report.event == "closed":
+                self.loop.unwatch(spawned.status_fd)
+            elif report.event == "failed":
+                self.link.send("failed", worker, report.layer, report.error)
+            elif report.event == "started":
+                pidfd = os.dup(spawned.worker_pidfd)
+                self.link.send("started", worker, spawned.worker_pid, fds=(pidfd,))
+
+    def _stage_ended(self, worker: int, spawned: Spawned) -> None:
+        """The outer process has ended; the worker inside it has too, or is made to."""
+        code = spawned.exit_code()
+        if code is None:
+            return
+        self.loop.unwatch(spawned.stage_pidfd)
+        inner = spawned.worker_pidfd
+        if inner >= 0 and not select.select([inner], [], [], 0)[0]:
+            _kill(spawned, signal.SIGKILL)
+            self.loop.watch(inner, lambda _: self._ended(worker, spawned, code))
+        else:
+            self._ended(worker, spawned, code)
+
+    def _ended(self, worker: int, spawned: Spawned, code: int) -> None:
+        self._status(worker, spawned)  # a report may still be unread
+        for fd in (spawned.worker_pidfd, spawned.status_fd):
+            self.loop.unwatch(fd)
+        spawned.close()
+        del self.spawned[worker]
+        self.link.send("gone", worker, code)
+
+    def _signal(self, worker: int, number: int, _: list[int]) -> None:
+        if spawned := self.spawned.get(worker):
+            _kill(spawned, number)
+
+
+def _kill(spawned: Spawned, number: int) -> None:
+    """Signal the worker, or to end it before it is started, its stage."""
+    pidfd = spawned.worker_pidfd
+    if pidfd < 0 and number == signal.SIGKILL:
+        pidfd = spawned.stage_pidfd
+    if pidfd >= 0:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            pass

@@ -1,0 +1,149 @@
+"""What a worker's launcher is ordered: the policy, the arguments, and who the worker will be."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clawai.kernel import limits
+from clawai.kernel.events import Spec
+from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
+from clawai.sandbox.launch import require_level
+from clawai.sandbox.policy import Policy
+from clawai.sdk.config import Config
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import Plugin
+from clawai.sdk.wire import MAX_MESSAGE
+
+UID_BASE, UIDS = 64000, 1500
+"""A daemon that is root gives each plugin a uid of its own from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One worker to be started."""
+
+    worker: int
+    plugin: str
+    code: str
+    """Identity of the plugin's files at this moment."""
+    policy: dict[str, Any]
+    level: str
+    args: dict[str, Any]
+    uid: int
+    import_paths: list[str]
+    model_fd: int = -1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the launcher."""
+        return {
+            "policy": self.policy,
+            "level": self.level,
+            "args": self.args,
+            "uid": self.uid,
+            "import_paths": self.import_paths,
+        }
+
+
+def order(
+    worker: int,
+    spec: Spec,
+    registry: Registry,
+    config: Config,
+    level: str,
+    advice: Sequence[str] = (),
+) -> Order:
+    """How to start the worker of ``spec``; its ``model_fd`` is the caller's.
+
+    Raises:
+        SandboxRefused: the level is below the configured minimum; ``advice`` would help.
+        ClawError: the model or the plugin is no longer there.
+        OSError, ValueError: the model's file or the profile cannot be read.
+    """
+    if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
+        raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
+    plugin = registry.plugins[spec.plugin]
+    policy = _policy(plugin, config, spec)
+    require_level(level, policy, advice)
+    owner = uid(spec.plugin, registry.uids)
+    folder = registry.places[spec.plugin]
+    model: dict[str, Any] = {}
+    model_fd = -1
+    if spec.model:
+        record = stored_model(spec.model)
+        path, _ = model_file(record)
+        model_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
+    return Order(
+        worker,
+        spec.plugin,
+        registry.code(plugin),
+        policy.to_dict(),
+        level,
+        _arguments(worker, spec, plugin, registry, config, model),
+        owner,
+        # A plugin that is part of the installed package is imported from there.
+        [] if folder.parent == BUNDLED else [str(folder.resolve())],
+        model_fd,
+    )
+
+
+def uid(plugin: str, taken: dict[str, int]) -> int:
+    """The uid of a plugin's workers under a daemon that is root: the same at every start.
+
+    Two plugins whose names lead to the same number get neighbours, the later one the next.
+    """
+    if plugin not in taken:
+        first = int.from_bytes(hashlib.sha256(plugin.encode()).digest()[:4], "big")
+        used = set(taken.values())
+        numbers = (UID_BASE + (first + more) % UIDS for more in range(UIDS))
+        found = next((number for number in numbers if number not in used), None)
+        if found is None:
+            raise ClawError("worker_failed", f"more than {UIDS} plugins have run; restart")
+        taken[plugin] = found
+    return taken[plugin]
+
+
+def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
+    """The profile that the manifest names, with this plugin's paths and limits."""
+    base = Policy.load(plugin.permissions.profile)
+    # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
+    budget = spec.base_bytes + limits.WORKER_SLACK
+    if spec.model:
+        # The ledger decides what a model may hold; the rlimit only stops what runs away.
+        budget += 4 * spec.model_bytes + (1 << 30)
+    return dataclasses.replace(
+        base,
+        minimum_level=config.sandbox.minimum,
+        read_paths=base.read_paths + tuple(plugin.permissions.read),
+        memory_bytes=budget,
+        max_threads=max(base.max_threads, plugin.limits.threads),
+    )
+
+
+def _arguments(
+    worker: int,
+    spec: Spec,
+    plugin: Plugin,
+    registry: Registry,
+    config: Config,
+    model: dict[str, Any],
+) -> dict[str, Any]:
+    """What the worker's host is told at its start."""
+    return {
+        "incarnation": worker,
+        "plugin": plugin.plugin.name,
+        "module": plugin.plugin.module,
+        "operations": [entry.name for entry in plugin.operation],
+        "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
+        "batches": [entry.name for entry in plugin.operation if entry.batch > 1],
+        "drivers": [driver.plugin.module for driver in registry.drivers(plugin)],
+        "model": model,
+        "slots": spec.slots,
+        "threads": config.workers.threads or len(os.sched_getaffinity(0)),
+        "context": config.workers.context,
+        "weights": config.workers.weights,
+        "max_message": MAX_MESSAGE,
+    }

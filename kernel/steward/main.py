@@ -1,0 +1,283 @@
+"""The steward's loop: what the daemon asks of it, in the order in which it asks.
+
+One thread, so that a launcher can be forked from it at any time. It may wait for the daemon, which
+never waits for it.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from clawai.kernel.events import Spec
+from clawai.kernel.limits import MIB
+from clawai.kernel.link import Link
+from clawai.kernel.loop import Loop
+from clawai.kernel.steward import launching, views
+from clawai.kernel.steward.door import Door
+from clawai.kernel.steward.groups import Group
+from clawai.kernel.steward.log import LogFile
+from clawai.kernel.steward.output import Outputs
+from clawai.kernel.steward.registry import Registry
+from clawai.sandbox import syscalls as sc
+from clawai.sandbox.policy import SandboxRefused
+from clawai.sdk import paths, wire
+from clawai.sdk.config import Config
+from clawai.sdk.errors import ClawError
+
+PROBE_LIMIT = 1 << 20
+LANES = ("main", "bulk")
+
+
+def become(sock: socket.socket, daemon: int) -> NoReturn:
+    """Be the steward of ``daemon``, our parent, until it or ``sock`` ends."""
+    sc.close_all_but([0, 1, 2, sock.fileno()])
+    sc.set_name("claw-steward")
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the daemon decides when to end
+    sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    status = 1
+    try:
+        if os.getppid() == daemon:
+            link = Link(sock, blocking=True)
+            first = link.receive()
+            if first:
+                told, listeners = first[1][0], first[2]
+                steward = Steward(link, msgspec.convert(told["config"], Config), told["echo"])
+                steward.serve(listeners)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Steward:
+    """Everything that the steward holds."""
+
+    def __init__(self, link: Link, config: Config, echo: bool) -> None:
+        self.link = link
+        self.config = config
+        self.loop = Loop(_no_event)
+        self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
+        self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
+        self.outputs = Outputs(self.loop, self.log)
+        self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
+        self.door = Door(self.loop, self.link, self.log)
+        self.probed: dict[str, Any] | None = None
+        """Level, layers and advice of the sandbox, once known."""
+        self.bpf = b""
+        self.running = True
+        self._waiting: dict[int, tuple[Spec, list[int]]] = {}
+        """Workers to be started once the sandbox is proved."""
+        self._probing: subprocess.Popen[bytes] | None = None
+        self._probe_output = b""
+        self._handlers: dict[str, Callable[..., None]] = {
+            "log": lambda level, text, _: self.log.write(level, text),
+            "resolve": self._resolve,
+            "view": self._view,
+            "claim": self._claim,
+            "launch": self._launch,
+            "signal": self._signal,
+            "seal": self._seal,
+            "release": self._release,
+        }
+
+    def serve(self, listeners: list[int]) -> None:
+        """Serve until the daemon is gone; then end what was started here, and wait for its end."""
+        # The launchers first, from a process that is small yet.
+        for group in self.groups.values():
+            group.fork()
+        self.door.open(listeners)
+        self.loop.watch(self.link.fileno(), self._told)
+        self._probe()
+        self.registry.scan()
+        for where, why in self.registry.problems.items():
+            self.log.write("warning", f"plugin {where}: {why}")
+        while self.running:
+            planned = (self.door.next_timer(), self.outputs.next_timer())
+            due = min((when for when in planned if when is not None), default=None)
+            self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
+            now = time.monotonic_ns()
+            self.door.expire(now)
+            self.outputs.expire(now)
+        if self._probing:
+            self._probing.kill()
+            self._probing.wait()
+        for group in self.groups.values():
+            group.end()
+        self.outputs.drain()
+        self.log.close()
+
+    def _told(self, _: int) -> None:
+        message = self.link.receive()
+        if message is None:
+            self.loop.unwatch(self.link.fileno())
+            self.running = False
+            return
+        name, arguments, fds = message
+        self._handlers[name](*arguments, fds)
+
+    def _answer(self, question: int, value: Any, *fds: int) -> None:
+        self.link.send("answer", question, value, fds=fds)
+
+    def _refuse(self, question: int, error: ClawError) -> None:
+        self.link.send("refuse", question, wire.error_message(error))
+
+    # Questions.
+
+    def _resolve(self, question: int, op: str, model: str, batch: bool, _: list[int]) -> None:
+        before = self.registry.version
+        try:
+            found = self.registry.resolve(op, model, batch)
+        except ClawError as error:
+            self._refuse(question, error)
+            return
+        finally:
+            self._tell_changes(before)
+        self._answer(question, found)
+
+    def _tell_changes(self, before: int) -> None:
+        if self.registry.version != before:
+            self.link.send("forget")
+
+    def _view(self, question: int, what: str, rows: dict[str, Any], _: list[int]) -> None:
+        before = self.registry.version
+        rows["log_lines_lost"] += self.log.lost
+        rows["sandbox"] = self.probed or {"level": "being proved"}
+        rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
+        try:
+            self._answer(question, bytes(wire.pack(views.view(what, rows, self.registry))))
+        except ClawError as error:
+            self._refuse(question, error)
+        except (TypeError, ValueError, OverflowError, OSError) as error:
+            # A listing must never end anything, whatever stands in a manifest or a setting.
+            self._refuse(question, ClawError("bad_config", f"the listing cannot be sent: {error}"))
+        self._tell_changes(before)
+
+    def _claim(self, question: int, token: bytes, _: list[int]) -> None:
+        if (fd := self.door.claim(token)) is None:
+            error = ClawError("not_permitted", "the token is unknown, used or too old")
+            self._refuse(question, error)
+        else:
+            self._answer(question, None, fd)
+
+    # Memory that takes long.
+
+    def _seal(self, question: int, fds: list[int]) -> None:
+        try:
+            fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+            sealed = True
+        except OSError:
+            sealed = False  # somebody maps it for writing
+        os.close(fds[0])
+        self._answer(question, sealed)
+
+    def _release(self, question: int, fds: list[int]) -> None:
+        """Close the last descriptor of something large in a child, which pays for it."""
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        for fd in fds:
+            os.close(fd)
+        pidfd = os.pidfd_open(child)
+        self.loop.watch(pidfd, lambda _: self._released(question, pidfd, child))
+
+    def _released(self, question: int, pidfd: int, child: int) -> None:
+        self.loop.unwatch(pidfd)
+        os.close(pidfd)
+        os.waitpid(child, 0)
+        self._answer(question, True)
+
+    # Workers.
+
+    def _probe(self) -> None:
+        """Prove the sandbox level in a process of its own; workers wait for it, clients do not."""
+        self._probing = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-m", "clawai.sandbox.probe"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd="/",
+        )
+        assert self._probing.stdout
+        fd = self._probing.stdout.fileno()
+        os.set_blocking(fd, False)
+        self.loop.watch(fd, self._probe_said)
+
+    def _probe_said(self, _: int) -> None:
+        probing = self._probing
+        assert probing and probing.stdout
+        data = os.read(probing.stdout.fileno(), 65536)
+        self._probe_output += data
+        if data and len(self._probe_output) < PROBE_LIMIT:
+            return
+        self.loop.unwatch(probing.stdout.fileno())
+        probing.stdout.close()
+        probing.wait()
+        self._probing = None
+        try:
+            found = json.loads(self._probe_output)
+            self.bpf = base64.b64decode(found.pop("bpf"))
+            self.probed = found
+        except (ValueError, KeyError, TypeError, AttributeError):
+            said = self._probe_output[:500].decode("utf-8", "replace")
+            self.probed = {"level": "none", "advice": [f"the sandbox probe failed: {said}"]}
+        self.log.write("info", f"sandbox level: {self.probed['level']}")
+        waiting, self._waiting = self._waiting, {}
+        for worker, (spec, fds) in waiting.items():
+            self._start(worker, spec, fds)
+
+    def _launch(self, worker: int, spec: dict[str, Any], fds: list[int]) -> None:
+        if self.probed is None:
+            self._waiting[worker] = (Spec(**spec), fds)
+        else:
+            self._start(worker, Spec(**spec), fds)
+
+    def _start(self, worker: int, spec: Spec, fds: list[int]) -> None:
+        """Have the launcher of the worker's lane start it."""
+        assert self.probed is not None
+        try:
+            level, advice = self.probed["level"], tuple(self.probed.get("advice", ()))
+            if level == "none":
+                raise SandboxRefused("none", self.config.sandbox.minimum, advice)
+            order = launching.order(worker, spec, self.registry, self.config, level, advice)
+            if order.code != spec.code:
+                self.link.send("changed", worker)
+            self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
+            self.groups[spec.lane].spawn(order, self.bpf, fds)
+            return
+        except SandboxRefused as refused:
+            error = ClawError("sandbox_refused", str(refused))
+        except ClawError as wrong:
+            error = wrong
+        except (OSError, ValueError) as wrong:
+            error = ClawError("worker_failed", f"the worker could not be started: {wrong}")
+        for fd in fds:
+            os.close(fd)
+        self.link.send("failed", worker, wire.error_message(error))
+        self.link.send("gone", worker, error.message)
+
+    def _signal(self, worker: int, number: int, _: list[int]) -> None:
+        if worker in self._waiting and number == signal.SIGKILL:
+            for fd in self._waiting.pop(worker)[1]:
+                os.close(fd)
+            self.link.send("gone", worker, "killed before it was started")
+        for group in self.groups.values():
+            if worker in group.workers:
+                group.send("signal", worker, int(number))
+
+
+def _no_event(_: object) -> None:
+    raise AssertionError("no event of the core happens in the steward")
