@@ -454,5 +454,7 @@ def _progress(state: State, task: Task) -> wire.Progress:
         now = "suspended" if worker and worker.suspended else held
         return wire.Progress(id=request, state=now)
     how = "loading" if worker and worker.state in ("starting", "waiting", "loading") else "queued"
-    wait = wait_ns(state, service, task.rank) // limits.MS if task.cost else None
+    count, wait = service.queue.ahead(task.rank)[0], None
+    if task.cost:
+        wait = wait_ns(state, service, task.rank) * task.position // count // limits.MS
     return wire.Progress(id=request, state=how, position=task.position, estimate_ms=wait)

@@ -305,7 +305,9 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     state.log("error", f"worker {worker.id} {service.title} died: {why}")
     service.failing = True
     service.revive = served
-    service.deaths = [when for when in service.deaths if state.now - when < limits.DEATH_WINDOW]
+    if served:  # starts that fail count however long each of them takes
+        since = state.now - limits.DEATH_WINDOW
+        service.deaths = [when for when in service.deaths if when > since]
     # A task that has killed it twice does not count: one caller must not lock out the others.
     if not any(task.attempts > 1 for task in bereft):
         service.deaths.append(state.now)

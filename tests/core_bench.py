@@ -16,8 +16,8 @@ WIDE = ev.Spec("wide", "", 100 * MIB, 0, 4)
 class Bench:
     """A core, a clock, and shorthands."""
 
-    def __init__(self, budget: int = 1000 * MIB, idle_ns: int = 0) -> None:
-        self.core = Core(budget, idle_ns)
+    def __init__(self, budget: int = 1000 * MIB, idle_ns: int = 0, **options: Any) -> None:
+        self.core = Core(budget, idle_ns, **options)
         self.now = 1000 * SECOND
         self.said: list[ev.Instruction] = []
 
@@ -84,7 +84,7 @@ def served(bench: Bench, worker: int) -> list[int]:
     """Finish each task as it comes; the requests in the order in which they ran."""
     state, order = bench.core.state, []
     while state.workers[worker].running:
-        task = state.workers[worker].running[0]
+        task = next(iter(state.workers[worker].running[0].values()))
         order.append(task.asked.request)
         bench.do(ev.Output(worker, wire.Done(id=task.id)))
     return order

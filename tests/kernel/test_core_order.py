@@ -1,9 +1,9 @@
 """The order of the queue: classes, deadlines, ageing."""
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
@@ -57,14 +57,13 @@ def test_waiting_long_counts_as_a_higher_class() -> None:
 
 def test_a_start_that_takes_too_long_is_told_at_once_and_leads_to_quarantine() -> None:
     bench = Bench()
-    for request in range(1, limits.FAILED_STARTS + 1):
+    for request in range(1, limits.DEATHS + 1):
         bench.submit(request)
         state = bench.core.state
         worker = next(iter(state.workers), 0) or state.last["worker"]
         said = bench.pass_time(limits.START + SECOND)
         assert ends(said) == {request: "worker_hung"}
         bench.do(ev.WorkerGone(worker, "killed"))
-        bench.pass_time(6 * SECOND)
     assert ends(bench.submit(9)) == {9: "quarantined"}
     assert not bench.core.state.workers
 
@@ -83,9 +82,9 @@ def test_the_owner_hears_of_the_deadline_at_the_deadline() -> None:
 
 
 def test_one_deadly_task_counts_once() -> None:
-    """It is run twice; both deaths together would lock out everybody after two such tasks."""
+    """It is run twice; both deaths together would lock out everybody after the second such task."""
     bench = Bench()
-    for request in (1, 2, 3):
+    for request in (1, 2):
         bench.submit(request, idempotent=True)
         for _ in range(limits.ATTEMPTS):
             bench.do(ev.WorkerGone(bench.ready(), "exited with code 5"))
@@ -107,7 +106,7 @@ def test_a_replaced_model_is_not_served_by_the_old_worker() -> None:
     assert served(bench, bench.ready(new)) == [2]
 
 
-@pytest.mark.parametrize(("busy", "bound"), [("interactive", 60), ("critical", 90)])
+@pytest.mark.parametrize(("busy", "bound"), [("interactive", 60), ("critical", 120)])
 def test_nothing_starves(busy: str, bound: int) -> None:
     bench = Bench()
     bench.submit(0, priority=busy)
@@ -117,7 +116,7 @@ def test_nothing_starves(busy: str, bound: int) -> None:
         bench.pass_time(SECOND)
         bench.submit(request, priority=busy)
         bench.do(ev.WorkerAnswered(worker))
-        running = bench.core.state.workers[worker].running[0]
+        running = bench.core.state.workers[worker].tasks()[0]
         if running.asked.request == 1:
             break
         bench.do(ev.Output(worker, wire.Done(id=running.id)))
@@ -138,11 +137,6 @@ def test_the_first_of_the_listing_is_the_one_that_runs() -> None:
                 priority=rng.choice(wire.PRIORITIES),
                 deadline=deadline,
             )
-            left = [
-                task
-                for task in queue.ordered(bench.now)
-                if not task.asked.deadline or task.asked.deadline > bench.now
-            ]
-            best = queue.best(bench.now)
-            if not best.asked.deadline or best.asked.deadline > bench.now:
-                assert best is left[0]
+        while queue:
+            listed = queue.ordered()
+            assert queue.take(0) is listed[0]
