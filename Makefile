@@ -8,7 +8,7 @@ MODEL ?= smollm2
 QUESTION ?= What is a microkernel? Answer in two sentences.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check check-c bench types install clean packages
+.PHONY: help demo test soak fuzz check check-c bench types install clean packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -52,6 +52,9 @@ types: $(STAMPS)/test ## Check the types (mypy --strict)
 	@rm -rf build/typepath && mkdir -p build/typepath/clawai
 	@for folder in kernel sdk sandbox plugins profiles; do ln -s ../../../$$folder build/typepath/clawai/$$folder; done
 	@$(TEST)/bin/python -m mypy $(foreach folder,kernel sdk sandbox plugins,-p clawai.$(folder))
+
+fuzz: $(STAMPS)/test ## Fuzz the wire for an hour (MINUTES=60), from a new seed
+	@PYTHONPATH=tests $(TEST)/bin/python -m fuzz.fuzzer --minutes $(or $(MINUTES),60) $(ARGS)
 
 check: $(STAMPS)/test types ## Lint, types, layers
 	@$(TEST)/bin/python -m ruff check .
