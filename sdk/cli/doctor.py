@@ -20,7 +20,7 @@ import click
 import msgspec
 
 from clawai.sdk import config, paths
-from clawai.sdk.cli import output
+from clawai.sdk.cli import ladder, output
 from clawai.sdk.cli.daemon import require_system
 from clawai.sdk.cli.holder import holder
 from clawai.sdk.errors import ClawError
@@ -40,6 +40,8 @@ class Check(msgspec.Struct):
     found: str
     advice: str = ""
     details: dict[str, Any] = {}
+    lines: list[str] = []
+    """More for people, below it; ``details`` has the same for programs."""
 
 
 def system() -> Check:
@@ -133,18 +135,36 @@ def memory() -> Check:
 
 
 def huge_pages() -> Check:
-    """Whether shared memory can have huge pages, which spare large models page faults."""
-    path = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    """Whether memfds can have huge pages, which spare large models page faults."""
+    folder = Path("/sys/kernel/mm/transparent_hugepage")
     try:
-        text = path.read_text(encoding="utf-8")
+        shared, private = (
+            (folder / name).read_text(encoding="utf-8").partition("[")[2].partition("]")[0]
+            for name in ("shmem_enabled", "enabled")
+        )
     except OSError:
-        return Check("huge pages", "ok", "not offered for shared memory by this system")
-    chosen = text.partition("[")[2].partition("]")[0]
-    found = f"shared memory: {chosen}"
-    if chosen in ("never", "deny"):
-        advice = f"optional, for large models, as root: echo advise > {path}"
-        return Check("huge pages", "ok", found, advice)
-    return Check("huge pages", "ok", found)
+        return Check("huge pages", "ok", "not offered by this system")
+    found = f"memfds (weights, leases): {shared}; a worker's own memory: {private}"
+    details = {"shmem_enabled": shared, "enabled": private}
+    if shared in ("never", "deny"):
+        advice = f"optional, for large models, as root: echo advise > {folder}/shmem_enabled"
+        return Check("huge pages", "ok", found, advice, details)
+    return Check("huge pages", "ok", found, "", details)
+
+
+def preemption() -> Check:
+    """Which rungs of the ladder are in force, by their measured effect."""
+    found, source = ladder.report()
+    kind, advice = found["means"]["kind"], "; ".join(found.get("advice") or ())
+    state = "warn" if kind == "none" and 2 in found["rungs"] else "ok"
+    said = f"{ladder.summary(found)} [{source}]"
+    return Check("preemption", state, said, advice, found, ladder.lines(found))
+
+
+def pressure() -> Check:
+    """Whether the system tells how long tasks wait for processors and memory."""
+    found, advice = ladder.pressure_files()
+    return Check("pressure", "ok", found, advice)
 
 
 def disk() -> Check:
@@ -225,8 +245,8 @@ def kernel() -> Check:
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
-    system, python, packages, libseccomp, processor, memory, huge_pages, disk, configuration,
-    models, sandbox, kernel,
+    system, python, packages, libseccomp, processor, memory, huge_pages, pressure, disk,
+    configuration, models, sandbox, preemption, kernel,
 )  # fmt: skip
 
 
@@ -261,11 +281,14 @@ def doctor_command(as_json: bool) -> None:
         mark, colour = marks[check.state]
         name = output.style(check.name.ljust(10), "bold")
         print(f"{output.style(mark, colour)} {name}  {output.clean(check.found)}")
+        for line in check.lines:
+            print(f"{'':14}{line}")
         if check.advice:
             advice = output.wrapped(output.clean(check.advice), 16)
             print(f"{'':14}{output.style(f'→ {advice}', 'dim')}", flush=True)
     if as_json:
-        output.print_json(msgspec.to_builtins(found))
+        plain = msgspec.to_builtins(found)
+        output.print_json([{k: v for k, v in each.items() if k != "lines"} for each in plain])
     failed = [check.name for check in found if check.state == "fail"]
     if not as_json:
         print(f"\n{'mend first: ' + ', '.join(failed) if failed else 'this box is ready'}")
