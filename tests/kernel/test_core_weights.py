@@ -1,0 +1,169 @@
+"""Weights objects: filled once, sealed, mapped by others, outliving their workers."""
+
+import pytest
+from msgspec.structs import replace
+
+from clawai.kernel import events as ev
+from clawai.kernel import limits
+from clawai.sdk import wire
+from core_bench import MIB, SECOND, Bench, ends, kinds
+
+MODEL = ev.Spec("engine", "a", 10 * MIB, 0, 1, identity="file 1", code="v1", cooperative=True)
+SIZE = 300 * MIB
+
+
+def reserve(worker: int, layout: str = "rows8", private: int = 20 * MIB) -> ev.WorkerReserved:
+    return ev.WorkerReserved(worker, private, layout, SIZE)
+
+
+def loaded(bench: Bench, spec: ev.Spec = MODEL, request: int = 1) -> int:
+    """A worker that has filled its object and serves."""
+    bench.submit(request, spec)
+    worker = bench.core.state.services[spec.key].worker
+    assert worker
+    said = bench.do(reserve(worker.id))
+    assert [type(t) for t in said] == [ev.MakeWeights, ev.Tell]
+    assert said[1].message == wire.Granted(weights="fill")
+    assert kinds(bench.do(ev.WorkerFilled(worker.id)), ev.SealWeights)
+    said = bench.do(ev.WeightsSealed(1, worker.id, True))
+    assert said == [ev.Tell(worker.id, wire.Sealed())]
+    bench.ready(spec)
+    return worker.id
+
+
+def test_a_restarted_worker_maps_what_is_there() -> None:
+    bench = Bench()
+    first = loaded(bench)
+    used = bench.core.state.ledger.used
+    assert used == 330 * MIB, "base, private memory, and the object once"
+    bench.do(ev.WorkerGone(first, "killed by SIGSEGV"))
+    said = bench.do(reserve(2))
+    assert [type(t) for t in said] == [ev.GiveWeights, ev.Tell]
+    assert said[1].message == wire.Granted(weights="map")
+    bench.ready(MODEL)
+    assert bench.core.state.ledger.used == used
+    assert not kinds(bench.said, ev.DropWeights)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"identity": "file 2"}, {"code": "v2"}, {"plugin": "other"}, {"model": "b"}]
+)
+def test_nobody_else_maps_it(changed: dict[str, str]) -> None:
+    bench = Bench()
+    loaded(bench)
+    other = replace(MODEL, **changed)
+    bench.submit(2, other)
+    if "model" not in changed and "plugin" not in changed:
+        bench.do(ev.Output(1, wire.Done(id=1)))
+        bench.do(ev.WorkerGone(1, "exited"))
+    said = bench.do(reserve(2))
+    assert kinds(said, ev.MakeWeights)
+    assert not kinds(said, ev.GiveWeights)
+
+
+def test_another_layout_is_another_object() -> None:
+    bench = Bench()
+    bench.do(ev.WorkerGone(loaded(bench), "killed"))
+    assert kinds(bench.do(reserve(2, "rows16")), ev.MakeWeights)
+
+
+def test_two_lanes_fill_it_once() -> None:
+    bench = Bench()
+    bulk = replace(MODEL, lane="bulk")
+    bench.submit(1, MODEL)
+    bench.submit(2, bulk)
+    assert kinds(bench.do(reserve(1)), ev.MakeWeights)
+    assert not bench.do(reserve(2)), "it waits until the other has filled it"
+    bench.do(ev.WorkerFilled(1))
+    said = bench.do(ev.WeightsSealed(1, 1, True))
+    assert ev.Tell(2, wire.Granted(weights="map")) in said
+    assert bench.core.state.ledger.used == 360 * MIB
+
+
+def test_if_the_first_dies_while_it_fills_the_second_fills() -> None:
+    bench = Bench()
+    bench.submit(1, MODEL)
+    bench.submit(2, replace(MODEL, lane="bulk"))
+    bench.do(reserve(1))
+    bench.do(reserve(2))
+    said = bench.do(ev.WorkerGone(1, "killed"))
+    assert kinds(said, ev.DropWeights) == [ev.DropWeights(1)]
+    assert ev.Tell(2, wire.Granted(weights="fill")) in said
+    bench.do(ev.WeightsGone(1))
+    assert list(bench.core.state.weights) == [2]
+
+
+def test_one_that_could_still_be_written_is_never_mapped() -> None:
+    bench = Bench()
+    bench.submit(1, MODEL)
+    bench.do(reserve(1))
+    bench.do(ev.WorkerFilled(1))
+    said = bench.do(ev.WeightsSealed(1, 1, False))
+    assert kinds(said, ev.Kill)
+    assert not kinds(said, ev.Tell)
+    said = bench.do(ev.WorkerGone(1, "killed"))
+    assert kinds(said, ev.DropWeights)
+    assert kinds(said, ev.Start), "the next one tries, until there were too many"
+
+
+@pytest.mark.parametrize("step", ["before", "twice", "ready"])
+def test_what_a_worker_may_not_say(step: str) -> None:
+    bench = Bench()
+    bench.submit(1, MODEL)
+    if step == "before":
+        said = bench.do(ev.WorkerFilled(1))
+    else:
+        bench.do(reserve(1))
+        if step == "twice":
+            bench.do(ev.WorkerFilled(1))
+            said = bench.do(ev.WorkerFilled(1))
+        else:
+            said = bench.do(ev.WorkerReady(1, 1))
+    assert kinds(said, ev.Kill)
+
+
+def test_it_goes_with_a_worker_that_was_stopped_on_purpose() -> None:
+    bench = Bench(idle_ns=60 * SECOND)
+    worker = loaded(bench)
+    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.pass_time(61 * SECOND)
+    said = bench.do(ev.WorkerGone(worker, "exited"))
+    assert kinds(said, ev.DropWeights)
+    assert bench.core.state.ledger.used == SIZE, "charged until its pages are back"
+    bench.do(ev.WeightsGone(1))
+    assert bench.core.state.ledger.used == 0
+
+
+def test_it_makes_room_when_nobody_maps_it_and_only_then() -> None:
+    bench = Bench(budget=700 * MIB)
+    worker = loaded(bench)
+    large = ev.Spec("large", "", 500 * MIB, 0, 1)
+    said = bench.submit(2, large)
+    assert not kinds(said, ev.DropWeights), "it is in use"
+    bench.do(ev.Output(worker, wire.Done(id=1)))
+    assert bench.core.state.workers[worker].state == "stopping", "now its worker is idle"
+    said = bench.do(ev.WorkerGone(worker, "exited"))
+    assert kinds(said, ev.DropWeights)
+    assert not kinds(said, ev.Start), "the memory is not back yet"
+    assert kinds(bench.do(ev.WeightsGone(1)), ev.Start)
+
+
+def test_what_a_crash_left_behind_makes_room_first() -> None:
+    bench = Bench(budget=700 * MIB)
+    bench.submit(2, MODEL)
+    worker = loaded(bench)
+    for _ in range(limits.DEATHS):
+        if (alive := bench.core.state.services[MODEL.key].worker) is None:
+            break
+        bench.do(ev.WorkerGone(alive.id, "killed"))
+    assert worker not in bench.core.state.workers
+    assert not kinds(bench.said, ev.DropWeights), "kept for the next one"
+    said = bench.submit(3, ev.Spec("large", "", 500 * MIB, 0, 1))
+    assert kinds(said, ev.DropWeights)
+
+
+def test_never_fits_counts_the_object() -> None:
+    bench = Bench(budget=300 * MIB)
+    bench.submit(1, MODEL)
+    bench.do(reserve(1))
+    assert ends(bench.said) == {1: "never_fits"}
