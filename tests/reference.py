@@ -5,14 +5,15 @@ mathematics. It follows ``clawai.sdk.model.driver`` and honours the control word
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from clawai.sdk.model.dequant import dequantize
-from clawai.sdk.model.driver import Allocate, Footprint, Stopped
+from clawai.sdk.model.driver import Left, Stopped
 from clawai.sdk.model.graph import Graph, Node, Op
+from clawai.sdk.wire import HOLD, STOP
 
 
 class ReferenceDriver:
@@ -20,27 +21,8 @@ class ReferenceDriver:
 
     name = "reference"
 
-    def footprint(self, graph: Graph, *, context: int) -> Footprint:
-        weights = sum(
-            4 * int(np.prod(each.shape)) for each in graph.tensors.values() if each.data is not None
-        )
-        widths = [n.attrs["kv_heads"] * n.attrs["head_dim"] for n in graph.nodes if _is_cache(n)]
-        return Footprint(weights, 2 * 4 * context * sum(widths), 0)
-
-    def compile(
-        self,
-        graph: Graph,
-        *,
-        context: int,
-        threads: int = 1,
-        allocate: Allocate | None = None,
-        control: memoryview | None = None,
-        progress: Callable[[float], None] | None = None,
-    ) -> "ReferencePlan":
-        plan = ReferencePlan(graph, context, control)
-        if progress is not None:
-            progress(1.0)
-        return plan
+    def compile(self, graph: Graph, *, context: int, sequences: int = 1) -> "ReferencePlan":
+        return ReferencePlan(graph, context, sequences)
 
 
 def _is_cache(node: Node) -> bool:
@@ -48,57 +30,86 @@ def _is_cache(node: Node) -> bool:
 
 
 class ReferencePlan:
-    """One sequence."""
+    """Weights, and sequences that run node by node."""
 
-    def __init__(self, graph: Graph, context: int, control: memoryview | None) -> None:
+    def __init__(self, graph: Graph, context: int, sequences: int) -> None:
         self.context = context
-        self.position = 0
-        self.runs: list[list[int]] = []
-        """The tokens of every run, for tests of what an engine asks for."""
-        self._graph = graph
-        self._control = control
-        self._weights = {
+        self.graph = graph
+        self.weights = {
             name: dequantize(each.data, each.dtype, tuple(int(dim) for dim in each.shape))
             for name, each in graph.tensors.items()
             if each.data is not None
         }
+        self.leaving = False
+        self.sequences = tuple(ReferenceSequence(self) for _ in range(sequences))
+
+    def preempt(self, on: bool) -> None:
+        self.leaving = on
+
+    def close(self) -> None:
+        self.weights.clear()
+
+
+class ReferenceSequence:
+    """One sequence."""
+
+    def __init__(self, plan: ReferencePlan) -> None:
+        self.position = 0
+        self.runs: list[list[int]] = []
+        """The tokens of every run, for tests of what an engine asks for."""
+        self._plan = plan
+        self._control: memoryview | None = None
         self._keys: dict[int, Any] = {}
         self._values: dict[int, Any] = {}
         self._times: list[tuple[str, int]] = []
-        for node in filter(_is_cache, graph.nodes):
-            shape = (context, node.attrs["kv_heads"], node.attrs["head_dim"])
+        self._left: tuple[dict[str, Any], bool, int] | None = None
+        for node in filter(_is_cache, plan.graph.nodes):
+            shape = (plan.context, node.attrs["kv_heads"], node.attrs["head_dim"])
             self._keys[node.attrs["layer"]] = np.zeros(shape, np.float32)
             self._values[node.attrs["layer"]] = np.zeros(shape, np.float32)
 
+    def start(self, control: memoryview | None) -> None:
+        self.rewind(0)
+        self._control = control
+
     def run(self, tokens: Sequence[int], *, all_logits: bool = False) -> Any:
-        ids = np.asarray(tokens)
-        if not len(ids) or ids.min() < 0 or ids.max() >= self._graph.vocabulary:
-            raise ValueError(f"ids must be in 0..{self._graph.vocabulary - 1}, at least one")
-        if self.position + len(ids) > self.context:
-            raise ValueError(f"{self.position} + {len(ids)} tokens exceed {self.context}")
+        ids, graph = np.asarray(tokens), self._plan.graph
+        if not len(ids) or ids.min() < 0 or ids.max() >= graph.vocabulary:
+            raise ValueError(f"ids must be in 0..{graph.vocabulary - 1}, at least one")
+        if self.position + len(ids) > self._plan.context:
+            raise ValueError(f"{self.position} + {len(ids)} tokens exceed {self._plan.context}")
         self.runs.append(list(tokens))
-        values: dict[str, Any] = {**self._weights, self._graph.inputs[0]: ids}
         self._times = []
-        for node in self._graph.nodes:
-            if self._control is not None and any(self._control[:1]):
+        self._left = {**self._plan.weights, graph.inputs[0]: ids}, all_logits, 0
+        return self.resume()
+
+    def resume(self) -> Any:
+        assert self._left is not None
+        (values, all_logits, first), graph = self._left, self._plan.graph
+        for at, node in enumerate(graph.nodes[first:], first):
+            word = self._control[0] & 0xFF if self._control is not None else 0
+            if word == STOP:
+                self._left = None
                 raise Stopped
+            if word == HOLD or self._plan.leaving:
+                self._left = values, all_logits, at
+                raise Left
             start = time.perf_counter_ns()
             inputs = [values[name] for name in node.inputs]
             values[node.output] = self._compute(node, inputs, all_logits)
             self._times.append((node.op.value, time.perf_counter_ns() - start))
-        self.position += len(ids)
-        return values[self._graph.outputs[0]]
+        self.position += len(values[graph.inputs[0]])
+        self._left = None
+        return values[graph.outputs[0]]
 
     def rewind(self, position: int) -> None:
         if not 0 <= position <= self.position:
             raise ValueError(f"cannot rewind from {self.position} to {position}")
         self.position = position
+        self._left = None
 
     def op_times(self) -> list[tuple[str, int]]:
         return self._times
-
-    def close(self) -> None:
-        self._weights.clear()
 
     def _compute(self, node: Node, inputs: list[Any], all_logits: bool) -> Any:
         a = node.attrs

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clawai.plugins.accelerator.driver import CpuDriver, CpuPlan
 from clawai.sdk.model.dequant import dequantize
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.model.graph import Graph, Node, Op, Tensor
@@ -191,5 +192,22 @@ def attended(q: Array, k: Array, v: Array, attrs: Any) -> Array:
 
 def allocate(nbytes: int, purpose: str) -> memoryview:
     """Zeroed, page-aligned memory, as an engine would give it."""
-    assert purpose in ("weights", "kv", "arena")
+    assert purpose in ("weights", "tables", "kv", "arena")
     return memoryview(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def compiled(
+    graph: Graph, *, context: int = 64, threads: int = 1, sequences: int = 1, give: Any = allocate
+) -> CpuPlan:
+    """A plan with weights of its own."""
+    driver = CpuDriver()
+    weights = give(driver.footprint(graph, context=context, threads=1).weights, "weights")
+    driver.pack(graph, weights)
+    return driver.compile(
+        graph,
+        context=context,
+        threads=threads,
+        weights=weights,
+        allocate=give,
+        sequences=sequences,
+    )

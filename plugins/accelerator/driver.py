@@ -1,24 +1,26 @@
 """The driver for the processor: compiles graphs to plans, and the plan that an engine runs.
 
-A plan holds one sequence. It refuses what the library cannot run (``UnsupportedGraph``) before any
-memory is asked for, and token ids or lengths that do not fit (``ValueError``) before C sees them.
+A plan shares its weights with whoever maps them and holds several sequences, of which one runs at a
+time. It refuses what the library cannot run (``UnsupportedGraph``) before any memory is asked for,
+and token ids or lengths that do not fit (``ValueError``) before C sees them.
 """
 
+import hashlib
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from clawai.plugins.accelerator.arena import Buffer, align
 from clawai.plugins.accelerator.lower import Lowering, View
 from clawai.plugins.accelerator.native import choose_isa, ffi, lib
-from clawai.sdk.model.driver import Allocate, Footprint, Stopped, UnsupportedGraph
+from clawai.plugins.accelerator.sequence import CpuSequence, Shared
+from clawai.sdk.model.driver import Allocate, Footprint, UnsupportedGraph
 from clawai.sdk.model.graph import Graph
 
 CHUNK = 128
 """Prompt tokens that run together: enough to pay for unpacking, few enough to stop quickly."""
+LAYOUT = 1
+"""Raise it when ``csrc/core/pack.c`` or ``layout.h`` come to mean other bytes."""
 
 
 class CpuDriver:
@@ -26,11 +28,24 @@ class CpuDriver:
 
     name = "cpu"
 
-    def footprint(self, graph: Graph, *, context: int, threads: int | None = None) -> Footprint:
-        """Memory that ``compile`` will need (see ``Driver``)."""
-        lowering = lower(graph, context)
-        steps = step_records(lowering)
-        return footprint_of(lowering, steps, threads or default_threads())
+    def layout(self, graph: Graph) -> str:
+        """Names how ``pack`` lays weights out; the same for all instruction sets."""
+        items = lower(graph, 1).weights.items.values()
+        places = repr([(item.label, item.offset, item.nbytes) for item in items])
+        return f"r8k4-{LAYOUT}-{hashlib.sha256(places.encode()).hexdigest()[:16]}"
+
+    def footprint(
+        self, graph: Graph, *, context: int, sequences: int = 1, threads: int | None = None
+    ) -> Footprint:
+        """Memory that a plan will need (see ``Driver``)."""
+        sizes = Sizes(lower(graph, context), threads or default_threads())
+        return Footprint(sizes.weights, sizes.tables, sizes.kv * sequences, sizes.all(sequences))
+
+    def pack(
+        self, graph: Graph, memory: memoryview, progress: Callable[[float], None] | None = None
+    ) -> None:
+        """Write the weights into ``memory`` (see ``Driver``)."""
+        lower(graph, 1).weights.fill(memory, progress)
 
     def compile(
         self,
@@ -38,132 +53,98 @@ class CpuDriver:
         *,
         context: int,
         threads: int,
+        weights: memoryview,
         allocate: Allocate,
-        control: memoryview | None = None,
-        progress: Callable[[float], None] | None = None,
+        sequences: int = 1,
     ) -> "CpuPlan":
-        """Pack the weights, plan the arena and start the threads (see ``Driver``)."""
-        if not 1 <= threads <= lib.CLAW_MAX_THREADS:
-            raise ValueError(f"threads must be in 1..{lib.CLAW_MAX_THREADS}, got {threads}")
-        if control is not None and control.nbytes < 4:
-            raise ValueError(f"control must hold a 32-bit word, got {control.nbytes} bytes")
-        lowering = lower(graph, context)
-        return CpuPlan(lowering, context, threads, allocate, control, progress)
+        """Plan the arena and start the threads (see ``Driver``)."""
+        for name, got, most in (
+            ("threads", threads, lib.CLAW_MAX_THREADS),
+            ("sequences", sequences, lib.CLAW_MAX_SEQUENCES),
+        ):
+            if not 1 <= got <= most:
+                raise ValueError(f"{name} must be in 1..{most}, got {got}")
+        return CpuPlan(lower(graph, context), context, threads, weights, allocate, sequences)
+
+
+class Sizes:
+    """Bytes of the memories of a plan: kv and arena of one sequence, work of all threads."""
+
+    def __init__(self, lowering: Lowering, threads: int) -> None:
+        self.steps = step_records(lowering)
+        self.weights = max(lowering.weights.nbytes, 64)
+        self.tables = max(lowering.tables.nbytes, 64)
+        self.kv = max(lowering.cache_bytes, 64)
+        self.arena = max(lowering.arena_bytes, 64)
+        self.work = int(
+            lib.claw_scratch_bytes(self.steps, len(self.steps), lowering.chunk, threads)
+        )
+        self.logits = align(4 * lowering.graph.vocabulary)
+
+    def all(self, sequences: int) -> int:
+        """Of the arena as it is allocated: activations and a row of logits each, then work."""
+        return sequences * (self.arena + self.logits) + self.work
 
 
 class CpuPlan:
-    """One sequence of one model; see ``clawai.sdk.model.driver.Plan``."""
+    """One model and its sequences; see ``clawai.sdk.model.driver.Plan``."""
 
     def __init__(
         self,
         lowering: Lowering,
         context: int,
         threads: int,
+        weights: memoryview,
         allocate: Allocate,
-        control: memoryview | None,
-        progress: Callable[[float], None] | None,
+        sequences: int,
     ) -> None:
         self.context = context
-        self.vocabulary = lowering.graph.vocabulary
         self.isa = choose_isa()
-        self._lock = threading.Lock()
-        self._names = [step.name for step in lowering.steps]
-        steps = step_records(lowering)
-        need = footprint_of(lowering, steps, threads)
-        spec = ffi.new("claw_spec *")
-        isa = ffi.new("char[]", self.isa.encode())
-        weights = take(allocate, need.weights, "weights")
-        kv, arena = take(allocate, need.kv, "kv"), take(allocate, need.arena, "arena")
-        self._keep: list[Any] = [weights, kv, arena, isa]
-        for key, memory in (("weights", weights), ("kv", kv), ("arena", arena)):
-            held = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
-            self._keep.append(held)
+        vocabulary, names = lowering.graph.vocabulary, [step.name for step in lowering.steps]
+        sizes = Sizes(lowering, threads)
+        spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", self.isa.encode())
+        tables = take(allocate, sizes.tables, "tables")
+        lowering.tables.fill(tables)
+        kv = take(allocate, sizes.kv * sequences, "kv")
+        arena = take(allocate, sizes.all(sequences), "arena")
+        rows = sequences * sizes.arena
+        work = rows + sequences * sizes.logits
+        areas = {
+            "weights": aligned(weights, sizes.weights, "weights"),
+            "tables": tables,
+            "kv": kv,
+            "arena": arena[:rows],
+            "work": arena[work : work + sizes.work],
+        }
+        keep: list[Any] = [isa]
+        for key, memory in areas.items():
+            held = ffi.from_buffer("uint8_t[]", memory)
+            keep.append(held)
             setattr(spec, key, held)
             setattr(spec, f"{key}_bytes", memory.nbytes)
-            if key == "weights":
-                lib.claw_advise_huge(held, memory.nbytes)
-        if control is not None:
-            held = ffi.from_buffer("uint8_t[]", control)
-            self._keep.append(held)
-            spec.control = ffi.cast("const uint32_t *", held)
-        spec.isa, spec.scratch = isa, lowering.arena_bytes
-        spec.context, spec.chunk, spec.threads = context, lowering.chunk, threads
-        spec.vocabulary, spec.kv_block = self.vocabulary, lowering.cache_block
-        row = 4 * self.vocabulary
-        logits = arena[need.arena - align(row) : need.arena - align(row) + row]
-        self._logits = np.frombuffer(logits, np.float32).reshape(1, -1)
-        lowering.weights.fill(weights, progress)
-        self._plan = new_plan(spec, steps, self._names)
+        spec.kv_bytes, spec.arena_bytes = sizes.kv, sizes.arena
+        spec.isa, spec.context, spec.chunk = isa, context, lowering.chunk
+        spec.threads, spec.sequences = threads, sequences
+        spec.vocabulary, spec.kv_block = vocabulary, lowering.cache_block
+        plan = new_plan(spec, sizes.steps, names)
+        self._shared = Shared(context, vocabulary, lowering.chunk, names, plan, keep)
+        self.sequences = tuple(
+            CpuSequence(self._shared, number, arena[at : at + 4 * vocabulary])
+            for number, at in enumerate(range(rows, work, sizes.logits))
+        )
 
-    def run(self, tokens: Sequence[int], *, all_logits: bool = False) -> Any:
-        """Append ``tokens`` and return logits (see ``Plan``)."""
-        ids = self._checked(tokens)
-        with self._lock:
-            plan = self._open()
-            if len(ids) > self.context - self.position:
-                raise ValueError(
-                    f"{len(ids)} tokens after {self.position} do not fit a context of "
-                    f"{self.context}; rewind, or compile with a larger context"
-                )
-            whole = (len(ids), self.vocabulary)
-            logits = np.empty(whole, np.float32) if all_logits else self._logits
-            code = lib.claw_plan_run(
-                plan,
-                ffi.from_buffer("int32_t[]", ids),
-                len(ids),
-                ffi.from_buffer("float[]", logits, require_writable=True),
-                all_logits,
-            )
-        if code == lib.CLAW_STOPPED:
-            raise Stopped(f"the control word was set; {self.position} tokens are in the cache")
-        if code:
-            raise RuntimeError(f"the executor refused checked tokens with code {code}")
-        return logits
-
-    def _checked(self, tokens: Sequence[int]) -> Any:
-        try:
-            ids = np.asarray(tokens, dtype=np.int64)
-        except OverflowError as error:
-            raise ValueError(f"a token id does not fit 64 bits: {error}") from error
-        if ids.ndim != 1 or not ids.size:
-            raise ValueError(f"tokens must be a sequence of at least one id, got shape {ids.shape}")
-        if ids.min() < 0 or ids.max() >= self.vocabulary:
-            raise ValueError(
-                f"token ids must be in 0..{self.vocabulary - 1}, got {ids.min()}..{ids.max()}"
-            )
-        return ids.astype(np.int32)
-
-    def _open(self) -> Any:
-        if self._plan is None:
-            raise ValueError("the plan is closed; compile the graph again")
-        return self._plan
-
-    @property
-    def position(self) -> int:
-        """Tokens in the KV cache."""
-        return int(lib.claw_plan_position(self._open()))
-
-    def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on."""
-        with self._lock:
-            if not 0 <= position <= self.position:
-                raise ValueError(f"rewind takes 0..{self.position}, got {position}")
-            lib.claw_plan_rewind(self._open(), position)
-
-    def op_times(self) -> list[tuple[str, int]]:
-        """(step, nanoseconds) of the last run, oldest first; a prompt has one entry a chunk."""
-        with self._lock:
-            times = ffi.new("claw_time[]", lib.CLAW_TIMES)
-            n = lib.claw_plan_times(self._open(), times, lib.CLAW_TIMES)
-        return [(self._names[times[i].step], int(times[i].ns)) for i in range(n)]
+    def preempt(self, on: bool) -> None:
+        """While ``on``, have whatever runs leave between two steps (see ``Plan``)."""
+        lib.claw_plan_preempt(self._shared.open(), on)
 
     def close(self) -> None:
         """Join the threads and let the memory go; a second call does nothing."""
-        with self._lock:
-            if self._plan is not None:
-                lib.claw_plan_free(self._plan)
-                self._plan = None
-                self._keep.clear()
+        shared = self._shared
+        with shared.lock:
+            if shared.plan is not None:
+                lib.claw_plan_free(shared.plan)
+                shared.plan = None
+                shared.keep.clear()
 
 
 def lower(graph: Graph, context: int) -> Lowering:
@@ -184,21 +165,18 @@ def default_threads() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), int(lib.CLAW_MAX_THREADS)))
 
 
-def footprint_of(lowering: Lowering, steps: Any, threads: int) -> Footprint:
-    """Bytes of each memory; the arena ends with the scratch, then one row of logits."""
-    scratch = lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, threads)
-    logits = align(4 * lowering.graph.vocabulary)
-    return Footprint(
-        weights=max(lowering.weights.nbytes, 64),
-        kv=max(lowering.cache_bytes, 64),
-        arena=lowering.arena_bytes + int(scratch) + logits,
-    )
-
-
 def take(allocate: Allocate, nbytes: int, purpose: str) -> memoryview:
     """Memory from the engine, checked to be what ``Allocate`` promises."""
-    memory = allocate(nbytes, purpose).cast("B")
-    if memory.nbytes < nbytes or memory.readonly:
+    memory = allocate(nbytes, purpose)
+    if memory.readonly:
+        raise ValueError(f"allocate({nbytes}, {purpose!r}) gave memory that is read only")
+    return aligned(memory, nbytes, purpose)
+
+
+def aligned(memory: memoryview, nbytes: int, purpose: str) -> memoryview:
+    """``memory`` cut to ``nbytes``, if it is as large and aligned to a cache line."""
+    memory = memory.cast("B")
+    if memory.nbytes < nbytes:
         raise ValueError(f"allocate({nbytes}, {purpose!r}) gave {memory.nbytes} bytes")
     address = int(ffi.cast("uintptr_t", ffi.from_buffer("uint8_t[]", memory)))
     if address % 64:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from clawai.plugins.accelerator.arena import Buffer, align, place
 from clawai.plugins.accelerator.graphcheck import GraphCheck
 from clawai.plugins.accelerator.native import FORMATS, PACKED, is_int, lib
-from clawai.plugins.accelerator.weights import Rotation, Weights
+from clawai.plugins.accelerator.weights import Memory, Rotation, matrix, rotation, vector
 from clawai.sdk.model.graph import Graph, Node, Op, Tensor
 
 
@@ -45,7 +45,8 @@ class Lowering:
         self.graph = graph
         self.check = GraphCheck(graph)
         self.chunk = chunk
-        self.weights = Weights(context)
+        self.context = context
+        self.weights, self.tables = Memory(), Memory()
         self.steps: list[Step] = []
         self.buffers: list[Buffer] = []
         self.cache_block = 0
@@ -194,14 +195,14 @@ class Lowering:
         rows, width = (int(d) for d in table.shape)
         numbers: dict[str, int | float] = {"rows": rows, "k": width}
         numbers |= {"format": FORMATS.index(PACKED[table.dtype])}
-        numbers |= {"weight": self.weights.matrix((table,))}
+        numbers |= {"weight": matrix(self.weights, (table,))}
         step = Step(lib.CLAW_EMBED, node.output, 0, numbers)
         step.views["y"] = self._float(node.output, width)
         self._emit(step, node.output)
 
     def _rmsnorm(self, node: Node) -> None:
         width = self.check.width[node.output]
-        gain = self.weights.vector((self.graph.tensors[node.inputs[1]],))
+        gain = vector(self.weights, (self.graph.tensors[node.inputs[1]],))
         numbers = {"k": width, "eps": float(node.attrs["eps"]), "weight": gain}
         step = Step(lib.CLAW_NORM, node.output, 0, numbers)
         step.views["a"] = self._views[node.inputs[0]]
@@ -229,7 +230,7 @@ class Lowering:
         step = self._product(group[0], tensors, sum(widths), "+".join(n.output for n in group))
         if any(len(n.inputs) == 3 for n in group):
             biases = (self._bias(n) for n in group)
-            step.numbers["extra"] = self.weights.vector(tuple(biases))
+            step.numbers["extra"] = vector(self.weights, tuple(biases))
             step.flags |= lib.CLAW_BIAS
         step.views["y"] = view = self._float(node.output, sum(widths))
         for n, column in zip(group, (sum(widths[:i]) for i in range(len(group))), strict=True):
@@ -252,7 +253,7 @@ class Lowering:
         fmt = PACKED[tensors[0].dtype]
         numbers: dict[str, int | float] = {"rows": rows, "k": self.check.width[node.inputs[0]]}
         numbers |= {"format": FORMATS.index(fmt)}
-        numbers |= {"weight": self.weights.matrix(tensors, alternate=gated)}
+        numbers |= {"weight": matrix(self.weights, tensors, alternate=gated)}
         step = Step(lib.CLAW_MATMUL, name, 0, numbers)
         if is_int(fmt):
             step.in_q8, maker = self._quantized(node.inputs[0])
@@ -285,7 +286,7 @@ class Lowering:
         width = self.check.width[node.output]
         step = self._product(product, (self.graph.tensors[product.inputs[1]],), width, node.output)
         if len(product.inputs) == 3:
-            step.numbers["extra"] = self.weights.vector((self.graph.tensors[product.inputs[2]],))
+            step.numbers["extra"] = vector(self.weights, (self.graph.tensors[product.inputs[2]],))
             step.flags |= lib.CLAW_BIAS
         step.flags |= lib.CLAW_PLUS | lib.CLAW_TO_F32
         step.views["b"] = self._views[other]
@@ -332,9 +333,10 @@ class Lowering:
         self._emit(step, node.output)
 
     def _rotate(self, step: Step, node: Node) -> None:
-        rotation = rotation_of(node)
-        step.numbers |= {"rot_dim": rotation.rot_dim, "extra": self.weights.rotation(rotation)}
-        if rotation.interleaved:
+        turn = rotation_of(node)
+        table = rotation(self.tables, turn, self.context)
+        step.numbers |= {"rot_dim": turn.rot_dim, "extra": table}
+        if turn.interleaved:
             step.flags |= lib.CLAW_INTERLEAVED
 
     def _attention(self, node: Node) -> None:

@@ -1,7 +1,9 @@
-"""The weights memory of a plan: packed matrices, vectors and rotation tables, in execution order.
+"""The read-only memories of a plan: packed matrices and vectors; rotation tables.
 
-Items are registered while the graph is lowered (offsets and sizes from shapes alone) and written
-when the plan is compiled. The same item asked for twice is stored once (tied embeddings).
+Items lie in the order in which steps read them. They are registered while the graph is lowered
+(offsets and sizes from shapes alone) and written when the memory is filled. The same item asked for
+twice is stored once (tied embeddings). Weights and tables are two memories because weights depend
+on the model alone: other workers may share them, whatever context they were started with.
 """
 
 from collections.abc import Callable
@@ -35,71 +37,25 @@ class Item:
     offset: int
     nbytes: int
     write: Write
+    label: str
+    """The same for the same item of the same model, in any process."""
 
 
-class Weights:
-    """Collects the items of one plan."""
+class Memory:
+    """A read-only memory of a plan: what lies where in it, and how it is filled."""
 
-    def __init__(self, context: int) -> None:
-        self.context = context
+    def __init__(self) -> None:
         self.items: dict[object, Item] = {}
         self.nbytes = 0
 
-    def matrix(self, parts: tuple[Tensor, ...], *, alternate: bool = False) -> int:
-        """Offset of the rows of ``parts`` one below the other, or alternating 8 by 8."""
-        fmt = PACKED[parts[0].dtype]
-        rows = [int(p.shape[0]) for p in parts]
-        width = int(parts[0].shape[1])
-        nbytes = sum(packed_bytes(fmt, r, width) for r in rows)
+    def item(self, key: object, nbytes: int, write: Write, label: str) -> int:
+        """Offset of ``nbytes`` that ``write`` fills; the same ``key`` gets the same bytes."""
+        if key not in self.items:
+            self.items[key] = Item(self.nbytes, nbytes, write, label)
+            self.nbytes = align(self.nbytes + nbytes)
+        return self.items[key].offset
 
-        def write(out: memoryview) -> None:
-            first = 0
-            for i, (part, r) in enumerate(zip(parts, rows, strict=True)):
-                start, step = (i, len(parts)) if alternate else (first, 1)
-                pack(part, fmt, out, start, step)
-                first += -(-r // 8)
-
-        key = (fmt, alternate, *(id(p) for p in parts))
-        return self._item(key, nbytes, write)
-
-    def vector(self, parts: tuple[Tensor | int, ...]) -> int:
-        """Offset of float32 vectors, end to end; a number stands for that many zeros."""
-        sizes = [p if isinstance(p, int) else int(p.shape[0]) for p in parts]
-
-        def write(out: memoryview) -> None:
-            target = np.frombuffer(out, np.float32, sum(sizes))
-            at = 0
-            for part, size in zip(parts, sizes, strict=True):
-                if not isinstance(part, int):
-                    target[at : at + size] = as_float32(part)
-                at += size
-
-        key = ("vector", *(p if isinstance(p, int) else (id(p),) for p in parts))
-        return self._item(key, 4 * sum(sizes), write)
-
-    def rotation(self, rotation: Rotation) -> int:
-        """Offset of the table that ``csrc/ops/rope.c`` describes, one row a position."""
-        width = rotation.rot_dim * (2 if rotation.interleaved else 1)
-
-        def write(out: memoryview) -> None:
-            table = np.frombuffer(out, np.float32, self.context * width).reshape(-1, width)
-            power = np.arange(rotation.rot_dim // 2, dtype=np.float64) * 2 / rotation.rot_dim
-            frequency = rotation.theta**-power
-            step = max(1, (1 << 20) // width)
-            for start in range(0, self.context, step):
-                rows = table[start : start + step]
-                angle = np.arange(start, start + len(rows))[:, None] * frequency
-                cosine, sine = np.cos(angle), np.sin(angle)
-                if rotation.interleaved:
-                    rows[:, : rotation.rot_dim] = np.repeat(cosine, 2, axis=1)
-                    rows[:, rotation.rot_dim :: 2] = -sine
-                    rows[:, rotation.rot_dim + 1 :: 2] = sine
-                else:
-                    rows[:] = np.concatenate([cosine, sine], axis=1)
-
-        return self._item(rotation, 4 * width * self.context, write)
-
-    def fill(self, memory: memoryview, progress: Callable[[float], None] | None) -> None:
+    def fill(self, memory: memoryview, progress: Callable[[float], None] | None = None) -> None:
         """Write every item; ``memory`` is zeroed and at least ``nbytes`` long."""
         done = 0
         for item in self.items.values():
@@ -108,11 +64,63 @@ class Weights:
             if progress is not None:
                 progress(done / max(self.nbytes, 1))
 
-    def _item(self, key: object, nbytes: int, write: Write) -> int:
-        if key not in self.items:
-            self.items[key] = Item(self.nbytes, nbytes, write)
-            self.nbytes = align(self.nbytes + nbytes)
-        return self.items[key].offset
+
+def matrix(memory: Memory, parts: tuple[Tensor, ...], *, alternate: bool = False) -> int:
+    """Offset of the rows of ``parts`` one below the other, or alternating 8 by 8."""
+    fmt = PACKED[parts[0].dtype]
+    rows = [int(p.shape[0]) for p in parts]
+    width = int(parts[0].shape[1])
+    nbytes = sum(packed_bytes(fmt, r, width) for r in rows)
+
+    def write(out: memoryview) -> None:
+        first = 0
+        for i, (part, r) in enumerate(zip(parts, rows, strict=True)):
+            start, step = (i, len(parts)) if alternate else (first, 1)
+            pack(part, fmt, out, start, step)
+            first += -(-r // 8)
+
+    label = f"{fmt} {alternate} {[(p.name, *p.shape) for p in parts]}"
+    return memory.item((fmt, alternate, *(id(p) for p in parts)), nbytes, write, label)
+
+
+def vector(memory: Memory, parts: tuple[Tensor | int, ...]) -> int:
+    """Offset of float32 vectors, end to end; a number stands for that many zeros."""
+    sizes = [p if isinstance(p, int) else int(p.shape[0]) for p in parts]
+
+    def write(out: memoryview) -> None:
+        target = np.frombuffer(out, np.float32, sum(sizes))
+        at = 0
+        for part, size in zip(parts, sizes, strict=True):
+            if not isinstance(part, int):
+                target[at : at + size] = as_float32(part)
+            at += size
+
+    key = ("vector", *(p if isinstance(p, int) else (id(p),) for p in parts))
+    label = f"vector {[p if isinstance(p, int) else p.name for p in parts]}"
+    return memory.item(key, 4 * sum(sizes), write, label)
+
+
+def rotation(memory: Memory, turn: Rotation, context: int) -> int:
+    """Offset of the table that ``csrc/ops/rope.c`` describes, one row a position."""
+    width = turn.rot_dim * (2 if turn.interleaved else 1)
+
+    def write(out: memoryview) -> None:
+        table = np.frombuffer(out, np.float32, context * width).reshape(-1, width)
+        power = np.arange(turn.rot_dim // 2, dtype=np.float64) * 2 / turn.rot_dim
+        frequency = turn.theta**-power
+        step = max(1, (1 << 20) // width)
+        for start in range(0, context, step):
+            rows = table[start : start + step]
+            angle = np.arange(start, start + len(rows))[:, None] * frequency
+            cosine, sine = np.cos(angle), np.sin(angle)
+            if turn.interleaved:
+                rows[:, : turn.rot_dim] = np.repeat(cosine, 2, axis=1)
+                rows[:, turn.rot_dim :: 2] = -sine
+                rows[:, turn.rot_dim + 1 :: 2] = sine
+            else:
+                rows[:] = np.concatenate([cosine, sine], axis=1)
+
+    return memory.item(turn, 4 * width * context, write, f"{turn} {context}")
 
 
 def payload(tensor: Tensor) -> memoryview:

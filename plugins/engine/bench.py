@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pluggy
 
+from clawai.plugins.engine.turns import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hookspecs
 from clawai.sdk.cli.bench import peer
@@ -32,6 +33,7 @@ class Host:
         self.threads = threads
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
+        self.args: Mapping[str, Any] = {"slots": 1, "weights": "private"}
         self._plugins = pluggy.PluginManager("clawai")
         self._plugins.add_hookspecs(hookspecs)
         folder = Path(__file__).parent
@@ -54,15 +56,15 @@ class Host:
 class Ours:
     """A loaded model, greedy."""
 
-    def __init__(self, plan: Any) -> None:
-        self._plan = plan
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
         self._next = 0
 
     def prefill(self, tokens: Sequence[int]) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``."""
-        self._plan.rewind(0)
+        self._seat.sequence.rewind(0)
         start = time.perf_counter()
-        self._next = int(np.argmax(self._plan.run(list(tokens))[-1]))
+        self._next = int(np.argmax(self._seat.run(list(tokens))[-1]))
         return time.perf_counter() - start
 
     def decode(self, count: int) -> float:
@@ -70,7 +72,7 @@ class Ours:
         token = self._next
         start = time.perf_counter()
         for _ in range(count):
-            token = int(np.argmax(self._plan.run([token])[-1]))
+            token = int(np.argmax(self._seat.run([token])[-1]))
         return time.perf_counter() - start
 
 
@@ -83,13 +85,14 @@ def main() -> None:
         peer.fail(error)
         return
     assert engine.session is not None
-    plan = engine.session.plan
+    session = engine.session
     facts = {
         "name": "clawai",
-        "isa": getattr(plan, "isa", ""),
-        "vocabulary": engine.session.tokenizer.vocabulary,
+        "isa": getattr(session.plan, "isa", ""),
+        "vocabulary": session.tokenizer.vocabulary,
     }
-    peer.serve(Ours(plan), facts)
+    with session.turns.seat() as seat:
+        peer.serve(Ours(seat), facts)
 
 
 if __name__ == "__main__":

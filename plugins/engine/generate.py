@@ -1,8 +1,8 @@
 """A loaded model, and what it can do with text: generate, score, count tokens.
 
-One ``Session`` owns one plan, hence one sequence; it serves one task at a time. A prompt that does
-not fit the context is refused with both lengths, never cut. A client sees whole characters only,
-and never the beginning of a stop string that then completes.
+One ``Session`` owns one plan; each task has a seat in it (``turns``), hence a sequence of its own.
+A prompt that does not fit the context is refused with both lengths, never cut. A client sees whole
+characters only, and never the beginning of a stop string that then completes.
 """
 
 import time
@@ -15,6 +15,7 @@ import numpy as np
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.sampling import Sampler, Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.plugins.engine.turns import Seat, Turns
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Plan, Stopped
 
@@ -111,6 +112,7 @@ class Session:
 
     def __init__(self, plan: Plan, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self.plan = plan
+        self.turns = Turns(plan)
         self.tokenizer = tokenizer
         self.template = template
 
@@ -162,9 +164,9 @@ class Session:
         )
 
     def generate(
-        self, request: Request, progress: Callable[[float], None] | None = None
+        self, request: Request, seat: Seat, progress: Callable[[float], None] | None = None
     ) -> Generator[str, None, Outcome]:
-        """Yield the answer in pieces; return how it ended.
+        """Yield the answer in pieces; return how it ended. ``seat`` is empty.
 
         Raises:
             ClawError: see ``encode``.
@@ -175,7 +177,7 @@ class Session:
         room = self.context - len(ids)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         started = time.perf_counter_ns()
-        logits = self._prefill(ids, progress)
+        logits = self._prefill(ids, seat, progress)
         prefilled = time.perf_counter_ns()
         watch, decoder = StopWatch(request.stop), self.tokenizer.stream()
         pieces: list[str] = []
@@ -195,7 +197,7 @@ class Session:
                 break
             if count >= limit:
                 break
-            logits = self.plan.run([token])[-1]
+            logits = seat.run([token])[-1]
         # What a model leaves unfinished at its end still is text, unless a stop string cut it off.
         rest = "" if watch.hit else watch.feed(decoder.finish()) + watch.finish()
         if rest:
@@ -211,22 +213,21 @@ class Session:
             decode_us=(ended - prefilled) // 1000,
         )
 
-    def _prefill(self, ids: Sequence[int], progress: Callable[[float], None] | None) -> Any:
-        self.plan.rewind(0)
+    def _prefill(self, ids: list[int], seat: Seat, progress: Callable[[float], None] | None) -> Any:
         logits = None
         for at in range(0, len(ids), PREFILL_CHUNK):
-            logits = self.plan.run(ids[at : at + PREFILL_CHUNK])
+            logits = seat.run(ids[at : at + PREFILL_CHUNK])
             if progress and len(ids) > PREFILL_CHUNK:
                 progress(min(1.0, (at + PREFILL_CHUNK) / len(ids)))
         assert logits is not None
         return logits[-1]
 
     def score(
-        self, text: str, progress: Callable[[float], None] | None = None
+        self, text: str, seat: Seat, progress: Callable[[float], None] | None = None
     ) -> tuple[float, int]:
         """Mean negative log-likelihood (natural logarithm) of a text's tokens, and their number.
 
-        The first token has nothing before it and is not counted.
+        ``seat`` is empty. The first token has nothing before it and is not counted.
 
         Raises:
             ClawError: bad_params (fewer than two tokens), prompt_too_long.
@@ -237,12 +238,11 @@ class Session:
             raise ClawError("bad_params", "a text of two tokens or more is needed", got=len(ids))
         if len(ids) > self.context:
             raise self._too_long(f"{len(ids)} tokens")
-        self.plan.rewind(0)
         total = 0.0
         step = 64  # logits of all tokens: 64 x vocabulary x 4 bytes at a time
         for at in range(0, len(ids) - 1, step):
             inputs = ids[at : min(at + step, len(ids) - 1)]
-            logits = np.asarray(self.plan.run(inputs, all_logits=True), np.float64)
+            logits = np.asarray(seat.run(inputs, all_logits=True), np.float64)
             targets = ids[at + 1 : at + 1 + len(inputs)]
             peak = logits.max(axis=1)
             norm = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))

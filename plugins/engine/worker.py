@@ -1,7 +1,9 @@
 """The engine in a worker: load one model inside the sandbox, then offer its operations."""
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -10,13 +12,17 @@ from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.model import gguf, llama
-from clawai.sdk.model.driver import Stopped, UnsupportedGraph
+from clawai.sdk.model.driver import Driver, Plan, Stopped, UnsupportedGraph
+from clawai.sdk.model.graph import Graph
 from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
 
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
+WEIGHTS = "shared"
+"""How weights are held unless the configuration says so (``docs/decisions``)."""
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,20 +54,31 @@ class Engine:
                 allowed=graph.vocabulary,
             )
         template = _template(file, tokenizer)
-        context = min(worker.context or graph.context, graph.context)
         try:
-            need = driver.footprint(graph, context=context, threads=worker.threads)
-            worker.reserve(need.total)
-            plan = driver.compile(
-                graph,
-                context=context,
-                threads=worker.threads,
-                allocate=self._allocate,
-                control=worker.control,
-            )
+            plan = self._plan(worker, driver, graph)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
         self.session = Session(plan, tokenizer, template)
+
+    def _plan(self, worker: Start, driver: Driver, graph: Graph) -> Plan:
+        """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
+        shape = {
+            "context": min(worker.context or graph.context, graph.context),
+            "threads": worker.threads,
+            "sequences": worker.args["slots"],
+        }
+        need = driver.footprint(graph, **shape)
+        weights = None
+        if worker.args.get("weights", WEIGHTS) == "private":
+            worker.reserve(need.total)
+        else:
+            weights = worker.weights(
+                driver.layout(graph), need.weights, need.private, partial(driver.pack, graph)
+            )
+        if weights is None:
+            weights = self._allocate(need.weights, "weights")
+            driver.pack(graph, weights)
+        return driver.compile(graph, **shape, weights=weights, allocate=self._allocate)
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
         """Private zeroed memory in huge pages, charged to this worker by ``reserve``."""
@@ -81,6 +98,15 @@ class Engine:
     def _loaded(self) -> Session:
         assert self.session is not None
         return self.session
+
+    @contextmanager
+    def _seat(self, ctx: Context) -> Iterator[Seat]:
+        """A place at the model for a task; what it computed there goes into its timings."""
+        with self._loaded.turns.seat(
+            ctx.control, ctx.checkpoint, ctx.priority, ctx.deadline
+        ) as seat:
+            yield seat
+            ctx.compute_us = seat.spent // 1000
 
     @operation("llm.generate")
     def generate(
@@ -109,27 +135,27 @@ class Engine:
 
     def _stream(self, ctx: Context, request: Request) -> Any:
         try:
-            generator = self._loaded.generate(
-                request, lambda fraction: ctx.progress(fraction, "reading the prompt")
-            )
-            while True:
-                try:
-                    text = next(generator)
-                except StopIteration as end:
-                    outcome = end.value
-                    break
-                yield {"text": text}
-                ctx.checkpoint()
+            with self._seat(ctx) as seat:
+                generator = self._loaded.generate(
+                    request, seat, lambda fraction: ctx.progress(fraction, "reading the prompt")
+                )
+                while True:
+                    try:
+                        text = next(generator)
+                    except StopIteration as end:
+                        outcome = end.value
+                        break
+                    yield {"text": text}
         except Stopped:
             raise Cancelled from None
-        ctx.compute_us = outcome.prefill_us + outcome.decode_us
         return outcome.as_dict()
 
     @operation("llm.score")
     def score(self, ctx: Context, text: Text) -> dict[str, Any]:
         """Mean negative log-likelihood of a text, in nats a token."""
         try:
-            mean, tokens = self._loaded.score(text, ctx.progress)
+            with self._seat(ctx) as seat:
+                mean, tokens = self._loaded.score(text, seat, ctx.progress)
         except Stopped:
             raise Cancelled from None
         return {"mean_nll": mean, "tokens": tokens}

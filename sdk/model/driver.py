@@ -4,7 +4,7 @@ Drivers register themselves through the hook ``claw_driver`` (see ``clawai.sdk.h
 engine picks one and never imports it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,46 +12,70 @@ from clawai.sdk.model.graph import Graph
 
 Allocate = Callable[[int, str], memoryview]
 """``allocate(nbytes, purpose)``: zeroed writable memory, 64-byte aligned, charged to the worker.
-``purpose`` is "weights", "kv" or "arena"."""
+``purpose`` is "weights", "tables", "kv" or "arena"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that a plan will ask ``Allocate`` for, known before any is allocated."""
+    """Bytes of each memory that a plan needs, known before any is allocated."""
 
     weights: int
+    """Depends on the graph and on ``Driver.layout`` alone: may be shared with other workers."""
+    tables: int
     kv: int
+    """Of all sequences."""
     arena: int
+
+    @property
+    def private(self) -> int:
+        """All but the weights, in bytes."""
+        return self.tables + self.kv + self.arena
 
     @property
     def total(self) -> int:
         """All of it, in bytes."""
-        return self.weights + self.kv + self.arena
+        return self.weights + self.private
 
 
 class Stopped(Exception):
     """The control word asked for a stop; the sequence keeps the tokens that were finished."""
 
 
-class Plan(Protocol):
-    """A graph compiled for a device, with one sequence's KV cache."""
+class Left(Exception):
+    """A run left between two ops, as asked: ``Sequence.resume`` goes on with it."""
 
-    context: int
 
-    def run(self, tokens: Sequence[int], *, all_logits: bool = False) -> Any:
+class Sequence(Protocol):
+    """A KV cache of a plan. One thread at a time uses it, and one sequence of a plan runs."""
+
+    def start(self, control: memoryview | None) -> None:
+        """Begin anew, empty.
+
+        Args:
+            control: a 32-bit word that the kernel writes (``clawai.sdk.wire``): its low byte has a
+                run stop or leave between two ops, the second says how many threads it may use.
+        """
+        ...
+
+    def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
         """Append ``tokens`` to the sequence and return logits.
 
         Args:
-            tokens: ids, at least one; position + len(tokens) must stay within ``context``.
+            tokens: ids, at least one; position + len(tokens) must stay within the context.
             all_logits: logits of every token, not of the last only.
 
         Returns:
             numpy float32 (1, vocabulary) or (len(tokens), vocabulary); valid until the next run.
 
         Raises:
-            Stopped: the control word was set between two ops.
+            Stopped: the control word said STOP between two ops; the run is forgotten.
+            Left: it said HOLD, or ``Plan.preempt`` was called.
             ValueError: an id is outside of the vocabulary, or the context would overflow.
         """
+        ...
+
+    def resume(self) -> Any:
+        """Go on with the run that left, exactly where it was; as ``run``."""
         ...
 
     @property
@@ -60,11 +84,22 @@ class Plan(Protocol):
         ...
 
     def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on (0 empties the cache)."""
+        """Forget the tokens from ``position`` on (0 empties the cache), and a run that left."""
         ...
 
     def op_times(self) -> list[tuple[str, int]]:
         """(op name, nanoseconds) of the last run, from the executor's own stamps."""
+        ...
+
+
+class Plan(Protocol):
+    """A graph compiled for a device, with the KV caches of its sequences."""
+
+    context: int
+    sequences: tuple[Sequence, ...]
+
+    def preempt(self, on: bool) -> None:
+        """While ``on``, have whatever runs leave between two ops. From any thread."""
         ...
 
     def close(self) -> None:
@@ -77,11 +112,31 @@ class Driver(Protocol):
 
     name: str
 
-    def footprint(self, graph: Graph, *, context: int, threads: int | None = None) -> Footprint:
-        """Memory that ``compile`` will need. Reads shapes only.
+    def layout(self, graph: Graph) -> str:
+        """Names how ``pack`` lays weights out: all that their bytes depend on but the model."""
+        ...
+
+    def footprint(
+        self, graph: Graph, *, context: int, sequences: int = 1, threads: int | None = None
+    ) -> Footprint:
+        """Memory that a plan will need. Reads shapes only.
 
         Args:
+            context: length of each KV cache in tokens, at most ``graph.context``.
             threads: as for ``compile``; None: as many as this process has cores.
+        """
+        ...
+
+    def pack(
+        self, graph: Graph, memory: memoryview, progress: Callable[[float], None] | None = None
+    ) -> None:
+        """Write the weights into ``memory``: zeroed, of ``Footprint.weights`` bytes. Keeps no view.
+
+        Args:
+            progress: called with 0..1.
+
+        Raises:
+            UnsupportedGraph: a node or a dtype that this driver cannot run.
         """
         ...
 
@@ -91,17 +146,16 @@ class Driver(Protocol):
         *,
         context: int,
         threads: int,
+        weights: memoryview,
         allocate: Allocate,
-        control: memoryview | None = None,
-        progress: Callable[[float], None] | None = None,
+        sequences: int = 1,
     ) -> Plan:
-        """Pack the weights and plan the arena.
+        """Plan the arena and start the threads.
 
         Args:
-            context: length of the KV cache in tokens, at most ``graph.context``.
+            context: length of each KV cache in tokens, at most ``graph.context``.
             threads: worker threads, the calling one included.
-            control: a shared page; a plan stops between ops when the first 32-bit word is not 0.
-            progress: called with 0..1 while the weights are packed.
+            weights: what ``pack`` wrote; never written to, and its pages are not touched here.
 
         Raises:
             UnsupportedGraph: a node or a dtype that this driver cannot run.

@@ -16,6 +16,7 @@ class Worker:
     """What the worker's host would give to the engine."""
 
     model: dict[str, Any] = {}  # noqa: RUF012 - read only
+    args: dict[str, Any] = {"slots": 1, "weights": "private"}  # noqa: RUF012 - read only
     threads = 2
     context = 2048
 

@@ -37,11 +37,11 @@ def own_distance() -> float:
 
 def distance(session: Any, setting: str) -> tuple[float, int]:
     """Between our logits and one of llama.cpp's settings, and over how many tokens."""
-    differences = []
+    differences, sequence = [], session.plan.sequences[0]
     for case in CASES:
         ids = session.encode(Request(**case["request"]))
-        session.plan.rewind(0)
-        logits = session.plan.run(ids)[-1]
+        sequence.rewind(0)
+        logits = sequence.run(ids)[-1]
         peer = case[setting]
         for token, gap in list(zip(peer["tokens"], peer["gaps"], strict=True))[:TOKENS]:
             second, first = np.sort(logits)[-2:]
@@ -50,7 +50,7 @@ def distance(session: Any, setting: str) -> tuple[float, int]:
             differences.append(abs(float(first - second) - gap))
             if token in session.tokenizer.ends:
                 break
-            logits = session.plan.run([token])[-1]
+            logits = sequence.run([token])[-1]
     return float(np.mean(differences)), len(differences)
 
 

@@ -23,12 +23,13 @@ NEAR_TIE = 0.1
 
 def first_difference(session: Session, entry: dict[str, Any], answer: dict[str, Any]) -> int | None:
     """The first token where our greedy choice is another one than llama.cpp's."""
-    session.plan.rewind(0)
-    logits = session.plan.run(session.encode(Request(**entry)))
+    sequence = session.plan.sequences[0]
+    sequence.rewind(0)
+    logits = sequence.run(session.encode(Request(**entry)))
     for at, token in enumerate(answer["tokens"]):
         if int(np.argmax(logits[-1])) != token:
             return at
-        logits = session.plan.run([token])
+        logits = sequence.run([token])
     return None
 
 
@@ -45,7 +46,8 @@ def test_prompts_have_as_many_tokens_as_for_llama_cpp(engine_session: Session) -
 
 def test_the_likelihood_of_a_text_is_within_half_a_percent(engine_session: Session) -> None:
     assert engine_session.tokenizer.encode(llamacpp.TEXT) == ORACLE["text_tokens"]
-    mean, count = engine_session.score(llamacpp.TEXT)
+    with engine_session.turns.seat() as seat:
+        mean, count = engine_session.score(llamacpp.TEXT, seat)
     assert count == len(ORACLE["log_probabilities"])
     assert mean == pytest.approx(ORACLE["mean_nll"], rel=0.005)
 
@@ -61,7 +63,7 @@ def test_the_graph_without_rounding_gives_the_same_likelihood(smollm2_path: Path
     count = 256
     ids = ORACLE["text_tokens"][: count + 1]
     plan = ReferenceDriver().compile(llama.graph(gguf.read(smollm2_path)), context=count)
-    rows = np.asarray(plan.run(ids[:-1], all_logits=True), dtype=np.float64)
+    rows = np.asarray(plan.sequences[0].run(ids[:-1], all_logits=True), dtype=np.float64)
     peak = rows.max(axis=1)
     total = peak + np.log(np.exp(rows - peak[:, None]).sum(axis=1))
     got = rows[np.arange(count), ids[1:]] - total

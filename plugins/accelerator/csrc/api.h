@@ -37,7 +37,7 @@ enum {
 enum { CLAW_IN_ARENA, CLAW_IN_OUT };
 
 enum {
-    CLAW_OK = 0, CLAW_STOPPED = 1, CLAW_BAD_TOKEN = -1, CLAW_NO_ROOM = -2, CLAW_BAD_PLAN = -3,
+    CLAW_OK = 0, CLAW_LEFT = 1, CLAW_BAD_TOKEN = -1, CLAW_NO_ROOM = -2, CLAW_BAD_PLAN = -3,
     CLAW_NO_MEMORY = -4, CLAW_NO_THREAD = -5
 };
 
@@ -58,17 +58,18 @@ typedef struct claw_step {
     uint64_t in_q8;  /* in the arena: int8 codes of `chunk` tokens, then scales, then sums: MATMUL's input */
     uint64_t q8;     /* the same, as output */
     uint64_t weight; /* in the weights: packed matrix, table or gain */
-    uint64_t extra;  /* in the weights: bias or rope table */
+    uint64_t extra;  /* in the weights: bias; ROPE, KV: in the tables */
     uint64_t cache;  /* in each block of the KV memory: the layer's keys, then its values */
 } claw_step;
 
 typedef struct claw_spec {
     const char *isa;
-    uint8_t *weights, *kv, *arena;
-    uint64_t weights_bytes, kv_bytes, arena_bytes, scratch; /* scratch: where it starts in the arena */
+    const uint8_t *weights, *tables; /* read only: weights may be shared with other processes */
+    uint8_t *kv, *arena, *work;      /* of all sequences, one after the other; work: of all threads */
+    uint64_t weights_bytes, tables_bytes, work_bytes;
+    uint64_t kv_bytes, arena_bytes; /* of one sequence */
     uint64_t kv_block; /* bytes of 64 positions of all layers: memory fills as the sequence grows */
-    const uint32_t *control; /* may be NULL */
-    uint32_t context, chunk, threads, vocabulary;
+    uint32_t context, chunk, threads, vocabulary, sequences;
 } claw_spec;
 
 typedef struct claw_time {
@@ -76,6 +77,24 @@ typedef struct claw_time {
     uint32_t tokens;
     uint64_t ns;
 } claw_time;
+
+/* Tokens on their way into a sequence. A run that was left goes on where it was: nothing that it has
+ * computed lies in memory that another sequence writes to. */
+typedef struct claw_run {
+    const uint32_t *control; /* low byte: wire.GO and its neighbours; second: threads; may be NULL */
+    const int32_t *tokens;
+    float *out; /* n (all) or 1 rows of `vocabulary` floats */
+    claw_time *times; /* ring of CLAW_TIMES stamps */
+    uint32_t sequence;
+    uint32_t position; /* tokens in its cache: grows with each chunk */
+    uint32_t n, all;
+    uint32_t done;    /* of n */
+    uint32_t chunk;   /* tokens of the next chunk at most: follows what steps take */
+    uint32_t count;   /* tokens of the chunk that runs */
+    uint32_t step;    /* of this chunk the next one; 0: it has not begun */
+    uint32_t stamped; /* stamps since `done` was 0 */
+    uint64_t longest; /* nanoseconds of the longest step of this chunk */
+} claw_run;
 
 typedef struct claw_plan claw_plan;
 
@@ -85,12 +104,11 @@ uint64_t claw_scratch_bytes(const claw_step *steps, uint32_t n, uint32_t chunk, 
  * *bad which step. */
 claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t n, int32_t *code, uint32_t *bad);
 void claw_plan_free(claw_plan *plan);
-/* Appends n tokens, one caller at a time; out: n (all) or 1 rows of `vocabulary` floats. */
-int32_t claw_plan_run(claw_plan *plan, const int32_t *tokens, uint32_t n, float *out, int32_t all);
-uint32_t claw_plan_position(const claw_plan *plan);
-int32_t claw_plan_rewind(claw_plan *plan, uint32_t position);
-/* Stamps of the last run, oldest first; returns how many were written (at most n). */
-uint32_t claw_plan_times(const claw_plan *plan, claw_time *out, uint32_t n);
+/* Goes on with a run until its tokens are in (CLAW_OK), or leaves between two steps (CLAW_LEFT): its
+ * control word says STOP or HOLD, or claw_plan_preempt said so. One caller at a time. */
+int32_t claw_plan_run(claw_plan *plan, claw_run *run);
+/* From any thread: 1 has the run that is on, and each that begins, leave; 0 ends that. */
+void claw_plan_preempt(claw_plan *plan, uint32_t on);
 
 /* Packs a matrix of a GGUF type into R8k4 or float blocks; block i goes to first + i * step. */
 int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, const uint8_t *src, uint64_t src_bytes,

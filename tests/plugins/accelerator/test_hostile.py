@@ -13,7 +13,7 @@ from clawai.sdk.model.driver import UnsupportedGraph
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.model.graph import Graph, Node, Op, Tensor
 from guarded import Guarded
-from tiny_llama import allocate, llama
+from tiny_llama import allocate, compiled, llama
 
 Change = Callable[[Graph], Graph]
 
@@ -115,7 +115,7 @@ def test_a_weight_shorter_than_its_shape_is_refused() -> None:
     short = replace(graph.tensors["1.down.w"], data=graph.tensors["1.down.w"].data[:-1])
     graph = replace(graph, tensors={**graph.tensors, "1.down.w": short})
     with pytest.raises(UnsupportedGraph, match="contiguous bytes"):
-        CpuDriver().compile(graph, context=64, threads=1, allocate=allocate)
+        compiled(graph)
 
 
 @pytest.mark.parametrize("context", [0, -1, 4097, 1 << 40])
@@ -128,25 +128,27 @@ def test_context_is_bounded(context: int) -> None:
     "tokens", [[], [101], [-1], [1 << 31], [1 << 70], [[1]], [0, 1 << 32], [1 << 63]]
 )
 def test_token_ids_are_checked(tokens: Any) -> None:
-    plan = CpuDriver().compile(llama(), context=64, threads=1, allocate=allocate)
+    plan = compiled(llama())
+    (sequence,) = plan.sequences
     try:
         with pytest.raises(ValueError, match=r"token|tokens"):
-            plan.run(tokens)
-        assert plan.position == 0
+            sequence.run(tokens)
+        assert sequence.position == 0
     finally:
         plan.close()
 
 
 def test_the_context_cannot_overflow() -> None:
-    plan = CpuDriver().compile(llama(), context=65, threads=1, allocate=allocate)
+    plan = compiled(llama(), context=65)
+    (sequence,) = plan.sequences
     try:
-        plan.run([1] * 60)
+        sequence.run([1] * 60)
         with pytest.raises(ValueError, match="do not fit a context of 65"):
-            plan.run([1] * 6)
-        plan.run([1] * 5)
-        assert plan.position == 65
+            sequence.run([1] * 6)
+        sequence.run([1] * 5)
+        assert sequence.position == 65
         with pytest.raises(ValueError, match="do not fit"):
-            plan.run([1])
+            sequence.run([1])
     finally:
         plan.close()
 
@@ -154,35 +156,42 @@ def test_the_context_cannot_overflow() -> None:
 @pytest.mark.parametrize("threads", [0, -1, 65])
 def test_threads_are_bounded(threads: int) -> None:
     with pytest.raises(ValueError, match="threads must be in"):
-        CpuDriver().compile(llama(), context=64, threads=threads, allocate=allocate)
+        compiled(llama(), threads=threads)
+
+
+@pytest.mark.parametrize("sequences", [0, -1, 65])
+def test_sequences_are_bounded(sequences: int) -> None:
+    with pytest.raises(ValueError, match="sequences must be in"):
+        compiled(llama(), sequences=sequences)
 
 
 def test_allocate_must_keep_its_promise() -> None:
     backing = bytearray(1 << 20)
     shift = -(ffi.cast("uintptr_t", ffi.from_buffer(backing)).__int__()) % 64 + 4
+    weights = allocate(1 << 20, "weights")
     for give in (
         lambda n, purpose: memoryview(bytearray(n - 1)),
         lambda n, purpose: memoryview(bytes(n)),
         lambda n, purpose: memoryview(backing)[shift : shift + n],
     ):
         with pytest.raises(ValueError, match="allocate"):
-            CpuDriver().compile(llama(), context=64, threads=1, allocate=give)
+            CpuDriver().compile(llama(), context=64, threads=1, weights=weights, allocate=give)
 
 
 def test_c_refuses_every_extent_that_leaves_its_area() -> None:
     """The C side by itself: each number of each step, changed, is refused or stays in bounds.
 
-    The three memories end at forbidden pages, so a step that leaves one kills the test.
+    The memories end at forbidden pages, so a step that leaves one kills the test.
     """
     lowering = lower(llama(layers=1), 64)
     steps = step_records(lowering)
     scratch = int(lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1))
-    sizes = {"weights": lowering.weights.nbytes, "kv": lowering.cache_bytes}
-    sizes["arena"] = lowering.arena_bytes + scratch
+    sizes = {"weights": lowering.weights.nbytes, "tables": lowering.tables.nbytes}
+    sizes |= {"kv": lowering.cache_bytes, "arena": lowering.arena_bytes, "work": scratch}
     spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", b"scalar")
-    spec.isa, spec.scratch, spec.context, spec.chunk = isa, lowering.arena_bytes, 64, 64
+    spec.isa, spec.context, spec.chunk, spec.sequences = isa, 64, 64, 1
     spec.threads, spec.vocabulary, spec.kv_block = 1, 101, lowering.cache_block
-    tokens = ffi.new("int32_t[]", list(range(64)))
+    tokens, times = ffi.new("int32_t[]", list(range(64))), ffi.new("claw_time[]", lib.CLAW_TIMES)
     code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
     refused = 0
 
@@ -192,7 +201,10 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
             assert code[0] == lib.CLAW_BAD_PLAN
             return 1
         logits = space.place(np.zeros((64, 101), np.float32))
-        assert lib.claw_plan_run(plan, tokens, 64, ffi.cast("float *", logits.ctypes.data), 1) == 0
+        run = ffi.new("claw_run *")
+        run.tokens, run.out, run.times = tokens, ffi.cast("float *", logits.ctypes.data), times
+        run.n, run.all, run.chunk = 64, 1, 64
+        assert lib.claw_plan_run(plan, run) == 0
         lib.claw_plan_free(plan)
         return 0
 
@@ -257,9 +269,9 @@ def test_odd_graphs_still_compute_right() -> None:
     )
     graph = Graph(tensors, nodes, ("ids",), ("logits",), 100, 32, 1)
     tokens = rng.integers(0, 32, 40).tolist()
-    plan = CpuDriver().compile(graph, context=50, threads=2, allocate=allocate)
+    plan = compiled(graph, context=50, threads=2)
     try:
-        got = plan.run(tokens, all_logits=True)
+        got = plan.sequences[0].run(tokens, all_logits=True)
     finally:
         plan.close()
     np.testing.assert_allclose(got, forward(graph, tokens), rtol=5e-3, atol=2e-3)

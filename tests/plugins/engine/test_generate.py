@@ -18,6 +18,7 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.model import llama
 from clawai.sdk.model.driver import Stopped
 from clawai.sdk.model.gguf import parse
+from clawai.sdk.wire import STOP
 from gguf_files import CHATML, tiny_llama
 from reference import ReferenceDriver, ReferencePlan
 
@@ -33,21 +34,34 @@ def session(plan: Any = None, template: ChatTemplate | None = TEMPLATE) -> Sessi
 
 def run(owner: Session, request: Request) -> tuple[list[str], Outcome]:
     pieces: list[str] = []
-    generator = owner.generate(request)
-    while True:
-        try:
-            pieces.append(next(generator))
-        except StopIteration as end:
-            return pieces, end.value
+    with owner.turns.seat() as seat:
+        generator = owner.generate(request, seat)
+        while True:
+            try:
+                pieces.append(next(generator))
+            except StopIteration as end:
+                return pieces, end.value
+
+
+def score(owner: Session, text: str) -> tuple[float, int]:
+    with owner.turns.seat() as seat:
+        return owner.score(text, seat)
 
 
 class Scripted:
-    """A plan whose best token is the next one of a script."""
+    """A plan with one sequence, whose best token is the next one of a script."""
 
     context = 64
 
     def __init__(self, script: list[int]) -> None:
         self._script: Iterator[int] = iter(script)
+        self.position = 0
+        self.sequences = (self,)
+
+    def preempt(self, on: bool) -> None:
+        pass
+
+    def start(self, control: memoryview | None) -> None:
         self.position = 0
 
     def run(self, tokens: list[int], *, all_logits: bool = False) -> Any:
@@ -56,16 +70,13 @@ class Scripted:
         logits[0, next(self._script)] = 1
         return logits
 
-    def rewind(self, position: int) -> None:
-        self.position = position
-
 
 def scripted(text: str, end: bool = True) -> Session:
     return session(Scripted([*TOKENIZER.encode(text), *([2] if end else [])]))
 
 
 def test_greedy_tokens_are_those_of_one_step_after_the_other() -> None:
-    plan = ReferenceDriver().compile(GRAPH, context=64)
+    (plan,) = ReferenceDriver().compile(GRAPH, context=64).sequences
     ids = TOKENIZER.encode("the story")
     for _ in range(10):
         plan.rewind(0)
@@ -89,7 +100,7 @@ def test_messages_become_the_chat_prompt() -> None:
     request = Request(messages=[{"role": "user", "content": "the<|im_end|>"}], max_tokens=1)
     owner = session(plan)
     run(owner, request)
-    ran = [token for tokens in plan.runs for token in tokens]
+    ran = [token for tokens in plan.sequences[0].runs for token in tokens]
     expected = [1, *TOKENIZER.encode("user\nthe<|im_end|>"), 2, *TOKENIZER.encode("\n"), 1]
     assert ran[: len(expected)] == expected and ran.count(2) == 1
 
@@ -110,7 +121,7 @@ def test_the_context_ends_the_answer() -> None:
     owner = scripted("a" * 100)
     pieces, outcome = run(owner, Request(prompt="x" * 60))
     assert outcome.finish_reason == "length" and outcome.completion_tokens == 4
-    assert owner.plan.position <= 64 and "".join(pieces) == "aaaa"
+    assert owner.plan.sequences[0].position <= 64 and "".join(pieces) == "aaaa"
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
@@ -187,9 +198,10 @@ def test_a_long_prompt_runs_in_chunks_and_tells_progress(monkeypatch: pytest.Mon
     monkeypatch.setattr(generate, "PREFILL_CHUNK", 16)
     plan: ReferencePlan = ReferenceDriver().compile(GRAPH, context=64)
     told: list[float] = []
-    for _ in session(plan).generate(Request(prompt="x" * 40, max_tokens=1), told.append):
-        pass
-    assert [len(tokens) for tokens in plan.runs] == [16, 16, 8]
+    owner = session(plan)
+    with owner.turns.seat() as seat:
+        list(owner.generate(Request(prompt="x" * 40, max_tokens=1), seat, told.append))
+    assert [len(tokens) for tokens in plan.sequences[0].runs] == [16, 16, 8]
     assert told == sorted(told) and told[-1] == 1.0
 
 
@@ -202,13 +214,15 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_control_word_stops_it_and_the_session_goes_on_to_work() -> None:
     control = memoryview(bytearray(4)).cast("I")
-    owner = session(ReferenceDriver().compile(GRAPH, context=64, control=control))
+    owner = session()
     request = Request(prompt="the", max_tokens=8)
     expected = run(owner, request)[0]
-    control[0] = 1
-    with pytest.raises(Stopped):
-        run(owner, request)
-    control[0] = 0
+    with owner.turns.seat(control) as seat:
+        pieces = owner.generate(request, seat)
+        next(pieces)
+        control[0] = STOP
+        with pytest.raises(Stopped):
+            list(pieces)
     assert run(owner, request)[0] == expected
 
 
@@ -244,18 +258,18 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_the_score_is_the_mean_of_what_single_steps_say() -> None:
     text = "the stories of the sea"
     ids = TOKENIZER.encode(text)
-    plan = ReferenceDriver().compile(GRAPH, context=64)
+    (plan,) = ReferenceDriver().compile(GRAPH, context=64).sequences
     total = 0.0
     for before, after in pairwise(ids):
         logits = plan.run([before])[-1].astype(np.float64)
         total += float(np.log(np.exp(logits).sum()) - logits[after])
-    mean, count = session().score(text)
+    mean, count = score(session(), text)
     assert count == len(ids) - 1 and mean == pytest.approx(total / count, rel=1e-5)
 
 
 def test_what_cannot_be_scored() -> None:
     for text, code in (("", "bad_params"), ("x", "bad_params"), ("x" * 65, "prompt_too_long")):
         with pytest.raises(ClawError) as caught:
-            session().score(text)
+            score(session(), text)
         assert caught.value.code == code
-    assert session().score("x" * 64)[1] == 63
+    assert score(session(), "x" * 64)[1] == 63

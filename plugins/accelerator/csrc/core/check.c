@@ -46,12 +46,12 @@ static int view_ok(const claw_spec *spec, const claw_step *s, const claw_view *v
     if (!width || width > v->stride || v->stride > CLAW_MAX_ROWS) return 0;
     if (v->base == CLAW_IN_OUT) return s->flags & CLAW_ROWS && v->stride == spec->vocabulary;
     const uint64_t bytes = ((uint64_t)(spec->chunk - 1) * v->stride + width) * sizeof(float);
-    return v->base == CLAW_IN_ARENA && within(v->offset, bytes, spec->scratch, sizeof(float));
+    return v->base == CLAW_IN_ARENA && within(v->offset, bytes, spec->arena_bytes, sizeof(float));
 }
 
 static int q8_ok(const claw_spec *spec, uint64_t offset, uint64_t k)
 {
-    return k && k % CLAW_GROUP == 0 && k <= CLAW_MAX_WIDTH && within(offset, q8_bytes(spec->chunk, k), spec->scratch, 64);
+    return k && k % CLAW_GROUP == 0 && k <= CLAW_MAX_WIDTH && within(offset, q8_bytes(spec->chunk, k), spec->arena_bytes, 64);
 }
 
 static int outputs_ok(const claw_spec *spec, const claw_step *s, uint64_t width)
@@ -81,7 +81,7 @@ static int table_ok(const claw_spec *spec, const claw_step *s)
 {
     const uint64_t row = (s->flags & CLAW_INTERLEAVED ? 2 : 1) * (uint64_t)s->rot_dim;
     return s->rot_dim && s->rot_dim % 2 == 0 && s->rot_dim <= s->head_dim
-        && weight_ok(spec, s->extra, spec->context * row * sizeof(float));
+        && within(s->extra, spec->context * row * sizeof(float), spec->tables_bytes, 64);
 }
 
 /* The layer's keys and values within one block of positions, and all blocks within the memory. */
@@ -145,7 +145,8 @@ static int step_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)
 
 int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes)
 {
-    if (spec->scratch % 64 || !within(spec->scratch, scratch_bytes, spec->arena_bytes, 64)) return CLAW_BAD_PLAN;
-    if (((uintptr_t)spec->arena | (uintptr_t)spec->weights | (uintptr_t)spec->kv) % 64) return CLAW_BAD_PLAN;
+    const uintptr_t starts = (uintptr_t)spec->arena | (uintptr_t)spec->weights | (uintptr_t)spec->kv
+        | (uintptr_t)spec->tables | (uintptr_t)spec->work;
+    if ((starts | spec->arena_bytes | spec->kv_bytes) % 64 || scratch_bytes > spec->work_bytes) return CLAW_BAD_PLAN;
     return step_ok(spec, steps, i) ? CLAW_OK : CLAW_BAD_PLAN;
 }

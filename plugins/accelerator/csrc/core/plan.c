@@ -1,9 +1,13 @@
-/* The life of a plan: create (check, copy, start threads), run in chunks, rewind, free.
+/* The life of a plan: create (check, copy, start threads), run in chunks, free.
  *
  * A chunk is a token, or up to spec.chunk tokens of a prompt. All threads walk the steps in order
  * and share the units of each; no unit's result depends on who ran it or when, so numbers do not
- * depend on the number of threads. After each step one thread, alone, stamps the time and looks at
- * the control word. A stopped chunk is as if it had never begun. */
+ * depend on the number of threads, which the control word may change at each step. After each step
+ * one thread, alone, stamps the time and looks whether to leave. Sequences share weights and scratch
+ * but neither cache nor activations: a run that was left goes on at its step, whatever ran between.
+ *
+ * Nobody else can run while a step does, so steps are kept short: a prompt's chunk is halved when a
+ * step of it took longer than CLAW_STEP_NS, and grows again when four times as many tokens fit. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,53 +19,105 @@ static void work(void *state, uint32_t step, uint32_t first, uint32_t last, uint
     step_run(p, p->steps + step, first, last, thread, fresh);
 }
 
-static int stop_asked(const claw_plan *p)
+/* The control word: low byte a command (clawai.sdk.wire), second byte how many threads, 0 for all. */
+enum { STOP = 1, HOLD = 2 };
+
+static uint32_t word_of(const claw_run *run) { return run->control ? __atomic_load_n(run->control, __ATOMIC_ACQUIRE) : 0; }
+
+static int must_leave(const claw_plan *p, uint32_t word)
 {
-    return p->spec.control && __atomic_load_n(p->spec.control, __ATOMIC_ACQUIRE) != 0;
+    const uint32_t command = word & 0xff;
+    return command == STOP || command == HOLD || __atomic_load_n(&p->preempted, __ATOMIC_ACQUIRE);
+}
+
+static void stamp(claw_plan *p, uint32_t finished)
+{
+    const uint64_t now = claw_now(), ns = now - p->stamp;
+    claw_run *run = p->run;
+    if (finished != TEAM_NONE) {
+        run->times[run->stamped++ % CLAW_TIMES] = (claw_time){finished, p->count, ns};
+        if (ns > run->longest) run->longest = ns;
+    }
+    p->stamp = now;
 }
 
 /* Between two steps, alone: the stamp of the one that ended, the control word, the next one. */
 static int next_step(void *state, uint32_t finished, team_step *next)
 {
     claw_plan *p = state;
-    const uint64_t now = claw_now();
-    uint32_t i = finished == TEAM_NONE ? 0 : finished + 1;
-    if (i) p->times[p->stamped++ % CLAW_TIMES] = (claw_time){finished, p->count, now - p->stamp};
-    p->stamp = now;
+    const uint32_t word = word_of(p->run);
+    uint32_t i = finished == TEAM_NONE ? p->run->step : finished + 1;
+    stamp(p, finished);
     while (i < p->n && step_skipped(p, p->steps + i)) i++;
+    p->run->step = i;
     p->complete = i == p->n;
-    if (p->complete || stop_asked(p)) return 0;
+    if (p->complete || must_leave(p, word)) return 0;
     next->step = i;
-    next->units = step_units(p, p->steps + i, &next->grab);
+    next->threads = word >> 8 & 0xff;
     return 1;
 }
 
-static int32_t run_tokens(claw_plan *p, const int32_t *tokens, uint32_t n, float *out, int32_t all)
+static uint32_t units_of(void *state, uint32_t step, uint32_t *grab)
 {
-    uint32_t done = 0;
-    p->stamped = 0;
-    while (done < n) {
-        const uint32_t left = n - done;
-        p->count = left < p->spec.chunk ? left : p->spec.chunk;
-        p->tokens = tokens + done;
-        p->rows = all ? p->count : left <= p->spec.chunk;
-        p->out = out + (all ? (size_t)done * p->spec.vocabulary : 0);
-        p->complete = 0;
+    claw_plan *p = state;
+    return step_units(p, p->steps + step, grab);
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* The chunk that the run is in, or its next one, becomes the plan's. */
+static void begin_chunk(claw_plan *p, claw_run *run)
+{
+    if (!run->step) {
+        run->count = min_u32(run->n - run->done, run->chunk);
+        run->longest = 0;
+    }
+    p->count = run->count;
+    p->tokens = run->tokens + run->done;
+    p->rows = run->all ? run->count : run->done + run->count == run->n;
+    p->out = run->out + (run->all ? (size_t)run->done * p->spec.vocabulary : 0);
+    p->position = run->position;
+    p->complete = 0;
+}
+
+static void end_chunk(const claw_plan *p, claw_run *run)
+{
+    run->done += run->count;
+    run->position += run->count;
+    run->step = 0;
+    if (run->count < run->chunk) return; /* what was left over: too few tokens to learn from */
+    if (run->longest > CLAW_STEP_NS && run->chunk / 2 >= CLAW_LEAST_CHUNK) run->chunk /= 2;
+    else if (run->longest < CLAW_STEP_NS / 4) run->chunk = min_u32(run->chunk * 2, p->spec.chunk);
+}
+
+/* Whether a run is one that this plan can go on with: its numbers come from outside. */
+static int32_t run_check(const claw_plan *p, const claw_run *run)
+{
+    if (run->sequence >= p->spec.sequences || run->step > p->n || !run->chunk || run->chunk > p->spec.chunk) return CLAW_NO_ROOM;
+    if (run->done >= run->n || run->position > p->spec.context || run->n - run->done > p->spec.context - run->position) return CLAW_NO_ROOM;
+    if (run->step && (!run->count || run->count > run->n - run->done || run->count > p->spec.chunk)) return CLAW_NO_ROOM;
+    for (uint32_t i = run->done; i < run->n; i++)
+        if (run->tokens[i] < 0 || (uint32_t)run->tokens[i] >= p->spec.vocabulary) return CLAW_BAD_TOKEN;
+    return CLAW_OK;
+}
+
+int32_t claw_plan_run(claw_plan *p, claw_run *run)
+{
+    const int32_t code = run_check(p, run);
+    if (code) return code;
+    p->run = run;
+    p->kv = p->spec.kv + run->sequence * p->spec.kv_bytes;
+    p->arena = p->spec.arena + run->sequence * p->spec.arena_bytes;
+    while (run->done < run->n) {
+        begin_chunk(p, run);
         team_run(&p->team);
-        if (!p->complete) return CLAW_STOPPED;
-        done += p->count;
-        p->position += p->count;
+        if (!p->complete) return CLAW_LEFT;
+        end_chunk(p, run);
     }
     return CLAW_OK;
 }
 
-int32_t claw_plan_run(claw_plan *p, const int32_t *tokens, uint32_t n, float *out, int32_t all)
-{
-    if (!n || n > p->spec.context - p->position) return CLAW_NO_ROOM;
-    for (uint32_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= p->spec.vocabulary) return CLAW_BAD_TOKEN;
-    return run_tokens(p, tokens, n, out, all);
-}
+void claw_plan_preempt(claw_plan *p, uint32_t on) { __atomic_store_n(&p->preempted, on, __ATOMIC_RELEASE); }
 
 claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t n, int32_t *code, uint32_t *bad)
 {
@@ -70,7 +126,7 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     *code = CLAW_BAD_PLAN;
     if (!ops || !n || n > CLAW_MAX_STEPS || !spec->context || spec->context > CLAW_MAX_CONTEXT || !spec->chunk
         || spec->chunk > CLAW_MAX_CHUNK || !spec->threads || spec->threads > CLAW_MAX_THREADS || !spec->vocabulary
-        || spec->vocabulary > CLAW_MAX_ROWS)
+        || spec->vocabulary > CLAW_MAX_ROWS || !spec->sequences || spec->sequences > CLAW_MAX_SEQUENCES)
         return NULL;
     for (uint32_t i = 0; i < n; i++)
         if ((*code = step_check(spec, steps, i, claw_scratch_bytes(steps, n, spec->chunk, spec->threads)))) {
@@ -88,7 +144,7 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     if (p->steps) {
         memcpy(p->steps, steps, n * sizeof *steps);
         p->layout = scratch_layout(steps, n, spec->chunk);
-        *code = team_start(&p->team, spec->threads, work, next_step, p) ? CLAW_NO_THREAD : CLAW_OK;
+        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, p}) ? CLAW_NO_THREAD : CLAW_OK;
     }
     if (*code == CLAW_OK) return p;
     free(p->steps);
@@ -102,20 +158,4 @@ void claw_plan_free(claw_plan *p)
     team_end(&p->team);
     free(p->steps);
     free(p);
-}
-
-uint32_t claw_plan_position(const claw_plan *p) { return p->position; }
-
-int32_t claw_plan_rewind(claw_plan *p, uint32_t position)
-{
-    if (position > p->position) return CLAW_NO_ROOM;
-    p->position = position;
-    return CLAW_OK;
-}
-
-uint32_t claw_plan_times(const claw_plan *p, claw_time *out, uint32_t n)
-{
-    const uint32_t kept = p->stamped < CLAW_TIMES ? p->stamped : CLAW_TIMES, m = kept < n ? kept : n;
-    for (uint32_t i = 0; i < m; i++) out[i] = p->times[(p->stamped - m + i) % CLAW_TIMES];
-    return m;
 }

@@ -20,16 +20,16 @@ struct claw_plan {
     claw_step *steps;
     uint32_t n;
     scratch layout;
-    /* The chunk that runs: set by the caller's thread while no unit is out. */
+    uint32_t preempted; /* atomic: leave at the next step */
+    /* The run that is on, and its chunk: set by the caller's thread while no unit is out. */
+    claw_run *run;
+    uint8_t *kv, *arena; /* of its sequence */
     const int32_t *tokens;
     uint32_t count, rows; /* tokens, and how many of them (the last ones) want logits */
     float *out;
     uint32_t position;
     uint32_t complete; /* the chunk reached its last step */
-    /* Ring of stamps: written between steps only. */
-    claw_time times[CLAW_TIMES];
-    uint32_t stamped;
-    uint64_t stamp;
+    uint64_t stamp;    /* when the last step ended */
 };
 
 /* Units of work of a step for the current chunk, and how many a thread takes at once. */

@@ -12,13 +12,13 @@ static inline uint32_t up_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; 
 
 static float *at(const claw_plan *p, const claw_view *v, uint32_t t)
 {
-    uint8_t *base = v->base == CLAW_IN_OUT ? (uint8_t *)p->out : p->spec.arena + v->offset;
+    uint8_t *base = v->base == CLAW_IN_OUT ? (uint8_t *)p->out : p->arena + v->offset;
     return (float *)(void *)base + (size_t)t * v->stride;
 }
 
 static void *mine(const claw_plan *p, uint32_t thread, size_t part)
 {
-    return p->spec.arena + p->spec.scratch + thread * p->layout.total + part;
+    return p->spec.work + thread * p->layout.total + part;
 }
 
 /* Where the quantized activations of row t lie. */
@@ -30,7 +30,7 @@ typedef struct {
 static q8 q8_at(const claw_plan *p, uint64_t offset, uint32_t k, uint32_t t)
 {
     const size_t chunk = p->spec.chunk, groups = k / CLAW_GROUP;
-    uint8_t *base = p->spec.arena + offset;
+    uint8_t *base = p->arena + offset;
     float *d = (float *)(void *)(base + chunk * k);
     return (q8){(int8_t *)base + (size_t)t * k, d + t * groups, d + (chunk + t) * groups};
 }
@@ -78,7 +78,7 @@ static void run_norm(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thre
 static void rotate(const claw_plan *p, const claw_step *s, const float *x, uint32_t position, float *y)
 {
     const size_t row = s->flags & CLAW_INTERLEAVED ? 2 * (size_t)s->rot_dim : s->rot_dim;
-    const float *table = constant(p, s->extra) + position * row;
+    const float *table = (const float *)(const void *)(p->spec.tables + s->extra) + position * row;
     if (s->flags & CLAW_INTERLEAVED) p->ops->rope_interleaved(x, table, (int32_t)s->head_dim, (int32_t)s->rot_dim, y);
     else p->ops->rope_split(x, table, (int32_t)s->head_dim, (int32_t)s->rot_dim, y);
 }
@@ -96,7 +96,7 @@ static void run_rope(claw_plan *p, const claw_step *s, uint32_t t)
 static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t head, int values)
 {
     const size_t one = (size_t)CLAW_POSITIONS * s->head_dim;
-    return (uint16_t *)(void *)(p->spec.kv + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
+    return (uint16_t *)(void *)(p->kv + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
 }
 
 static int64_t cache_stride(const claw_plan *p) { return (int64_t)(p->spec.kv_block / sizeof(uint16_t)); }
@@ -268,7 +268,7 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
 
 uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
 {
-    const uint32_t n = count_of(p, s), threads = p->team.size;
+    const uint32_t n = count_of(p, s), threads = team_active(&p->team);
     uint32_t units = n, per;
     switch (s->code) {
     case CLAW_MATMUL:

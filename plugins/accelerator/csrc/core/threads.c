@@ -55,17 +55,38 @@ static void wait_generation(team *t, uint32_t seen)
     atomic_fetch_sub(&t->sleepers, 1);
 }
 
+/* Alone: from the next generation on so many threads take part. */
+static void set_active(team *t, uint32_t wanted)
+{
+    const uint32_t now = wanted && wanted < t->size ? wanted : t->size, before = team_active(t);
+    if (now == before) return;
+    atomic_store(&t->active, now);
+    if (now > before) syscall(SYS_futex, &t->active, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+}
+
+/* Sleeps, without spinning, while this thread takes no part. */
+static void park(team *t, uint32_t thread)
+{
+    for (uint32_t active; (active = atomic_load(&t->active)) <= thread;)
+        syscall(SYS_futex, &t->active, FUTEX_WAIT_PRIVATE, active, NULL, NULL, 0);
+}
+
 /* Alone: no unit is held by anyone. The ticket is closed while the numbers that go with it change:
  * a thread that reads a mix of old and new ones then fails to take anything. */
 static void advance(team *t, uint32_t finished)
 {
-    team_step s = {0, 0, 1};
-    const int on = t->next(t->state, finished, &s);
+    team_step s = {0, 0};
+    uint32_t grab = 1, units = 0;
+    const int on = t->calls.next(t->calls.state, finished, &s);
+    if (on) {
+        set_active(t, s.threads);
+        units = t->calls.units(t->calls.state, s.step, &grab);
+    }
     const uint32_t generation = ((get(&t->generation) | IDLE) + 1) | (on ? 0 : IDLE);
     atomic_store(&t->ticket, (uint64_t)generation << 32 | UINT32_MAX);
     set(&t->step, s.step);
-    set(&t->units, on ? s.units : 0);
-    set(&t->grab, s.grab);
+    set(&t->units, units);
+    set(&t->grab, grab);
     set(&t->done, 0);
     atomic_store(&t->ticket, (uint64_t)generation << 32);
     new_generation(t, generation);
@@ -74,17 +95,17 @@ static void advance(team *t, uint32_t finished)
 /* Takes units of this generation while there are any. */
 static void take_units(team *t, uint32_t generation, uint32_t thread)
 {
-    const uint32_t step = get(&t->step), units = get(&t->units), grab = get(&t->grab);
+    const uint32_t step = get(&t->step), units = get(&t->units), grab = get(&t->grab), active = team_active(t);
     uint64_t ticket = atomic_load(&t->ticket);
     for (int fresh = 1;;) {
         const uint32_t first = (uint32_t)ticket;
         /* Another generation's ticket: what was read above may be of either, so look again. */
         if (ticket >> 32 != generation || first >= units) return;
         /* Long runs first, short ones towards the end: streams stay long and threads end together. */
-        const uint32_t left = units - first, share = left / (2 * t->size);
+        const uint32_t left = units - first, share = left / (2 * active);
         const uint32_t least = share > grab ? share : grab, n = least < left ? least : left;
         if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket + n)) continue;
-        t->work(t->state, step, first, first + n, thread, fresh);
+        t->calls.work(t->calls.state, step, first, first + n, thread, fresh);
         fresh = 0;
         if (atomic_fetch_add(&t->done, n) + n == units) {
             advance(t, step);
@@ -116,12 +137,16 @@ static void *member(void *arg)
     for (;;) {
         const uint32_t generation = atomic_load(&t->generation);
         if (atomic_load(&t->quit)) return NULL;
+        if (team_active(t) <= s.thread) {
+            park(t, s.thread);
+            continue;
+        }
         take_units(t, generation, s.thread);
         if (atomic_load(&t->generation) == generation) wait_generation(t, generation);
     }
 }
 
-int team_start(team *t, uint32_t size, team_work work, team_next next, void *state)
+int team_start(team *t, uint32_t size, team_calls calls)
 {
     pthread_attr_t attr;
     sigset_t all, old;
@@ -129,9 +154,8 @@ int team_start(team *t, uint32_t size, team_work work, team_next next, void *sta
     memset(t, 0, sizeof *t);
     t->size = size;
     t->started = 1;
-    t->work = work;
-    t->next = next;
-    t->state = state;
+    t->calls = calls;
+    set(&t->active, size);
     set(&t->generation, IDLE);
     atomic_store(&t->ticket, (uint64_t)IDLE << 32);
     if (size == 1) return 0;
@@ -155,6 +179,8 @@ int team_start(team *t, uint32_t size, team_work work, team_next next, void *sta
 void team_end(team *t)
 {
     atomic_store(&t->quit, 1);
+    atomic_store(&t->active, UINT32_MAX); /* nobody stays parked */
+    syscall(SYS_futex, &t->active, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
     new_generation(t, get(&t->generation) + 2);
     for (uint32_t i = 1; i < t->started; i++) pthread_join(t->threads[i], NULL);
     t->started = 1;

@@ -6,7 +6,8 @@
  * older step. Whoever finishes the last unit prepares the next step, alone.
  *
  * Waiting spins for at most SPIN_NS, then sleeps on a futex: spinning alone collapses when other
- * processes want the cores. */
+ * processes want the cores. How many threads take part may change with each step; those beyond that
+ * number sleep on a futex of their own and are not woken by steps. */
 #ifndef CLAW_THREADS_H
 #define CLAW_THREADS_H
 #include <pthread.h>
@@ -18,33 +19,39 @@
 #define TEAM_NONE UINT32_MAX
 
 typedef struct team_step { /* what the team works on */
-    uint32_t step, units, grab; /* grab: the fewest units that are worth a turn */
+    uint32_t step;
+    uint32_t threads; /* that take part, the caller's included; 0 or too many: all */
 } team_step;
 
-/* Units first..last-1 of a step. fresh: the first call for this step on this thread. */
-typedef void (*team_work)(void *state, uint32_t step, uint32_t first, uint32_t last, uint32_t thread, int fresh);
-/* Called alone when `finished` is over (TEAM_NONE: to begin); fills in the step to do next and
- * returns 1, or returns 0 to end the run. units must not be 0. */
-typedef int (*team_next)(void *state, uint32_t finished, team_step *next);
+typedef struct team_calls {
+    /* Units first..last-1 of a step. fresh: the first call for this step on this thread. */
+    void (*work)(void *state, uint32_t step, uint32_t first, uint32_t last, uint32_t thread, int fresh);
+    /* Called alone when `finished` is over (TEAM_NONE: to begin); fills in the step to do next and
+     * returns 1, or returns 0 to end the run. */
+    int (*next)(void *state, uint32_t finished, team_step *next);
+    /* Called alone before a step: its units, not 0, and how many of them are worth a turn. */
+    uint32_t (*units)(void *state, uint32_t step, uint32_t *grab);
+    void *state;
+} team_calls;
 
 typedef struct team {
     _Alignas(64) atomic_uint generation; /* changes with each step: what waiting threads watch */
     atomic_uint sleepers;
     atomic_uint step, units, grab; /* of this generation; no units while no run is on */
     atomic_uint quit;
+    _Alignas(64) atomic_uint active; /* threads that take part: what the others watch */
     _Alignas(64) _Atomic uint64_t ticket; /* generation << 32 | first unit that nobody has taken */
     _Alignas(64) atomic_uint done;        /* units finished */
     uint32_t size;                        /* threads, the caller's included */
     uint32_t started;
-    team_work work;
-    team_next next;
-    void *state;
+    team_calls calls;
     pthread_t threads[CLAW_MAX_THREADS];
 } team;
 
-int team_start(team *t, uint32_t size, team_work work, team_next next, void *state);
+int team_start(team *t, uint32_t size, team_calls calls);
 void team_end(team *t);
 /* Runs steps until `next` returns 0; the calling thread is thread 0. */
 void team_run(team *t);
 uint64_t claw_now(void);
+static inline uint32_t team_active(const team *t) { return atomic_load_explicit(&t->active, memory_order_relaxed); }
 #endif

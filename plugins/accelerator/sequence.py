@@ -1,0 +1,144 @@
+"""One sequence of a plan: its place in the KV memory, and the run that appends to it.
+
+A run that left between two steps stays here with its tokens and goes on where it was; nothing that
+it has computed lies where another sequence writes. It refuses tokens that do not fit.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clawai.plugins.accelerator.native import ffi, lib
+from clawai.sdk.model.driver import Left, Stopped
+
+STOP = 1
+"""Low byte of a control word (``clawai.sdk.wire``)."""
+
+
+@dataclass(eq=False, slots=True)
+class Shared:
+    """What the sequences of a plan share. It knows none of them: nothing here refers in a circle.
+
+    (CPython 3.11 crashes when it collects a circle with a memoryview that something exports.)
+    """
+
+    context: int
+    vocabulary: int
+    chunk: int
+    names: list[str]
+    """Of the steps."""
+    plan: Any
+    """The C plan, None when it is closed."""
+    keep: list[Any]
+    """What the C plan points to."""
+    lock: Any = field(default_factory=threading.Lock)
+    """Held by the run that is on."""
+
+    def open(self) -> Any:
+        """The C plan."""
+        if self.plan is None:
+            raise ValueError("the plan is closed; compile the graph again")
+        return self.plan
+
+
+class CpuSequence:
+    """See ``clawai.sdk.model.driver.Sequence``."""
+
+    def __init__(self, shared: Shared, number: int, logits: memoryview) -> None:
+        self._shared = shared
+        self._row = np.frombuffer(logits, np.float32).reshape(1, -1)
+        self._times = ffi.new("claw_time[]", lib.CLAW_TIMES)
+        self._run = ffi.new("claw_run *")
+        self._run.sequence, self._run.chunk = number, shared.chunk
+        self._run.times = self._times
+        self._logits: Any = None
+        """Of the run that is not at its end, if there is one."""
+        self._held: tuple[Any, ...] = ()
+        self._word: Any = None
+
+    def start(self, control: memoryview | None) -> None:
+        """Begin anew, empty, under another control word (see ``Sequence``)."""
+        if control is not None and control.nbytes < 4:
+            raise ValueError(f"control must hold a 32-bit word, got {control.nbytes} bytes")
+        self.rewind(0)
+        self._word = None
+        self._run.control = ffi.NULL
+        if control is not None:
+            self._word = ffi.from_buffer("uint8_t[]", control)
+            self._run.control = ffi.cast("const uint32_t *", self._word)
+
+    def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
+        """Append ``tokens`` and return logits (see ``Sequence``)."""
+        ids = self._checked(tokens)
+        if self._logits is not None:
+            raise ValueError("a run has left and is not at its end; resume it, or rewind")
+        if len(ids) > self._shared.context - self.position:
+            raise ValueError(
+                f"{len(ids)} tokens after {self.position} do not fit a context of "
+                f"{self._shared.context}; rewind, or compile with a larger context"
+            )
+        whole = (len(ids), self._shared.vocabulary)
+        logits = np.empty(whole, np.float32) if all_logits else self._row
+        run = self._run
+        tokens_at = ffi.from_buffer("int32_t[]", ids)
+        out = ffi.from_buffer("float[]", logits, require_writable=True)
+        run.tokens, run.out, run.n, run.all = tokens_at, out, len(ids), all_logits
+        run.done = run.step = run.stamped = 0
+        self._held = (ids, tokens_at, out)
+        self._logits = logits
+        return self.resume()
+
+    def resume(self) -> Any:
+        """Go on with the run that left (see ``Sequence``)."""
+        if self._logits is None:
+            raise ValueError("no run has left")
+        with self._shared.lock:
+            code = lib.claw_plan_run(self._shared.open(), self._run)
+        if code == lib.CLAW_LEFT:
+            if self._word is not None and self._run.control[0] & 0xFF == STOP:
+                self._forget()
+                raise Stopped(f"the control word was set; {self.position} tokens are in the cache")
+            raise Left(f"left at token {self.position}")
+        logits = self._logits
+        self._forget()
+        if code:
+            raise RuntimeError(f"the executor refused checked tokens with code {code}")
+        return logits
+
+    def _forget(self) -> None:
+        self._logits, self._held = None, ()
+        self._run.step = 0
+
+    def _checked(self, tokens: Iterable[int]) -> Any:
+        try:
+            ids = np.asarray(tokens, dtype=np.int64)
+        except OverflowError as error:
+            raise ValueError(f"a token id does not fit 64 bits: {error}") from error
+        if ids.ndim != 1 or not ids.size:
+            raise ValueError(f"tokens must be a sequence of at least one id, got shape {ids.shape}")
+        top = self._shared.vocabulary - 1
+        if ids.min() < 0 or ids.max() > top:
+            raise ValueError(f"token ids must be in 0..{top}, got {ids.min()}..{ids.max()}")
+        return ids.astype(np.int32)
+
+    @property
+    def position(self) -> int:
+        """Tokens in the KV cache."""
+        return int(self._run.position)
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on, and a run that left."""
+        if not 0 <= position <= self.position:
+            raise ValueError(f"rewind takes 0..{self.position}, got {position}")
+        self._forget()
+        self._run.position = position
+
+    def op_times(self) -> list[tuple[str, int]]:
+        """(step, nanoseconds) of the last run, oldest first; a prompt has one entry a chunk."""
+        end = int(self._run.stamped)
+        kept = range(max(0, end - lib.CLAW_TIMES), end)
+        stamps = (self._times[i % lib.CLAW_TIMES] for i in kept)
+        return [(self._shared.names[stamp.step], int(stamp.ns)) for stamp in stamps]
