@@ -59,7 +59,7 @@ def _threads() -> None:
 def _sockets() -> list[socket.socket]:
     """The worker's stream to the kernel, found as an attacker would: by trying descriptors."""
     found = []
-    for fd in range(3, 64):
+    for fd in range(3, 1024):
         try:
             each = socket.socket(fileno=fd)
         except OSError:
@@ -72,15 +72,19 @@ def _sockets() -> list[socket.socket]:
 
 
 def _close() -> None:
-    for each in _sockets():
+    found = _sockets()
+    for each in found:
         each.shutdown(socket.SHUT_RDWR)
-    _nap()
+    if found:
+        _nap()
 
 
 def _garbage() -> None:
-    for each in _sockets():
+    found = _sockets()
+    for each in found:
         each.sendall(os.urandom(4096))
-    _nap()
+    if found:
+        _nap()
 
 
 KINDS = {
