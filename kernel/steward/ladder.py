@@ -331,9 +331,12 @@ def remembered(path: Path, rungs: Sequence[int], wanted: str, owner: int) -> Rep
     return replace(report, means=made)
 
 
-def remember(path: Path, report: Report, wanted: str) -> None:
-    """Keep a report; a folder that cannot be written only costs the next start its probe."""
-    kept = {"for": fingerprint(report.rungs, wanted), "report": report.as_dict()}
+def remember(path: Path, report: Report, box: Sequence[Any]) -> None:
+    """Keep a report with the ``fingerprint`` from before it was made.
+
+    A folder that cannot be written only costs the next start its probe.
+    """
+    kept = {"for": list(box), "report": report.as_dict()}
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -361,8 +364,9 @@ def main(argv: Sequence[str]) -> None:
 def _for_daemon(wanted: str, rungs: Sequence[int], owner: int, memory: Path) -> Report:
     report = remembered(memory, rungs, wanted, owner)
     if report is None:
+        before = fingerprint(rungs, wanted)  # a means may move us to another group
         report = probe(rungs, wanted, owner=owner)
-        remember(memory, report, wanted)
+        remember(memory, report, before)
     with contextlib.suppress(OSError):  # a daemon that just ended
         lift(owner, report.means)
     return report

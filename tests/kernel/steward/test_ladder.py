@@ -227,7 +227,7 @@ def test_as_an_ordinary_user():
 
 def test_a_verdict_is_kept_for_this_very_box(tmp_path: Path, found: Report):
     path = tmp_path / "state" / "preemption.json"
-    ladder.remember(path, found, "auto")
+    ladder.remember(path, found, ladder.fingerprint(ladder.RUNGS, "auto"))
     again = ladder.remembered(path, ladder.RUNGS, "auto", os.getpid())
     assert again is not None
     means.clean(again.means)
@@ -251,7 +251,7 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str):
 
 def test_a_folder_that_takes_nothing_costs_only_the_next_probe(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    ladder.remember(tmp_path / "file" / "x.json", Report(Means("none"), (0,)), "none")
+    ladder.remember(tmp_path / "file" / "x.json", Report(Means("none"), (0,)), [])
 
 
 def run_for(owner: int, memory: Path, *args: str) -> Report:
