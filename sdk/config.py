@@ -21,7 +21,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[memory]``"""
 
     budget_mib: Bytes = 0
-    """What all workers and leases together may hold; 0 means 70 % of the box's memory."""
+    """What workers, weights and leases together may hold; 0: what the device profile says."""
 
 
 class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +66,8 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
+    device: str = "auto"
+    """Device profile: a name from ``profiles/device``, or auto, which goes by the box's memory."""
     memory: Memory = Memory()
     workers: Workers = Workers()
     sandbox: Sandbox = Sandbox()
@@ -138,10 +140,12 @@ def box_bytes() -> int:
 
 
 def budget_bytes(config: Config) -> int:
-    """The memory budget in bytes, from the configuration or from the size of the box."""
+    """The memory budget in bytes, from the configuration or from the device profile."""
     if config.memory.budget_mib:
         return config.memory.budget_mib << 20
-    return box_bytes() * 7 // 10
+    from clawai.sdk.device import choose
+
+    return choose(config.device).budget(box_bytes())
 
 
 def as_dict(config: Config) -> dict[str, Any]:
