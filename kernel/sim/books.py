@@ -53,6 +53,8 @@ class Ask:
     ran_at: int = -1
     estimate: int | None = None
     job: bool = False
+    skew: int = 0
+    """Of the kernel's clock when it asked."""
 
 
 @dataclass(slots=True)
@@ -115,8 +117,10 @@ class Books:
         if ask is not None and not ask.waiting:
             self._wait(ask)
 
-    def dispatched(self, task: int, now: int, first: bool) -> Ask:
+    def dispatched(self, task: int, now: int, skew: int, first: bool) -> Ask:
         """It begins to run; ``first`` of those in one message: the others may come along with it.
+
+        ``now`` is the world's time, and the kernel's is ahead of it by ``skew``.
 
         Raises:
             BrokenError: if it overtook a more urgent one that waited for the same service.
@@ -132,7 +136,7 @@ class Books:
                 tally = self.tallies[rank]
                 tally.overtaken += 1
                 tally.longest_overtaken = max(tally.longest_overtaken, waited)
-                if first and best_rank(ask.rank, waited) > rank:
+                if first and best_rank(ask.rank, waited + skew - ask.skew) > rank:
                     raise BrokenError(
                         f"task {task} ({CLASSES[ask.rank]}, waited {waited / limits.SECOND:.3f} s) "
                         f"overtook {counts[rank]} {CLASSES[rank]} of {ask.key}"

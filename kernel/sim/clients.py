@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FOREVER = 1 << 61
 SWEEP = 5 * SECOND
+KEPT = 30 * SECOND
+"""A client gives a lease back that it has not used for so long."""
 OWNER = 1 << 40
 HOUR = 3600 * SECOND
 
@@ -32,6 +34,7 @@ class Client:
     borrows: bool = False
     """Has asked for a segment."""
     uses: int = 0
+    used_at: int = 0
 
 
 class Clients:
@@ -127,6 +130,8 @@ class Clients:
             stream=number,
             work=work,
             fault=fault,
+            skew=world.skew,
+            job=bool(stream.durable) and not leases and rng.random() < stream.durable,
         )
         world.books.ask(ask)
         self._waiting[number].append((world.clock + int(stream.patience_s * SECOND), ask))
@@ -146,6 +151,7 @@ class Clients:
                 params=wire.EMPTY_MAP,
                 principal=client.principal,
                 batch=service.batch,
+                job=f"job {ask.request}" if ask.job else "",
             )
         )
         if stream.cancelled and rng.random() < stream.cancelled:
@@ -156,6 +162,7 @@ class Clients:
     def _leases(self, client: Client, spec: ev.Spec, size: float) -> tuple[wire.Lease, ...]:
         """The client's lease if it is for this service; else one is asked for, for later."""
         world = self.world
+        client.used_at = world.clock
         if client.lease and client.key == spec.key:
             client.uses += 1
             if client.uses % 20:
@@ -175,7 +182,7 @@ class Clients:
         lease, client.lease = client.lease, None
         assert lease
         if segment := self.world.memory.segments.get(lease.segment):
-            segment.lent = False
+            segment.leases.discard(lease.generation)
         self.world.do(ev.Returned(client.number, lease.segment, lease.generation))
 
     def answered(self, ask: Ask, message: Any) -> None:
@@ -183,9 +190,11 @@ class Clients:
         client = self._by_number.get(ask.client)
         if ask.kind == "borrow":
             if isinstance(message, wire.Leased):
-                segment = self.world.memory.segments[message.lease.segment]
-                segment.lent = client is not None
-                segment.lease = message.lease
+                lease = message.lease
+                segment = self.world.memory.segments[lease.segment]
+                if segment.client != ask.client or lease.generation in segment.leases:
+                    raise BrokenError(f"leased what is another's: {message}")
+                segment.leases.add(lease.generation)
             if client:
                 client.borrows = False
                 client.lease = message.lease if isinstance(message, wire.Leased) else None
@@ -207,8 +216,7 @@ class Clients:
     def _gone(self, client: Client) -> None:
         world = self.world
         del self._by_number[client.number]
-        for segment in world.memory.segments.values():
-            segment.lent = segment.lent and segment.client != client.number
+        world.memory.client_left(client.number)
         if client.borrows:  # nobody is there to hear the answer
             for ask in [a for a in world.books.open.values() if a.client == client.number]:
                 if ask.kind == "borrow":
@@ -234,6 +242,14 @@ class Clients:
         for since, ask in self._taken_back:
             if world.clock - since > HOUR:
                 raise BrokenError(f"a request that was taken back never ended: {ask}")
+        for client in list(self._by_number.values()):
+            if client.lease and world.clock - client.used_at > KEPT:
+                self._return(client)
+        for ask in world.books.open.values():  # the oldest is first
+            if ask.kind != "submit" and world.clock - ask.at > HOUR:
+                raise BrokenError(f"never answered: {ask}")
+            if ask.kind != "submit":
+                break
         if world.books.open or not self.finished:
             world.later(SWEEP, self._sweep)
 

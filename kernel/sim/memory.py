@@ -1,9 +1,8 @@
 """The memory that really exists in the world, to hold against the core's ledger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clawai.kernel.sim.books import BrokenError
-from clawai.sdk import wire
 
 
 @dataclass(slots=True)
@@ -13,8 +12,9 @@ class Segment:
     client: int
     worker: int
     size: int
-    lease: wire.Lease | None = None
-    lent: bool = True
+    leases: set[int] = field(default_factory=set)
+    """Generations that its client has not returned."""
+    client_maps: bool = True
     freeing: bool = False
 
 
@@ -56,13 +56,15 @@ class Memory:
 
     def lent(self, worker: int) -> list[int]:
         """Segments that clients use with this worker."""
-        return [n for n in self._of.get(worker, ()) if self.segments[n].lent]
+        return [n for n in self._of.get(worker, ()) if self.segments[n].leases]
 
     def free(self, number: int) -> bool:
         """A segment is to be given back; whether that is news."""
         segment = self.segments.get(number)
         if segment is None:
             raise BrokenError(f"segment {number} is freed, and does not exist")
+        if segment.client_maps:
+            raise BrokenError(f"segment {number} is freed, and its client maps it")
         fresh, segment.freeing = not segment.freeing, True
         return fresh
 
@@ -80,3 +82,10 @@ class Memory:
     def drop_weights(self, number: int) -> None:
         """Its pages are back."""
         self.give(self.objects.pop(number))
+
+    def client_left(self, client: int) -> None:
+        """A process that ended maps nothing."""
+        for segment in self.segments.values():
+            if segment.client == client:
+                segment.client_maps = False
+                segment.leases.clear()

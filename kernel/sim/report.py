@@ -104,8 +104,7 @@ def text(found: dict[str, Any], about: str) -> str:
     )
     if found["faults"]:
         lines.append(f"faults       {listed(found['faults'])}")
-    lines.append("every invariant held")
-    return "\n".join(lines)
+    return "\n".join([*lines, "every invariant held"])
 
 
 def listed(counts: dict[str, int]) -> str:

@@ -128,6 +128,8 @@ class Faults(Strict, frozen=True):
     """Of the requests: the client leaves with it still open."""
     yields: Share = 0.0
     """Of the dispatched tasks that give way: ignores it."""
+    seal: Share = 0.0
+    """Of the weights objects: somebody still could write to it."""
     jumps_per_hour: NotNegative = 0.0
     """Of the clock, forward, 1 to 90 s."""
     pressure_per_hour: NotNegative = 0.0

@@ -71,9 +71,7 @@ class World:
             ev.MakeSegment: self._make_segment,
             ev.FreeSegment: self._free_segment,
             ev.MakeWeights: self._make_weights,
-            ev.SealWeights: lambda told: self.later(
-                MS, self.do, ev.WeightsSealed(told.weights, told.worker, True)
-            ),
+            ev.SealWeights: self._seal,
             ev.GiveWeights: self._give_weights,
             ev.DropWeights: self._drop_weights,
             ev.Record: self._record,
@@ -162,7 +160,7 @@ class World:
             process.excused = True
         self.do(ev.ShutdownAsked())
         until = self.clock + 60 * SECOND
-        self._turn(lambda: self.clock > until or not (self.processes or self.memory.other))
+        self._turn(lambda: self.clock > until or not (self.processes or self.memory.segments))
         self.check()
         state = self.core.state
         left = (self.processes, self.books.open, state.tasks, state.workers, state.segments)
@@ -170,7 +168,7 @@ class World:
             raise BrokenError(
                 f"left behind at the end: {[dict(list(x.items())[:2]) for x in left]}"
             )
-        if self.memory.real:
+        if self.memory.real != sum(self.memory.objects.values()):  # those end with the kernel
             raise BrokenError(f"{self.memory.real} bytes are left at the end")
 
     # What processes need (``process.Around``).
@@ -218,6 +216,9 @@ class World:
     def _reply(self, told: ev.Reply) -> None:
         message: Any = told.message
         kind = type(message)
+        if kind is wire.Drop:
+            self.later(MS, self._unmap, told.client, message.segment)
+            return
         ask = self.books.open.get(message.id)
         if ask is None or ask.client != told.client:
             raise BrokenError(f"a reply to nothing that is open: {told}")
@@ -267,7 +268,7 @@ class World:
         if process.control.get(slot, 0) & 0xFF not in (wire.GO, wire.HOLD):
             raise BrokenError(f"tasks {tasks} would stop at once: {process}")
         for number, task in enumerate(tasks):
-            self.books.dispatched(task, self.clock, number == 0)
+            self.books.dispatched(task, self.clock, self.skew, number == 0)
             process.given[task] = slot
         if process.alive:
             process.run(slot, tasks)
@@ -305,6 +306,12 @@ class World:
         self.memory.segment(told.segment, told.client, told.worker, told.size)
         self._reply(told.reply)
 
+    def _unmap(self, client: int, number: int) -> None:
+        segment = self.memory.segments.get(number)
+        if segment and segment.client_maps:  # else the client has left meanwhile
+            segment.client_maps = False
+            self.do(ev.Unmapped(client, number))
+
     def _free_segment(self, told: ev.FreeSegment) -> None:
         if self.memory.free(told.segment):
             self.later(2 * MS, self._segment_gone, told.segment)
@@ -316,6 +323,13 @@ class World:
     def _make_weights(self, told: ev.MakeWeights) -> None:
         self._process(told).weights = True
         self.memory.weights(told.weights, told.size)
+
+    def _seal(self, told: ev.SealWeights) -> None:
+        good = self.rng.random() >= self.faults.seal
+        if not good:
+            self.injected("seal")
+            self._process(told).excused = True
+        self.later(MS, self.do, ev.WeightsSealed(told.weights, told.worker, good))
 
     def _give_weights(self, told: ev.GiveWeights) -> None:
         if told.weights not in self.memory.objects:
