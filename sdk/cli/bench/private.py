@@ -91,8 +91,9 @@ class Private:
         finally:
             os.close(reading)
         if not line:
+            said = _end(errors)
             self.remove()
-            raise ClawError("no_kernel", "the private kernel did not start", got=_end(errors))
+            raise ClawError("no_kernel", "the private kernel did not start", got=said)
         self.pid = json.loads(line)["pid"]
         return self
 

@@ -110,14 +110,19 @@ def judged(bar: Bar, found: dict[str, Any]) -> str:
     if ours is None or not scale:
         return ""
     said, reached = [], True
-    unit = f"x {bar.of}" if bar.of else ""
     if bar.most is not None:
-        said.append(f"at most {bar.most:g}{unit}")
+        said.append(f"at most {_limit(bar, bar.most)}")
         reached = ours <= bar.most * scale
     if bar.least is not None:
-        said.append(f"at least {bar.least:g}{unit}")
+        said.append(f"at least {_limit(bar, bar.least)}")
         reached = reached and ours >= bar.least * scale
     return f"{', '.join(said)}: {'reached' if reached else 'MISSED'}"
+
+
+def _limit(bar: Bar, value: float) -> str:
+    if bar.of:
+        return f"{value:g}x {bar.of}"
+    return figure(bar.key, value) if bar.key.endswith("_bytes") else f"{value:g}"
 
 
 def figure(key: str, value: float | None) -> str:
@@ -126,6 +131,8 @@ def figure(key: str, value: float | None) -> str:
         return "-"
     if key.endswith("_bytes"):
         return output.size(value)
+    if value == int(value) and not key.endswith(UNITS):
+        return f"{value:.0f}"
     if key.endswith(("_tok_s", "_ratio")) or value < 100:
         return f"{value:.2f}" if value < 10 else f"{value:.1f}"
     return f"{value:.0f}"

@@ -1,0 +1,18 @@
+"""What `claw bench tensor` asks a worker to do with a large array, and the small echo beside it."""
+
+from clawai.sdk.plugin import Context, Tensor, operation
+
+
+@operation("probe.say")
+def say(text: str) -> str:
+    """Say ``text`` back."""
+    return text
+
+
+@operation("probe.read")
+def read(ctx: Context, x: Tensor, offsets: list[int], flip: int) -> list[int]:
+    """The bytes of ``x`` at ``offsets``; then the byte at ``flip`` is inverted."""
+    array = ctx.array(x)
+    found: list[int] = array[offsets].tolist()
+    array[flip] ^= 0xFF
+    return found
