@@ -1,8 +1,8 @@
 """What tests of the running kernel share: a real daemon in folders of its own, and its leak check.
 
-``Kernel`` starts ``python -m clawai.kernel`` in a session of its own, and each of its launchers
-leads another, so that every process that comes from it can be found afterwards by its session,
-whatever it was reparented to. ``check_gone`` is called when it has stopped: no process, no memfd,
+``Kernel`` starts ``python -m clawai.kernel`` in a session of its own, and its launchers may lead
+others, so that every process that comes from it can be found afterwards by its session, whatever
+it was reparented to. ``check_gone`` is called when it has stopped: no process, no memfd,
 no descriptor of it may be left.
 """
 
@@ -133,8 +133,10 @@ class Kernel:
         }
         for folder in (self.plugins_dir, self.models_dir, self.config.parent):
             folder.mkdir(parents=True)
-        if config:
-            self.config.write_text(textwrap.dedent(config))
+        if "[preemption]" not in config:
+            # Nothing is measured at each start, and no bulk worker starves on a box full of tests.
+            config = f'{textwrap.dedent(config)}\n[preemption]\nmeans = "none"\n'
+        self.config.write_text(textwrap.dedent(config))
         self.process: subprocess.Popen[bytes] | None = None
         self.pid = 0
         self.said = b""
@@ -166,7 +168,7 @@ class Kernel:
             assert line, f"the kernel ended: {(self.base / 'stderr').read_text()}"
             self.pid = json.loads(line)["pid"]
             self._sessions.add(self.process.pid)
-            wait_until(lambda: len(self.launchers()) == 2, "both launchers lead their sessions")
+            wait_until(lambda: len(self.launchers()) == 2, "both launchers are there")
         finally:
             for fd in (reading, writing):
                 if fd >= 0:
@@ -255,17 +257,25 @@ class Kernel:
 
     def steward(self) -> int:
         """The process of the daemon's steward; 0 if there is none."""
-        return next((p for p in self.processes() if parent_of(p) == self.pid), 0)
+        ours = sessions().get(self.process.pid, {}) if self.process else {}
+        return next((pid for pid in ours if parent_of(pid) == self.pid), 0)
 
-    def launchers(self) -> list[int]:
-        """The processes that lead the workers' sessions."""
+    def launchers(self) -> dict[str, int]:
+        """The launchers by lane; the sessions that they lead are kept in mind."""
+        found = {}
         steward = self.steward()
-        found = [leader for leader in sessions() if steward and parent_of(leader) == steward]
-        self._sessions.update(found)
+        for session, members in sessions().items():
+            for pid in members if steward else ():
+                with contextlib.suppress(OSError):
+                    name = Path(f"/proc/{pid}/comm").read_text().strip()
+                    if parent_of(pid) == steward and name in ("claw-main", "claw-bulk"):
+                        found[name.removeprefix("claw-")] = pid
+                        self._sessions.add(session)
         return found
 
     def processes(self) -> dict[int, str]:
         """Every living process that comes from the daemon, itself included."""
+        self.launchers()
         living = sessions()
         return {pid: line for each in self._sessions for pid, line in living.get(each, {}).items()}
 
@@ -279,7 +289,7 @@ class Kernel:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""
         assert self.process
-        self.launchers()  # one may have been started since
+        self.launchers()  # so that their sessions are known afterwards
         self.close_clients()
         if self.process.poll() is None:
             os.kill(self.pid, number)

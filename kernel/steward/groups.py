@@ -30,8 +30,8 @@ class Group:
     loop: Loop
     daemon: Link
     outputs: Outputs
-    means: dict[str, Any] | None = None
-    """How it enters its weight group, once that is known."""
+    entry: tuple[bool, dict[str, Any]] | None = None
+    """Whether the groups lead sessions of their own, and the means by which this one is entered."""
     workers: dict[int, int] = field(default_factory=dict)
     """Worker to a pidfd of its own, -1 until it is started."""
     pid: int = 0
@@ -51,13 +51,14 @@ class Group:
         theirs.close()
         self._link = Link(ours)
         self.loop.watch(ours.fileno(), self._ready)
-        if self.means is not None:
-            self.send("enter", self.means)
+        if self.entry:
+            self.send("enter", *self.entry)
 
-    def enter(self, means: dict[str, Any]) -> None:
+    def enter(self, apart: bool, means: dict[str, Any]) -> None:
         """Have this and every later launcher enter the weight group by these means."""
-        self.means = means
-        self.send("enter", means)
+        self.entry = apart, means
+        if self._link:
+            self.send("enter", apart, means)
 
     def send(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         """Tell the launcher something."""
@@ -93,9 +94,16 @@ class Group:
                 self._died()
                 return
             name, arguments, fds = message
-            {"started": self._started, "failed": self._failed, "gone": self._gone}[name](
-                *arguments, fds
-            )
+            handlers = {
+                "log": self._log,
+                "started": self._started,
+                "failed": self._failed,
+                "gone": self._gone,
+            }
+            handlers[name](*arguments, fds)
+
+    def _log(self, level: str, text: str, _: list[int]) -> None:
+        self.outputs.log.write(level, text)
 
     def _started(self, worker: int, pid: int, fds: list[int]) -> None:
         self.outputs.log.write("debug", f"worker {worker} is process {pid}")

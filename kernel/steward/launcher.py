@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
+from clawai.kernel.steward import ladder
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.launch import Spawned, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
@@ -28,7 +29,6 @@ def become(sock: socket.socket, lane: str, steward: int) -> NoReturn:
         sc.close_all_but([0, 1, 2, sock.fileno()])
         sc.set_name(f"claw-{lane}")
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.setsid()
         if os.getppid() == steward:
             Launcher(Link(sock, blocking=True), lane).serve()
         status = 0
@@ -48,7 +48,7 @@ class Launcher:
         self.loop = Loop(lambda _: None)
         self.spawned: dict[int, Spawned] = {}
         self._serving = True
-        self._handlers = {"spawn": self._spawn, "signal": self._signal}
+        self._handlers = {"enter": self._enter, "spawn": self._spawn, "signal": self._signal}
 
     def serve(self) -> None:
         """Serve until the steward is gone; then end every worker, and wait for that."""
@@ -67,6 +67,16 @@ class Launcher:
             return
         name, arguments, fds = message
         self._handlers[name](*arguments, fds)
+
+    def _enter(self, apart: bool, means: dict[str, Any], _: list[int]) -> None:
+        """Become the weight group: what is started from now on inherits it."""
+        if apart:
+            os.setsid()
+        try:
+            ladder.enter(self.lane, ladder.Means(**means))
+        except OSError as error:
+            text = f"the {self.lane} workers cannot enter their group ({means['kind']}): {error}"
+            self.link.send("log", "error", text)
 
     def _spawn(
         self, worker: int, order: dict[str, Any], names: list[str], bpf: bytes, fds: list[int]

@@ -4,17 +4,15 @@ One thread, so that a launcher can be forked from it at any time. It may wait fo
 never waits for it.
 """
 
-import base64
 import fcntl
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +22,12 @@ from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.kernel.steward import launching, views
+from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.door import Door
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.output import Outputs
+from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import SandboxRefused
@@ -36,7 +35,6 @@ from clawai.sdk import paths, wire
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 
-PROBE_LIMIT = 1 << 20
 LANES = ("main", "bulk")
 
 
@@ -76,14 +74,10 @@ class Steward:
         self.outputs = Outputs(self.loop, self.log)
         self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
         self.door = Door(self.loop, self.link, self.log)
-        self.probed: dict[str, Any] | None = None
-        """Level, layers and advice of the sandbox, once known."""
-        self.bpf = b""
+        self.proofs = Proofs(self.loop, self.log, config, os.getppid(), self._proved)
         self.running = True
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
         """Workers to be started once the sandbox is proved."""
-        self._probing: subprocess.Popen[bytes] | None = None
-        self._probe_output = b""
         self._handlers: dict[str, Callable[..., None]] = {
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
@@ -102,7 +96,7 @@ class Steward:
             group.fork()
         self.door.open(listeners)
         self.loop.watch(self.link.fileno(), self._told)
-        self._probe()
+        self.proofs.begin()
         self.registry.scan()
         for where, why in self.registry.problems.items():
             self.log.write("warning", f"plugin {where}: {why}")
@@ -113,11 +107,9 @@ class Steward:
             now = time.monotonic_ns()
             self.door.expire(now)
             self.outputs.expire(now)
-        if self._probing:
-            self._probing.kill()
-            self._probing.wait()
         for group in self.groups.values():
             group.end()
+        self.proofs.end()
         self.outputs.drain()
         self.log.close()
 
@@ -156,7 +148,9 @@ class Steward:
     def _view(self, question: int, what: str, rows: dict[str, Any], _: list[int]) -> None:
         before = self.registry.version
         rows["log_lines_lost"] += self.log.lost
-        rows["sandbox"] = self.probed or {"level": "being proved"}
+        proofs = self.proofs
+        rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
+        rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
         rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
         try:
             self._answer(question, bytes(wire.pack(views.view(what, rows, self.registry))))
@@ -203,60 +197,36 @@ class Steward:
 
     # Workers.
 
-    def _probe(self) -> None:
-        """Prove the sandbox level in a process of its own; workers wait for it, clients do not."""
-        self._probing = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-m", "clawai.sandbox.probe"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            cwd="/",
-        )
-        assert self._probing.stdout
-        fd = self._probing.stdout.fileno()
-        os.set_blocking(fd, False)
-        self.loop.watch(fd, self._probe_said)
-
-    def _probe_said(self, _: int) -> None:
-        probing = self._probing
-        assert probing and probing.stdout
-        data = os.read(probing.stdout.fileno(), 65536)
-        self._probe_output += data
-        if data and len(self._probe_output) < PROBE_LIMIT:
-            return
-        self.loop.unwatch(probing.stdout.fileno())
-        probing.stdout.close()
-        probing.wait()
-        self._probing = None
-        try:
-            found = json.loads(self._probe_output)
-            self.bpf = base64.b64decode(found.pop("bpf"))
-            self.probed = found
-        except (ValueError, KeyError, TypeError, AttributeError):
-            said = self._probe_output[:500].decode("utf-8", "replace")
-            self.probed = {"level": "none", "advice": [f"the sandbox probe failed: {said}"]}
-        self.log.write("info", f"sandbox level: {self.probed['level']}")
+    def _proved(self) -> None:
+        """Workers can be started now."""
+        assert self.proofs.means
+        wanted = self.config.preemption
+        apart = ladder.apart(wanted.rungs, wanted.means)
+        for group in self.groups.values():
+            group.enter(apart, asdict(self.proofs.means.means))
         waiting, self._waiting = self._waiting, {}
         for worker, (spec, fds) in waiting.items():
             self._start(worker, spec, fds)
 
     def _launch(self, worker: int, spec: dict[str, Any], fds: list[int]) -> None:
-        if self.probed is None:
-            self._waiting[worker] = (Spec(**spec), fds)
-        else:
+        if self.proofs.done:
             self._start(worker, Spec(**spec), fds)
+        else:
+            self._waiting[worker] = (Spec(**spec), fds)
 
     def _start(self, worker: int, spec: Spec, fds: list[int]) -> None:
         """Have the launcher of the worker's lane start it."""
-        assert self.probed is not None
+        found = self.proofs.sandbox
+        assert found
         try:
-            level, advice = self.probed["level"], tuple(self.probed.get("advice", ()))
+            level, advice = found["level"], tuple(found.get("advice", ()))
             if level == "none":
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
             if order.code != spec.code:
                 self.link.send("changed", worker)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
-            self.groups[spec.lane].spawn(order, self.bpf, fds)
+            self.groups[spec.lane].spawn(order, self.proofs.bpf, fds)
             return
         except SandboxRefused as refused:
             error = ClawError("sandbox_refused", str(refused))

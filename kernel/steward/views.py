@@ -10,6 +10,7 @@ STATUS = (
     "pid",
     "uptime_s",
     "sandbox",
+    "preemption",
     "budget_bytes",
     "used_bytes",
     "clients",
