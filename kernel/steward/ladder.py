@@ -49,15 +49,17 @@ from clawai.kernel.steward.means import ORDER, Means, Refused, clean, enter, lif
 __all__ = ["ORDER", "Effect", "Means", "Report", "apart", "clean", "enter", "lift", "probe"]
 
 RUNGS = (0, 1, 2, 3, 4)
-BULK_KEEPS = 0.25
+BULK_KEEPS = 0.2
 """A means works if bulk work keeps at most this part of a core that urgent work wants (a tick or
 two of the short measurement; in the long run the weights leave it 2 % or less)..."""
 LESS_BY = 0.5
 """...and at most this part of what it took without."""
 _SLEEP_NS = 2_000_000
-_BURN_NS = 3_000_000
+_EVIDENCE = 0.5
+"""Part of the measuring time that both together must have computed; on a busy box it takes longer.
+A tick is 4 ms, and a verdict on a handful of them would be a guess."""
 _GRACE_S = 0.25
-"""After this a child that was not told to end ends by itself."""
+"""So much longer at most. Then a child that was not told to end ends by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Effect:
     wake_p50_us: float
     """From the time at which it wanted to wake until it ran."""
     wake_max_us: float
-    rounds: int
-    """Sleeps and bursts of work that were measured."""
+    contended_ms: float
+    """Processor time that both got while both wanted all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def apart(rungs: Sequence[int], wanted: str) -> bool:
 def works(effect: Effect, without: Effect) -> bool:
     """Whether a means did what it is for."""
     limit = min(BULK_KEEPS, LESS_BY * without.bulk_share)
-    return effect.rounds > 0 and effect.bulk_share <= limit
+    return effect.contended_ms > 0 and effect.bulk_share <= limit
 
 
 def _no_effect(effect: Effect) -> str:
@@ -192,7 +194,7 @@ def measure(made: Means, seconds: float) -> Effect:
     burner = _Child(lambda child: _burn(child, made, core, end + _GRACE_S))
     try:
         burner.ready()
-        waker = _Child(lambda child: _wake(child, made, core, end, burner.pid))
+        waker = _Child(lambda child: _wake(child, made, core, (seconds, end), burner.pid))
         try:
             waker.ready()
             said = waker.read()
@@ -287,28 +289,33 @@ def _burn(writing: int, made: Means, core: int | None, end: float) -> None:
         pass
 
 
-def _wake(writing: int, made: Means, core: int, end: float, burner: int) -> None:
-    """Sleep and work in turn; who got the core meanwhile, and how late each waking was."""
+def _wake(writing: int, made: Means, core: int, times: tuple[float, float], burner: int) -> None:
+    """Sleep and wake for a third of the time, then want the whole core for the rest.
+
+    Not both at once: who sleeps now and then is owed a part of the core by any fair scheduler, and
+    would seem to be preferred.
+    """
+    seconds, end = times
     _settle("main", made, core)
-    clock = (~burner << 3) | 2  # the processor clock of another process, see clock_getcpuclockid(3)
     os.write(writing, b"+")
     late: list[int] = []
-    ours = theirs = 0
-    while time.monotonic() < end:
+    while not late or time.monotonic() < end - seconds * 2 / 3:
         due = time.monotonic_ns() + _SLEEP_NS
         time.sleep(_SLEEP_NS / 1e9)
         late.append(time.monotonic_ns() - due)
-        mine, other = time.thread_time_ns(), time.clock_gettime_ns(clock)
-        while time.thread_time_ns() - mine < _BURN_NS and time.monotonic() < end + _GRACE_S / 2:
-            pass
-        ours += time.thread_time_ns() - mine
-        theirs += time.clock_gettime_ns(clock) - other
+    clock = (~burner << 3) | 2  # the processor clock of another process, see clock_getcpuclockid(3)
+    ours_before, theirs_before = time.thread_time_ns(), time.clock_gettime_ns(clock)
+    enough, last = seconds * _EVIDENCE * 1e9, end + _GRACE_S / 2
+    ours = theirs = 0
+    while (now := time.monotonic()) < end or (ours + theirs < enough and now < last):
+        ours = time.thread_time_ns() - ours_before
+        theirs = time.clock_gettime_ns(clock) - theirs_before
     late.sort()
     effect = Effect(
         bulk_share=round(theirs / (ours + theirs), 4),
         wake_p50_us=round(late[len(late) // 2] / 1000, 1),
         wake_max_us=round(late[-1] / 1000, 1),
-        rounds=len(late),
+        contended_ms=round((ours + theirs) / 1e6, 1),
     )
     os.write(writing, json.dumps(asdict(effect)).encode())
 
@@ -366,7 +373,8 @@ def _for_daemon(wanted: str, rungs: Sequence[int], owner: int, memory: Path) -> 
     if report is None:
         before = fingerprint(rungs, wanted)  # a means may move us to another group
         report = probe(rungs, wanted, owner=owner)
-        remember(memory, report, before)
+        if report.means.kind != "none" or 2 not in rungs:  # a busy hour must not decide for ever
+            remember(memory, report, before)
     with contextlib.suppress(OSError):  # a daemon that just ended
         lift(owner, report.means)
     return report

@@ -19,10 +19,11 @@ from pathlib import Path
 ORDER = ("cgroup2", "cgroup1", "autogroup", "nice", "realtime")
 PREFIX = "clawai-"
 LOWEST_NICE = 19
-SHARES = 2
-"""Of cgroup v1: the least; a group has 1024 by default."""
+SHARES = 15
+"""Of cgroup v1, where a process has 1024: what nice 19 weighs. The least (2) gains nothing more for
+urgent work, and starves bulk work beside any other busy program."""
 WEIGHT = 1
-"""Of cgroup v2: the least; a group has 100 by default."""
+"""Of cgroup v2, where a process has 100: the least."""
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
 _AUTOGROUP = Path("/proc/self/autogroup")

@@ -5,7 +5,7 @@ import pytest
 from clawai.sdk.cli import ladder
 from clawai.sdk.errors import ClawError
 
-EFFECT = {"bulk_share": 0.02, "wake_p50_us": 70.0, "wake_max_us": 200.0, "rounds": 18}
+EFFECT = {"bulk_share": 0.02, "wake_p50_us": 70.0, "wake_max_us": 200.0, "contended_ms": 60.0}
 FOUND = {
     "means": {"kind": "autogroup", "folder": "", "main": ""},
     "rungs": [0, 1, 2, 3, 4],

@@ -18,7 +18,7 @@ from support import no_leak
 V1 = Path("/sys/fs/cgroup/cpu")
 AS_USER = Path(__file__).parents[2] / "sandbox" / "as_user.py"
 ROOT = os.geteuid() == 0
-STEADY = Effect(bulk_share=0.5, wake_p50_us=80, wake_max_us=200, rounds=12)
+STEADY = Effect(bulk_share=0.5, wake_p50_us=80, wake_max_us=200, contended_ms=60)
 
 
 def children() -> list[str]:
@@ -85,18 +85,18 @@ def test_a_report_travels_as_plain_values(found: Report):
 
 @pytest.mark.parametrize(
     ("share", "without", "verdict"),
-    [(0.02, 0.5, True), (0.25, 0.5, True), (0.4, 0.5, False), (0.2, 0.3, False)],
+    [(0.02, 0.5, True), (0.2, 0.5, True), (0.4, 0.5, False), (0.2, 0.3, False)],
 )
 def test_the_verdict(share: float, without: float, verdict: bool):
     effect = replace(STEADY, bulk_share=share)
     assert ladder.works(effect, replace(STEADY, bulk_share=without)) is verdict
-    assert not ladder.works(replace(effect, rounds=0), STEADY)
+    assert not ladder.works(replace(effect, contended_ms=0), STEADY)
 
 
 def test_a_means_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch):
     """Every file takes its write here, and nothing changes: the probe must notice."""
     monkeypatch.setattr(means, "_lower_session", lambda: None)
-    report = ladder.probe(wanted="autogroup")
+    report = ladder.probe(wanted="autogroup", budget_s=1.2)
     assert report.means == Means("none")
     assert "autogroup" in report.refused
     if means._AUTOGROUP.exists():
@@ -266,10 +266,11 @@ def test_the_program_keeps_what_it_made_for_a_daemon(tmp_path: Path):
     memory = tmp_path / "preemption.json"
     first = run_for(os.getpid(), memory, "auto", "0,1,2,3,4")
     try:
-        assert memory.exists()
+        assert memory.exists() == (first.means.kind != "none")
         if first.means.folder:
             assert Path(first.means.folder).is_dir()
-        assert run_for(os.getpid(), memory, "auto", "0,1,2,3,4") == first
+        again = run_for(os.getpid(), memory, "auto", "0,1,2,3,4")
+        assert again == first or not memory.exists()
     finally:
         means.clean(first.means)
     assert run_for(os.getpid(), memory, "none", "0,1").means == Means("none")
