@@ -11,6 +11,7 @@ from support import (
 )
 
 EVIL = """
+import collections, itertools
 import ctypes, mmap, os, signal, stat, sys, threading, time
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -61,6 +62,11 @@ def nested(levels: int) -> None:
 def hang() -> None:
     while True:
         time.sleep(0.05)
+
+@operation("evil.spin")
+def spin() -> None:
+    # In C, with the interpreter's lock held: no other thread of the worker runs either.
+    collections.deque(itertools.repeat(0), maxlen=0)
 
 @operation("evil.sleep")
 def sleep(ctx: Context) -> None:

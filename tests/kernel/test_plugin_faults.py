@@ -158,13 +158,109 @@ def test_quarantine_is_shown_and_lifted_by_its_owner(evil: Kernel) -> None:
     assert failing(client, "mended.op").code == "quarantined"
     listed = {p["name"]: p for p in client.query("plugins")["plugins"]}
     assert listed["mended"]["quarantined"]
-    assert listed["mended"]["started"] == limits.FAILED_STARTS
+    assert listed["mended"]["started"] == limits.DEATHS
     (folder / "claw_test_mended.py").write_text(
         "from clawai.sdk.plugin import operation\n@operation('mended.op')\n"
         "def op() -> str:\n    return 'mended'\n"
     )
     client.admin("unload", "mended")
     assert client.call("mended.op").value == "mended"
+
+
+def worker_starts(evil: Kernel, plugin: str = "evil") -> int:
+    return evil.log().count(f" {plugin} starts")
+
+
+def test_the_first_restart_waits_for_nobody(evil: Kernel) -> None:
+    """A worker that has served is back before anybody asks again, after one death and after two."""
+    client = evil.client()
+    for deaths in (1, 2):
+        assert failing(client, "evil.segfault").code == "worker_died"
+        wait_until(lambda n=deaths: worker_starts(evil) == n + 1, "it is started again")
+    assert "quarantine" not in evil.log()
+    assert client.call("evil.fine").value == "fine"
+
+
+def test_an_answer_between_deaths_keeps_it_out_of_quarantine(evil: Kernel) -> None:
+    client = evil.client()
+    for _ in range(4 * limits.DEATHS):
+        assert failing(client, "evil.segfault").code == "worker_died"
+        assert client.call("evil.fine").value == "fine"
+    assert "quarantine" not in evil.log()
+
+
+def test_an_error_of_the_plugin_is_an_answer_too(evil: Kernel) -> None:
+    client = evil.client()
+    for _ in range(2 * limits.DEATHS):
+        assert failing(client, "evil.segfault").code == "worker_died"
+        assert failing(client, "evil.raise", text="boo").code == "worker_failed"
+    assert "quarantine" not in evil.log()
+
+
+def test_the_third_death_without_an_answer_is_quarantine(evil: Kernel) -> None:
+    client, other = evil.client(), evil.client()
+    for _ in range(limits.DEATHS):
+        assert failing(client, "evil.segfault").code == "worker_died"
+    error = failing(client, "evil.fine")
+    assert error.code == "quarantined"
+    assert "killed by SIGSEGV" in error.message
+    wait = error.retry_after_ms
+    assert wait is not None
+    assert 0 < wait <= limits.QUARANTINE // limits.MS + 1000
+    assert worker_starts(evil) == limits.DEATHS
+    assert other.call("echo.say", {"text": "x"}).value == "x", "others do not notice"
+
+    def served() -> bool:
+        try:
+            return client.call("evil.fine").value == "fine"
+        except ClawError as refused:
+            assert refused.code == "quarantined"
+            time.sleep(0.05)
+            return False
+
+    wait_until(served, "the quarantine ends by itself")
+    # The answer has wiped the slate: one more death is the first again.
+    evil.mark()
+    assert failing(client, "evil.segfault").code == "worker_died"
+    assert client.call("evil.fine").value == "fine"
+    assert "quarantine" not in evil.log()
+
+
+def test_each_quarantine_without_an_answer_is_longer(evil: Kernel) -> None:
+    """Who keeps dying is started more and more rarely: here at import, so it can never answer."""
+    evil.plugin("hopeless", "import os; os._exit(5)", {"hopeless.op": ""})
+    client = evil.client()
+    waits = []
+    while len(waits) < 2:
+        error = failing(client, "hopeless.op")
+        assert error.code == "quarantined"
+        assert error.retry_after_ms is not None
+        if evil.log().count("hopeless is in quarantine") > len(waits):
+            waits.append(error.retry_after_ms)
+        else:
+            time.sleep(0.05)
+    assert waits[1] > waits[0]
+    assert worker_starts(evil, "hopeless") == limits.DEATHS + 1
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["loop", "stop"])
+def test_a_worker_that_hangs_is_ended_by_its_heartbeat(evil: Kernel, how: str) -> None:
+    """One that spins with the interpreter's lock held, and one that somebody else has stopped."""
+    client, other = evil.client(), evil.client()
+    client.call("evil.fine")
+    task = client.submit("evil.spin" if how == "loop" else "evil.sleep")
+    wait_until(lambda: other.query("tasks")["tasks"][0]["state"] == "running", "it runs")
+    if how == "stop":
+        os.kill(evil.worker_pid("evil"), signal.SIGSTOP)
+    while not task.done:
+        assert other.call("echo.say", {"text": "x"}).value == "x"
+        assert client.query("status")
+        time.sleep(0.1)
+    with pytest.raises(ClawError) as caught:
+        task.result()
+    assert caught.value.code == "worker_hung"
+    assert client.call("evil.fine").value == "fine"
 
 
 def test_a_plugin_removed_while_its_worker_is_down(kernel: Kernel) -> None:
