@@ -19,6 +19,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Scene:
     """Held while somebody makes this plugin fail."""
 
     @contextlib.contextmanager
-    def victim(self):  # type: ignore[no-untyped-def]
+    def victim(self) -> Iterator[int]:
         """A plugin that nobody else is at."""
         order = self.random.sample(range(PLUGINS), PLUGINS)
         number = next(each for each in itertools.cycle(order) if self.busy[each].acquire(False))

@@ -67,13 +67,15 @@ class Churn:
                             return
                         self._request(client)
                     if self._random.random() < 0.3:  # leaves with a request under way
-                        client.submit("ballast.work", {"pause_ms": 50, "page": 0}, **self._model())
+                        client.submit(
+                            "ballast.work", {"pause_ms": 50, "page": 0}, model=self._model()
+                        )
                         self._counts["left"] += 1
             except ClawError as error:
                 self._note("failed", error)
 
-    def _model(self) -> dict[str, str]:
-        return {"model": f"m{self._random.randrange(len(SIZES_MIB))}"}
+    def _model(self) -> str:
+        return f"m{self._random.randrange(len(SIZES_MIB))}"
 
     def _request(self, client: Client) -> None:
         chance = self._random.random()
@@ -92,20 +94,20 @@ class Churn:
     def _plain(self, client: Client, short: bool) -> None:
         page = self._random.randrange(1 << 16)
         model = self._model()
-        pages = SIZES_MIB[int(model["model"][1:])] * MIB // os.sysconf("SC_PAGE_SIZE")
+        pages = SIZES_MIB[int(model[1:])] * MIB // os.sysconf("SC_PAGE_SIZE")
         params = {"pause_ms": self._random.randrange(60), "page": page}
         try:
             deadline = 0.02 if short else None
-            found = client.call("ballast.work", params, deadline=deadline, **model).value
+            answer = client.call("ballast.work", params, deadline=deadline, model=model)
         except ClawError as error:
             if short and error.code in ("deadline_passed", "deadline_unreachable"):
                 return
             raise
-        if found != page % pages % 251:
+        if answer.value != page % pages % 251:
             raise ClawError("bad_worker", "the memory of a model is not what was written")
 
     def _cancelled(self, client: Client) -> None:
-        task = client.submit("ballast.work", {"pause_ms": 5000, "page": 0}, **self._model())
+        task = client.submit("ballast.work", {"pause_ms": 5000, "page": 0}, model=self._model())
         time.sleep(self._random.random() / 10)
         task.cancel()
         try:
@@ -117,7 +119,7 @@ class Churn:
     def _with_lease(self, client: Client) -> None:
         size = 4096 << self._random.randrange(8)
         model = self._model()
-        loan = client.borrow("ballast.look", size, **model)
+        loan = client.borrow("ballast.look", size, model=model)
         try:
             view = memoryview(loan.mapping)
             fill = self._random.randrange(256)
@@ -125,7 +127,7 @@ class Churn:
             view.release()
             tensor = {"dtype": "|u1", "shape": [size], "lease": 0}
             params = {"x": tensor, "pause_ms": self._random.randrange(60)}
-            if client.call("ballast.look", params, leases=[loan], **model).value != fill * size:
+            if client.call("ballast.look", params, leases=[loan], model=model).value != fill * size:
                 raise ClawError("bad_worker", "a lease does not hold what was written to it")
         finally:
             client.give_back(loan)
