@@ -159,7 +159,8 @@ class Private:
             return 0
         family_then = self.processes()
         if process.poll() is None:
-            os.kill(self.pid, signal.SIGTERM)
+            # One that was never ready has not said its pid, and 0 would mean all of us.
+            os.kill(self.pid or process.pid, signal.SIGTERM)
         try:
             return process.wait(STOP_S)
         except subprocess.TimeoutExpired:
