@@ -194,16 +194,22 @@ def measure(samples: int, rounds: int, means: str, others: Sequence[str], share:
 
     Args:
         samples: in all rounds together, solo and loaded each.
-        others: further means; their windows have ``share`` of the samples.
+        others: further means; their windows have ``share`` of the samples. One that does not work
+            on this box is left out.
     """
     status = output.Status()
     with ExitStack() as stack:
         stack.callback(status.clear)
         status.show("starting kernels and workers")
-        sides = [Side(name, stack) for name in (means, *others)]
-        units = calibrate(sides[0].client)
-        for side in sides:
+        sides: list[Side] = []
+        units: dict[str, int] = {}
+        # One after the other: each kernel measures its means at its start.
+        for name in (means, *others):
+            side = Side(name, stack)
+            units = units or calibrate(side.client)
             side.prepare(units, stack)
+            if not sides or side.in_force().get("means", {}).get("kind", name) == name:
+                sides.append(side)
         steal = Steal()
         stack.callback(steal.close)
         neighbours = Neighbours([pid for side in sides for pid in side.kernel.processes()])
@@ -260,7 +266,7 @@ def label(means: str) -> str:
     default=("none",),
     help="Other means, for the table; none is always good to have.",
 )
-@click.option("--every", is_flag=True, help="Beside every means, whether it works here or not.")
+@click.option("--every", is_flag=True, help="Beside every means that works here.")
 @click.option(
     "--share", type=click.FloatRange(0.01, 1), default=0.2, show_default=True,
     help="Of the samples, for each of the others.",
