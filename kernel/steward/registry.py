@@ -5,10 +5,13 @@ or a model that is not known yet, so that a new one needs no restart.
 """
 
 import difflib
+import hashlib
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
@@ -16,7 +19,9 @@ from clawai.sdk import paths
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
 
-BUNDLED = Path(__file__).parent.parent / "plugins"
+BUNDLED = Path(__file__).parents[2] / "plugins"
+CODE_FILES = 4096
+"""Of a plugin's folder, looked at to see whether its code has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,20 @@ class Registry:
     offers: dict[str, Offer] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     """Folder to why its manifest cannot be used."""
+    version: int = 0
+    """Changes when a scan has found something else than the one before."""
+    uids: dict[str, int] = field(default_factory=dict)
+    """Given to plugins so far, for a daemon that is root."""
+    _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
+        before = self.plugins
+        self._scan()
+        if self.plugins != before:
+            self.version += 1
+
+    def _scan(self) -> None:
         self.problems.clear()
         found: dict[str, Plugin] = {}
         for parent in (BUNDLED, paths.plugins_dir(), *self.folders):
@@ -91,16 +107,19 @@ class Registry:
             )
         return self.offers[op]
 
-    def spec(self, op: str, model: str) -> tuple[Spec, OperationEntry]:
-        """What runs ``op``, and its entry in the manifest.
+    def resolve(self, op: str, model: str, batch: bool) -> dict[str, Any]:
+        """What runs ``op``: the fields of an ``offers.Offer``.
+
+        Args:
+            batch: it is for a task of class batch; without a model that has a lane of its own.
 
         Raises:
             ClawError: unknown_operation, unknown_model, bad_params.
         """
         offer = self.offer(op)
-        plugin = self.plugins[offer.plugin]
-        size, identity = 0, ""
-        if offer.operation.needs_model:
+        plugin, entry = self.plugins[offer.plugin], offer.operation
+        size, identity, path = 0, "", ""
+        if entry.needs_model:
             if not model:
                 raise ClawError(
                     "bad_params",
@@ -108,19 +127,71 @@ class Registry:
                     allowed=model_names(),
                     hint="`claw models` lists what is stored, `claw pull smollm2` fetches one",
                 )
-            _, found = model_file(stored_model(model))
-            size = found.st_size
-            identity = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+            place, found = model_file(stored_model(model))
+            size, identity, path = found.st_size, file_identity(found), str(place)
         elif model:
             raise ClawError("bad_params", f"{op} takes no model", got=model[:80], allowed="")
-        base = plugin.limits.memory_mib * MIB
-        spec = Spec(offer.plugin, model, base, size, plugin.limits.slots, identity)
-        return spec, offer.operation
+        spec = Spec(
+            plugin=offer.plugin,
+            model=model,
+            base_bytes=plugin.limits.memory_mib * MIB,
+            model_bytes=size,
+            slots=plugin.limits.slots,
+            identity=identity,
+            lane="bulk" if batch and not entry.needs_model else "main",
+            code=self._code_lately(plugin),
+            cooperative=plugin.plugin.kind == "engine",
+        )
+        return {
+            "spec": spec,
+            "idempotent": entry.idempotent,
+            "batch": entry.batch,
+            "path": path,
+        }
+
+    def _code_lately(self, plugin: Plugin) -> str:
+        """``code``, at most a second old."""
+        name, now = plugin.plugin.name, time.monotonic()
+        when, code = self._codes.get(name, (0.0, ""))
+        if not code or now - when > 1:
+            code = self.code(plugin)
+            self._codes[name] = now, code
+        return code
+
+    def code(self, plugin: Plugin) -> str:
+        """Identity of a plugin's files and of those of its drivers: names, sizes and times."""
+        digest = hashlib.sha256()
+        for each in (plugin, *self.drivers(plugin)):
+            for line in _files(self.places[each.plugin.name]):
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:32]
 
     def drivers(self, plugin: Plugin) -> list[Plugin]:
         """The driver plugins that an engine's worker loads beside it."""
         names = plugin.plugin.drivers
         return [self.plugins[name] for name in names if name in self.plugins]
+
+
+def _files(folder: Path) -> list[str]:
+    """A line for each file of a plugin, but for what Python compiles beside it."""
+    lines = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(names):
+            path = f"{parent}/{name}"
+            try:
+                found = os.lstat(path)
+            except OSError:
+                continue
+            lines.append(f"{path}:{file_identity(found)}\n")
+            if len(lines) > CODE_FILES:
+                return lines
+    return lines
+
+
+def file_identity(found: os.stat_result) -> str:
+    """Which file it is, and which of its contents; ``offers.identity`` makes the same."""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
 
 
 def model_names() -> list[str]:
