@@ -15,6 +15,8 @@ The same is measured with every means of preemption that works here, each in a k
 windows in between, and with none: "nothing" has its bulk workers in the group of all others. Bulk
 throughput counts tasks that ended in the loaded windows; ``bulk_kept_ratio`` compares it with
 "nothing" under the same urgent load, ``bulk_of_alone_ratio`` with bulk work that has the box alone.
+One request is under way at a time: where ``loaded_rps`` stays below what was due, the box did less
+urgent work than was asked.
 """
 
 import gc
@@ -65,6 +67,7 @@ class Window:
     late_ms: list[float] = field(default_factory=list)
     stolen_ms: list[float] = field(default_factory=list)
     """The same of samples during which steal time rose."""
+    seconds: float = 0.0
 
     def over(self, limit_ms: float) -> int:
         """How many took longer."""
@@ -137,6 +140,8 @@ class Side:
             found[f"{name}_over_3ms_ratio"] = round(window.over(3) / len(late), 5)
             found[f"{name}_over_10ms"] = window.over(10)
             found[f"{name}_stolen"] = len(window.stolen_ms)
+            found[f"{name}_stolen_max_ms"] = round(max(window.stolen_ms, default=0.0), 3)
+            found[f"{name}_rps"] = round((len(late) + len(window.stolen_ms)) / window.seconds, 1)
         for key in ("p99_ms", "p999_ms", "over_3ms_ratio", "over_10ms"):
             stem, _, unit = key.rpartition("_")
             added = f"{key}_added" if key == "over_10ms" else f"{stem}_added_{unit}"
@@ -167,6 +172,7 @@ def ask(client: Client, samples: int, into: Window, steal: Steal) -> None:
             after = steal.read()
             (into.late_ms if after == before else into.stolen_ms).append(late)
             before = after
+        into.seconds += time.perf_counter() - start
     finally:
         gc.enable()
     if not into.late_ms:

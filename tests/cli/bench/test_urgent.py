@@ -1,0 +1,105 @@
+"""`claw bench urgent`, small: its form, its counts, and the bulk load that it keeps under way."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clawai.sdk.cli.bench import urgent
+from clawai.sdk.cli.bench.private import Private
+from clawai.sdk.cli.bench.report import UNITS
+from clawai.sdk.cli.bench.saturator import Saturator
+from clawai.sdk.errors import ClawError
+from support import no_leak, wait_until
+
+KEYS = {
+    "solo_p50_ms", "solo_p99_ms", "loaded_p50_ms", "loaded_p99_ms", "loaded_p999_ms",
+    "loaded_max_ms", "solo_over_3ms_ratio", "loaded_over_3ms_ratio", "solo_over_10ms",
+    "loaded_over_10ms", "bulk_kept_ratio", "bulk_of_alone_ratio",
+}  # fmt: skip
+
+
+def test_the_form_of_a_report():
+    command = [sys.executable, "-m", "clawai.sdk.cli.main", "bench", "urgent"]
+    command += ["--samples", "40", "--rounds", "1", "--share", "0.5", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    figures, nothing = found["figures"], found["against"]["nothing"]
+    assert figures.keys() >= KEYS
+    assert nothing.keys() >= KEYS - {"bulk_of_alone_ratio"}
+    assert nothing["bulk_kept_ratio"] == 1
+    for key in figures:
+        assert key.endswith((*UNITS, "_over_10ms", "_over_10ms_added", "_stolen", "10ms_added")), (
+            key
+        )
+    assert found["settings"]["in_force"]
+    assert found["settings"]["uid"] == os.getuid()
+    for name, count in (("solo", 40), ("loaded", 40)):
+        assert figures[f"{name}_p50_ms"] >= 1, "less than the work itself takes"
+        assert figures[f"{name}_p50_ms"] <= figures[f"{name}_p99_ms"] <= figures[f"{name}_max_ms"]
+        assert figures[f"{name}_stolen"] < count
+    for bar in urgent.BARS:
+        assert bar.key in figures
+
+
+def test_samples_with_steal_time_are_counted_apart():
+    side = urgent.Side.__new__(urgent.Side)
+    side.solo = urgent.Window([1.5] * 99 + [2.0], [], 1.0)
+    side.loaded = urgent.Window([1.6] * 90 + [3.5] * 8 + [11.0], [99.0], 1.0)
+    side.alone, side.rates = [10.0], [9.0]
+    found = side.figures()
+    assert found["loaded_stolen"] == 1 and found["loaded_stolen_max_ms"] == 99
+    assert found["loaded_max_ms"] == 11
+    assert found["loaded_over_10ms"] == 1 and found["over_10ms_added"] == 1
+    assert found["loaded_over_3ms_ratio"] == round(9 / 99, 5)
+    assert found["p99_added_ms"] == 11.0 - 1.5
+    assert found["bulk_of_alone_ratio"] == 0.9
+    assert found["loaded_rps"] == 100
+
+
+def test_steal_time_is_read():
+    steal = urgent.Steal()
+    try:
+        assert steal.read() >= 0
+    finally:
+        steal.close()
+
+
+def test_the_load_stays_until_it_is_told_to_end():
+    with no_leak(), Private() as kernel:
+        for name in urgent.PLUGINS[:2]:
+            kernel.plugin("bulk", copy_as=name)
+        units = {"hash": 300, "sum": 8192, "power": 300}
+        tasks = [
+            (f"bulk{1 + n % 2}.{kind}", {"units": units[kind]}) for n, kind in enumerate(units)
+        ]
+        with Saturator(kernel.folder, tasks) as load:
+            load.start()
+            wait_until(lambda: load.count()["done"] > 10, "bulk tasks end and are replaced")
+            client = kernel.client()
+            classes = {task["priority"] for task in client.query("tasks")["tasks"]}
+            assert classes <= {"batch"}
+            rates: list[float] = []
+            with load.counting(rates):
+                done = load.count()["done"]
+                wait_until(lambda: load.count()["done"] > done, "one more")
+            assert rates[0] > 0
+            load.stop()
+            assert client.query("tasks")["tasks"] == []
+            done = load.count()["done"]
+            load.start()
+            assert load.count()["done"] <= done
+            load.stop()
+
+
+def test_a_load_that_fails_says_why():
+    with Private() as kernel:
+        kernel.plugin("bulk", copy_as="bulk1")
+        with Saturator(kernel.folder, [("bulk1.nothing", {})]) as load:
+            load.start()
+            with pytest.raises(ClawError) as caught:
+                load.stop()
+    assert caught.value.code == "unknown_operation"
