@@ -3,6 +3,8 @@
     python -m clawai.kernel.poolbench trace|whole|fit SEED...
         the trace through the production core; a line of JSON for each seed; whole: as it was before
         small leases shared segments; fit: how many models there is room for
+    python -m clawai.kernel.poolbench small SEED...
+        only the small leases, in slabs kept by the bitmap and by TLSF
     python -m clawai.kernel.poolbench remap BYTES
         a process maps and reads sealed memory that another holds; its milliseconds
 
@@ -23,7 +25,56 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel import limits, pooltrace, segments
 from clawai.kernel.core import Core
+from clawai.kernel.pool import PAGE, find
+from clawai.kernel.pooltlsf import Tlsf
 from clawai.sdk import wire
+
+
+class Bitmap:
+    """The pages of one segment as the pool keeps them."""
+
+    def __init__(self, pages: int) -> None:
+        self.free = (1 << pages) - 1
+
+    def take(self, pages: int) -> int:
+        """The first page of so many, or -1."""
+        if (first := find(self.free, pages)) >= 0:
+            self.free &= ~(((1 << pages) - 1) << first)
+        return first
+
+    def give(self, begin: int, pages: int) -> None:
+        """Bring pages back."""
+        self.free |= ((1 << pages) - 1) << begin
+
+
+def small(seed: int, kind: type[Bitmap] | type[Tlsf]) -> dict[str, float]:
+    """The small leases of all pairs as if they were of one: slabs beyond what was held, time."""
+    steps = pooltrace.trace(seed, 4 * pooltrace.PAIRS)
+    sizes = {step.lease: -(-step.size // PAGE) for step in steps if step.size}
+    steps = [step for step in steps if sizes[step.lease] <= limits.SMALL // PAGE]
+    slabs: list[Bitmap | Tlsf] = []
+    held: dict[int, tuple[Bitmap | Tlsf, int]] = {}
+    live = most = 0
+    began = time.process_time()
+    for step in steps:
+        pages = sizes[step.lease]
+        if not step.size:
+            slab, first = held.pop(step.lease)
+            slab.give(first, pages)
+            live -= pages
+            continue
+        for slab in slabs:
+            if (first := slab.take(pages)) >= 0:
+                break
+        else:
+            slab = kind(limits.SLAB // PAGE)
+            slabs.append(slab)
+            first = slab.take(pages)
+        held[step.lease] = slab, first
+        live += pages
+        most = max(most, live)
+    took = 1e6 * (time.process_time() - began) / len(steps)
+    return {"beyond_ratio": len(slabs) * limits.SLAB / PAGE / most - 1, "step_us": took}
 
 
 class Pairs:
@@ -166,6 +217,10 @@ def main(words: list[str]) -> None:
         whole_segments()
     for seed in map(int, words[1:]):
         began = time.process_time()
+        if words[0] == "small":
+            kinds = {"bitmap": small(seed, Bitmap), "tlsf": small(seed, Tlsf)}
+            print(json.dumps(kinds | {"seed": seed}))
+            continue
         if words[0] == "fit":
             pool, ideal = models_fit(seed)
             found: dict[str, float] | None = {"models_fit_ratio": pool, "ideal_ratio": ideal}
