@@ -150,6 +150,8 @@ class Service:
     deaths: list[int] = field(default_factory=list)
     """Since its last answer."""
     retry_at: int = 0
+    put_off: int = 0
+    """How often its load was made to wait for another one."""
     quarantined_until: int = 0
     quarantines: int = 0
     """In a row, without an answer between them."""

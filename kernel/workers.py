@@ -172,7 +172,7 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
     for worker in state.workers.values():
         if worker.state == "stopping" or worker.killed:
             coming += holders.get(("worker", worker.id), 0)
-        elif worker.state == "ready" and not (worker.service.pinned or in_use(state, worker)):
+        elif worker is not wanting and not (worker.service.pinned or in_use(state, worker)):
             idle.append(worker)
     coming += weights.drop_unused(state, need - coming)
     for worker in sorted(idle, key=lambda worker: (-worker.rank, worker.idle_since, worker.id)):
@@ -189,13 +189,11 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
     if coming < need and wanting and waiting and not busy:
         youngest = max(waiting, key=lambda worker: worker.id)
         if youngest.id > wanting.id:
-            _later(state, youngest.service, state.now + limits.SECOND)
+            service = youngest.service  # each time for longer, as nothing may have changed
+            service.retry_at = state.now + (limits.SECOND << service.put_off)
+            service.put_off = min(service.put_off + 1, 6)
+            state.timer(service.retry_at, "wake", service.spec.key)
             stop(state, youngest, "made to wait: another load came first")
-
-
-def _later(state: State, service: Service, when: int) -> None:
-    service.retry_at = when
-    state.timer(when, "wake", service.spec.key)
 
 
 def ready(state: State, event: ev.WorkerReady) -> None:
@@ -209,6 +207,7 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     worker.slots = min(event.slots, worker.spec.slots)
     service = worker.service
     service.failing = False
+    service.put_off = 0
     state.dirty[service.spec.key] = service
     took = state.now - worker.started
     state.costs.learn(("", *service.spec.key[:2], 0), took)
