@@ -23,6 +23,7 @@ from clawai.kernel import limits
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import Peer
+from clawai.kernel.records import Records
 from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -54,6 +55,7 @@ class Clients:
     loop: Loop
     steward: Steward
     offers: Offers
+    records: Records
     view: Callable[[str], dict[str, Any]]
     """The rows of a listing."""
     stop: Callable[[], None]
@@ -180,6 +182,8 @@ class Clients:
         """Send to a client that is still there; one that does not read is let go."""
         client = self.by_number.get(told.client)
         if client is None:
+            if not told.client:
+                self.records.refused(told.message)
             return
         client.peer.send(told.message, told.frames)
         self._settle(client)
@@ -302,6 +306,7 @@ class Clients:
                 frames=len(frames) - 1,
                 principal=f"uid:{client.uid}",
                 batch=offer.batch,
+                job=os.urandom(8).hex() if asked.durable else "",
                 keep_ns=None if asked.keep_alive_s is None else asked.keep_alive_s * limits.SECOND,
             )
             self.loop.happen(event)
@@ -332,6 +337,11 @@ class Clients:
         self.loop.happen(ev.Unmapped(client.number, told.segment))
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
+        verb, _, job = asked.what.partition(":")
+        if verb in ("jobs", "job"):
+            self.records.ask(client.number, asked.id, client.uid, verb, job)
+            return
+
         def listed(data: bytes, _: list[int]) -> None:
             self._answer(client, asked.id, wire.Raw(data))
 
@@ -345,6 +355,8 @@ class Clients:
         if asked.command == "shutdown":
             self._answer(client, asked.id, wire.pack({"pid": os.getpid()}))
             self.stop()
+        elif asked.command.startswith("job-"):
+            self.records.ask(client.number, asked.id, client.uid, asked.command, asked.name)
         elif asked.command in COMMANDS:
             told = ev.Commanded(client.number, asked.id, asked.command, asked.name)
             self.loop.happen(told)

@@ -132,13 +132,16 @@ class Journal:
         self.buffer = bytearray()
         self.on = False
 
+    def begin(self, now: int) -> None:
+        """Begin, or begin again, with a snapshot, if it is time and takes no long time."""
+        if now >= self.due and len(self.core.state.tasks) <= QUIET:
+            self.on, self.due = True, now + limits.SECOND
+            self._send(now, "begin", head(self.number, self.sum, now), snapshot(self.core))
+
     def note(self, event: ev.Event, now: int, told: list[ev.Instruction] | None) -> None:
         """One event, the time that the core was given, and its answer; None: it broke."""
         if not self.on:
-            if now >= self.due and len(self.core.state.tasks) <= QUIET:
-                self.on, self.due = True, now + limits.SECOND
-                state = (head(self.number, self.sum, now), snapshot(self.core))
-                self._send(now, "begin", *state)
+            self.begin(now)
             return
         answer = None
         if told is not None:

@@ -20,11 +20,13 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
+from clawai.kernel.journal import Journal
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.objects import Objects
 from clawai.kernel.offers import Offers
 from clawai.kernel.processes import Processes
+from clawai.kernel.records import Records
 from clawai.kernel.rows import rows
 from clawai.kernel.segments import Segments
 from clawai.kernel.stewardship import Steward
@@ -61,7 +63,14 @@ class Server:
         self.offers = Offers(self.steward)
         self.processes = Processes(self.loop, self.steward, self.segments)
         self.objects = Objects(self.loop, self.steward, self.processes)
-        self.clients = Clients(self.loop, self.steward, self.offers, self._view, self.stop)
+        config = told["config"]
+        self.records = Records(
+            self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
+        )
+        self.journal = Journal(self.core, self.records, config["journal"]["enabled"])
+        self.clients = Clients(
+            self.loop, self.steward, self.offers, self.records, self._view, self.stop
+        )
         self.loop.holders += [self.clients.holders, self.processes.holders]
         self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
@@ -78,6 +87,7 @@ class Server:
             ev.GiveWeights: self.objects.give,
             ev.DropWeights: self.objects.drop,
             ev.Log: lambda told: self.steward.log(told.level, told.text),
+            ev.Record: self.records.record,
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
@@ -92,8 +102,25 @@ class Server:
         self.steward.watch()
 
     def _carry_out(self, event: ev.Event) -> None:
-        for instruction in self.core.handle(event, time.monotonic_ns()):
+        now = time.monotonic_ns()
+        try:
+            told = self.core.handle(event, now)
+        except BaseException as error:
+            name = self.journal.crash(event, now)
+            self.steward.log("error", f"{type(error).__name__}: {error}; see journal/{name}")
+            raise
+        for instruction in told:
             self._carry[type(instruction)](instruction)
+        self.journal.note(event, now, told)
+
+    def _instruct(self, instruction: Any) -> None:
+        self._carry[type(instruction)](instruction)
+
+    def _submitted(self) -> list[ev.Submitted]:
+        return [task.asked for task in self.core.state.tasks.values()]
+
+    def _journal_lost(self) -> None:
+        self.journal.lose(time.monotonic_ns())
 
     def _view(self, what: str) -> dict[str, Any]:
         now = time.monotonic_ns()
@@ -146,16 +173,19 @@ class Server:
 
     def run(self) -> None:
         """Serve until the core stops and every worker is gone."""
-        while not (self.core.state.stopping and not self.processes.running):
+        while not self.core.state.stopping or self.processes.running or self.records.waiting:
             look = self._looked + limits.SECOND if self.segments.fresh else None
             punch = 0 if self.segments.freeing else None
-            planned = (self.core.next_timer(), self.clients.next_timer(), look, punch)
+            journal = self.journal.due if self.journal.buffer else None
+            planned = (self.core.next_timer(), self.clients.next_timer(), look, punch, journal)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
             self.clients.expire(now)
+            if journal is not None and now >= journal:
+                self.journal.flush(now)
             self._free_some()
             self._look(now)
 
@@ -174,6 +204,8 @@ class Server:
         self.processes.close()
         self.objects.close()
         self.segments.close()
+        self.journal.flush(time.monotonic_ns())
+        self.records.close()
         self.steward.close()
         self.loop.poller.close()
 
@@ -208,6 +240,8 @@ def serve(sock: socket.socket, steward: int) -> None:
     server = Server(settings, Link(sock), steward)
     try:
         wakeups = _signals(server)
+        server.records.start()
+        server.journal.begin(time.monotonic_ns())
         server.steward.log("info", f"kernel {os.getpid()} serves {settings.sockets[0]}")
         if settings.ready_fd >= 0:
             line = {"ready": True, "pid": os.getpid(), "socket": settings.sockets[0]}

@@ -63,6 +63,26 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The log is started anew at this size; one older file is kept."""
 
 
+class Jobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[jobs]``: the journal of durable tasks"""
+
+    max_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 256
+    """Params, payload and results of all; the oldest that have ended are forgotten first."""
+    keep_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 30
+    """A job that has ended is forgotten after so many days."""
+
+
+class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[journal]``: of events, for `claw replay`"""
+
+    enabled: bool = True
+    """Keep what the core was told, without params and results."""
+    mib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    """Size of one segment."""
+    segments: Annotated[int, msgspec.Meta(ge=2, le=64)] = 4
+    """Segments that are kept."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -73,6 +93,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox: Sandbox = Sandbox()
     preemption: Preemption = Preemption()
     log: Log = Log()
+    jobs: Jobs = Jobs()
+    journal: Journal = Journal()
     plugin_dirs: tuple[str, ...] = ()
     """More folders that hold plugins, one folder each."""
 

@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("run", "Ask a model a question and stream its answer."),
         "chat": ("chat", "Talk with a model."),
         "call": ("run", "Call any operation of any plugin."),
+        "jobs": ("jobs", "List the durable tasks, show what they gave, wait, cancel."),
     },
     "Models": {
         "models": ("models", "List the models: stored, loaded, and those that can be pulled."),
@@ -48,6 +49,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "config": ("settings", "Show and change the configuration."),
         "bench": ("bench.command", "Measure this box, beside a peer where there is one."),
         "simulate": ("simulate", "Run the scheduler through simulated hours of load and faults."),
+        "replay": ("replay", "Do again what the kernel did, from its event journal, and compare."),
         "version": ("listing", "Show the version."),
         "help": ("helping", "Show what a command can do."),
     },
