@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from clawai.kernel import core, leases, pool, state, tasks, workers
-from core_shell import ACTIONS, WEIGHTS, World
+from clawai.kernel import core, leases, pool, state, tasks, weights, workers
+from core_acts import ACTIONS, WEIGHTS, drain
+from core_shell import World
 
 
 class Machine(RuleBasedStateMachine):
@@ -24,7 +25,7 @@ class Machine(RuleBasedStateMachine):
         self.world = World()
 
     def teardown(self) -> None:
-        self.world.drain()
+        drain(self.world)
 
 
 def _as_rule(action: Callable[..., None]) -> Any:
@@ -66,7 +67,7 @@ def _wander(seed: int, steps: int) -> World:
     world = World()
     for action in rng.choices(ACTIONS, WEIGHTS, k=steps):
         action(world, rng.choice)
-    world.drain()
+    drain(world)
     return world
 
 
@@ -89,8 +90,9 @@ class _Recording(dict[tuple[str, str], str]):
 
 def test_no_dead_transition(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"TASK": state.TASK, "WORKER": state.WORKER, "SEGMENT": pool.SEGMENT}
+    tables |= {"WEIGHTS": state.WEIGHTS}
     tables = {name: _Recording(table) for name, table in tables.items()}
-    for module in (core, leases, tasks, workers):
+    for module in (core, leases, tasks, weights, workers):
         for name, table in tables.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, table)
@@ -104,7 +106,7 @@ def test_no_dead_transition(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_same_events_same_instructions() -> None:
     program = (
-        "import hashlib, random, re, core_shell as c\n"
+        "import hashlib, random, re, core_acts as c\n"
         "rng = random.Random(7)\n"
         "world = c.World()\n"
         "for action in rng.choices(c.ACTIONS, c.WEIGHTS, k=1500):\n"
