@@ -95,12 +95,12 @@ def measure(rounds: int, seconds: float) -> Report:
         stack.callback(kernel.remove)
         install(kernel)
         kernel.start()
-        loads: dict[Case, Load] = {}
-        for size, count in rates:
-            talks = [Squares(f"batched{size}.work", place) for place in range(count)]
-            loads[size, count] = Load.of_kernel(kernel.folder, talks)
-            stack.callback(loads[size, count].close)
-            loads[size, count].run(0.5)  # starts the worker, and the kernel learns what it costs
+        loads: dict[int, Load] = {}
+        for size in SIZES:
+            talks = [Squares(f"batched{size}.work", place) for place in range(CLIENTS[-1])]
+            loads[size] = Load.of_kernel(kernel.folder, talks)
+            stack.callback(loads[size].close)
+            loads[size].run(0.5)  # starts the worker, and the kernel learns what it costs
         neighbours = Neighbours(kernel.processes())
         for number, case in interleaved(list(rates), rounds):
             status.show(f"round {number + 1} of {rounds}: size {case[0]}, {case[1]} clients")
@@ -108,7 +108,7 @@ def measure(rounds: int, seconds: float) -> Report:
             if case[1] == 1:
                 times = lone[case[0]]
                 told = times.append
-            rates[case].append(loads[case].run(seconds, told))
+            rates[case].append(loads[case[0]].run(seconds, told, case[1]))
         busy = round(neighbours.share(), 3)
     settings = {"work": "5 ms + 0.1 ms an item", "rounds": rounds, "seconds": seconds}
     return Report("batch", {**settings, "others_busy_ratio": busy}, figures(rates, lone))
