@@ -45,8 +45,8 @@ CREATE INDEX ended ON results (ended);
 """
 LISTED = 1000
 """Jobs of one listing, the latest."""
-SHOWN = wire.MAX_MESSAGE - (1 << 20)
-"""Bytes of a result that are shown through the kernel, whose messages are bounded."""
+SHOWN = wire.MAX_HEADER - (1 << 16)
+"""Bytes of a result that are shown through the kernel, whose answers are bounded."""
 _COLUMNS = """number, id, op, model, priority, idempotent, accepted, attempts,
     jobs.bytes + coalesce(results.bytes, 0), ended, code"""
 _FROM = "FROM jobs LEFT JOIN results ON results.job = jobs.number WHERE principal = ?"
