@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
-from clawai.kernel.pool import PAGE, SEGMENT, Segment, find
-from clawai.kernel.state import Service, State, Worker, step
+from clawai.kernel.pool import PAGE, Segment, find
+from clawai.kernel.state import SEGMENT, Service, State, Worker, step
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -34,11 +34,11 @@ def borrowed(state: State, event: ev.Borrowed) -> None:
     elif service and state.now < service.quarantined_until:
         error = tasks.quarantined(state, service)
     if error:
-        tasks.refuse(state, event.client, event.request, error)
-        return
-    service = state.service(event.spec)
-    service.spec = event.spec
-    service.borrows.append(event)
+        _refuse(state, event, error)
+    else:
+        service = state.service(event.spec)
+        service.spec = event.spec
+        service.borrows.append(event)
 
 
 def _too_many(what: str, have: int, allowed: int) -> ClawError:
@@ -68,31 +68,25 @@ def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ClawE
     return None
 
 
-def began(state: State, leases: tuple[wire.Lease, ...]) -> None:
-    """A task that names these runs from now on: until it ends they are its own."""
-    for lease in leases:
-        state.segments[lease.segment].leases[lease.generation].pins += 1
-
-
-def ended(state: State, leases: tuple[wire.Lease, ...]) -> None:
-    """A task that named these runs no more."""
+def pin(state: State, leases: tuple[wire.Lease, ...], by: int) -> None:
+    """A task that names these begins to run (1) or ends (-1); meanwhile they are its own."""
     for lease in leases:
         segment = state.segments.get(lease.segment)
         if segment and (lent := segment.leases.get(lease.generation)):
-            lent.pins = max(0, lent.pins - 1)
+            lent.pins += by
             _settle(state, segment, lease.generation)
 
 
-def reclaim(state: State, need: int) -> int:
+def reclaim(state: State, need: int, client: int | None = None) -> int:
     """Ask idle segments back, longest idle first, until ``need`` bytes are coming; how many are.
 
     What was asked back long ago is not counted any more: its holder may never let go.
     """
+    mine = [s for s in state.segments.values() if client in (None, s.client)]
     late = state.now - limits.UNMAP
-    waiting = [s for s in state.segments.values() if s.state == "dropping" and s.since > late]
-    waiting += [s for s in state.segments.values() if s.state == "freeing"]
-    coming = sum(segment.size for segment in waiting)
-    idle = [segment for segment in state.segments.values() if segment.state == "idle"]
+    asked = [s for s in mine if s.state == "dropping" and s.since > late]
+    coming = sum(s.size for s in mine if s.state == "freeing") + sum(s.size for s in asked)
+    idle = [segment for segment in mine if segment.state == "idle"]
     for segment in sorted(idle, key=lambda segment: (segment.since, segment.id)):
         if coming >= need:
             break
@@ -131,15 +125,17 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
         roomy = segment.size <= limits.SLAB or left_over <= segment.size * limits.LEFT_OVER
         if roomy and (first := find(segment.free, pages)) >= 0:
             if segment.id in made:
-                state.timer(state.now, "wake", worker.spec.key)
-                return False
+                return _wait(state, worker, 0)
             if segment.state == "idle":
                 step(SEGMENT, segment, "lend")
             leased = wire.Leased(id=wish.request, lease=segment.lend(first, pages))
             state.out.append(ev.Reply(wish.client, leased))
             return True
     if len(mine) >= limits.SEGMENTS_PER_CLIENT:
-        return _make_do(state, wish, mine)
+        if reclaim(state, 1, wish.client):
+            return _wait(state, worker)
+        error = _too_many("segments", len(mine), limits.SEGMENTS_PER_CLIENT)
+        return _refuse(state, wish, error)
     slabs = sum(s.size for s in pair if s.size <= limits.SLAB)
     slab = min(max(4 * pages * PAGE, slabs, limits.SLAB // 16), limits.SLAB)
     for size in (slab, pages * PAGE) if pages * PAGE <= limits.SMALL else (pages * PAGE,):
@@ -148,13 +144,22 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
             return True
     lacking = pages * PAGE - state.ledger.free
     if room(state, lacking) >= lacking:
-        state.timer(state.now + limits.UNMAP, "wake", worker.spec.key)
-        return False
+        return _wait(state, worker)
     got, free = f"{pages * PAGE} bytes", f"{state.ledger.free} bytes free"
     hint = "return segments, or try again later"
     error = ClawError("no_memory", "there is no room for the segment now", got, free, hint)
+    return _refuse(state, wish, error)
+
+
+def _refuse(state: State, wish: ev.Borrowed, error: ClawError) -> bool:
     tasks.refuse(state, wish.client, wish.request, error)
     return True
+
+
+def _wait(state: State, worker: Worker, span: int = limits.UNMAP) -> bool:
+    """Look again when memory has come back, or else when it should have."""
+    state.timer(state.now + span, "wake", worker.spec.key)
+    return False
 
 
 def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int) -> None:
@@ -169,18 +174,6 @@ def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int) -> None:
     )
 
 
-def _make_do(state: State, wish: ev.Borrowed, mine: list[Segment]) -> bool:
-    """A client at its limit of segments has the longest idle one exchanged for a new one."""
-    if not any(s.state in ("dropping", "freeing") for s in mine):
-        idle = [segment for segment in mine if segment.state == "idle"]
-        if not idle:
-            error = _too_many("segments", len(mine), limits.SEGMENTS_PER_CLIENT)
-            tasks.refuse(state, wish.client, wish.request, error)
-            return True
-        _unshare(state, min(idle, key=lambda segment: segment.since), "reclaim")
-    return False
-
-
 def returned(state: State, event: ev.Returned) -> None:
     """The client is done with a lease."""
     segment = state.segments.get(event.segment)
@@ -192,7 +185,7 @@ def returned(state: State, event: ev.Returned) -> None:
 
 def _settle(state: State, segment: Segment, generation: int) -> None:
     lent = segment.leases[generation]
-    if not lent.returned or lent.pins:
+    if not lent.returned or (lent.pins and segment.worker_maps):
         return
     segment.take_back(generation)
     state.ledger.freed = True  # who waits for memory of this pair is looked at again
@@ -239,9 +232,8 @@ def worker_gone(state: State, worker: int) -> None:
         if segment.worker != worker:
             continue
         segment.worker_maps = False
-        for generation, lent in list(segment.leases.items()):
-            lent.pins = 0  # what ran there runs no more
-            _settle(state, segment, generation)
+        for generation in list(segment.leases):
+            _settle(state, segment, generation)  # what ran there runs no more
         if segment.state == "idle":
             _unshare(state, segment, "reclaim")
         elif segment.state == "freeing":

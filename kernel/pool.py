@@ -12,19 +12,6 @@ from clawai.sdk import wire
 
 PAGE = 4096
 
-# As in ``state``: a pair that is not here cannot happen; it is a bug and stops us.
-SEGMENT = {
-    ("new", "lend"): "lent",
-    ("lent", "return"): "idle",
-    ("idle", "lend"): "lent",
-    ("idle", "reclaim"): "dropping",
-    ("lent", "client_left"): "dropping",
-    ("idle", "client_left"): "dropping",
-    ("dropping", "unmapped"): "freeing",
-    ("freeing", "gone"): "gone",
-    ("lent", "failed"): "gone",
-}
-
 
 @dataclass(slots=True)
 class Lent:

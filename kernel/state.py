@@ -48,6 +48,13 @@ WEIGHTS = table(
     "ready: lose > dropping",
     "dropping: gone > gone",
 )
+SEGMENT = table(
+    "new: lend > lent",
+    "lent: return > idle, client_left > dropping, failed > gone",
+    "idle: lend > lent, reclaim > dropping, client_left > dropping",
+    "dropping: unmapped > freeing",
+    "freeing: gone > gone",
+)
 
 
 class BrokenInvariantError(Exception):

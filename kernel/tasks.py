@@ -193,7 +193,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
             continue
         step(TASK, task, "dispatch")
         if task.asked.leases:
-            leases.began(state, task.asked.leases)
+            leases.pin(state, task.asked.leases, 1)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
@@ -241,7 +241,7 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     batch = worker.running[task.slot]
     del batch[task.id]
     if task.asked.leases:
-        leases.ended(state, task.asked.leases)
+        leases.pin(state, task.asked.leases, -1)
     service = worker.service
     state.dirty[service.spec.key] = service
     if batch:

@@ -57,7 +57,8 @@ def recycling(rounds: int) -> tuple[float, float, float]:
 
     And what others used of the box meanwhile.
     """
-    fresh, recycled = [], []
+    fresh: list[float] = []
+    recycled: list[float] = []
     with Private(SETTINGS) as kernel:
         kernel.client().call("echo.say", {"text": "the worker is there"})
         neighbours = Neighbours(kernel.processes())
