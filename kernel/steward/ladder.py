@@ -53,7 +53,9 @@ BULK_KEEPS = 0.2
 """A means works if bulk work keeps at most this part of a core that urgent work wants (a tick or
 two of the short measurement; in the long run the weights leave it 2 % or less)..."""
 LESS_BY = 0.5
-"""...and at most this part of what it took without."""
+"""...and at most this part of what it took without..."""
+LEAST_MS = 20.0
+"""...seen over at least so much processor time."""
 _SLEEP_NS = 2_000_000
 _EVIDENCE = 0.5
 """Part of the measuring time that both together must have computed; on a busy box it takes longer.
@@ -172,7 +174,7 @@ def apart(rungs: Sequence[int], wanted: str) -> bool:
 def works(effect: Effect, without: Effect) -> bool:
     """Whether a means did what it is for."""
     limit = min(BULK_KEEPS, LESS_BY * without.bulk_share)
-    return effect.contended_ms > 0 and effect.bulk_share <= limit
+    return effect.contended_ms >= LEAST_MS and effect.bulk_share <= limit
 
 
 def _no_effect(effect: Effect) -> str:
@@ -189,26 +191,31 @@ def measure(made: Means, seconds: float) -> Effect:
         OSError: a process could not be made, or could not enter its group.
         ValueError: the waker said nothing.
     """
-    core = max(os.sched_getaffinity(0))
-    end = time.monotonic() + seconds
-    burner = _Child(lambda child: _burn(child, made, core, end + _GRACE_S))
+    cores = os.sched_getaffinity(0)
+    # Both are born on that core: the system remembers for a while that a group has computed on
+    # another one, and gives it less here.
+    os.sched_setaffinity(0, {max(cores)})
     try:
-        burner.ready()
-        waker = _Child(lambda child: _wake(child, made, core, (seconds, end), burner.pid))
+        burner = _Child(lambda child: _burn(child, made, time.monotonic() + seconds + 2 * _GRACE_S))
         try:
-            waker.ready()
-            said = waker.read()
+            burner.ready()
+            waker = _Child(lambda child: _wake(child, made, seconds, burner.pid))
+            try:
+                waker.ready()
+                said = waker.read()
+            finally:
+                waker.end()
         finally:
-            waker.end()
+            burner.end()
     finally:
-        burner.end()
+        os.sched_setaffinity(0, cores)
     return Effect(**json.loads(said))
 
 
 def measure_stop() -> float | None:
     """How long a computing process runs on after SIGSTOP through its pidfd, in microseconds."""
     end = time.monotonic() + _GRACE_S
-    burner = _Child(lambda child: _burn(child, Means("none"), None, end))
+    burner = _Child(lambda child: _burn(child, Means("none"), end))
     handle = -1
     try:
         burner.ready()
@@ -273,31 +280,29 @@ def _run(work: Any, writing: int) -> None:
         os._exit(0)
 
 
-def _settle(group: str, made: Means, core: int | None) -> None:
+def _settle(group: str, made: Means) -> None:
     """Go where a worker of this group would be."""
     if made.kind != "none":
         os.setsid()
     enter(group, made)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
 
 
-def _burn(writing: int, made: Means, core: int | None, end: float) -> None:
-    _settle("bulk", made, core)
+def _burn(writing: int, made: Means, end: float) -> None:
+    _settle("bulk", made)
     os.write(writing, b"+")
     while time.monotonic() < end:
         pass
 
 
-def _wake(writing: int, made: Means, core: int, times: tuple[float, float], burner: int) -> None:
+def _wake(writing: int, made: Means, seconds: float, burner: int) -> None:
     """Sleep and wake for a third of the time, then want the whole core for the rest.
 
     Not both at once: who sleeps now and then is owed a part of the core by any fair scheduler, and
     would seem to be preferred.
     """
-    seconds, end = times
-    _settle("main", made, core)
+    _settle("main", made)
     os.write(writing, b"+")
+    end = time.monotonic() + seconds
     late: list[int] = []
     while not late or time.monotonic() < end - seconds * 2 / 3:
         due = time.monotonic_ns() + _SLEEP_NS
@@ -305,17 +310,18 @@ def _wake(writing: int, made: Means, core: int, times: tuple[float, float], burn
         late.append(time.monotonic_ns() - due)
     clock = (~burner << 3) | 2  # the processor clock of another process, see clock_getcpuclockid(3)
     ours_before, theirs_before = time.thread_time_ns(), time.clock_gettime_ns(clock)
-    enough, last = seconds * _EVIDENCE * 1e9, end + _GRACE_S / 2
+    enough, last = seconds * _EVIDENCE * 1e9, end + _GRACE_S
     ours = theirs = 0
     while (now := time.monotonic()) < end or (ours + theirs < enough and now < last):
         ours = time.thread_time_ns() - ours_before
         theirs = time.clock_gettime_ns(clock) - theirs_before
     late.sort()
+    both = ours + theirs
     effect = Effect(
-        bulk_share=round(theirs / (ours + theirs), 4),
+        bulk_share=round(theirs / both, 4) if both else 1.0,
         wake_p50_us=round(late[len(late) // 2] / 1000, 1),
         wake_max_us=round(late[-1] / 1000, 1),
-        contended_ms=round((ours + theirs) / 1e6, 1),
+        contended_ms=round(both / 1e6, 1),
     )
     os.write(writing, json.dumps(asdict(effect)).encode())
 

@@ -90,7 +90,7 @@ def test_a_report_travels_as_plain_values(found: Report):
 def test_the_verdict(share: float, without: float, verdict: bool):
     effect = replace(STEADY, bulk_share=share)
     assert ladder.works(effect, replace(STEADY, bulk_share=without)) is verdict
-    assert not ladder.works(replace(effect, contended_ms=0), STEADY)
+    assert not ladder.works(replace(effect, contended_ms=10), STEADY)
 
 
 def test_a_means_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch):
