@@ -4,6 +4,7 @@ A snapshot is a pickle, which as such could run anything; here it may name only 
 and what they are made of, so that a file from a stranger can at most be refused.
 """
 
+import functools
 import io
 import pickle
 import sys
@@ -96,14 +97,18 @@ def _thaw(kind: type, value: Any) -> Any:
     """One of ours: what ``journal.blank`` made of it."""
     if shape(kind) is None:
         return msgspec.convert(value, kind)
-    values = iter(value[kind.__name__])
+    kept, hidden = _plan(kind)
+    pairs = zip(kept.items(), value[kind.__name__], strict=True)
+    return kind(**hidden, **{name: _field(hint, each) for (name, hint), each in pairs})
+
+
+@functools.cache
+def _plan(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The types of the fields that are kept, and the blanks of the others."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    made = {}
-    for name, hidden in fields(kind).items():
-        made[name] = _field(hints[name], next(values)) if hidden is fields else hidden
-    if next(values, made) is not made:
-        raise ValueError("more fields than it has")
-    return kind(**made)
+    found = fields(kind)
+    kept = {name: hints[name] for name, hidden in found.items() if hidden is fields}
+    return kept, {name: hidden for name, hidden in found.items() if hidden is not fields}
 
 
 def _field(hint: Any, value: Any) -> Any:

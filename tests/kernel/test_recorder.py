@@ -350,7 +350,7 @@ def test_a_full_disk_is_said_and_gets_over(start: Start) -> None:
     # Whoever waits for it was told so; the journal gets an end for it as soon as it takes one.
     resource.prlimit(recorder.process.pid, limit, before)
     recorder.link.send("ask", 4, 9, "uid:1", "job-wait", "a", False)
-    _, packed = recorder.hear("reply")
+    recorder.hear("reply")
     assert recorder.ask("job", "a")["error"]["code"] == "disk_full"
     assert recorder.write("accept", "d", submitted("d")) is None
 
