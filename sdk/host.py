@@ -75,7 +75,6 @@ class Host:
         """Number of the last segment that came."""
         self._weights: tuple[int, int] | None = None
         """Descriptor and size of a weights object that came and is not mapped yet."""
-        self._kept: list[mmap.mmap] = []
         self._inbox: deque[list[bytes]] = deque()
         self._told: wire.Granted | wire.Sealed | None = None
         self._runner = Runner(self, args.get("idempotent", ()))
@@ -147,11 +146,10 @@ class Host:
                 fill_weights(fd, nbytes, fill)
                 self.send(wire.Filled(incarnation=self.incarnation))
                 self._wait(wire.Sealed)
-            self._kept.append(map_weights(fd, nbytes))
+            return map_weights(fd, nbytes)
         finally:
             os.close(fd)
             self._weights = None
-        return memoryview(self._kept[-1])
 
     def _wait(self, kind: type[Any]) -> Any:
         """Handle what comes until a message of ``kind`` does. Only while the plugin loads."""
