@@ -8,15 +8,14 @@ async with AsyncClient() as client:
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import zmq
-import zmq.asyncio
-
 from clawai.sdk import paths, wire
-from clawai.sdk.client import SILENCE, options
+from clawai.sdk.channel import connect, connection
+from clawai.sdk.client import SILENCE
 from clawai.sdk.errors import ClawError
 from clawai.sdk.leases import LeaseSocket, Loan, array, no_kernel
 from clawai.sdk.session import Event, Frames, Request, Result, Session
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     import numpy
 
 __all__ = ["AsyncClient", "AsyncTask"]
+
+
+_READ = 256 * 1024
 
 
 class AsyncTask:
@@ -79,16 +81,20 @@ class AsyncClient:
         self._session = Session()
         self._lost: ClawError | None = None
         self._condition = asyncio.Condition()
-        self._readers: list[asyncio.Task[None]] = []
+        self._reading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "AsyncClient":
         self._leases = await asyncio.to_thread(LeaseSocket.connect, self._lease_path, self._timeout)
-        self._context = zmq.asyncio.Context()
-        self._sock = self._context.socket(zmq.DEALER)
-        options(self._sock)
-        self._monitor = self._sock.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
-        self._sock.connect(f"ipc://{self._address}")
-        self._readers = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        try:
+            # In a thread: asyncio takes a full backlog for a connection.
+            sock = await asyncio.to_thread(connect, self._address, self._timeout)
+        except OSError as error:
+            self._leases.close()
+            raise no_kernel(self._address, error.strerror or str(error)) from None
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=sock)
+        self._zmtp = connection()
+        self._writer.write(self._zmtp.outgoing())
+        self._reading = asyncio.create_task(self._read())
         try:
             await self._send(self._session.hello(self._leases.token, self._name))
             async with asyncio.timeout(self._timeout):
@@ -185,9 +191,16 @@ class AsyncClient:
     async def _send(self, frames: Frames) -> None:
         if self._lost:
             raise self._lost
-        if self._sock.closed:
+        if self._writer.is_closing():
             raise ClawError("bad_state", "this client is closed", hint="make a new one")
-        await self._sock.send_multipart(frames)
+        await self._pass(frames)
+
+    async def _pass(self, frames: Frames) -> None:
+        self._writer.writelines(self._zmtp.message(frames))
+        try:
+            await self._writer.drain()
+        except OSError:
+            pass  # the reader tells why, once it has read what the kernel said last
 
     async def _news(self) -> None:
         """Wait until something has arrived, whoever it is for."""
@@ -202,25 +215,29 @@ class AsyncClient:
             raise self._lost
 
     async def _read(self) -> None:
-        while True:
-            frames = await self._sock.recv_multipart()
+        """Note what comes, whoever it is for, until the connection ends."""
+        while self._lost is None:
+            try:
+                data = await self._reader.read(_READ)
+            except OSError:
+                data = b""
             async with self._condition:
                 try:
-                    self._session.receive(frames)
-                    for segment in self._leases.unmap(self._session.drops):
-                        await self._sock.send_multipart(Session.dropped(segment))
+                    await self._take(data)
                 except ClawError as error:
                     self._lost = error
                     self._session.lost(error)
                 self._condition.notify_all()
 
-    async def _watch(self) -> None:
-        await self._monitor.recv_multipart()
-        # What the kernel said last may still be on its way through the other reader.
-        await asyncio.sleep(0.05)
-        async with self._condition:
+    async def _take(self, data: bytes) -> None:
+        if not data:
             self._lose("it has closed the connection")
-            self._condition.notify_all()
+        for frames in self._zmtp.receive(data):
+            self._session.receive(frames)
+        if due := self._zmtp.outgoing():
+            self._writer.write(due)
+        for segment in self._leases.unmap(self._session.drops) if self._session.drops else ():
+            await self._pass(Session.dropped(segment))
 
     def _lose(self, why: str) -> None:
         self._lost = no_kernel(self._address, why)
@@ -228,11 +245,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Disconnect; tasks that have not ended are cancelled by the kernel."""
-        for reader in self._readers:
-            reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
-        self._sock.disable_monitor()
-        self._monitor.close(0)
-        self._sock.close(0)
-        self._context.term()
+        if self._reading:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
         self._leases.close()

@@ -16,11 +16,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import zmq
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clawai.sdk import paths, wire
+from clawai.sdk.channel import Channel
 from clawai.sdk.errors import ClawError
 from clawai.sdk.leases import LeaseSocket, Loan, array, no_kernel
 from clawai.sdk.session import Event, Frames, Request, Result, Session
@@ -35,10 +34,12 @@ SILENCE = 15.0
 
 
 def options(sock: Any) -> None:
-    """What both clients set: no lingering, no reconnecting.
+    """What a client that uses libzmq should set: no lingering, no reconnecting.
 
     Not -1: libzmq would then drop what the kernel had said last, such as why it disconnects us.
     """
+    import zmq
+
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.RECONNECT_IVL, 1 << 30)
     sock.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE)
@@ -101,17 +102,14 @@ class Client:
         self._address = folder / paths.kernel_socket().name
         self._session = Session()
         self._leases = LeaseSocket.connect(folder / paths.lease_socket().name, timeout)
-        self._context = zmq.Context()
-        self._sock: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        options(self._sock)
-        self._monitor = self._sock.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
-        self._poller = zmq.Poller()
-        self._poller.register(self._sock, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
         self._lost: ClawError | None = None
         self._owner = (os.getpid(), threading.get_ident())
         try:
-            self._sock.connect(f"ipc://{self._address}")
+            self._channel = Channel(self._address, timeout, SILENCE)
+        except OSError as error:
+            self._leases.close()
+            raise no_kernel(self._address, error.strerror or str(error)) from None
+        try:
             self._send(self._session.hello(self._leases.token, name))
             until = time.monotonic() + timeout
             while self._session.welcome is None:
@@ -208,7 +206,7 @@ class Client:
         it is unmapped the next time that this client is used.
         """
         self._send(Session.give_back(loan.lease))
-        self._drain()
+        self._take(0)
 
     def array(
         self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
@@ -225,7 +223,7 @@ class Client:
         """Refuse what ZeroMQ would answer with silence: another thread, a forked child, the end."""
         if self._lost:
             raise self._lost
-        if self._sock.closed:
+        if self._channel.closed:
             raise ClawError("bad_state", "this client is closed", hint="make a new one")
         if self._owner != (os.getpid(), threading.get_ident()):
             raise ClawError(
@@ -236,41 +234,41 @@ class Client:
 
     def _send(self, frames: Frames) -> None:
         self._mine()
-        self._sock.send_multipart(frames)
+        self._pass(frames)
+
+    def _pass(self, frames: Frames) -> None:
+        try:
+            self._channel.send(frames)
+        except TimeoutError:
+            self._lose("it does not read")
 
     def _pump(self, until: float | None = None) -> None:
         """Wait for the next message and note it; ``until`` is on the monotonic clock."""
         self._mine()
         pause = SILENCE if until is None else max(0.0, until - time.monotonic())
-        ready = dict(self._poller.poll(int(pause * 1000)))
-        if self._sock in ready:
-            # All that has come: what the kernel said last matters even if it is gone by now.
-            self._drain()
-        elif self._monitor in ready:
-            self._lose("it has closed the connection")
-        else:
+        if not self._take(pause):
             self._lose("it does not answer")
 
-    def _drain(self) -> None:
-        """Note what has come, and unmap what the kernel asks back."""
-        while self._sock.poll(0):
-            self._session.receive(self._sock.recv_multipart())
+    def _take(self, seconds: float) -> bool:
+        """Note what has come, and unmap what the kernel asks back; whether anything has."""
+        try:
+            messages = self._channel.receive(seconds)
+        except EOFError:
+            self._lose("it has closed the connection")
+        for frames in messages:
+            self._session.receive(frames)
         for segment in self._leases.unmap(self._session.drops) if self._session.drops else ():
-            self._sock.send_multipart(Session.dropped(segment))
+            self._pass(Session.dropped(segment))
+        return bool(messages)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str) -> NoReturn:
         self._lost = no_kernel(self._address, why)
         self._session.lost(self._lost)
         raise self._lost
 
     def close(self) -> None:
         """Disconnect; tasks that have not ended are cancelled by the kernel. Twice is harmless."""
-        if self._sock.closed:
-            return
-        self._sock.disable_monitor()
-        self._monitor.close(0)
-        self._sock.close(0)
-        self._context.term()
+        self._channel.close()
         self._leases.close()
 
     def __enter__(self) -> "Client":

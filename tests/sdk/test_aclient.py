@@ -9,7 +9,7 @@ import pytest
 
 from clawai.sdk import AsyncClient
 from clawai.sdk.errors import ClawError
-from support import Kernel
+from support import PATIENCE, Kernel
 
 
 def test_many_streams_of_one_connection_do_not_mix(kernel: Kernel) -> None:
@@ -62,6 +62,8 @@ def test_a_kernel_that_dies_ends_every_task(kernel: Kernel) -> None:
                 await client.call("echo.say", {"text": "x"})
 
     asyncio.run(main())
+    assert kernel.process
+    kernel.process.wait(PATIENCE)
 
 
 def test_no_kernel(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_kernel_that_dies(kernel: Kernel) -> None:
 def test_what_the_kernel_said_last_is_heard(folder: Path) -> None:
     """Told and disconnected in one go: the reason counts, not the disconnection."""
     with Client(folder=folder) as client:
-        client._sock.send_multipart([b"x"] * (wire.MAX_FRAMES + 1))
+        client._channel.send([b"x"] * (wire.MAX_FRAMES + 1))
         with pytest.raises(ClawError) as caught:
             client.call("echo.say", {"text": "x"})
         assert caught.value.code == "too_large"
