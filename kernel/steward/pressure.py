@@ -1,18 +1,18 @@
 """What other programs leave us of this box: processors and memory, watched at next to no cost.
 
     watch = Watch(budget_bytes, ours)      # ours: the pids of the daemon, launchers and workers
-    watch.attend("busy", now)              # "idle": workers, but no task; "off": not even these
+    watch.attend(True, now)                # False: there are no workers, nobody needs to know
     if found := watch.look(now):           # when watch.next_timer() has come
         cores, memory = found              # it has changed: tell the core
 
 Processors: all of them, less what others use (from /proc/stat, our own processes subtracted; time
-stolen by a hypervisor counts as others'). Memory: what is available now
-and what we hold ourselves, less a reserve; never more than the budget. When tasks of the whole box
+stolen by a hypervisor counts as others'). Memory: what is available now and what we hold
+ourselves, less a reserve; never more than the budget. When tasks of the whole box
 stall for memory (PSI) although little is left, it is cut further. Limits of a container count.
 
-Looks four times a second while tasks run, so that a change is told within a second, and rereads
-open files only. With idle workers it looks at memory alone, once a second; without workers it does
-not look at all. A change is told when it is larger than noise and lasts; a loss of memory at once.
+Looks four times a second while our processes compute, so that a change is told within a second, and
+rereads open files only; once a second while they are idle; not at all without workers. A change is
+told when it is larger than noise and lasts; a loss of memory at once.
 
 Not done: PSI triggers, which an ordinary user may only have with windows of two seconds.
 
@@ -25,12 +25,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from clawai.kernel.steward.container import MemoryLimit, available_cores, memory_limit
 
-Attention = Literal["off", "idle", "busy"]
-_PERIOD = {"busy": 250_000_000, "idle": 1_000_000_000}
+_BUSY_NS, _IDLE_NS = 250_000_000, 1_000_000_000
+_COMPUTING = 0.02
+"""Part of a core that our processes use when somebody asks for something."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
 NOISE_CORES = 0.3
@@ -68,10 +68,10 @@ class Watch:
     limit: MemoryLimit | None = field(default_factory=memory_limit)
     told: tuple[float, int] = (0.0, 0)
     """What was told last: processors, bytes."""
-    attention: Attention = "off"
     outside: float = 0.0
     """Processors that others used when it was last looked at."""
     _due: int | None = None
+    _computing: bool = True
     _files: dict[str, int] = field(default_factory=dict)
     _last: Look | None = None
     _left: list[float] = field(default_factory=list)
@@ -83,15 +83,14 @@ class Watch:
     def __post_init__(self) -> None:
         self.told = (self.cores, self.budget)
 
-    def attend(self, attention: Attention, now: int) -> None:
-        """Look as often as this asks for."""
-        if attention == self.attention:
+    def attend(self, needed: bool, now: int) -> None:
+        """Look, or do not: call it whenever that may have changed."""
+        if needed == (self._due is not None):
             return
-        self.attention = attention
-        self._last = None
-        self._left.clear()
-        self._due = now if attention != "off" else None
-        if attention == "off":
+        self._due = now if needed else None
+        if not needed:
+            self._last = None
+            self._left.clear()
             self.close()
 
     def next_timer(self) -> int | None:
@@ -102,11 +101,9 @@ class Watch:
         """Processors and bytes, if they have changed since they were told."""
         if self._due is None or now < self._due:
             return None
-        self._due = now + _PERIOD[self.attention]
-        cores, memory = self.told
-        if self.attention == "busy":
-            cores = self._judge_cores(self._outside(now))
+        cores = self._judge_cores(self._outside(now))
         memory = self._judge_memory(self._memory(now))
+        self._due = now + (_BUSY_NS if self._computing else _IDLE_NS)
         if (cores, memory) == self.told:
             return None
         self.told = (cores, memory)
@@ -132,13 +129,15 @@ class Watch:
             # Somebody's whole life would look like work of this moment: count anew.
             self._forget(self._pids - pids)
             self._pids = pids
-            self._last = None
+            self._last, self._computing = None, True
         look = Look(now, busy, sum(map(self._ticks, pids)))
         last, self._last = self._last, look
         if last is None:
             return None
-        others = (look.busy - last.busy) - (look.ours - last.ours)
-        self.outside = max(0.0, others / _TICKS / ((look.when - last.when) / 1e9))
+        ticks = (look.when - last.when) / 1e9 * _TICKS
+        ours = look.ours - last.ours
+        self._computing = ours > _COMPUTING * ticks
+        self.outside = max(0.0, (look.busy - last.busy - ours) / ticks)
         return self.outside
 
     def _ticks(self, pid: int) -> int:
@@ -246,7 +245,7 @@ def main(seconds: float) -> None:
     print(f"of {watch.cores:g} cores and {budget / _MIB:.0f} MiB others leave us:")
     end = time.monotonic_ns() + int(seconds * 1e9)
     spent = looks = 0
-    watch.attend("busy", time.monotonic_ns())
+    watch.attend(True, time.monotonic_ns())
     while (now := time.monotonic_ns()) < end:
         began = time.thread_time_ns()
         found = watch.look(now)

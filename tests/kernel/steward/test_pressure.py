@@ -86,7 +86,7 @@ class Box:
 def box(tmp_path: Path):
     with no_leak():
         made = Box(tmp_path)
-        made.watch.attend("busy", 0)
+        made.watch.attend(True, 0)
         yield made
         made.watch.close()
 
@@ -106,26 +106,28 @@ def test_a_hog_is_told_within_a_second_and_given_back(box: Box):
 
 
 def test_stolen_time_is_not_ours(box: Box):
-    assert box.run(2, steal=1)[-1][0] == 3
+    box.processes = {7: 0.0}
+    assert box.run(2, ours=1, steal=1)[-1][0] == 3
 
 
 def test_one_thread_is_always_ours(box: Box):
-    assert box.run(2, others=4)[-1][0] == 1
+    assert box.run(5, others=4)[-1][0] == 1
 
 
 def test_less_than_a_core(tmp_path: Path):
     box = Box(tmp_path, cores=0.5)
-    box.watch.attend("busy", 0)
-    box.run(2, others=1)
+    box.watch.attend(True, 0)
+    box.run(5, others=1)
     assert box.watch.told[0] == 0.5
     box.watch.close()
 
 
 def test_noise_changes_nothing(box: Box):
     """Half a second of work now and then is no hog."""
+    box.processes = {7: 0.0}
     for _ in range(6):
-        assert box.run(1.5, others=0.2) == []
-        assert box.run(0.2, others=1) == []
+        assert box.run(1.5, ours=1, others=0.2) == []
+        assert box.run(0.25, ours=1, others=1) == []
 
 
 def test_a_new_worker_is_not_a_hog(box: Box):
@@ -142,14 +144,14 @@ def test_a_memory_hog_is_told_at_once_and_given_back_when_it_lasts(box: Box):
     box.processes = {7: 0.0}
     box.memory = {7: (512 * MIB, 256 * MIB)}
     box.free, box.shared = 4500 * MIB, 300 * MIB
-    assert box.run(1) == []
+    assert box.run(1, ours=1) == []
     box.free = 1000 * MIB
-    (_, memory), *rest = box.run(0.5)
+    (_, memory), *rest = box.run(0.5, ours=1)
     assert memory == (1768 * MIB - int(TOTAL * RESERVE)) // MIB * MIB
     assert rest == []
     box.free = 6000 * MIB
-    assert box.run(0.5) == []
-    assert box.run(0.5) == [(4, 4096 * MIB)]
+    assert box.run(0.5, ours=1) == []
+    assert box.run(0.5, ours=1) == [(4, 4096 * MIB)]
 
 
 def test_shared_pages_count_once(box: Box):
@@ -178,16 +180,23 @@ def test_a_stall_with_memory_left_is_somebody_elses(box: Box):
 
 
 def test_attention(box: Box):
+    """Without workers nothing is read; while they are idle it is read once a second."""
     box.free = 1000 * MIB
-    box.watch.attend("off", box.now)
+    box.watch.attend(False, box.now)
     assert box.watch.next_timer() is None
     assert box.run(3, others=4) == []
     assert not box.watch._files
-    box.watch.attend("idle", box.now)
-    (found,) = box.run(2, others=4)
-    assert found[0] == CORES and found[1] < 1000 * MIB
-    box.watch.attend("busy", box.now)
-    assert box.run(1, others=2)[-1][0] == 2
+    box.watch.attend(True, box.now)
+    box.watch.attend(True, box.now)
+    ((cores, memory),) = box.run(1)
+    assert cores == CORES and memory < 1000 * MIB
+    box.run(1)
+    due = box.watch.next_timer()
+    assert due is not None and due - box.now > SECOND // 4
+    box.processes = {7: 0.0}
+    box.run(1, ours=1)
+    due = box.watch.next_timer()
+    assert due is not None and due - box.now <= SECOND // 4
 
 
 def test_a_box_without_pressure_files(box: Box):
@@ -208,7 +217,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path):
     (tmp_path / "box").mkdir()
     box = Box(tmp_path / "box")
     box.watch.limit = limit
-    box.watch.attend("busy", 0)
+    box.watch.attend(True, 0)
     assert box.run(0.5)[-1][1] == (1024 * MIB - int(TOTAL * RESERVE)) // MIB * MIB
     box.watch.close()
 
@@ -245,7 +254,7 @@ def test_a_real_hog_of_the_processor():
     without = Watch(1 << 40, lambda: [os.getpid()])
     try:
         for watch in (with_it, without):
-            watch.attend("busy", time.monotonic_ns())
+            watch.attend(True, time.monotonic_ns())
 
         def seen() -> bool:
             looks(with_it, without)
@@ -268,7 +277,7 @@ def test_a_real_hog_of_memory():
     try:
         assert hog.stdout and hog.stdout.readline() == b"held\n"
         for watch in (with_it, without):
-            watch.attend("idle", time.monotonic_ns())
+            watch.attend(True, time.monotonic_ns())
         looks(with_it, without)
         assert with_it.told[1] - without.told[1] > 200 * MIB
     finally:
