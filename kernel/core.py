@@ -153,6 +153,11 @@ def _ping(state: State, number: int) -> None:
         workers.watch(state, worker)
 
 
+def _held(state: State, number: int) -> None:
+    if worker := state.workers.get(number):
+        grants.held(state, worker)
+
+
 def _client_left(state: State, event: ev.ClientLeft) -> None:
     tasks.client_left(state, event.client)
     leases.client_left(state, event.client)
@@ -262,4 +267,5 @@ _TIMERS: dict[str, Any] = {
     "stop": _stop_late,
     "idle": _idle,
     "ping": _ping,
+    "held": _held,
 }

@@ -1,13 +1,14 @@
 """Who computes now: processor slots, holding, and suspension (rungs 1 and 3 of the ladder).
 
-The threads granted to running workers add up to the processors that the box has for us. The workers
+The threads granted to running workers add up to the processors that the box has for us. Workers
 that look at their control words take what is granted; those that do not count as one processor. A
-lower class gets what the higher ones leave, and is held between two ops when that is nothing; equals
-beyond the number of processors take turns of ``limits.TURN``.
+lower class gets what the higher ones leave, and is held between two ops when that is nothing, until
+it has aged; equals beyond the number of processors take turns of ``limits.TURN``.
 """
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
+from clawai.kernel.queue import CLASSES
 from clawai.kernel.state import State, Worker
 
 
@@ -19,17 +20,20 @@ def divide(state: State) -> None:
     cores = max(1, round(state.cores * state.share))
     free = max(1, cores - state.plain)
     best = {w.id: min(task.rank for task in w.tasks()) for w in state.computing.values()}
-    for rank in sorted(set(best.values())):
+    ranks = sorted(set(best.values()))
+    for rank in ranks:
         group = [
             worker for number, worker in sorted(state.computing.items()) if best[number] == rank
         ]
-        if len(group) > free > 0 and not state.turning:
+        # Where there are many processors, a part of them is left to the classes below.
+        left = min(free, cores // 4) if rank < ranks[-1] else 0
+        mine, free = free - left, left
+        if len(group) > mine and not state.turning:
             state.turning = True
             state.timer(state.now + limits.TURN, "turn")
-        first = state.turn * free % len(group)
+        first = state.turn * mine % len(group)
         for place, worker in enumerate(group[first:] + group[:first]):
-            _grant(state, worker, free // len(group) + (place < free % len(group)))
-        free = 0  # the highest class that computes takes all
+            _grant(state, worker, mine // len(group) + (place < mine % len(group)))
 
 
 def turn(state: State) -> None:
@@ -40,9 +44,35 @@ def turn(state: State) -> None:
 
 
 def _grant(state: State, worker: Worker, threads: int) -> None:
+    held = worker.threads < 0
     worker.threads = threads or (-1 if 1 in state.rungs else 1)
+    if worker.threads < 0 and not held:
+        worker.held_since = state.now
+        _age(state, worker)
     for slot in worker.running:
         tasks.refresh(state, worker, slot)
+
+
+def _age(state: State, worker: Worker) -> None:
+    rank = min(task.rank for task in worker.tasks())
+    if patience := limits.PROMOTE[CLASSES[rank]]:
+        state.timer(worker.held_since + patience, "held", worker.id)
+
+
+def held(state: State, worker: Worker) -> None:
+    """What is held ages as what is queued does, so that it computes again in the end."""
+    running = worker.tasks()
+    rank = min((task.rank for task in running), default=0)
+    if (
+        worker.threads < 0
+        and rank
+        and state.now >= worker.held_since + limits.PROMOTE[CLASSES[rank]]
+    ):
+        for task in running:
+            task.rank = max(0, task.rank - 1)
+        worker.held_since = state.now
+        state.redivide = True
+        _age(state, worker)
 
 
 def suspend(state: State, worker: Worker) -> None:

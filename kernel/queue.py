@@ -48,10 +48,10 @@ class Fair:
         self.count += 1
         self.cost += task.cost
 
-    def waits(self, number: int) -> bool:
-        """Whether a task still is in this class."""
-        task = self.tasks.get(number)
-        return task is not None and task.rank == self.rank
+    def waits(self, entry: tuple[int, int]) -> bool:
+        """Whether an entry of a heap is of a task that is in this class, and its latest."""
+        task = self.tasks.get(entry[1])
+        return task is not None and task.rank == self.rank and entry[0] == sort_key(task)
 
     def remove(self, task: Any) -> None:
         """Forget a task that is no longer among ``tasks``."""
@@ -65,7 +65,7 @@ class Fair:
         if self.stale > self.count + 64:
             self.stale = 0
             for principal, old in self.heaps.items():
-                self.heaps[principal] = [entry for entry in old if self.waits(entry[1])]
+                self.heaps[principal] = [entry for entry in old if self.waits(entry)]
                 heapq.heapify(self.heaps[principal])
 
     def head(self) -> int | None:
@@ -74,7 +74,7 @@ class Fair:
         while self.turns:
             principal = self.turns[0]
             heap = self.heaps[principal]
-            while heap and not self.waits(heap[0][1]):
+            while heap and not self.waits(heap[0]):
                 heapq.heappop(heap)
                 self.stale -= 1
             if not heap:
@@ -86,7 +86,7 @@ class Fair:
                 self.turns.rotate(-1)
                 passed += 1
             else:  # nobody has credit left: as many rounds at once as give it to one of them
-                rounds = 1 - max(self.credit.values()) // limits.QUANTUM
+                rounds = 1 + -max(self.credit.values()) // limits.QUANTUM
                 for name in self.credit:
                     self.credit[name] += rounds * limits.QUANTUM
                 passed = 0
@@ -105,7 +105,7 @@ class Queue:
     def __init__(self) -> None:
         self.tasks: dict[int, Any] = {}
         self.classes = tuple(Fair(rank, self.tasks) for rank in range(len(CLASSES)))
-        self._ages: list[tuple[int, int, int]] = []
+        self._ages: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -118,15 +118,15 @@ class Queue:
         self.tasks[task.id] = task
         self.classes[task.rank].push(task)
         if patience := limits.PROMOTE[CLASSES[task.rank]]:
-            start = task.submitted if since is None else since
-            heapq.heappush(self._ages, (start + patience, task.id, task.rank))
+            task.ages_at = (task.submitted if since is None else since) + patience
+            heapq.heappush(self._ages, (task.ages_at, task.id))
 
     def remove(self, task: Any) -> None:
         """Take a task out, wherever it stands."""
         del self.tasks[task.id]
         self.classes[task.rank].remove(task)
         if len(self._ages) > 2 * len(self.tasks) + 64:
-            self._ages = [entry for entry in self._ages if self.classes[entry[2]].waits(entry[1])]
+            self._ages = [entry for entry in self._ages if self._ages_then(entry)]
             heapq.heapify(self._ages)
 
     def take(self, now: int, op: str = "", worst: int = BATCH) -> Any | None:
@@ -164,12 +164,16 @@ class Queue:
 
     def _promote(self, now: int) -> None:
         while self._ages and self._ages[0][0] <= now:
-            when, number, rank = heapq.heappop(self._ages)
-            if self.classes[rank].waits(number):
-                task = self.tasks[number]
+            entry = heapq.heappop(self._ages)
+            if self._ages_then(entry):
+                task = self.tasks[entry[1]]
                 self.remove(task)
                 task.rank -= 1
-                self.push(task, when)
+                self.push(task, entry[0])
+
+    def _ages_then(self, entry: tuple[int, int]) -> bool:
+        task = self.tasks.get(entry[1])
+        return task is not None and task.ages_at == entry[0]
 
     def ordered(self) -> list[Any]:
         """All tasks by class and due time; the turns of principals are not foreseen."""

@@ -84,6 +84,8 @@ class Task:
     """Of what costs the same."""
     cost: int = 0
     """Expected run time, 0 if nothing is known."""
+    ages_at: int = 0
+    """When it moves to the next higher class."""
     state: str = "new"
     worker: int = 0
     slot: int = 0
@@ -124,6 +126,7 @@ class Worker:
     """The control words that are not 0."""
     threads: int = 0
     """Granted; 0 while nothing was, -1 while it is held."""
+    held_since: int = 0
     wanted: WorkerReserved | None = None
     """What it waits for, in state waiting."""
     weights: "Weights | None" = None

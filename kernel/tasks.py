@@ -440,12 +440,13 @@ def tick(state: State) -> None:
         for service in state.services.values():
             for position, task in enumerate(service.queue.ordered() if service.queue else ()):
                 task.position = position
+    waits: dict[Any, int] = {}
     for task in state.tasks.values():
         if task.id % parts == state.phase and task.state in ("queued", "running"):
-            state.out.append(ev.Reply(task.asked.client, _progress(state, task)))
+            state.out.append(ev.Reply(task.asked.client, _progress(state, task, waits)))
 
 
-def _progress(state: State, task: Task) -> wire.Progress:
+def _progress(state: State, task: Task, waits: dict[Any, int]) -> wire.Progress:
     service = state.services[task.asked.spec.key]
     worker = service.worker
     request = task.asked.request
@@ -456,5 +457,8 @@ def _progress(state: State, task: Task) -> wire.Progress:
     how = "loading" if worker and worker.state in ("starting", "waiting", "loading") else "queued"
     count, wait = service.queue.ahead(task.rank)[0], None
     if task.cost:
-        wait = wait_ns(state, service, task.rank) * task.position // count // limits.MS
+        key = service.spec.key, task.rank
+        if key not in waits:
+            waits[key] = wait_ns(state, service, task.rank)
+        wait = waits[key] * task.position // count // limits.MS
     return wire.Progress(id=request, state=how, position=task.position, estimate_ms=wait)

@@ -207,3 +207,28 @@ def test_memory_that_others_use_is_not_handed_out() -> None:
     assert not bench.core.state.workers, "it waits"
     bench.do(ev.Pressure(2.0, 1000 * MIB))
     assert bench.core.state.workers, "until the memory is there again"
+
+
+def test_what_is_held_ages_and_computes_again() -> None:
+    bench = Bench()
+    bench.submit(1, ENGINE, priority="batch")
+    bulk = bench.ready(ENGINE, 4)
+    bench.submit(2, OTHER, priority="interactive")
+    urgent = bench.ready(OTHER, 4)
+    aged = limits.PROMOTE["batch"] + limits.PROMOTE["normal"]
+    for _ in range(aged // SECOND - 1):
+        bench.pass_time(SECOND)
+        bench.do(ev.WorkerAnswered(bulk))
+        bench.do(ev.WorkerAnswered(urgent))
+    assert words(bench)[bulk][0] == wire.HOLD
+    bench.pass_time(2 * SECOND)
+    assert sorted(word[0] for word in words(bench).values()) == [wire.GO, wire.GO], "one thread each"
+
+
+def test_where_there_are_many_processors_lower_classes_get_some() -> None:
+    bench = Bench(cores=8)
+    bench.submit(1, ENGINE, priority="batch")
+    bulk = bench.ready(ENGINE, 4)
+    bench.submit(2, OTHER, priority="critical")
+    urgent = bench.ready(OTHER, 4)
+    assert words(bench) == {urgent: (wire.GO, 6), bulk: (wire.GO, 2)}
