@@ -56,7 +56,7 @@ def wait_ns(state: State, service: Service, rank: int) -> int:
     worker = service.worker
     slots, load = service.spec.slots, 0
     if worker is None or worker.state != "ready":
-        load = state.costs.p50(("", *service.spec.key[:2], 0))
+        load = state.costs.p50(("", service.title, 0))
         load -= min(load, state.now - worker.started) if worker else 0
     elif len(worker.running) >= (slots := worker.slots):
         for task in worker.tasks():

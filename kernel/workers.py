@@ -210,7 +210,7 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     service.put_off = 0
     state.dirty[service.spec.key] = service
     took = state.now - worker.started
-    state.costs.learn(("", *service.spec.key[:2], 0), took)
+    state.costs.learn(("", service.title, 0), took)
     state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = state.now
     if service.held or (state.squeezed and worker.spec.lane == "bulk"):
