@@ -68,8 +68,8 @@ class Tally:
     overtaken: int = 0
     """Times that a task of a lower class began while one of this class waited for its service."""
     longest_overtaken: int = 0
-    late: int = 0
-    """Answered after its deadline."""
+    longest_held: int = 0
+    """Held on its worker without a break, for the sake of higher classes."""
     estimates: list[tuple[int, int]] = field(default_factory=list)
     """What was promised and what it came to, milliseconds."""
 

@@ -35,6 +35,7 @@ class Around(Protocol):
     def hear(self, process: "Process", event: ev.Event) -> None: ...
     def reap(self, process: "Process", why: str) -> None: ...
     def injected(self, kind: str) -> None: ...
+    def held(self, task: int, span: int) -> None: ...
     def work_of(self, task: int) -> tuple[int, str, int]: ...
 
 
@@ -49,6 +50,8 @@ class Job:
     fault: str = ""
     since: int = -1
     """Running since then; -1 while it is held."""
+    held_at: int = -1
+    """Held since then; -1 while it runs."""
     turn: int = 0
     """Counts the times that it was held, so that an end that was planned before is void."""
     over: bool = False
@@ -247,6 +250,8 @@ class Process:
             self._later(job.left * (number + 1) // (chunks + 2), self._chunk, job)
         if self.control.get(slot, 0) & 0xFF != wire.HOLD or not self.service.cooperative:
             self._go(job)
+        else:
+            job.held_at = self.world.clock
 
     def _break(self, job: Job) -> None:
         if job.over:
@@ -264,6 +269,8 @@ class Process:
             self._say(ev.Output(self.id, wire.Chunk(id=job.tasks[0])))
 
     def _go(self, job: Job) -> None:
+        if job.held_at >= 0:
+            self._held(job)
         job.since = self.world.clock
         if job.left < FOREVER and job.fault not in ("hang", "garbage"):
             self._later(job.left, self._finish, job, job.turn)
@@ -283,7 +290,15 @@ class Process:
                 self._say(ev.Output(self.id, message))
             self._say(ev.Output(self.id, message), LATE if job.fault == "delay" else 0)
 
+    def _held(self, job: Job) -> None:
+        """It was held until now, if nothing else kept it from running."""
+        if job.held_at >= 0 and not self.frozen:
+            for task in job.tasks:
+                self.world.held(task, self.world.clock - job.held_at)
+        job.held_at = -1
+
     def _free(self, job: Job) -> None:
+        self._held(job)
         job.over = True
         if self.jobs.get(job.slot) is job:
             del self.jobs[job.slot]
@@ -306,7 +321,7 @@ class Process:
         elif word == wire.HOLD and job.since >= 0:
             if job.left < FOREVER:
                 job.left = max(1000, job.left - (self.world.clock - job.since))
-            job.since, job.turn = -1, job.turn + 1
+            job.since, job.turn, job.held_at = -1, job.turn + 1, self.world.clock
         elif word == wire.GO and job.since < 0:
             self._go(job)
         elif word == wire.YIELD and self.world.rng.random() >= self.world.faults.yields:

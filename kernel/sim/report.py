@@ -58,6 +58,7 @@ def _class(name: str, tally: Tally) -> dict[str, Any]:
         if top_class_after(name)
         else 0,
         "overtaken_by_aged": tally.overtaken,
+        "held_max_ms": round(tally.longest_held / limits.MS, 3),
         "estimates": len(tally.estimates),
         "estimate_off_p50_ms": _off(tally, 0.5),
         "estimate_off_p90_ms": _off(tally, 0.9),
@@ -77,14 +78,14 @@ def text(found: dict[str, Any], about: str) -> str:
         f"{found['events']:,} events, {found['wall_s']:.1f} s",
         "",
         f"{'CLASS':12} {'ASKED':>9} {'DONE':>9} {'WAIT P50':>10} {'P99':>10} {'MAX':>10} "
-        f"{'OVERTAKEN':>10}",
+        f"{'HELD MAX':>10} {'OVERTAKEN':>10}",
     ]
     for name, each in found["classes"].items():
         waits = (span(each[f"wait_{key}_ms"]) for key in ("p50", "p99", "max"))
         lines.append(
             f"{name:12} {each['asked']:9,} {each['ends'].get('done', 0):9,} "
             + " ".join(f"{wait:>10}" for wait in waits)
-            + f" {each['overtaken_by_aged']:10,}"
+            + f" {span(each['held_max_ms']):>10} {each['overtaken_by_aged']:10,}"
         )
     lines.append("")
     for name, each in found["classes"].items():

@@ -200,6 +200,12 @@ class World:
         """A fault has happened."""
         self.faulted[kind] += 1
 
+    def held(self, task: int, span: int) -> None:
+        """A task stood still for the sake of others for so long."""
+        if ask := self.books.by_task.get(task):
+            tally = self.books.tallies[ask.rank]
+            tally.longest_held = max(tally.longest_held, span)
+
     def work_of(self, task: int) -> tuple[int, str, int]:
         """Nanoseconds of work, fault, and pieces of the answer of a task."""
         ask = self.books.by_task[task]

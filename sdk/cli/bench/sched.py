@@ -7,9 +7,11 @@ the next, with so many tasks queued all the while.
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
 import click
@@ -47,6 +49,12 @@ def _ask(module: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def _children() -> float:
+    """Processor seconds of the parts that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def measure(rounds: int, count: int, seed: int) -> Report:
     """Every round in a fresh process; the medians.
 
@@ -54,7 +62,7 @@ def measure(rounds: int, count: int, seed: int) -> Report:
         ClawError: worker_failed if a part fails, a broken invariant of the simulated hour among it.
     """
     status = output.Status()
-    neighbours = Neighbours([])
+    neighbours, began, used = Neighbours([]), time.monotonic(), _children()
     decisions, hours = [], []
     try:
         for number in range(rounds):
@@ -64,13 +72,14 @@ def measure(rounds: int, count: int, seed: int) -> Report:
             hours.append(_ask(SIMULATOR, HOUR, "--seed", str(seed), "--json"))
     finally:
         status.clear()
+    ours = (_children() - used) / ((time.monotonic() - began) * (os.cpu_count() or 1))
     figures = {key: statistics.median(found[key] for found in decisions) for key in decisions[0]}
     figures["simulated_hour_s"] = statistics.median(found["wall_s"] for found in hours)
     settings = {
         "rounds": rounds,
         "decisions": count,
         "hour": f"{HOUR}, seed {seed}, {hours[0]['tasks']} tasks, {hours[0]['events']} events",
-        "others_busy_ratio": round(neighbours.share(), 3),
+        "others_busy_ratio": round(max(0.0, neighbours.share() - ours), 3),
     }
     return Report("sched", settings, figures)
 
