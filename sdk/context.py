@@ -5,9 +5,10 @@ the kernel writes and it can only read. ``Context.checkpoint`` obeys that word. 
 names as an array is checked against the bytes that are really there.
 """
 
+import functools
 import mmap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -197,18 +198,12 @@ def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
     Raises:
         ClawError: bad_params.
     """
-    import numpy
-
-    try:
-        dtype = numpy.dtype(tensor.dtype)
-    except Exception as error:  # numpy reads a text with commas or braces as Python
-        raise ClawError("bad_params", "not a dtype", got=tensor.dtype[:40]) from error
+    dtype, from_buffer = _numpy(tensor.dtype)
     count = 1
     for size in tensor.shape:
         count *= max(size, 0)
-    plain = dtype.itemsize and not (dtype.hasobject or dtype.names or dtype.subdtype)
-    if not plain or min(tensor.shape, default=0) < 0:
-        raise ClawError("bad_params", "not a plain fixed-size dtype or shape", got=tensor.dtype)
+    if min(tensor.shape, default=0) < 0:
+        raise ClawError("bad_params", "not a shape", got=list(tensor.shape))
     if count * dtype.itemsize > len(buffer) or len(tensor.shape) > 16:
         raise ClawError(
             "bad_params",
@@ -217,6 +212,25 @@ def view(tensor: Tensor, buffer: memoryview) -> "numpy.ndarray[Any, Any]":
             allowed=len(buffer),
         )
     try:
-        return numpy.frombuffer(buffer, dtype, count).reshape(tensor.shape)
+        array: numpy.ndarray[Any, Any] = from_buffer(buffer, dtype, count)
+        return array if tensor.shape == (count,) else array.reshape(tensor.shape)
     except ValueError as error:  # no elements, but sizes beside the 0 that are too large together
         raise ClawError("bad_params", "not a shape", got=list(tensor.shape)) from error
+
+
+@functools.lru_cache(64)
+def _numpy(name: str) -> "tuple[numpy.dtype[Any], Callable[..., Any]]":
+    """The plain fixed-size type of a name, and what makes an array: looked up once for each name.
+
+    Raises:
+        ClawError: bad_params.
+    """
+    import numpy
+
+    try:
+        dtype = numpy.dtype(name)
+    except Exception as error:  # numpy reads a text with commas or braces as Python
+        raise ClawError("bad_params", "not a dtype", got=name[:40]) from error
+    if not dtype.itemsize or dtype.hasobject or dtype.names or dtype.subdtype:
+        raise ClawError("bad_params", "not a plain fixed-size dtype", got=name[:40])
+    return dtype, numpy.frombuffer

@@ -12,9 +12,9 @@ def say(text: str) -> str:
 @operation("probe.read")
 def read(ctx: Context, x: Tensor, offsets: list[int], flip: int) -> list[int]:
     """The bytes of ``x`` at ``offsets``; then the byte at ``flip`` is inverted."""
-    array = ctx.array(x)
-    found: list[int] = array[offsets].tolist()
-    array[flip] ^= 0xFF
+    memory = ctx.array(x).data
+    found = [memory[offset] for offset in offsets]
+    memory[flip] ^= 0xFF
     return found
 
 
