@@ -131,7 +131,7 @@ class Records:
     def _safe(self, number: int, problem: list[Any] | None) -> None:
         told = self.waiting.pop(number)
         if problem:
-            self.failed[told.job] = ClawError(*problem)
+            self.failed.setdefault(told.job, ClawError(*problem))
             self._fail(told)
             return
         for instruction in told.then:
