@@ -34,6 +34,8 @@ class Group:
     """Whether the groups lead sessions of their own, and the means by which this one is entered."""
     workers: dict[int, int] = field(default_factory=dict)
     """Worker to a pidfd of its own, -1 until it is started."""
+    pids: dict[int, int] = field(default_factory=dict)
+    """Worker to its process, once it is started."""
     pid: int = 0
     _titles: dict[int, str] = field(default_factory=dict)
     _link: Link | None = None
@@ -108,6 +110,7 @@ class Group:
     def _started(self, worker: int, pid: int, fds: list[int]) -> None:
         self.outputs.log.write("debug", f"worker {worker} is process {pid}")
         self.workers[worker] = os.dup(fds[0])
+        self.pids[worker] = pid
         self.daemon.send("started", worker, pid, fds=tuple(fds))
 
     def _failed(self, worker: int, layer: str, said: str, _: list[int]) -> None:
@@ -124,6 +127,7 @@ class Group:
         if (pidfd := self.workers.pop(worker)) >= 0:
             os.close(pidfd)
         del self._titles[worker]
+        self.pids.pop(worker, None)
         self.outputs.ended(worker)
         self.daemon.send("gone", worker, why)
 

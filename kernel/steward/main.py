@@ -27,12 +27,13 @@ from clawai.kernel.steward.door import Door
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.output import Outputs
+from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import SandboxRefused
 from clawai.sdk import paths, wire
-from clawai.sdk.config import Config
+from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.errors import ClawError
 
 LANES = ("main", "bulk")
@@ -75,6 +76,7 @@ class Steward:
         self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
         self.door = Door(self.loop, self.link, self.log)
         self.proofs = Proofs(self.loop, self.log, config, os.getppid(), self._proved)
+        self.watch = Watch(budget_bytes(config), self._ours)
         self.running = True
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
         """Workers to be started once the sandbox is proved."""
@@ -100,18 +102,33 @@ class Steward:
         self.registry.scan()
         for where, why in self.registry.problems.items():
             self.log.write("warning", f"plugin {where}: {why}")
+        now = time.monotonic_ns()
         while self.running:
-            planned = (self.door.next_timer(), self.outputs.next_timer())
+            self.watch.attend(any(group.pids for group in self.groups.values()), now)
+            planned = (
+                self.door.next_timer(), self.outputs.next_timer(), self.watch.next_timer(),
+            )  # fmt: skip
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             self.door.expire(now)
             self.outputs.expire(now)
+            if found := self.watch.look(now):
+                left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
+                self.log.write("debug", f"others leave us {left}")
+                self.link.send("pressure", *found)
         for group in self.groups.values():
             group.end()
         self.proofs.end()
         self.outputs.drain()
         self.log.close()
+
+    def _ours(self) -> list[int]:
+        """What the box does for us; the rest is others' doing."""
+        pids = [os.getpid(), self.proofs.daemon]
+        for group in self.groups.values():
+            pids += [group.pid, *group.pids.values()]
+        return pids
 
     def _told(self, _: int) -> None:
         message = self.link.receive()
