@@ -1,8 +1,10 @@
 """The pool's figures that need the kernel's own code: `claw bench pool` runs this as a program.
 
-    python -m clawai.kernel.poolbench trace|whole|fit SEED...
+    python -m clawai.kernel.poolbench trace|whole SEED...
         the trace through the production core; a line of JSON for each seed; whole: as it was before
-        small leases shared segments; fit: how many models there is room for
+        small leases shared segments
+    python -m clawai.kernel.poolbench fit LENGTH SEED...
+        how many models there is room for in a trace of so many mean lifetimes
     python -m clawai.kernel.poolbench small SEED...
         only the small leases, in slabs kept by the bitmap and by TLSF
     python -m clawai.kernel.poolbench remap BYTES
@@ -150,12 +152,11 @@ def run(steps: list[pooltrace.Step], budget: int, pairs: int) -> dict[str, float
     return None
 
 
-def models_fit(seed: int) -> tuple[float, float]:
+def models_fit(seed: int, length: float) -> tuple[float, float]:
     """Models without a refusal where one arena for each, of its own peak, holds ``PAIRS``.
 
     The pool's, and that of an allocator that wastes no byte and moves everything at will.
     """
-    length = pooltrace.FIT_LENGTH
     own = [sorted(pooltrace.of_pair(seed, pair, length)) for pair in range(pooltrace.PAIRS)]
     budget = sum(map(pooltrace.peak, own))
     models = pooltrace.PAIRS
@@ -215,6 +216,7 @@ def main(words: list[str]) -> None:
         return
     if words[0] == "whole":
         whole_segments()
+    length = float(words.pop(1)) if words[0] == "fit" else 0.0
     for seed in map(int, words[1:]):
         began = time.process_time()
         if words[0] == "small":
@@ -222,7 +224,7 @@ def main(words: list[str]) -> None:
             print(json.dumps(kinds | {"seed": seed}))
             continue
         if words[0] == "fit":
-            pool, ideal = models_fit(seed)
+            pool, ideal = models_fit(seed, length)
             found: dict[str, float] | None = {"models_fit_ratio": pool, "ideal_ratio": ideal}
         else:
             steps = pooltrace.trace(seed)

@@ -20,9 +20,6 @@ BUDGET = 8 << 30
 DEMAND = 1.3
 LENGTH = 10.0
 """Mean lifetimes; the first refusal comes after one or two."""
-FIT_LENGTH = 30.0
-"""For counting models: the peak of one that stays loaded. In ten lifetimes the peaks are so low
-that no allocator whatever could fit 1.4 times the models (it could fit 1.375 times)."""
 SEEDS = range(20)
 
 MEAN = (LARGEST - SMALLEST) / math.log(LARGEST / SMALLEST)
