@@ -121,3 +121,18 @@ def test_principals_that_always_ask_get_equal_time(principals: int) -> None:
         allowed = max(OPS.values()) + 2 * limits.QUANTUM
         assert max(got.values()) - min(got.values()) <= allowed
         bench.do(ev.WorkerAnswered(worker))
+
+
+def test_a_task_that_came_back_at_the_top_stays_there() -> None:
+    """It aged while it was held on its worker, and then its worker died."""
+    bench = Bench()
+    bench.submit(1, priority="normal")
+    queue = bench.core.state.services[TOOL.key].queue
+    now = bench.now
+    task = queue.take(now)
+    assert task
+    task.rank = 0
+    queue.push(task, now + SECOND)
+    bench.submit(2, priority="normal")
+    assert queue.take(now + 3600 * SECOND) is task
+    assert task.rank == 0
