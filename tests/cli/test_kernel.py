@@ -84,6 +84,21 @@ def test_ctrl_c_cancels_the_task_and_says_so(box):
     assert box.run("call", "echo.say", "text=on").stdout == '"on"\n'
 
 
+def test_ctrl_c_leaves_a_durable_task_alone(box):
+    box.run("up")
+    words = ("call", "echo.count", "upto=20", "pause_ms=100", "--durable")
+    process = box.start(*words)
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "goes on without you" in said
+    (job,) = box.json("jobs")
+    assert job["job"] in said
+    assert "20" in box.run("jobs", "wait", job["job"]).stdout
+    assert [each["state"] for each in box.json("jobs")] == ["done"]
+
+
 def test_a_deadline_ends_a_task(box):
     done = box.run("call", "echo.count", "upto=1000000", "pause_ms=5", "--deadline", "0.3", code=1)
     assert "deadline_passed" in done.stderr
