@@ -81,7 +81,7 @@ def test_a_plugin_that_ignores_a_cancel_is_killed(evil: Kernel) -> None:
         task.result()
     assert caught.value.code == "cancelled"
     assert client.call("evil.fine").value == "fine"
-    assert "did not let go" in evil.log()
+    wait_until(lambda: "did not let go" in evil.log(), "its worker is killed")
 
 
 def test_a_deadline_ends_a_running_task(evil: Kernel) -> None:
