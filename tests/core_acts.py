@@ -243,8 +243,8 @@ def give_way(world: World, choose: Choose) -> None:
     if proc := _pick(world, choose, may):
         task = choose(sorted(proc.yielding & set(proc.tasks) - proc.streamed))
         if world.heard(proc):
+            world.requeue(proc, task)
             proc.let_go(task)
-            world.waiting.requeued(task, world.now)
         world.do(ev.WorkerYielded(proc.id, task))
 
 
@@ -281,13 +281,13 @@ def obey(world: World, choose: Choose) -> None:
 
 
 def _end(world: World, proc: Proc, why: str) -> None:
+    for number in proc.tasks:
+        world.requeue(proc, number)
     del world.procs[proc.id]
     for segment in world.memory.values():
         segment.worker_maps = segment.worker_maps and segment.worker != proc.id
     if proc.suspended_at:  # what it ran had its clocks stopped until now
-        world._suspend(proc, False)
-    for number in proc.tasks:
-        world.waiting.requeued(number, world.now)
+        world.resumed(proc)
     world.do(ev.WorkerGone(proc.id, why))
 
 

@@ -53,9 +53,13 @@ class Waiting:
         rank = RANK[asked.priority]
         self.tasks[number] = Wait(number, key, asked.principal, now, asked.deadline, rank, now)
 
-    def requeued(self, number: int, now: int) -> None:
-        """It is queued again, in the class to which it had aged."""
+    def requeued(self, number: int, now: int, rank: int, held_ns: int) -> None:
+        """It is queued again, in the class to which it had aged: also while its worker was held."""
         if task := self.tasks.get(number):
+            needs = sum(limits.PROMOTE[CLASSES[each]] for each in range(rank + 1, task.rank + 1))
+            assert held_ns >= needs, f"{task} came back in class {rank}, held {held_ns} ns"
+            assert 0 <= rank <= task.rank, f"{task} came back in class {rank}"
+            task.rank = rank
             task.queued, task.since = True, now
 
     def runs(self, number: int, now: int) -> None:

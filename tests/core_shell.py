@@ -58,6 +58,9 @@ class Proc:
     told_to_stop: bool = False
     killed: bool = False
     suspended_at: int = 0
+    held_at: int = 0
+    """All that it runs is held since then."""
+    held_ns: int = 0
     may_stop_busy: bool = False
     """Somebody asked for its end, or it broke: it may be stopped with tasks on it."""
     control: dict[int, int] = field(default_factory=dict)
@@ -69,6 +72,13 @@ class Proc:
     def busy(self) -> set[int]:
         """Slots with tasks."""
         return {self.slot_of[number] for number in self.tasks}
+
+    def note_held(self, now: int) -> None:
+        """Count how long it stood still for the sake of others."""
+        if self.held_at:
+            self.held_ns += now - self.held_at
+        held = bool(self.tasks) and all(self.word(slot) == wire.HOLD for slot in self.busy())
+        self.held_at = now if held else 0
 
     def let_go(self, number: int) -> None:
         """It no longer runs a task."""
@@ -193,17 +203,24 @@ class World:
     def _control(self, proc: Proc, told: ev.Control) -> None:
         assert 0 <= told.slot < proc.slots
         proc.control[told.slot] = told.value
+        proc.note_held(self.now)
         if told.value & 0xFF == wire.YIELD:
             proc.yielding |= {n for n in proc.tasks if proc.slot_of[n] == told.slot}
 
     def _suspend(self, proc: Proc, stopped: bool) -> None:
         assert stopped != bool(proc.suspended_at), "suspended or resumed twice"
-        if not stopped:
-            for number in proc.tasks:  # their clocks stood still
-                wait = self.waiting.tasks.get(number)
-                if wait and wait.deadline is not None:
-                    wait.deadline += self.now - proc.suspended_at
-        proc.suspended_at = self.now if stopped else 0
+        if stopped:
+            proc.suspended_at = self.now
+        else:
+            self.resumed(proc)
+
+    def resumed(self, proc: Proc) -> None:
+        """The clocks of what it runs stood still."""
+        for number in proc.tasks:
+            wait = self.waiting.tasks.get(number)
+            if wait and wait.deadline is not None:
+                wait.deadline += self.now - proc.suspended_at
+        proc.suspended_at = 0
 
     def _segment(self, told: ev.Instruction) -> None:
         if isinstance(told, ev.MakeSegment):
@@ -381,6 +398,8 @@ class World:
 
     def _check_idle_slots(self) -> None:
         """No slot of a ready worker is free while a task waits that could use it."""
+        if (due := self.core.next_timer()) is not None and due <= self.now:
+            return  # it may be what looks again
         for service in self.core.state.services.values():
             proc = self.procs.get(service.worker.id) if service.worker else None
             if proc is None or not proc.ready or proc.killed or proc.told_to_stop:
@@ -393,6 +412,12 @@ class World:
             kept = 1 if proc.slots > 1 and proc.spec.model else 0
             best = service.queue.best()
             assert free <= (kept if best == BATCH else 0) or not service.queue, "an idle slot"
+
+    def requeue(self, proc: Proc, number: int) -> None:
+        """A process no longer runs a task, which may be queued again."""
+        proc.note_held(self.now)
+        if task := self.core.state.tasks.get(number):
+            self.waiting.requeued(number, self.now, task.rank, proc.held_ns)
 
     def client_leaves(self, client: int) -> None:
         """Its connection has ended; another client comes."""
