@@ -107,7 +107,7 @@ void claw_plan_free(claw_plan *plan);
 /* Goes on with a run until its tokens are in (CLAW_OK), or leaves between two steps (CLAW_LEFT): its
  * control word says STOP or HOLD, or claw_plan_preempt said so. One caller at a time. */
 int32_t claw_plan_run(claw_plan *plan, claw_run *run);
-/* From any thread: 1 has the run that is on, and each that begins, leave; 0 ends that. */
+/* From any thread: 1 has every run leave after its next step; 0 ends that. */
 void claw_plan_preempt(claw_plan *plan, uint32_t on);
 
 /* Packs a matrix of a GGUF type into R8k4 or float blocks; block i goes to first + i * step. */

@@ -24,10 +24,11 @@ enum { STOP = 1, HOLD = 2 };
 
 static uint32_t word_of(const claw_run *run) { return run->control ? __atomic_load_n(run->control, __ATOMIC_ACQUIRE) : 0; }
 
-static int must_leave(const claw_plan *p, uint32_t word)
+/* begun: this call has run a step; to be preempted at once, again and again, would be no progress. */
+static int must_leave(const claw_plan *p, uint32_t word, int begun)
 {
     const uint32_t command = word & 0xff;
-    return command == STOP || command == HOLD || __atomic_load_n(&p->preempted, __ATOMIC_ACQUIRE);
+    return command == STOP || command == HOLD || (begun && __atomic_load_n(&p->preempted, __ATOMIC_ACQUIRE));
 }
 
 static void stamp(claw_plan *p, uint32_t finished)
@@ -51,7 +52,7 @@ static int next_step(void *state, uint32_t finished, team_step *next)
     while (i < p->n && step_skipped(p, p->steps + i)) i++;
     p->run->step = i;
     p->complete = i == p->n;
-    if (p->complete || must_leave(p, word)) return 0;
+    if (p->complete || must_leave(p, word, finished != TEAM_NONE)) return 0;
     next->step = i;
     next->threads = word >> 8 & 0xff;
     return 1;

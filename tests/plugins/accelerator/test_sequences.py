@@ -1,0 +1,195 @@
+"""Several sequences of one plan: runs that leave between steps, threads that come and go."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clawai.sdk.model.driver import Left, Stopped
+from clawai.sdk.model.dtypes import DType
+from clawai.sdk.wire import GO, HOLD, STOP
+from tiny_llama import compiled, llama
+
+TOKENS = np.random.default_rng(3).integers(0, 101, 400).tolist()
+GRAPH = llama(DType.Q4_1, width=96, ffn=160, heads=6, kv_heads=2)
+
+
+def word(threads: int = 0) -> memoryview:
+    view = memoryview(bytearray(4)).cast("I")
+    view[0] = threads << 8
+    return view
+
+
+def expected(parts: list[list[int]]) -> list[Any]:
+    """What a plan of its own says."""
+    plan = compiled(GRAPH, context=400)
+    try:
+        return [plan.sequences[0].run(part, all_logits=True).copy() for part in parts]
+    finally:
+        plan.close()
+
+
+def test_sequences_that_leave_after_every_step_say_what_they_say_alone() -> None:
+    prompts = [[TOKENS[:150], [5]], [TOKENS[150:200], [6]], [[7], TOKENS[200:330]]]
+    alone = [expected(parts) for parts in prompts]
+    plan = compiled(GRAPH, context=400, threads=2, sequences=3)
+    told: list[list[Any]] = [[], [], []]
+    left = 0
+    try:
+        plan.preempt(True)
+        goings = [
+            (number, lambda s=s, part=part: s.run(part, all_logits=True))
+            for number, (s, parts) in enumerate(zip(plan.sequences, prompts, strict=True))
+            for part in parts[:1]
+        ]
+        waiting = [parts[1:] for parts in prompts]
+        while goings:
+            number, go_on = goings.pop(0)
+            sequence = plan.sequences[number]
+            try:
+                told[number].append(go_on())
+            except Left:
+                left += 1
+                goings.append((number, sequence.resume))
+                continue
+            if waiting[number]:
+                part = waiting[number].pop()
+                goings.append((number, lambda s=sequence, part=part: s.run(part, all_logits=True)))
+    finally:
+        plan.close()
+    assert left > 100
+    for got, wanted in zip(told, alone, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_a_held_run_leaves_and_goes_on_exactly() -> None:
+    (wanted,) = expected([TOKENS[:300]])
+    control = word()
+    plan = compiled(GRAPH, context=400, threads=2)
+    (sequence,) = plan.sequences
+    try:
+        sequence.start(control)
+        control[0] = HOLD
+        with pytest.raises(Left):
+            sequence.run(TOKENS[:300], all_logits=True)
+        for _ in range(3):
+            with pytest.raises(Left):
+                sequence.resume()
+        with pytest.raises(ValueError, match="resume it"):
+            sequence.run([1])
+        control[0] = GO
+        assert np.array_equal(sequence.resume(), wanted)
+        with pytest.raises(ValueError, match="no run has left"):
+            sequence.resume()
+    finally:
+        plan.close()
+
+
+def test_a_stop_ends_one_sequence_and_no_other() -> None:
+    (wanted,) = expected([TOKENS[:200]])
+    controls = [word(), word()]
+    plan = compiled(GRAPH, context=400, sequences=2)
+    first, second = plan.sequences
+    try:
+        for sequence, control in zip(plan.sequences, controls, strict=True):
+            sequence.start(control)
+        plan.preempt(True)
+        with pytest.raises(Left):
+            first.run(TOKENS[:200], all_logits=True)
+        with pytest.raises(Left):
+            second.run(TOKENS[200:300])
+        controls[1][0] = STOP
+        plan.preempt(False)
+        with pytest.raises(Stopped):
+            second.resume()
+        assert second.position == 0
+        assert np.array_equal(first.resume(), wanted)
+        second.start(None)
+        assert np.array_equal(second.run(TOKENS[:200], all_logits=True), wanted)
+    finally:
+        plan.close()
+
+
+def test_threads_that_are_granted_and_taken_back_change_no_bit() -> None:
+    """Both while a run is on, step by step, and at any moment from outside."""
+    parts = [TOKENS[:200], *([t] for t in TOKENS[200:230])]
+    wanted = expected(parts)
+    control = word(1)
+    plan = compiled(GRAPH, context=400, threads=3)
+    (sequence,) = plan.sequences
+    try:
+        sequence.start(control)
+        plan.preempt(True)
+        for number, (part, logits) in enumerate(zip(parts, wanted, strict=True)):
+            go_on = lambda part=part: sequence.run(part, all_logits=True)  # noqa: E731
+            while True:
+                control[0] = (number % 5) << 8  # 4 are more than there are, 0 is all
+                number += 1  # noqa: PLW2901
+                try:
+                    assert np.array_equal(go_on(), logits)
+                    break
+                except Left:
+                    go_on = sequence.resume
+        plan.preempt(False)
+        over = threading.Event()
+
+        def change() -> None:
+            grant = 0
+            while not over.wait(0.0005):
+                grant = (grant + 1) % 4
+                control[0] = grant << 8
+
+        other = threading.Thread(target=change)
+        other.start()
+        try:
+            sequence.rewind(0)
+            for part, logits in zip(parts, wanted, strict=True):
+                assert np.array_equal(sequence.run(part, all_logits=True), logits)
+        finally:
+            over.set()
+            other.join()
+    finally:
+        plan.close()
+
+
+def test_threads_without_a_grant_sleep() -> None:
+    """They use no processor time at all while steps go by."""
+    control = word(1)
+    before = set(Path("/proc/self/task").iterdir())
+    plan = compiled(llama(layers=4, context=2000), context=2000, threads=4)
+    (sequence,) = plan.sequences
+    helpers = [path / "schedstat" for path in set(Path("/proc/self/task").iterdir()) - before]
+    try:
+        assert len(helpers) == 3
+        sequence.start(control)
+        sequence.run(TOKENS)  # the first step sends them to sleep
+
+        def ran() -> list[str]:
+            return [path.read_text().split()[2] for path in helpers]
+
+        while True:  # until the last one has arrived there
+            counts = ran()
+            sequence.run([1, 2, 3])
+            if ran() == counts:
+                break
+        sequence.run(TOKENS * 3)
+        assert ran() == counts, "how often they were given a processor"
+        control[0] = 0
+        while ran() == counts:
+            sequence.run([1])
+    finally:
+        plan.close()
+
+
+def test_op_times_are_those_of_each_sequence() -> None:
+    plan = compiled(llama(layers=1), context=200, sequences=2)
+    first, second = plan.sequences
+    try:
+        first.run(TOKENS[:150])
+        second.run([1])
+        assert len(first.op_times()) > len(second.op_times()) > 0
+        assert [name for name, _ in second.op_times()][-1] == "logits"
+    finally:
+        plan.close()
