@@ -100,10 +100,10 @@ def lent(state: State, worker: int) -> bool:
     return any(s.worker == worker and s.state == "lent" for s in state.segments.values())
 
 
-def lend_waiting(state: State, service: Service, worker: Worker, room: Room = reclaim) -> None:
+def lend_waiting(state: State, service: Service, worker: Worker, room: Room) -> None:
     """Answer the wishes that wait for this worker, in order; some wait on, for memory.
 
-    ``room`` is asked for bytes that are not free, and says how many are coming.
+    ``room`` is told how many bytes are to be free, and says how many will be.
     """
     while service.borrows and _lend(state, worker, service.borrows[0], room):
         service.borrows.pop(0)
@@ -142,8 +142,7 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
         if state.ledger.free >= size:
             _make(state, worker, wish, size)
             return True
-    lacking = pages * PAGE - state.ledger.free
-    if room(state, lacking) >= lacking:
+    if room(state, pages * PAGE) >= pages * PAGE:
         return _wait(state, worker)
     got, free = f"{pages * PAGE} bytes", f"{state.ledger.free} bytes free"
     hint = "return segments, or try again later"

@@ -35,7 +35,7 @@ def _serve(state: State, service: Service) -> None:
         if not worker.running:
             stop(state, worker, "its model was replaced")
     elif worker.state == "ready" and not worker.killed:
-        leases.lend_waiting(state, service, worker)
+        leases.lend_waiting(state, service, worker, make_room)
         _fill(state, service, worker)
         if worker.retired >= limits.RETIRED and not in_use(state, worker):
             stop(state, worker, "renewed: many segments were taken back")
@@ -159,8 +159,10 @@ def _grant(state: State, worker: Worker) -> None:
     weights.grant(state, worker, wish, held)
 
 
-def make_room(state: State, need: int, wanting: Worker | None) -> None:
+def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     """Take back what is idle until ``need`` bytes will be free: the lowest class, longest idle.
+
+    Returns how many will be.
 
     What is on its way out counts as free to come; the charge is made only when it is really back.
     If only other loads stand in the way, the youngest of them starts over later.
@@ -177,7 +179,7 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
     coming += weights.drop_unused(state, need - coming)
     for worker in sorted(idle, key=lambda worker: (-worker.rank, worker.idle_since, worker.id)):
         if coming >= need:
-            return
+            return coming
         coming += holders[("worker", worker.id)] + weights.alone(worker)
         stop(state, worker, "evicted: its memory is needed")
     busy = any(worker.running or worker.state == "loading" for worker in state.workers.values())
@@ -194,6 +196,7 @@ def make_room(state: State, need: int, wanting: Worker | None) -> None:
             service.put_off = min(service.put_off + 1, 6)
             state.timer(service.retry_at, "wake", service.spec.key)
             stop(state, youngest, "made to wait: another load came first")
+    return coming
 
 
 def ready(state: State, event: ev.WorkerReady) -> None:

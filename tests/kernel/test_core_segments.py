@@ -119,6 +119,20 @@ def test_idle_segments_of_all_pairs_are_asked_back_before_a_refusal() -> None:
     assert [m.size for m in kinds(said, ev.MakeSegment)] == [500 * MIB, limits.SLAB // 16]
 
 
+def test_an_idle_worker_makes_room_for_a_lease() -> None:
+    bench = Bench()
+    bench.submit(0, WIDE)
+    other = bench.ready(WIDE)
+    bench.submit(1)
+    worker = bench.ready()
+    bench.do(ev.Output(worker, wire.Done(id=2)))
+    assert code(bench.do(ev.Borrowed(1, 2, TOOL, 850 * MIB))) == "no_memory", "the other one works"
+    bench.do(ev.Output(other, wire.Done(id=1)))
+    told = kinds(bench.do(ev.Borrowed(1, 3, TOOL, 850 * MIB)), ev.Tell)
+    assert [(t.worker, type(t.message)) for t in told] == [(other, wire.Stop)]
+    assert lease(bench.do(ev.WorkerGone(other, "exited"))).length == 850 * MIB
+
+
 def test_who_waits_for_memory_that_never_comes_is_told() -> None:
     bench = Bench()
     bench.submit(0)
