@@ -140,7 +140,8 @@ def figure(key: str, value: float | None) -> str:
 
 def compared(key: str, ours: float, theirs: float | None) -> str:
     """How ours stands to theirs, where more is always better."""
-    if not theirs or not ours or not (key.endswith(UNITS) or "rps" in key):
+    counted = key.endswith(UNITS) or "rps" in key
+    if not theirs or theirs < 0 or ours <= 0 or not counted:
         return ""
     ratio = theirs / ours if key.endswith(_LESS_IS_BETTER) else ours / theirs
     return f"{ratio:.2f}x" + (" faster" if ratio >= 1 and not key.endswith("_bytes") else "")
