@@ -3,14 +3,11 @@
 Written at every event, so it has to be cheap; the recorder owns the files. Headers only: what
 people and plugins wrote (``HIDDEN``) is left out of the events, and of the instructions before they
 are summed, so that a replay, which has the blanks from the beginning, comes to the same sums. It
-begins with a snapshot of the core, and again with one when something was lost: a full disk or a
-recorder that does not keep up costs the journal, never the kernel.
+begins with what the core was made of, and again with a snapshot when something was lost: a full
+disk or a recorder that does not keep up costs the journal, never the kernel.
 """
 
-import copyreg
-import io
 import os
-import pickle
 import time
 import zlib
 from collections.abc import Callable
@@ -29,6 +26,7 @@ BATCH = 48 * 1024
 """Bytes that go to the recorder together."""
 QUIET = 128
 """With more tasks than that a snapshot would hold the loop up for milliseconds."""
+FORMAT = 1
 RETRY = 10 * limits.SECOND
 TIMINGS = ("queue_us", "load_us", "compute_us", "plugin_us", "wire_us")
 HIDDEN: dict[str, Any] = dict.fromkeys(("body", "got", "allowed", "out")) | {
@@ -44,13 +42,12 @@ MIXED = frozenset(
 """Classes with fields whose type does not say whether something in them is hidden."""
 _ATOMS = frozenset((int, str, bool, float, type(None)))
 _encode = msgspec.msgpack.Encoder().encode
-_rebuild = wire.Ping(seq=0).__reduce__()[0]  # type: ignore[index]
 _shapes: dict[type, tuple[str, Callable[[Any], Any]] | None] = {}
 
 
 def fields(kind: type) -> dict[str, Any]:
     """The fields of one of our data classes or messages, with what stands for the hidden ones."""
-    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "__match_args__", ())
+    names: Any = getattr(kind, "__struct_fields__", ()) or getattr(kind, "__match_args__", ())
     blanks = HIDDEN.get
     return {name: blanks(f"{kind.__name__}.{name}", blanks(name, fields)) for name in names}
 
@@ -82,66 +79,34 @@ def blank(thing: Any) -> Any:
     return {found[0]: [e if type(e) in _ATOMS else blank(e) for e in found[1](thing)]}
 
 
-class _Reducers(dict[type, Any]):
-    """How a snapshot is pickled: our classes with the same blanks, all others as usual."""
-
-    def __missing__(self, kind: type) -> Any:
-        found = fields(kind) if kind.__module__.startswith("clawai.") else {}
-        if not found:
-            raise KeyError(kind)
-        get = attrgetter(*found) if len(found) > 1 else lambda thing: [getattr(thing, *found)]
-        hidden = [(name, instead) for name, instead in found.items() if instead is not fields]
-        frozen = hasattr(kind, "__setstate__")
-        make = (copyreg.__newobj__, (kind,))  # type: ignore[attr-defined]
-        struct = issubclass(kind, msgspec.Struct)
-
-        def reduced(thing: Any) -> Any:
-            values = dict(zip(found, get(thing), strict=True))
-            for name, instead in hidden:
-                values[name] = values[name] and instead
-            if struct:
-                return _rebuild, (kind, values)
-            return *make, list(values.values()) if frozen else (None, values)
-
-        return self.setdefault(kind, reduced)
-
-
-def snapshot(core: Any) -> bytes:
-    """The whole state of a core, blanked; ``kernel/replay`` restores it."""
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, 5)
-    pickler.dispatch_table = _Reducers({ClawError: lambda error: (ClawError, (error.code, "-"))})
-    pickler.dump(core)
-    return file.getvalue()
-
-
-def head(number: int, checksum: int, now: int) -> bytes:
-    """What stands before a snapshot."""
-    return _encode({"format": 1, "number": number, "sum": checksum, "now": now})
-
-
 class Journal:
     """Of one core: ``note`` every event when what came of it has been carried out."""
 
-    def __init__(self, core: Any, records: Records, enabled: bool) -> None:
+    def __init__(self, core: Any, made_of: tuple[Any, ...], records: Records, on: bool) -> None:
         self.core = core
+        self.made_of = made_of
         self.records = records
-        self.due = 0 if enabled else 1 << 62
+        self.due = 0 if on else 1 << 62
         """When what is buffered goes to the recorder, or when a lost journal begins again."""
         self.number = self.sum = 0
         self.buffer = bytearray()
         self.on = False
 
-    def begin(self, now: int) -> None:
-        """Begin, or begin again, with a snapshot, if it is time and takes no long time."""
-        if now >= self.due and len(self.core.state.tasks) <= QUIET:
+    def begin(self, now: int, state: bytes = b"") -> None:
+        """Begin with ``state``, or with what the core was made of if nothing has happened yet."""
+        if now >= self.due:
             self.on, self.due = True, now + limits.SECOND
-            self._send(now, "begin", head(self.number, self.sum, now), snapshot(self.core))
+            top = {"format": FORMAT, "number": self.number, "sum": self.sum, "now": now}
+            made_of = None if state else self.made_of
+            self._send(now, "begin", _encode(top | {"core": made_of}), state)
 
     def note(self, event: ev.Event, now: int, told: list[ev.Instruction] | None) -> None:
         """One event, the time that the core was given, and its answer; None: it broke."""
         if not self.on:
-            self.begin(now)
+            if now >= self.due and len(self.core.state.tasks) <= QUIET:
+                from clawai.kernel.replay.freeze import snapshot  # seldom needed
+
+                self.begin(now, snapshot(self.core))
             return
         answer = None
         if told is not None:

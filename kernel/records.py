@@ -7,6 +7,7 @@ that fails, or the disk is full, the tasks concerned fail loudly: only what is s
 
 import os
 import select
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from clawai.sdk.errors import ClawError
 PROGRAM = ["-m", "clawai.kernel.recorder"]
 BEHIND = 64
 """With so many messages waiting for the recorder nothing of the event journal is added."""
+PATIENCE_S = 5.0
 _encode = msgspec.msgpack.Encoder().encode
 _job = msgspec.msgpack.Decoder(ev.Submitted).decode
 
@@ -61,7 +63,7 @@ class Records:
         theirs.close()
         self.link, self.heard = Link(ours), False
         self.loop.watch(ours.fileno(), self._ready)
-        jobs = {each.job for each in (*self.live(), *self.waiting.values()) if each.job}
+        jobs = {told.job for told in self.waiting.values()} | {each.job for each in self.live()}
         self.send("hello", self.config, sorted(jobs))
         for number, told in self.waiting.items():
             self._write(number, told)
@@ -104,10 +106,14 @@ class Records:
         """Let it write what it was told, and end."""
         if self.link:
             self.loop.unwatch(self.link.fileno())
-            self.link.sock.setblocking(True)
+            self.link.sock.settimeout(PATIENCE_S)
             self.link.flush()
             self.link.close()
             self.link = None
+            pidfd = os.pidfd_open(self.pid)
+            if not select.select([pidfd], [], [], PATIENCE_S)[0]:
+                os.kill(self.pid, signal.SIGKILL)
+            os.close(pidfd)
             os.waitpid(self.pid, 0)
 
     # The job journal.

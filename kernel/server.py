@@ -54,8 +54,8 @@ class Server:
 
     def __init__(self, settings: Settings, link: Link, steward: int) -> None:
         self.settings = settings
-        cores, rungs = settings.cores, frozenset(settings.rungs)
-        self.core = Core(settings.budget, settings.idle_ns, cores, rungs)
+        made_of = (settings.budget, settings.idle_ns, settings.cores, frozenset(settings.rungs))
+        self.core = Core(*made_of)
         self.segments = Segments()
         self.loop = Loop(self._carry_out)
         told, listeners = settings.told, settings.listeners
@@ -67,7 +67,7 @@ class Server:
         self.records = Records(
             self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
         )
-        self.journal = Journal(self.core, self.records, config["journal"]["enabled"])
+        self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
         self.clients = Clients(
             self.loop, self.steward, self.offers, self.records, self._view, self.stop
         )

@@ -176,13 +176,13 @@ class Store:
         end = Written("end", 0, job, bytes(message))
         return self.write([end])[0] is None
 
-    def _found(self, job: str) -> tuple[int, int, int, float | None] | None:
-        found: Any = self.database.execute(f"{_ENDED} WHERE id = ?", (job,)).fetchone()
-        return found
+    def _found(self, job: str) -> Any:
+        return self.database.execute(f"{_ENDED} WHERE id = ?", (job,)).fetchone()
 
     def _known(self, job: str) -> tuple[int, int, int, float | None]:
         if found := self._found(job):
-            return found
+            number, idempotent, attempts, ended = found
+            return number, idempotent, attempts, ended
         raise ClawError("unknown_task", "the job is not in the journal", got=job)
 
     def unfinished_number(self, job: str) -> int | None:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clawai.kernel.journal import head, snapshot
 from clawai.kernel.replay import show
 from clawai.kernel.replay.files import MAGIC, packed, parts, read
+from clawai.kernel.replay.freeze import head, snapshot
 from clawai.kernel.replay.run import Replay, Step
 from clawai.sdk.errors import ClawError
 
@@ -73,7 +73,7 @@ def _print(player: Replay, done: int, different: Step | None, options: Any) -> N
 
 
 def _print_json(player: Replay, done: int, different: Step | None, shown: list[Any]) -> None:
-    found = {
+    found: dict[str, Any] = {
         "events": done,
         "runs": player.runs,
         "same": different is None,

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
+from clawai.kernel.journal import FORMAT
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
 MAGIC = b"CLAWJNL1"
 MAX_SNAPSHOT = 1 << 30
 MAX_ENTRY = 64 << 20
-FORMAT = 1
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -30,6 +30,8 @@ class Head(msgspec.Struct, frozen=True):
     """Events of this daemon before it."""
     sum: int
     now: int
+    core: tuple[int, int, int, frozenset[int]] | None = None
+    """What the core was made of, where there is no snapshot yet."""
 
 
 @dataclass(frozen=True, slots=True)

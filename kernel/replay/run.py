@@ -11,7 +11,7 @@ import msgspec
 from clawai.kernel.core import Core
 from clawai.kernel.journal import blank
 from clawai.kernel.replay import thaw
-from clawai.kernel.replay.files import Entry, Snapshot
+from clawai.kernel.replay.files import Entry, Head, Snapshot
 from clawai.sdk.errors import ClawError
 
 CONTEXT = 8
@@ -46,6 +46,12 @@ def names(told: list[Any]) -> list[str]:
     return [type(each).__name__ for each in told]
 
 
+def _made(head: Head) -> Core:
+    if head.core is None:
+        raise ClawError("bad_config", "neither a snapshot nor what the core was made of")
+    return Core(*head.core)
+
+
 @dataclass
 class Replay:
     """A core that goes through a journal."""
@@ -76,7 +82,7 @@ class Replay:
         head = snapshot.head
         if self.core and (head.number, head.sum) == (self.number, self.sum):
             return  # of a segment in the middle of a chain: we are there already
-        self.core = thaw.core(snapshot.data)
+        self.core = thaw.core(snapshot.data) if snapshot.data else _made(head)
         self.number, self.sum, self.now = head.number, head.sum, head.now
         self.last.clear()
         self.runs += 1

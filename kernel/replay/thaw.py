@@ -20,8 +20,10 @@ from clawai.kernel.journal import TIMINGS, fields, shape
 from clawai.sdk import wire
 from clawai.sdk.errors import CODES, ClawError
 
-MODULES = ("core", "costs", "events", "grants", "leases", "ledger", "pool", "queue", "state")
-MODULES += ("tasks", "weights", "workers")
+MODULES = (
+    *("core", "costs", "events", "grants", "leases", "ledger", "pool", "queue", "state"),
+    *("tasks", "weights", "workers"),
+)
 _NAMES = frozenset(f"clawai.kernel.{name}" for name in MODULES) | {"clawai.sdk.wire"}
 _OTHERS = frozenset(
     (

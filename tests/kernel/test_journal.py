@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from clawai.kernel import events as ev
-from clawai.kernel.journal import BATCH, QUIET, Journal, snapshot
+from clawai.kernel.journal import BATCH, QUIET, Journal
 from clawai.kernel.limits import SECOND
 from clawai.kernel.recorder.ring import Ring
 from clawai.kernel.replay import thaw
 from clawai.kernel.replay.files import MAGIC, packed, parts, read, segments
+from clawai.kernel.replay.freeze import head, snapshot
 from clawai.kernel.replay.run import Replay
 from clawai.kernel.sim.scenario import read as scenario
 from clawai.kernel.sim.world import World
@@ -50,8 +51,9 @@ class Tapped:
 
     def __init__(self, core: Any, kept: Any) -> None:
         self.core = core
-        self.journal = Journal(core, kept, enabled=True)
-        self.journal.begin(0)
+        self.journal = Journal(core, (), kept, on=True)
+        kept.send("begin", head(0, 0, 0), snapshot(core))
+        self.journal.on, self.journal.due = True, SECOND
 
     def handle(self, event: ev.Event, now: int) -> list[ev.Instruction]:
         told = self.core.handle(event, now)
