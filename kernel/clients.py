@@ -7,11 +7,9 @@ sent afterwards is handled after the answer, in order.
 """
 
 import os
-import select
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,10 +40,6 @@ class Client:
     since: int
     greeted: bool = False
     lease: socket.socket | None = None
-    mask: int = select.EPOLLIN
-    waits: bool = False
-    """For the steward; meanwhile nothing of it is read or handled."""
-    inbox: deque[list[bytes]] = field(default_factory=deque)
 
 
 @dataclass
@@ -81,60 +75,17 @@ class Clients:
         peer = Peer(socket.socket(fileno=fds[0]), b"ROUTER")
         client = Client(self.last, peer, uid, pid, time.monotonic_ns())
         self.by_number[client.number] = client
-        self.loop.watch(peer.fileno(), lambda mask: self._ready(client, mask))
-        peer.flush_handshake()
+        peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
-    def _ready(self, client: Client, mask: int) -> None:
-        if mask & select.EPOLLOUT:
-            client.peer.flush()
-        if mask & ~select.EPOLLOUT:
-            try:
-                messages = client.peer.receive()
-            except ClawError as error:
-                self._complain(client, error)
-                self.leave(client, error.message)
-                return
-            if messages is None:
-                self.leave(client, "closed")
-                return
-            client.inbox.extend(messages)
-        self._work(client)
-
-    def _work(self, client: Client) -> None:
-        """Handle what has come of a client, unless it waits."""
-        while client.inbox and not client.waits and client.number in self.by_number:
-            self._message(client, client.inbox.popleft())
-        peer = client.peer
-        peer.held = sum(sum(map(len, frames)) for frames in client.inbox) if client.waits else 0
-        if peer.zmtp.stalled and not client.waits and not peer.closed:
-            self.loop.again.add(peer.fileno())
-        if peer.zmtp.buffered or peer.held:
-            self.loop.shed()
-        self._settle(client)
-
-    def _settle(self, client: Client) -> None:
-        """Watch for what it may do now; forget one that is gone."""
-        if client.number not in self.by_number:
-            return
-        if client.peer.closed:
-            self.leave(client, "closed")
-            return
-        mask = 0 if client.waits else select.EPOLLIN
-        mask |= select.EPOLLOUT if client.peer.waiting else 0
-        if mask != client.mask:
-            client.mask = mask
-            self.loop.rewatch(client.peer.fileno(), mask)
-
-    def holders(self) -> Iterable[tuple[Peer, Callable[[], None]]]:
-        """For the bound on half-sent messages."""
-        why = "it holds too much of a message"
-        return [(c.peer, partial(self.leave, c, why)) for c in self.by_number.values()]
+    def _ended(self, client: Client, error: ClawError | None) -> None:
+        if error:
+            self._complain(client, error)
+        self.leave(client, error.message if error else "closed")
 
     def leave(self, client: Client, why: str) -> None:
         """Forget a client; its tasks are cancelled and its leases end."""
         if self.by_number.pop(client.number, None) is None:
             return
-        self.loop.unwatch(client.peer.fileno())
         client.peer.close()
         self._close_lease(client)
         if client.greeted:
@@ -186,7 +137,6 @@ class Clients:
                 self.records.refused(told.message)
             return
         client.peer.send(told.message, told.frames)
-        self._settle(client)
         if client.peer.waiting:
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
@@ -211,10 +161,9 @@ class Clients:
         then: Callable[[Any, list[int]], None],
     ) -> None:
         """Ask the steward on behalf of a client, which waits for the answer."""
-        client.waits = True
+        client.peer.paused = True
 
         def answered(answer: Any, got: list[int]) -> None:
-            client.waits = False
             if client.number not in self.by_number:
                 for fd in got:
                     os.close(fd)
@@ -225,7 +174,7 @@ class Clients:
                 then(answer, got)
             except ClawError as error:
                 self._complain(client, error, getattr(asked, "id", None))
-            self._work(client)
+            client.peer.resume()
 
         self.steward.ask(*question, then=answered)
 
@@ -348,7 +297,7 @@ class Clients:
         try:
             self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
         except OSError as error:
-            client.waits = False
+            client.peer.paused = False
             raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:

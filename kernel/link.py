@@ -8,6 +8,7 @@ that a message and its descriptors stay together; one larger than ``LIMIT`` trav
 import os
 import select
 import socket
+import struct
 from collections import deque
 from typing import Any
 
@@ -18,6 +19,7 @@ LIMIT = 96 * 1024
 SPILLED = b"\xc0"
 """What is sent for a larger one, with the memfd as its first descriptor."""
 DESCRIPTORS = 8
+_number = struct.Struct("i")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -69,12 +71,13 @@ class Link:
 
     def receive(self) -> tuple[str, list[Any], list[int]] | None:
         """The next message; None when the other side is gone."""
+        # Not socket.recv_fds: it forgets its flags, and children must not inherit what comes.
+        room = socket.CMSG_LEN(DESCRIPTORS * _number.size)
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self.sock, LIMIT, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            data, rights, _, _ = self.sock.recvmsg(LIMIT, room, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
+        fds = [fd for _, _, packed in rights for (fd,) in _number.iter_unpack(packed)]
         if not data:
             return None
         if data == SPILLED:

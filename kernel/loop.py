@@ -1,15 +1,15 @@
 """The event loop: one poller, and the one way in which something happens to the core."""
 
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from clawai.kernel import limits
 from clawai.kernel.events import Event
-from clawai.kernel.peers import Peer
+from clawai.sdk.errors import ClawError
 
 Callback = Callable[[int], None]
-Holders = Callable[[], Iterable[tuple[Peer, Callable[[], None]]]]
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Loop:
     callbacks: dict[int, Callback] = field(default_factory=dict)
     again: set[int] = field(default_factory=set)
     """Descriptors to serve in the next turn although nothing new may come on them."""
-    holders: list[Holders] = field(default_factory=list)
-    """Each lists connections, with the way to end each."""
+    peers: set[Any] = field(default_factory=set)
+    """The connections (``peers.Peer``) that it serves."""
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
 
@@ -73,10 +73,8 @@ class Loop:
 
     def shed(self) -> None:
         """Bound what half-sent and waiting messages hold, over all connections: largest first."""
-        found = [pair for holders in self.holders for pair in holders()]
-        peers = sorted(found, key=lambda pair: pair[0].zmtp.buffered + pair[0].held)
-        total = sum(peer.zmtp.buffered + peer.held for peer, _ in peers)
-        while total > limits.PARTIAL_TOTAL:
-            worst, end = peers.pop()
-            total -= worst.zmtp.buffered + worst.held
-            end()
+        held = {peer: peer.held for peer in self.peers}
+        while sum(held.values()) > limits.PARTIAL_TOTAL:
+            worst = max(held, key=held.__getitem__)
+            del held[worst]
+            worst.ended(ClawError("too_large", "it holds too much of a message"))

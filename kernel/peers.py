@@ -1,11 +1,14 @@
-"""One connection: a non-blocking socket, its ZMTP state, and what waits to be sent on it."""
+"""One connection: a non-blocking socket, its ZMTP state, and what waits on both ways."""
 
+import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from clawai.kernel.loop import Loop
 from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
 from clawai.sdk.zmtp import Connection
 
 READ = 256 * 1024
@@ -27,12 +30,84 @@ class Peer:
         self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self.waiting = 0
         """Bytes in the outbox."""
-        self.held = 0
-        """Bytes of whole messages that could not be handled yet."""
         self.moved = 0
         """When the outbox last became shorter, or began."""
         self._outbox: deque[memoryview | bytearray] = deque()
         self.closed = False
+        self.inbox: deque[list[bytes]] = deque()
+        """Whole messages that were not handled yet."""
+        self.paused = False
+        """Nothing is read or handled now, until ``resume``."""
+        self.loop: Loop | None = None
+        self._mask = select.EPOLLIN
+
+    def attach(
+        self,
+        loop: Loop,
+        taken: Callable[[list[bytes]], None],
+        ended: Callable[[ClawError | None], None],
+    ) -> None:
+        """Have a loop serve it.
+
+        Args:
+            taken: gets each message.
+            ended: is told what the peer did wrong, or None when it has closed.
+        """
+        self.loop, self._taken, self.ended = loop, taken, ended
+        loop.watch(self.fileno(), self._ready)
+        loop.peers.add(self)
+        self.flush_handshake()
+
+    @property
+    def held(self) -> int:
+        """Bytes of messages that have not arrived whole, or could not be handled yet."""
+        return self.zmtp.buffered + sum(sum(map(len, frames)) for frames in self.inbox)
+
+    def _ready(self, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            self.flush()
+        if mask & ~select.EPOLLOUT:
+            self.read()
+        self._settle()
+
+    def read(self) -> bool:
+        """Take some of what has come; False at its end."""
+        try:
+            messages = self.receive()
+            self.inbox.extend(messages or ())
+            self._work()
+        except ClawError as error:
+            self.ended(error)
+            return False
+        if messages is None:
+            self.ended(None)
+        return messages is not None
+
+    def _work(self) -> None:
+        while self.inbox and not self.paused and not self.closed:
+            self._taken(self.inbox.popleft())
+        if self.loop and not self.closed:
+            if self.zmtp.stalled and not self.paused:
+                self.loop.again.add(self.fileno())
+            if self.zmtp.buffered or self.inbox:
+                self.loop.shed()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused = False
+        self._work()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have the loop watch for what can be done now."""
+        if self.loop is None or self.fileno() not in self.loop.callbacks:
+            return
+        mask = (0 if self.paused else select.EPOLLIN) | (select.EPOLLOUT if self.waiting else 0)
+        if self.closed:
+            self.ended(None)
+        elif mask != self._mask:
+            self._mask = mask
+            self.loop.rewatch(self.fileno(), mask)
 
     def fileno(self) -> int:
         """For the poller."""
@@ -66,6 +141,7 @@ class Peer:
     def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
         """Send now, or as soon as the peer takes it."""
         self._queue(self.zmtp.message(wire.encode(message, frames)))
+        self._settle()
 
     def _queue(self, buffers: Sequence[bytes | memoryview]) -> None:
         if self.closed:
@@ -106,7 +182,17 @@ class Peer:
 
     def close(self) -> None:
         """Close the socket; what was waiting is lost."""
+        if self.loop:
+            self.loop.unwatch(self.fileno())
+            self.loop.peers.discard(self)
+            # Whoever they belong to holds us: megabytes would wait for the collector of cycles.
+            self.loop, self._taken, self.ended = None, _nobody, _nobody
         self.closed = True
         self._outbox.clear()
+        self.inbox.clear()
         self.waiting = 0
         self.sock.close()
+
+
+def _nobody(_: object) -> None:
+    """Nobody cares what still comes of a connection that is closed."""

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,9 +33,8 @@ class Process:
     peer: Peer
     leases: socket.socket
     control: ControlPage
-    pid: int = 0
-    """Of the worker itself, not of the outer stage of its sandbox; 0 until that is known."""
     pidfd: int = -1
+    """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
     shares: bool = True
     """Its code is what the core was told, so that it may share weights with others of it."""
 
@@ -76,13 +74,12 @@ class Processes:
         self.running[told.worker] = process
         fds = theirs.detach(), lease_theirs.detach(), os.dup(control.fd)
         self.steward.send("launch", told.worker, told.spec, fds=fds)
-        self.loop.watch(ours.fileno(), lambda mask: self._ready(process, mask))
-        process.peer.flush_handshake()
+        message, ended = partial(self._message, process), partial(self._ended, process)
+        process.peer.attach(self.loop, message, ended)
 
-    def started(self, worker: int, pid: int, fds: list[int]) -> None:
+    def started(self, worker: int, fds: list[int]) -> None:
         """The steward says that a worker's layers are all on."""
-        process = self.running[worker]
-        process.pid, process.pidfd = pid, fds[0] if fds else -1
+        self.running[worker].pidfd = fds[0] if fds else -1
 
     def changed(self, worker: int, fds: list[int]) -> None:
         """The steward says that a plugin's files have changed since the core was told of them."""
@@ -98,9 +95,8 @@ class Processes:
         """The steward says that nothing of a worker lives any more."""
         process = self.running[worker]
         for _ in range(4096):  # what it had still said before it died
-            if process.peer.closed or not self._receive(process):
+            if process.peer.closed or not process.peer.read():
                 break
-        self.loop.unwatch(process.peer.fileno())
         del self.running[worker]
         process.close()
         self.segments.worker_gone(worker)
@@ -139,48 +135,12 @@ class Processes:
 
     # Messages.
 
-    def holders(self) -> Iterable[tuple[Peer, Callable[[], None]]]:
-        """For the bound on half-sent messages: each connection, and how to end it."""
-        return [
-            (process.peer, partial(self._broke, process, "it holds too much of a message"))
-            for process in self.running.values()
-        ]
-
-    def _ready(self, process: Process, mask: int) -> None:
-        if mask & select.EPOLLOUT:
-            process.peer.flush()
-        if mask & ~select.EPOLLOUT and not self._receive(process):
-            self.loop.unwatch(process.peer.fileno())
-            # It has nothing more to say; mostly it is dead already.
-            self._signal(process.worker, signal.SIGKILL)
-            return
-        if process.peer.zmtp.stalled:
-            self.loop.again.add(process.peer.fileno())
-        self._settle(process)
-
-    def _receive(self, process: Process) -> bool:
-        """Read some; False when the worker has closed or broken its side."""
-        try:
-            messages = process.peer.receive()
-            if messages is None:
-                return False
-            for frames in messages:
-                self._message(process, frames)
-        except ClawError as error:
-            self._broke(process, error.message)
-            return False
-        if process.peer.zmtp.buffered:
-            self.loop.shed()
-        return True
-
-    def _broke(self, process: Process, why: str) -> None:
+    def _ended(self, process: Process, error: ClawError | None) -> None:
         self.loop.unwatch(process.peer.fileno())
-        self.loop.happen(ev.WorkerBroke(process.worker, why))
-
-    def _settle(self, process: Process) -> None:
-        if process.peer.fileno() in self.loop.callbacks:
-            out = select.EPOLLOUT if process.peer.waiting else 0
-            self.loop.rewatch(process.peer.fileno(), select.EPOLLIN | out)
+        if error:
+            self.loop.happen(ev.WorkerBroke(process.worker, error.message))
+        else:  # it has nothing more to say; mostly it is dead already
+            self._signal(process.worker, signal.SIGKILL)
 
     def _message(self, process: Process, frames: list[bytes]) -> None:
         message = wire.decode(frames, wire.FromWorker)
@@ -216,10 +176,9 @@ class Processes:
         if process is None or process.peer.closed:
             return
         if process.peer.waiting > limits.WORKER_OUTBOX:
-            self._broke(process, "it does not read")
+            self._ended(process, ClawError("bad_worker", "it does not read"))
             return
         process.peer.send(told.message, told.body or ())
-        self._settle(process)
 
     def control(self, told: ev.Control) -> None:
         """Write a control word."""

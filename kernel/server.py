@@ -71,7 +71,6 @@ class Server:
         self.clients = Clients(
             self.loop, self.steward, self.offers, self.records, self._view, self.stop
         )
-        self.loop.holders += [self.clients.holders, self.processes.holders]
         self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
@@ -130,7 +129,7 @@ class Server:
             "clients": len(self.clients.by_number),
             "log_lines_lost": self.steward.lost,
         }
-        return shell | rows(self.core, self.processes, what, now)
+        return shell | rows(self.core, what, now)
 
     def _make_segment(self, made: ev.MakeSegment) -> None:
         client = self.clients.by_number.get(made.client)

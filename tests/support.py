@@ -257,8 +257,12 @@ class Kernel:
 
     def steward(self) -> int:
         """The process of the daemon's steward; 0 if there is none."""
-        ours = sessions().get(self.process.pid, {}) if self.process else {}
-        return next((pid for pid in ours if parent_of(pid) == self.pid), 0)
+        for pid in sessions().get(self.process.pid, {}) if self.process else {}:
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text()
+                if parent_of(pid) == self.pid and name == "claw-steward\n":
+                    return pid
+        return 0
 
     def launchers(self) -> dict[str, int]:
         """The launchers by lane; the sessions that they lead are kept in mind."""

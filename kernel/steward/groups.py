@@ -5,11 +5,13 @@ each lane has a launcher of its own, which is forked here while this process has
 that dies takes its workers along; the next launch forks another.
 """
 
+import contextlib
 import gc
 import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,16 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
 
+@dataclass(slots=True)
+class Started:
+    """One worker."""
+
+    plugin: str
+    pid: int = 0
+    """Its process, once it is started, and a pidfd of that."""
+    pidfd: int = -1
+
+
 @dataclass
 class Group:
     """One lane."""
@@ -32,12 +44,8 @@ class Group:
     outputs: Outputs
     entry: tuple[bool, dict[str, Any]] | None = None
     """Whether the groups lead sessions of their own, and the means by which this one is entered."""
-    workers: dict[int, int] = field(default_factory=dict)
-    """Worker to a pidfd of its own, -1 until it is started."""
-    pids: dict[int, int] = field(default_factory=dict)
-    """Worker to its process, once it is started."""
+    workers: dict[int, Started] = field(default_factory=dict)
     pid: int = 0
-    _titles: dict[int, str] = field(default_factory=dict)
     _link: Link | None = None
 
     def fork(self) -> None:
@@ -81,8 +89,7 @@ class Group:
         if order.model_fd >= 0:
             names.append("model")
             given.append(order.model_fd)
-        self.workers[order.worker] = -1
-        self._titles[order.worker] = order.plugin
+        self.workers[order.worker] = Started(order.plugin)
         self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
 
     def _ready(self, mask: int) -> None:
@@ -96,7 +103,7 @@ class Group:
                 self._died()
                 return
             name, arguments, fds = message
-            handlers = {
+            handlers: dict[str, Callable[..., None]] = {
                 "log": self._log,
                 "started": self._started,
                 "failed": self._failed,
@@ -109,12 +116,11 @@ class Group:
 
     def _started(self, worker: int, pid: int, fds: list[int]) -> None:
         self.outputs.log.write("debug", f"worker {worker} is process {pid}")
-        self.workers[worker] = os.dup(fds[0])
-        self.pids[worker] = pid
-        self.daemon.send("started", worker, pid, fds=tuple(fds))
+        self.workers[worker].pid, self.workers[worker].pidfd = pid, os.dup(fds[0])
+        self.daemon.send("started", worker, fds=tuple(fds))
 
     def _failed(self, worker: int, layer: str, said: str, _: list[int]) -> None:
-        text = f"{self._titles[worker]}: {layer}: {said}"
+        text = f"{self.workers[worker].plugin}: {layer}: {said}"
         self.outputs.log.write("error", f"worker {worker} {text}")
         code = "worker_failed" if layer in ("import", "spawn") else "sandbox_refused"
         error = ClawError(code, text[:2000], hint="`claw doctor` and `claw logs` tell more")
@@ -124,10 +130,8 @@ class Group:
         self._forget(worker, exit_text(code))
 
     def _forget(self, worker: int, why: str) -> None:
-        if (pidfd := self.workers.pop(worker)) >= 0:
+        if (pidfd := self.workers.pop(worker).pidfd) >= 0:
             os.close(pidfd)
-        del self._titles[worker]
-        self.pids.pop(worker, None)
         self.outputs.ended(worker)
         self.daemon.send("gone", worker, why)
 
@@ -136,10 +140,11 @@ class Group:
         log = self.outputs.log
         log.write("error", f"the launcher of the {self.lane} workers died, and they with it")
         self._reap(signal.SIGKILL)
-        for worker, pidfd in list(self.workers.items()):
-            if pidfd >= 0:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [], 5)
+        for worker, started in list(self.workers.items()):
+            if started.pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+                select.select([started.pidfd], [], [], 5)
             self._forget(worker, "its launcher died")
 
     def _reap(self, number: int = 0) -> None:
@@ -148,7 +153,7 @@ class Group:
         self._link.close()
         self._link = None
         if number:
-            os.kill(self.pid, number)
+            os.kill(self.pid, number)  # not reaped yet, so that the number is still its own
         os.waitpid(self.pid, 0)
         self.pid = 0
 

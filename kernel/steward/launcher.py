@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from clawai.kernel.link import Link
@@ -48,7 +49,11 @@ class Launcher:
         self.loop = Loop(lambda _: None)
         self.spawned: dict[int, Spawned] = {}
         self._serving = True
-        self._handlers = {"enter": self._enter, "spawn": self._spawn, "signal": self._signal}
+        self._handlers: dict[str, Callable[..., None]] = {
+            "enter": self._enter,
+            "spawn": self._spawn,
+            "signal": self._signal,
+        }
 
     def serve(self) -> None:
         """Serve until the steward is gone; then end every worker, and wait for that."""

@@ -75,8 +75,9 @@ class Steward:
         self.outputs = Outputs(self.loop, self.log)
         self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
         self.door = Door(self.loop, self.link, self.log)
-        self.proofs = Proofs(self.loop, self.log, config, os.getppid(), self._proved)
-        self.watch = Watch(budget_bytes(config), self._ours)
+        self.daemon = os.getppid()
+        self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.watch = Watch(budget_bytes(config), self._processes)
         self.running = True
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
         """Workers to be started once the sandbox is proved."""
@@ -102,13 +103,14 @@ class Steward:
         self.registry.scan()
         for where, why in self.registry.problems.items():
             self.log.write("warning", f"plugin {where}: {why}")
+        if self.watch.cores != len(os.sched_getaffinity(0)):
+            self.link.send("pressure", *self.watch.told)  # a container has less
         now = time.monotonic_ns()
         while self.running:
-            self.watch.attend(any(group.pids for group in self.groups.values()), now)
-            planned = (
-                self.door.next_timer(), self.outputs.next_timer(), self.watch.next_timer(),
-            )  # fmt: skip
-            due = min((when for when in planned if when is not None), default=None)
+            self.watch.attend(any(group.workers for group in self.groups.values()), now)
+            parts = (self.door, self.outputs, self.watch)
+            planned = [when for part in parts if (when := part.next_timer()) is not None]
+            due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             self.door.expire(now)
@@ -127,8 +129,8 @@ class Steward:
         """What the box does for us; the rest is others' doing."""
         pids = [os.getpid(), self.proofs.daemon]
         for group in self.groups.values():
-            pids += [group.pid, *group.pids.values()]
-        return pids
+            pids += [group.pid, *(each.pid for each in group.workers.values())]
+        return [pid for pid in pids if pid]
 
     def _told(self, _: int) -> None:
         message = self.link.receive()
@@ -145,38 +147,46 @@ class Steward:
     def _refuse(self, question: int, error: ClawError) -> None:
         self.link.send("refuse", question, wire.error_message(error))
 
+    # The box.
+
+    def _processes(self) -> list[int]:
+        """All that is ours, so that the rest is others'."""
+        workers = [each.pid for group in self.groups.values() for each in group.workers.values()]
+        launchers = [group.pid for group in self.groups.values()]
+        return [pid for pid in (self.daemon, os.getpid(), *launchers, *workers) if pid]
+
     # Questions.
 
     def _resolve(self, question: int, op: str, model: str, batch: bool, _: list[int]) -> None:
-        before = self.registry.version
-        try:
-            found = self.registry.resolve(op, model, batch)
-        except ClawError as error:
-            self._refuse(question, error)
-            return
-        finally:
-            self._tell_changes(before)
-        self._answer(question, found)
-
-    def _tell_changes(self, before: int) -> None:
-        if self.registry.version != before:
-            self.link.send("forget")
+        self._reply(question, lambda: self.registry.resolve(op, model, batch))
 
     def _view(self, question: int, what: str, rows: dict[str, Any], _: list[int]) -> None:
-        before = self.registry.version
-        rows["log_lines_lost"] += self.log.lost
         proofs = self.proofs
+        rows["log_lines_lost"] += self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
+        started = [group.workers.items() for group in self.groups.values()]
+        rows["pids"] = {number: each.pid for workers in started for number, each in workers}
         rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
+        self._reply(question, lambda: bytes(wire.pack(views.view(what, rows, self.registry))))
+
+    def _reply(self, question: int, make: Callable[[], Any]) -> None:
+        """Answer with what ``make`` gives; if it has found folders changed, that is told first."""
+        before = self.registry.version
+        told: Any = None
         try:
-            self._answer(question, bytes(wire.pack(views.view(what, rows, self.registry))))
+            told = make()
         except ClawError as error:
-            self._refuse(question, error)
+            told = error
         except (TypeError, ValueError, OverflowError, OSError) as error:
             # A listing must never end anything, whatever stands in a manifest or a setting.
-            self._refuse(question, ClawError("bad_config", f"the listing cannot be sent: {error}"))
-        self._tell_changes(before)
+            told = ClawError("bad_config", f"the listing cannot be sent: {error}")
+        if self.registry.version != before:
+            self.link.send("forget")
+        if isinstance(told, ClawError):
+            self._refuse(question, told)
+        else:
+            self._answer(question, told)
 
     def _claim(self, question: int, token: bytes, _: list[int]) -> None:
         if (fd := self.door.claim(token)) is None:

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from clawai.kernel import limits
 from clawai.kernel.loop import Loop
@@ -38,10 +39,10 @@ class Outputs:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writing, True)
         self.by_worker[worker] = Output(reading, f"{title}[{worker}]")
-        self.loop.watch(reading, lambda _: self._ready(worker))
+        self.loop.watch(reading, partial(self._ready, worker))
         return writing
 
-    def _ready(self, worker: int) -> None:
+    def _ready(self, worker: int, _: int) -> None:
         output = self.by_worker[worker]
         second = int(time.monotonic())
         if not self._read(output, second):
@@ -102,4 +103,4 @@ class Outputs:
             for worker in muted:
                 if worker in self.by_worker:
                     fd = self.by_worker[worker].fd
-                    self.loop.watch(fd, lambda _, worker=worker: self._ready(worker))
+                    self.loop.watch(fd, partial(self._ready, worker))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from clawai.kernel.limits import MS, SECOND
 from clawai.kernel.steward.registry import Registry, model_names, stored_model
 from clawai.sdk.errors import ClawError
 
@@ -14,8 +15,6 @@ STATUS = (
     "budget_bytes",
     "used_bytes",
     "clients",
-    "tasks",
-    "segments",
     "ended",
     "log_lines_lost",
     "launchers",
@@ -25,7 +24,8 @@ Rows = dict[str, Any]
 
 def status(rows: Rows, registry: Registry) -> Rows:
     """The kernel as a whole."""
-    return {key: rows[key] for key in STATUS} | {"workers": len(rows["workers"])}
+    shown = {key: rows[key] for key in STATUS}
+    return {**shown, **rows["count"], "workers": len(rows["workers"])}
 
 
 def plugins(rows: Rows, registry: Registry) -> Rows:
@@ -33,7 +33,8 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
     registry.scan()
     listed = []
     for name, plugin in registry.plugins.items():
-        mine = [service for service in rows["services"] if service["plugin"] == name]
+        mine = [service for service in rows["services"] if service["spec.plugin"] == name]
+        workers = [worker for worker in rows["workers"] if worker["spec.plugin"] == name]
         listed.append(
             {
                 "name": name,
@@ -42,11 +43,11 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "description": plugin.plugin.description,
                 "operations": [entry.name for entry in plugin.operation],
                 "profile": plugin.permissions.profile,
-                "workers": sum(service["worker"] is not None for service in mine),
+                "workers": len(workers),
                 "started": sum(service["started"] for service in mine),
-                "quarantined": any(service["quarantined"] for service in mine),
+                "quarantined": any(s["quarantined_until"] > rows["now"] for s in mine),
                 "folder": str(registry.places[name]),
-                "problem": next((s["problem"] for s in mine if s["problem"]), ""),
+                "problem": next((s["last_why"] for s in mine if s["failing"]), ""),
             }
         )
     return {"plugins": listed, "problems": dict(registry.problems)}
@@ -54,7 +55,7 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
 
 def models(rows: Rows, registry: Registry) -> Rows:
     """Every stored model and whether a worker holds it."""
-    states = {service["model"]: service["worker"] for service in rows["services"]}
+    states = {worker["spec.model"]: worker["state"] for worker in rows["workers"]}
     listed: list[Rows] = []
     for name in model_names():
         try:
@@ -68,20 +69,65 @@ def models(rows: Rows, registry: Registry) -> Rows:
                 "bytes": record.bytes,
                 "capability": record.capability,
                 "licence": record.licence,
-                "state": states.get(name) or "stored",
+                "state": states.get(name, "stored"),
             }
         )
     return {"models": listed}
 
 
+def activity(worker: Rows) -> str:
+    """The state of a worker, or what keeps it from going on."""
+    if worker["suspended"]:
+        return "suspended"
+    if worker["state"] == "ready" and worker["running"]:
+        return "held" if worker["threads"] < 0 else "running"
+    return str(worker["state"])
+
+
 def workers(rows: Rows, registry: Registry) -> Rows:
     """Every worker process."""
-    return {"workers": rows["workers"]}
+    now = rows["now"]
+    listed = [
+        {
+            "worker": each["id"],
+            "pid": rows["pids"].get(each["id"], 0),
+            "plugin": each["spec.plugin"],
+            "model": each["spec.model"],
+            "lane": each["spec.lane"],
+            "pinned": each["service.pinned"],
+            "state": activity(each),
+            "threads": max(0, each["threads"]),
+            "running": each["running"],
+            "queued": each["queued"],
+            "bytes": each["bytes"],
+            "idle_s": 0 if each["running"] else (now - (each["idle_since"] or now)) // SECOND,
+        }
+        for each in rows["workers"]
+    ]
+    return {"workers": listed}
 
 
 def tasks(rows: Rows, registry: Registry) -> Rows:
-    """Every task that has not ended, in the order in which each queue will run it."""
-    return {"tasks": rows["tasks"]}
+    """Every task that has not ended, with its place in its queue."""
+    places = {task: place for queue in rows["queues"] for place, task in enumerate(queue)}
+    busy = {worker["id"]: activity(worker) for worker in rows["workers"]}
+    listed = [
+        {
+            "task": each["id"],
+            "client": each["asked.client"],
+            "op": each["asked.op"],
+            "model": each["asked.spec.model"],
+            "lane": each["asked.spec.lane"],
+            "priority": each["asked.priority"],
+            "state": busy[each["worker"]] if each["state"] == "running" else each["state"],
+            "position": places.get(each["id"]),
+            "age_ms": (rows["now"] - each["submitted"]) // MS,
+            "worker": each["worker"],
+            "job": each["asked.job"],
+        }
+        for each in rows["tasks"]
+    ]
+    return {"tasks": listed}
 
 
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
