@@ -20,7 +20,7 @@ class BrokenError(Exception):
     """The core broke a promise; the message says which."""
 
 
-def top_class_after(priority: str) -> int:
+def top_class_after(priority: wire.Priority) -> int:
     """Nanoseconds after which a task of this class counts as critical."""
     below = CLASSES[1 : RANK[priority] + 1]
     return sum(limits.PROMOTE[name] for name in below)

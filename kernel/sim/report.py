@@ -5,6 +5,7 @@ from typing import Any
 from clawai.kernel import limits
 from clawai.kernel.sim.books import CLASSES, Tally, percentile, top_class_after
 from clawai.kernel.sim.world import START, World
+from clawai.sdk import wire
 
 
 def figures(world: World, wall_s: float) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _named(counts: dict[str, int], start: str) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def _class(name: str, tally: Tally) -> dict[str, Any]:
+def _class(name: wire.Priority, tally: Tally) -> dict[str, Any]:
     return {
         "asked": tally.asked,
         "ends": dict(sorted(tally.ends.items(), key=lambda entry: (-entry[1], entry[0]))),
