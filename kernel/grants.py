@@ -19,7 +19,10 @@ def divide(state: State) -> None:
         return
     cores = max(1, round(state.cores * state.share))
     free = max(1, cores - state.plain)
-    best = {w.id: min(task.rank for task in w.tasks()) for w in state.computing.values()}
+    best = {
+        w.id: len(CLASSES) if w.missed > 1 else min(task.rank for task in w.tasks())
+        for w in state.computing.values()
+    }
     ranks = sorted(set(best.values()))
     for rank in ranks:
         group = [

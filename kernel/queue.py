@@ -117,6 +117,7 @@ class Queue:
         """Add a task, which has been in its class since then (or since it was submitted)."""
         self.tasks[task.id] = task
         self.classes[task.rank].push(task)
+        task.ages_at = 0
         if patience := limits.PROMOTE[CLASSES[task.rank]]:
             task.ages_at = (task.submitted if since is None else since) + patience
             heapq.heappush(self._ages, (task.ages_at, task.id))

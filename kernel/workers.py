@@ -355,5 +355,6 @@ def watch(state: State, worker: Worker) -> None:
         kill(state, worker, "it stopped answering")
         return
     worker.missed += not worker.suspended
+    state.redivide = True  # who is silent counts as not computing
     state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
     state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)

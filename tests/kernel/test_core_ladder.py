@@ -222,7 +222,9 @@ def test_what_is_held_ages_and_computes_again() -> None:
         bench.do(ev.WorkerAnswered(urgent))
     assert words(bench)[bulk][0] == wire.HOLD
     bench.pass_time(2 * SECOND)
-    assert sorted(word[0] for word in words(bench).values()) == [wire.GO, wire.GO], "one thread each"
+    assert sorted(word[0] for word in words(bench).values()) == [wire.GO, wire.GO], (
+        "one thread each"
+    )
 
 
 def test_where_there_are_many_processors_lower_classes_get_some() -> None:
@@ -232,3 +234,17 @@ def test_where_there_are_many_processors_lower_classes_get_some() -> None:
     bench.submit(2, OTHER, priority="critical")
     urgent = bench.ready(OTHER, 4)
     assert words(bench) == {urgent: (wire.GO, 6), bulk: (wire.GO, 2)}
+
+
+def test_who_is_silent_does_not_keep_the_processors() -> None:
+    bench = Bench()
+    bench.submit(1, ENGINE, priority="critical")
+    silent = bench.ready(ENGINE, 4)
+    bench.submit(2, OTHER, priority="batch")
+    other = bench.ready(OTHER, 4)
+    assert words(bench)[other][0] == wire.HOLD
+    for _ in range(2):
+        bench.pass_time(limits.HUNG // limits.MISSED)
+        bench.do(ev.WorkerAnswered(other))
+    assert words(bench)[other] == (wire.GO, 2)
+    assert words(bench)[silent][0] == wire.HOLD
