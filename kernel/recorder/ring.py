@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
+from clawai.kernel.replay.code import identity, ours
 from clawai.kernel.replay.files import MAGIC, packed, segments
 
 REPLAY = [sys.executable, "-I", "-B", "-m", "clawai.kernel.replay"]
@@ -57,7 +60,8 @@ class Ring:
             self._number = max(segments(self.folder), default=0)
         self._open()
         draft = self.folder / f"{self._number:08}.draft"
-        draft.write_bytes(MAGIC + packed(head) + packed(snapshot))
+        top = msgspec.msgpack.encode(msgspec.msgpack.decode(head) | {"code": ours()})
+        draft.write_bytes(MAGIC + packed(top) + packed(snapshot))
         draft.rename(draft.with_suffix(".snapshot"))
         self._trim()
 
@@ -152,6 +156,9 @@ class Ring:
             self._compute()
             return True
         draft.unlink(missing_ok=True)
+        if identity() != ours():
+            self.say("warning", "the event journal begins again: the program's files have changed")
+            return False
         name = f"different-{self._computing:08}.journal"
         self._keep(name, self._chain(self._computing - 1))
         self.say("error", f"the event journal does not replay, see {self.folder / name}: {said}")

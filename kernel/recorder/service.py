@@ -27,6 +27,7 @@ import msgspec
 from clawai.kernel.link import Link
 from clawai.kernel.recorder.ring import Ring
 from clawai.kernel.recorder.store import Store, Written
+from clawai.kernel.replay.code import ours
 from clawai.sdk import jobs, paths, wire
 from clawai.sdk.errors import ClawError
 
@@ -177,6 +178,7 @@ class Service:
         if journal["enabled"]:
             folder = paths.state_dir() / "journal"
             size = journal["mib"] << 20
+            ours()  # the core as the daemon has just loaded it
             self.ring = Ring(folder, size, journal["segments"], self.say)
         kept = config["jobs"]
         try:

@@ -52,6 +52,8 @@ def replay(options: argparse.Namespace, files: list[Path]) -> int:
 
 
 def _print(player: Replay, done: int, different: Step | None, options: Any) -> None:
+    if player.other_code:
+        print("made by another version of the core, which may have done otherwise on purpose")
     if different:
         print(f"event {different.number} has another outcome than in the field")
         print(show.difference(different))
@@ -77,6 +79,7 @@ def _print_json(player: Replay, done: int, different: Step | None, shown: list[A
         "events": done,
         "runs": player.runs,
         "same": different is None,
+        "same_code": not player.other_code,
         "broke": player.last[-1].broke or None if player.last else None,
         "last": player.number,
         "checksum": f"{player.sum:08x}",

@@ -32,6 +32,8 @@ class Head(msgspec.Struct, frozen=True):
     now: int
     core: tuple[int, int, int, frozenset[int]] | None = None
     """What the core was made of, where there is no snapshot yet."""
+    code: str = ""
+    """Identity of the core's files."""
 
 
 @dataclass(frozen=True, slots=True)

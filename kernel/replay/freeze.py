@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from clawai.kernel.journal import FORMAT, fields
+from clawai.kernel.replay.code import ours
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -53,4 +54,5 @@ def snapshot(core: Any) -> bytes:
 
 def head(number: int, checksum: int, now: int) -> bytes:
     """What stands before a snapshot."""
-    return msgspec.msgpack.encode({"format": FORMAT, "number": number, "sum": checksum, "now": now})
+    top = {"format": FORMAT, "number": number, "sum": checksum, "now": now}
+    return msgspec.msgpack.encode(top | {"code": ours()})

@@ -11,6 +11,7 @@ import msgspec
 from clawai.kernel.core import Core
 from clawai.kernel.journal import blank
 from clawai.kernel.replay import thaw
+from clawai.kernel.replay.code import ours
 from clawai.kernel.replay.files import Entry, Head, Snapshot
 from clawai.sdk.errors import ClawError
 
@@ -61,6 +62,8 @@ class Replay:
     sum: int = 0
     now: int = 0
     last: deque[Step] = field(default_factory=lambda: deque(maxlen=CONTEXT))
+    other_code: bool = False
+    """It was made by another version of the core: a difference need not be a fault."""
     runs: int = 0
     """Chains of events: a journal has more than one where it began again."""
 
@@ -80,6 +83,7 @@ class Replay:
 
     def _restore(self, snapshot: Snapshot) -> None:
         head = snapshot.head
+        self.other_code = self.other_code or head.code != ours()
         if self.core and (head.number, head.sum) == (self.number, self.sum):
             return  # of a segment in the middle of a chain: we are there already
         self.core = thaw.core(snapshot.data) if snapshot.data else _made(head)

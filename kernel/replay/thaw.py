@@ -17,14 +17,11 @@ import msgspec
 from clawai.kernel import events as ev
 from clawai.kernel.core import Core
 from clawai.kernel.journal import TIMINGS, fields, shape
+from clawai.kernel.replay.code import CORE
 from clawai.sdk import wire
 from clawai.sdk.errors import CODES, ClawError
 
-MODULES = (
-    *("core", "costs", "events", "grants", "leases", "ledger", "pool", "queue", "state"),
-    *("tasks", "weights", "workers"),
-)
-_NAMES = frozenset(f"clawai.kernel.{name}" for name in MODULES) | {"clawai.sdk.wire"}
+_NAMES = frozenset(f"clawai.kernel.{name}" for name in CORE) | {"clawai.sdk.wire"}
 _OTHERS = frozenset(
     (
         ("collections", "deque"),

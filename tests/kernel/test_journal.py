@@ -17,6 +17,7 @@ from clawai.kernel.journal import BATCH, QUIET, Journal
 from clawai.kernel.limits import SECOND
 from clawai.kernel.recorder.ring import Ring
 from clawai.kernel.replay import thaw
+from clawai.kernel.replay.code import ours
 from clawai.kernel.replay.files import MAGIC, packed, parts, read, segments
 from clawai.kernel.replay.freeze import head, snapshot
 from clawai.kernel.replay.run import Replay
@@ -359,6 +360,15 @@ def test_noise_is_refused(tmp_path: Path) -> None:
                 list(Replay().steps(read([path])))
             except ClawError as error:
                 assert error.code == "bad_config"
+
+
+def test_another_version_of_the_core_is_told(tmp_path: Path) -> None:
+    kept = Kept()
+    simulated("quiet-office", 2, 30, kept)
+    path = _file(tmp_path, kept.data)
+    assert replayed(path)["same_code"]
+    path.write_bytes(kept.data.replace(ours().encode(), b"0" * 16))
+    assert not replayed(path)["same_code"]
 
 
 def test_a_folder_without_a_journal_says_so(tmp_path: Path) -> None:
