@@ -13,12 +13,15 @@ from support import (
 def test_no_processor_time_while_idle(kernel: Kernel) -> None:
     client = kernel.client()
     client.call("echo.say", {"text": "x"})
-    time.sleep(1.2)  # the last tick of the task comes a second after it
+    time.sleep(2.5)  # the last tick of the task comes a second after it, the journal one later
     before = {pid: cpu_ticks(pid) for pid in kernel.processes()}
     woke = memory_kib(kernel.pid, "voluntary_ctxt_switches")
     time.sleep(2)
-    assert {pid: cpu_ticks(pid) for pid in kernel.processes()} == before
-    assert memory_kib(kernel.pid, "voluntary_ctxt_switches") <= woke + 1
+    spent = sum(map(cpu_ticks, before)) - sum(before.values())
+    # The steward looks at the box now and then, and tells the daemon when others have changed it.
+    assert spent <= 2, "more than 1 % of a processor, of all processes together"
+    assert cpu_ticks(kernel.pid) == before[kernel.pid]
+    assert memory_kib(kernel.pid, "voluntary_ctxt_switches") <= woke + 6
     assert client.call("echo.say", {"text": "x"}).value == "x"
 
 
