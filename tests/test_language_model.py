@@ -5,12 +5,15 @@ import shutil
 import signal
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clawai.sdk.client import Client, Task
 from clawai.sdk.errors import ClawError
+from clawai.sdk.wire import Priority
 from support import Kernel, wait_until
 
 pytestmark = pytest.mark.model
@@ -87,33 +90,124 @@ def test_two_clients_at_once_stream_without_mixing(smollm2_store: Kernel) -> Non
     assert [together[prompt] for prompt in prompts] == alone
 
 
+def start_long(client: Client, priority: Priority) -> Task:
+    """An answer that takes its time; it has begun."""
+    task = client.submit("llm.generate", LONG, model="smollm2", priority=priority)
+    next(event for event in task if event.kind == "chunk")
+    return task
+
+
 def test_twenty_queued_requests_are_answered_in_priority_order(smollm2_store: Kernel) -> None:
-    classes = ["batch", "normal", "interactive", "critical"] * 5
+    """Bulk answers go on in three slots; the fourth is not for bulk, and what is urgent passes."""
+    classes: list[Priority] = ["batch", "normal", "interactive", "critical"]
     ended: list[int] = []
     with smollm2_store.client() as client:
         note = client._session._end
         client._session._end = lambda request, end: (ended.append(request.id), note(request, end))
-        running = client.submit("llm.generate", LONG, model="smollm2", priority="critical")
-        next(event for event in running if event.kind == "chunk")
+        bulk = [start_long(client, "batch") for _ in range(3)]
+        running = start_long(client, "critical")
+        params = {"prompt": "a", "max_tokens": 1}
         tasks = [
-            (
-                priority,
-                client.submit(
-                    "llm.generate",
-                    {"prompt": "a", "max_tokens": 1},
-                    model="smollm2",
-                    priority=priority,
-                ),
-            )
-            for priority in classes
+            client.submit("llm.generate", params, model="smollm2", priority=priority)
+            for priority in classes * 5
         ]
-        wait_until(lambda: len(client.query("tasks")["tasks"]) == 21, "all are queued")
+        by_id = {
+            task._request.id: priority for task, priority in zip(tasks, classes * 5, strict=True)
+        }
+        wait_until(lambda: len(client.query("tasks")["tasks"]) == 24, "all are queued")
         running.cancel()
-        assert all(task.result().value["usage"]["completion_tokens"] == 1 for _, task in tasks)
-    ranks = ["critical", "interactive", "normal", "batch"]
-    by_id = {task._request.id: priority for priority, task in tasks}
+        for task in tasks:
+            if by_id[task._request.id] != "batch":
+                assert task.result().value["usage"]["completion_tokens"] == 1
+        for task in bulk:
+            task.cancel()
+        for task in tasks:
+            assert task.result().value["usage"]["completion_tokens"] == 1
     order = [by_id[number] for number in ended if number in by_id]
-    assert order == sorted(classes, key=ranks.index)
+    ranks = ["critical", "interactive", "normal", "batch"]
+    assert order == sorted(by_id.values(), key=ranks.index)
+
+
+def test_an_urgent_question_interrupts_a_bulk_answer_of_the_same_model(
+    smollm2_store: Kernel,
+) -> None:
+    """It is answered while the other one waits, and that one ends as if nothing had been."""
+    story = {"prompt": "Once upon a time", "max_tokens": 150}
+    question = {"messages": QUESTION, "max_tokens": 8}
+    # A prompt of several chunks is interrupted too, not only an answer.
+    reading = {"prompt": "All happy families are alike. " * 120, "max_tokens": 20}
+    alone = [answer(smollm2_store, params)["text"] for params in (story, reading, question)]
+    with smollm2_store.client() as client:
+        bulk = [
+            client.submit("llm.generate", params, model="smollm2", priority="batch")
+            for params in (story, reading)
+        ]
+        next(event for event in bulk[0] if event.kind == "chunk")
+        for _ in range(4):
+            urgent = client.call("llm.generate", question, model="smollm2", priority="critical")
+            assert urgent.value["text"] == alone[2]
+        workers = client.query("workers")["workers"]
+        assert len(workers) == 1
+        assert [task.result().value["text"] for task in bulk] == alone[:2]
+
+
+def test_a_worker_that_was_stopped_goes_on_exactly(smollm2_store: Kernel) -> None:
+    """SIGSTOP falls wherever it falls: in a prompt, in a token, in an op."""
+    params = {"prompt": "All happy families are alike. " * 100, "max_tokens": 60}
+    alone = answer(smollm2_store, params)["text"]
+    with smollm2_store.client() as client:
+        (worker,) = client.query("workers")["workers"]
+        task = client.submit("llm.generate", params, model="smollm2")
+        threads = Path(f"/proc/{worker['pid']}/task")
+        for _ in range(30):
+            os.kill(worker["pid"], signal.SIGSTOP)
+            wait_until(lambda: all_stopped(threads), "every thread stands still")
+            os.kill(worker["pid"], signal.SIGCONT)
+            time.sleep(0.01)
+        assert task.result().value["text"] == alone
+        assert client.query("workers")["workers"][0]["worker"] == worker["worker"]
+
+
+def all_stopped(threads: Path) -> bool:
+    states = [
+        (path / "stat").read_text().rpartition(")")[2].split()[0] for path in threads.iterdir()
+    ]
+    return all(state == "T" for state in states)
+
+
+def weights_of(pid: int) -> list[str]:
+    """The mappings of weights objects in a process, as /proc/PID/maps writes them."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line for line in lines if "memfd:claw-weights" in line]
+
+
+@pytest.mark.parametrize(
+    ("smollm2_store", "shared"),
+    [("", True), ("[workers]\nweights = 'private'", False)],
+    indirect=["smollm2_store"],
+)
+def test_weights_outlive_their_worker(smollm2_store: Kernel, shared: bool) -> None:
+    """The next one maps the same object, for reading only."""
+    params = {"prompt": "The capital of France is", "max_tokens": 12}
+    first = answer(smollm2_store, params)["text"]
+    seen = []
+    with smollm2_store.client() as client:
+        for _ in range(3):
+            (worker,) = client.query("workers")["workers"]
+            mapped = weights_of(worker["pid"])
+            seen.append([line.split()[4] for line in mapped])
+            assert all(line.split()[1].startswith("r--") for line in mapped)
+            os.kill(worker["pid"], signal.SIGKILL)
+            wait_until(
+                lambda pid=worker["pid"]: [
+                    w for w in client.query("workers")["workers"]
+                    if w["state"] == "ready" and w["pid"] != pid
+                ],
+                "the worker is back",
+            )  # fmt: skip
+            assert answer(smollm2_store, params)["text"] == first
+    assert len(seen[0]) == shared
+    assert seen[0] == seen[1] == seen[2], "one object, the same inode"
 
 
 def test_cancel_in_mid_answer(smollm2_store: Kernel) -> None:
