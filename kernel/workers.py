@@ -350,7 +350,8 @@ def watch(state: State, worker: Worker) -> None:
     if not worker.running:
         worker.pinged = False
         return
-    if worker.missed >= limits.MISSED and 4 in state.rungs:
+    patience = limits.BULK_PATIENCE if worker.spec.lane == "bulk" else 1
+    if worker.missed >= limits.MISSED * patience and 4 in state.rungs:
         worker.error = ClawError("worker_hung", f"{worker.service.title} stopped answering")
         kill(state, worker, "it stopped answering")
         return
