@@ -20,7 +20,7 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
-from clawai.kernel.peers import Peer
+from clawai.kernel.peers import POST, Peer
 from clawai.kernel.records import Records
 from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
@@ -137,7 +137,7 @@ class Clients:
                 self.records.refused(told.message)
             return
         client.peer.send(told.message, told.frames)
-        if client.peer.waiting:
+        if client.peer.waiting > POST:
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
                 worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)

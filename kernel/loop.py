@@ -9,6 +9,8 @@ from clawai.kernel import limits
 from clawai.kernel.events import Event
 from clawai.sdk.errors import ClawError
 
+SERVED = 8
+"""Descriptors that are served between two posts."""
 Callback = Callable[[int], None]
 
 
@@ -24,6 +26,8 @@ class Loop:
     """Descriptors to serve in the next turn although nothing new may come on them."""
     peers: set[Any] = field(default_factory=set)
     """The connections (``peers.Peer``) that it serves."""
+    posts: dict[Any, None] = field(default_factory=dict)
+    """Those of them that have something to write, in order."""
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
 
@@ -60,6 +64,7 @@ class Loop:
 
     def turn(self, pause: float | None) -> None:
         """Wait for at most ``pause`` seconds and serve what is ready."""
+        self.post()
         again, self.again = self.again, set()
         ready = dict.fromkeys(again, select.EPOLLIN)
         for fd, mask in self.poller.poll(0 if again else pause, 64):
@@ -67,9 +72,18 @@ class Loop:
         # A callback of this round may close the descriptor of a later one, and a new connection may
         # get its number: the event was not for that one.
         served = [(fd, mask, self.callbacks.get(fd)) for fd, mask in ready.items()]
-        for fd, mask, callback in served:
+        for number, (fd, mask, callback) in enumerate(served, 1):
             if callback and self.callbacks.get(fd) is callback:
                 callback(mask)
+            if number % SERVED == 0:
+                self.post()
+
+    def post(self) -> None:
+        """Have everybody write what this turn has to say."""
+        while self.posts:
+            posts, self.posts = self.posts, {}
+            for peer in posts:
+                peer.post()
 
     def shed(self) -> None:
         """Bound what half-sent and waiting messages hold, over all connections: largest first."""
