@@ -59,7 +59,8 @@ def nested(levels: int) -> None:
     raise ClawError("bad_params", "deep", got=value)
 
 @operation("evil.hang")
-def hang() -> None:
+def hang(ctx: Context) -> None:
+    ctx.progress(None, "hangs")
     while True:
         time.sleep(0.05)
 
