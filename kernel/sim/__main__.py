@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> int:
         print(f"claw: {error}", file=sys.stderr)
         return 1
     world = World(chosen, options.seed, options.tasks)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     try:
         world.run()
     except BrokenError as error:
         _tell(world, error, options)
         return 1
-    found = report.figures(world, time.perf_counter() - began)
+    found = report.figures(world, time.perf_counter() - began, time.process_time() - used)
     print(json.dumps(found) if options.json else report.text(found, chosen.about))
     return 0
 

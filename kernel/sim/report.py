@@ -8,8 +8,8 @@ from clawai.kernel.sim.world import START, World
 from clawai.sdk import wire
 
 
-def figures(world: World, wall_s: float) -> dict[str, Any]:
-    """Everything that the run counted."""
+def figures(world: World, wall_s: float, cpu_s: float) -> dict[str, Any]:
+    """Everything that the run counted; how long it took, and how much processor time of that."""
     counts = world.counts
     return {
         "scenario": world.scenario.name,
@@ -18,6 +18,7 @@ def figures(world: World, wall_s: float) -> dict[str, Any]:
         "events": world.events,
         "simulated_s": round((world.clock - START) / limits.SECOND, 3),
         "wall_s": round(wall_s, 3),
+        "cpu_s": round(cpu_s, 3),
         "mark": f"{world.mark:016x}",
         "classes": {
             name: _class(name, tally)

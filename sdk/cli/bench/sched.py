@@ -75,6 +75,7 @@ def measure(rounds: int, count: int, seed: int) -> Report:
     ours = (_children() - used) / ((time.monotonic() - began) * (os.cpu_count() or 1))
     figures = {key: statistics.median(found[key] for found in decisions) for key in decisions[0]}
     figures["simulated_hour_s"] = statistics.median(found["wall_s"] for found in hours)
+    figures["simulated_hour_cpu_s"] = statistics.median(found["cpu_s"] for found in hours)
     settings = {
         "rounds": rounds,
         "decisions": count,
