@@ -71,6 +71,10 @@ class Channel:
         """Whether ``close`` was called."""
         return self._sock.fileno() < 0
 
+    def fileno(self) -> int:
+        """For whoever waits for several."""
+        return self._sock.fileno()
+
     def send(self, frames: Frames) -> None:
         """Send a message. If the kernel is gone, ``receive`` says so when all is read.
 

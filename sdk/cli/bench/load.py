@@ -1,18 +1,20 @@
 """Closed-loop load for benchmarks: many connections, each with one request under way.
 
-One process drives all connections of a side through libzmq and one poller, whoever answers, so that
-two sides differ only in what answers and in what a message must carry. A thread or a process for
-each client would measure the scheduler of a small box instead.
+One process and one poller drive all connections of a side: the kernel's through what ``Client``
+speaks through, the bare broker's through libzmq. A thread or a process for each client would
+measure the scheduler of a small box instead.
 """
 
+import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
 
-from clawai.sdk.client import options
+from clawai.sdk import paths
+from clawai.sdk.channel import Channel
 from clawai.sdk.errors import ClawError
 from clawai.sdk.session import Request, Session
 
@@ -85,32 +87,117 @@ class Ours:
         return True
 
 
+class Links(Protocol):
+    """Connections by number."""
+
+    def send(self, number: int, parts: Parts) -> None:
+        """Send a message."""
+        ...
+
+    def wait(self) -> Iterable[tuple[int, list[bytes]]]:
+        """Wait until something comes: messages, if they are whole, and on which connection.
+
+        Raises:
+            ClawError: nothing comes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnect all."""
+        ...
+
+
+class ZeroMQ:
+    """DEALER sockets of libzmq (see ``Links``)."""
+
+    def __init__(self, address: str, count: int) -> None:
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._numbers: dict[Any, int] = {}
+        for number in range(count):
+            sock: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+            sock.connect(address)
+            self._poller.register(sock, zmq.POLLIN)
+            self._sockets.append(sock)
+            self._numbers[sock] = number
+
+    def send(self, number: int, parts: Parts) -> None:
+        """See ``Links``."""
+        self._sockets[number].send_multipart(parts)
+
+    def wait(self) -> Iterable[tuple[int, list[bytes]]]:
+        """See ``Links``."""
+        ready = self._poller.poll(PATIENCE_MS)
+        if not ready:
+            raise _silence()
+        return [(self._numbers[sock], sock.recv_multipart()) for sock, _ in ready]
+
+    def close(self) -> None:
+        """See ``Links``."""
+        self._context.destroy(0)
+
+
+class Channels:
+    """What ``Client`` speaks through (see ``Links``)."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._channels = [Channel(path, 30.0, 30.0) for _ in range(count)]
+        self._numbers = {each.fileno(): number for number, each in enumerate(self._channels)}
+        self._poller = select.epoll()
+        for each in self._channels:
+            self._poller.register(each.fileno(), select.EPOLLIN)
+
+    def send(self, number: int, parts: Parts) -> None:
+        """See ``Links``."""
+        self._channels[number].send(parts)
+
+    def wait(self) -> Iterable[tuple[int, list[bytes]]]:
+        """See ``Links``."""
+        ready = self._poller.poll(PATIENCE_MS / 1000)
+        if not ready:
+            raise _silence()
+        for fd, _ in ready:
+            number = self._numbers[fd]
+            try:
+                heard = self._channels[number].receive(0)
+            except EOFError:
+                raise ClawError("no_kernel", "the kernel has closed a connection") from None
+            for frames in heard:
+                yield number, frames
+
+    def close(self) -> None:
+        """See ``Links``."""
+        self._poller.close()
+        for each in self._channels:
+            each.close()
+
+
+def _silence() -> ClawError:
+    return ClawError("worker_hung", "no answer came", got=f"{PATIENCE_MS} ms of silence")
+
+
 class Load:
     """Connections that stay open between measurements."""
 
-    def __init__(self, address: str, talks: Sequence[Talk]) -> None:
-        self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._talks: dict[Any, Talk] = {}
-        for talk in talks:
-            sock: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-            options(sock)
-            sock.connect(address)
-            self._poller.register(sock, zmq.POLLIN)
-            self._talks[sock] = talk
+    def __init__(self, links: Links, talks: Sequence[Talk]) -> None:
+        self._links, self._talks = links, talks
+        self.close = links.close
 
     @classmethod
     def of_kernel(cls, folder: Path, talks: Sequence[Greeter]) -> "Load":
         """Connections to a kernel, greeted."""
-        load = cls(f"ipc://{folder / 'kernel.sock'}", talks)
-        for sock, talk in zip(load._talks, talks, strict=True):
-            sock.send_multipart(talk.session.hello(b"", "bench"))
-            while talk.session.welcome is None:
-                if not sock.poll(PATIENCE_MS):
-                    load.close()
-                    raise ClawError("no_kernel", "the kernel does not answer a hello", len(talks))
-                talk.session.receive(sock.recv_multipart())
-        return load
+        links = Channels(folder / paths.kernel_socket().name, len(talks))
+        try:
+            for number, talk in enumerate(talks):
+                links.send(number, talk.session.hello(b"", "bench"))
+            while not all(talk.session.welcome for talk in talks):
+                for number, frames in links.wait():
+                    talks[number].session.receive(frames)
+        except BaseException:
+            links.close()
+            raise
+        return cls(links, talks)
 
     def run(
         self, seconds: float, told: Callable[[int], None] | None = None, most: int | None = None
@@ -121,33 +208,25 @@ class Load:
             told: called with the nanoseconds that each took.
             most: only so many of the connections ask.
         """
-        asking = list(self._talks.items())[:most]
-        began = {sock: time.perf_counter_ns() for sock, _ in asking}
-        for sock, talk in asking:
-            sock.send_multipart(talk.ask())
+        asking = self._talks[:most]
+        began = [time.perf_counter_ns()] * len(asking)
+        for number, talk in enumerate(asking):
+            self._links.send(number, talk.ask())
         start = time.perf_counter()
         until, count, last = start + seconds, 0, start
-        open_requests = len(began)
+        open_requests = len(asking)
         while open_requests:
-            ready = self._poller.poll(PATIENCE_MS)
-            if not ready:
-                raise ClawError("worker_hung", "no answer came", got=f"{PATIENCE_MS} ms of silence")
-            for sock, _ in ready:
-                talk = self._talks[sock]
-                if not talk.heard(sock.recv_multipart()):
+            for number, frames in self._links.wait():
+                if not asking[number].heard(frames):
                     continue
                 now = time.perf_counter_ns()
                 if told:
-                    told(now - began[sock])
+                    told(now - began[number])
                 last = now / 1e9
                 count += 1
                 if last < until:
-                    began[sock] = now
-                    sock.send_multipart(talk.ask())
+                    began[number] = now
+                    self._links.send(number, asking[number].ask())
                 else:
                     open_requests -= 1
         return count / (last - start)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._context.destroy(0)

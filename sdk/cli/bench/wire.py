@@ -3,7 +3,8 @@
 Echo of float32[16]: client, kernel, sandboxed worker and back, and the same over ``broker``:
 client, ROUTER, DEALER, worker. Both stay up and are asked in turn, in alternating order. The lone
 client is ``Client`` on our side and a bare DEALER on the other; 1, 8 and 32 connections are driven
-by one process for both sides (see ``load``). Nothing is batched: the operation declares no batch.
+by one process, for both sides alike (see ``load``). The operation declares no batch, so nothing is
+batched.
 """
 
 import subprocess
@@ -18,7 +19,7 @@ import zmq
 
 from clawai.sdk.cli import output
 from clawai.sdk.cli.bench.command import finish
-from clawai.sdk.cli.bench.load import Load, Ours, Plain
+from clawai.sdk.cli.bench.load import Load, Ours, Plain, ZeroMQ
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private, family
 from clawai.sdk.cli.bench.report import Bar, Report
@@ -117,7 +118,7 @@ def bare(stack: ExitStack) -> tuple[Side, int]:
         if sock.recv_multipart() != [PAYLOAD]:
             raise ClawError("bad_worker", "the echo of the bare broker is not what was sent")
 
-    loads = {count: Load(front, [Plain(PAYLOAD) for _ in range(count)]) for count in CLIENTS}
+    loads = {n: Load(ZeroMQ(front, n), [Plain(PAYLOAD) for _ in range(n)]) for n in CLIENTS}
     for load in loads.values():
         stack.callback(load.close)
     return Side(once, loads), process.pid
