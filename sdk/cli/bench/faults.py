@@ -183,8 +183,8 @@ def install(kernel: Private) -> None:
         kernel.plugin("neighbour", f"neighbour{number}")
 
 
-def measure(count: int, least_slow: int, quiet_s: float, seed: int) -> Report:
-    """Inject ``count`` faults."""
+def measure(count: int, slow: int, quiet_s: float, seed: int) -> Report:
+    """Inject ``count`` faults, at least ``slow`` of each kind that is noticed late."""
     found = Found()
     status = output.Status()
     with contextlib.ExitStack() as stack:
@@ -202,18 +202,19 @@ def measure(count: int, least_slow: int, quiet_s: float, seed: int) -> Report:
         stack.callback(paced.kill)
         scene = Scene(kernel.folder, found, random.Random(seed))
         ended = threading.Event()
-        slow = [
-            threading.Thread(target=_slowly, args=(scene, kind, least_slow, ended)) for kind in SLOW
+        late = [
+            threading.Thread(target=_slowly, args=(scene, kind, slow, ended))
+            for kind in (SLOW if slow else ())
         ]
         try:
-            for thread in slow:
+            for thread in late:
                 thread.start()
             # The slow ones come on top of the quick ones; a few are spent before the end is known.
-            _quickly(scene, count - len(SLOW) * least_slow, quiet_s, status)
+            _quickly(scene, count - len(SLOW) * slow, quiet_s, status)
         finally:
             ended.set()
             status.show("waiting for those that hang")
-            for thread in slow:
+            for thread in late:
                 thread.join()
         samples, lost = paced.finish()
         restarts = 0 if kernel.alive() else 1
@@ -270,5 +271,5 @@ def command(count: int, seed: int, quick: bool, as_json: bool) -> None:
       claw bench faults --quick
       claw bench faults --json
     """
-    count, least, quiet = (60, 1, 4.0) if quick else (count, 4, 5.0)
-    finish(measure(count, least, quiet, seed), as_json)
+    count, slow, quiet = (60, 1, 4.0) if quick else (count, 4, 5.0)
+    finish(measure(count, slow, quiet, seed), as_json)
