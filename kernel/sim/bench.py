@@ -16,7 +16,6 @@ import json
 import random
 import sys
 import time
-from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
@@ -136,7 +135,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=2000, help="decisions at each length")
     parser.add_argument("--sizes", default=",".join(SIZES), help="which lengths of the queue")
     options = parser.parse_args(arguments)
-    chosen: dict[str, Any] = {name: SIZES[name] for name in options.sizes.split(",")}
+    names = options.sizes.split(",")
+    if unknown := set(names) - set(SIZES):
+        parser.error(f"no such length: {sorted(unknown)}; there are {', '.join(SIZES)}")
+    chosen = {name: SIZES[name] for name in names}
     json.dump(measure(options.count, chosen), sys.stdout)
     print()
     return 0
