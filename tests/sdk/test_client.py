@@ -40,7 +40,7 @@ def test_results_in_any_order(folder: Path) -> None:
 def test_events_tell_where_a_task_stands(folder: Path) -> None:
     with Client(folder=folder) as client:
         running = [client.submit("echo.count", {"upto": 10**6, "pause_ms": 5}) for _ in range(4)]
-        queued = client.submit("echo.say", {"text": "last"}, priority="batch")
+        queued = client.submit("echo.say", {"text": "last"}, priority="normal")
         events = iter(queued)
         assert next(events).kind == "accepted"
         told = next(events)

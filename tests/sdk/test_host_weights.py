@@ -1,5 +1,6 @@
 """Weights objects: filled once, sealed, and mapped by every worker after that."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_filled_once_then_mapped(tmp_path: Path) -> None:
             second.send(wire.Granted(weights="map"))
             segment = create("claw-segment-3", 4096)
             second.give({"segment": 3, "bytes": 4096}, segment)
+            os.close(segment)
             second.give({"weights": 7, "bytes": SIZE}, weights.fd)
             assert look(second) == [False, True, SIZE, b"head", b"tail"]
             second.send(wire.Drop(segment=3))
