@@ -76,8 +76,8 @@ def all_command(path: str, only: tuple[str, ...], quick: bool) -> None:
 
 
 @bench_command.command("compare")
-@click.argument("first", type=click.Path(exists=True, dir_okay=False))
-@click.argument("second", type=click.Path(exists=True, dir_okay=False))
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
 def compare_command(first: str, second: str) -> None:
     """Put two reports of `claw bench all` beside each other.
 
