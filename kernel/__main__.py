@@ -115,6 +115,7 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
         "listeners": listeners,
         "sockets": [str(path) for path in doors],
         "ready_fd": ready_fd,
+        "lock_fd": held,
         "budget": configuration.budget_bytes(config),
         "idle_ns": int(config.workers.idle_minutes * 60e9),
         "cores": len(os.sched_getaffinity(0)),

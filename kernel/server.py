@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Where they listen; removed at the end."""
     ready_fd: int
     """Gets a line once the daemon serves; -1 for nobody."""
+    lock_fd: int
+    """Holds the lock of the folder while it is open."""
     budget: int
     idle_ns: int
     cores: int
@@ -236,6 +238,9 @@ def serve(sock: socket.socket, steward: int) -> None:
     first = Link(sock, blocking=True).receive()
     assert first is not None
     settings = msgspec.convert(first[1][0], Settings)
+    for fd in (sock.fileno(), settings.lock_fd, settings.ready_fd, *settings.listeners):
+        if fd >= 0:
+            os.set_inheritable(fd, False)  # they came through an exec, and go no further
     server = Server(settings, Link(sock), steward)
     try:
         wakeups = _signals(server)

@@ -145,6 +145,22 @@ def test_the_steward_dies_twice_at_once_and_the_kernel_says_so(
     kernel.process = None
 
 
+def test_no_child_inherits_what_the_daemon_holds(kernel: Kernel) -> None:
+    """The lock of the folder in the hands of a child would outlive the daemon."""
+    kernel.client().call("echo.say", {"text": "x"})
+    for pid in (kernel.pid, kernel.steward(), *kernel.launchers().values()):
+        for name in descriptors(pid):
+            try:
+                said = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            flags = next(line.split()[1] for line in said.splitlines() if "flags:" in line)
+            link = descriptors(pid).get(name, "")
+            assert name <= 2 or int(flags, 8) & os.O_CLOEXEC, f"{name} of {pid}: {link}"
+    holders = [pid for pid in kernel.processes() if "kernel.pid" in str(descriptors(pid).values())]
+    assert holders == [kernel.pid]
+
+
 def test_a_new_plugin_a_changed_one_and_a_removed_one(kernel: Kernel) -> None:
     client = kernel.client()
     with pytest.raises(ClawError) as caught:
