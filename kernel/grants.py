@@ -47,9 +47,11 @@ def turn(state: State) -> None:
 
 
 def _grant(state: State, worker: Worker, threads: int) -> None:
-    held = worker.threads < 0
-    worker.threads = threads or (-1 if 1 in state.rungs else 1)
-    if worker.threads < 0 and not held:
+    threads = threads or (-1 if 1 in state.rungs else 1)
+    if threads == worker.threads:
+        return
+    worker.threads = threads
+    if threads < 0:
         worker.held_since = state.now
         _age(state, worker)
     for slot in worker.running:
@@ -57,25 +59,24 @@ def _grant(state: State, worker: Worker, threads: int) -> None:
 
 
 def _age(state: State, worker: Worker) -> None:
-    rank = min(task.rank for task in worker.tasks())
-    if patience := limits.PROMOTE[CLASSES[rank]]:
-        state.timer(worker.held_since + patience, "held", worker.id)
+    rank = min((task.rank for task in worker.tasks()), default=0)
+    patience = limits.PROMOTE[CLASSES[rank]]
+    if patience and worker.threads < 0 and not worker.ageing:
+        worker.ageing = True
+        state.timer(max(worker.held_since + patience, state.now + limits.MS), "held", worker.id)
 
 
 def held(state: State, worker: Worker) -> None:
     """What is held ages as what is queued does, so that it computes again in the end."""
-    running = worker.tasks()
+    running, worker.ageing = worker.tasks(), False
     rank = min((task.rank for task in running), default=0)
-    if (
-        worker.threads < 0
-        and rank
-        and state.now >= worker.held_since + limits.PROMOTE[CLASSES[rank]]
-    ):
+    due = worker.held_since + limits.PROMOTE[CLASSES[rank]]
+    if worker.threads < 0 and rank and state.now >= due:
         for task in running:
             task.rank = max(0, task.rank - 1)
         worker.held_since = state.now
         state.redivide = True
-        _age(state, worker)
+    _age(state, worker)
 
 
 def suspend(state: State, worker: Worker) -> None:

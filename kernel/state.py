@@ -127,6 +127,8 @@ class Worker:
     threads: int = 0
     """Granted; 0 while nothing was, -1 while it is held."""
     held_since: int = 0
+    ageing: bool = False
+    """A timer is set that looks how long it has been held."""
     wanted: WorkerReserved | None = None
     """What it waits for, in state waiting."""
     weights: "Weights | None" = None
@@ -241,6 +243,8 @@ class State:
     now: int = 0
     out: list[Instruction] = field(default_factory=list)
     timers: list[tuple[int, int, str, Any]] = field(default_factory=list)
+    purged: int = 0
+    """Timers that were left when those of what is gone were last thrown away."""
     last: dict[str, int] = field(default_factory=dict)
     ticking: bool = False
     phase: int = 0
@@ -253,10 +257,11 @@ class State:
     def timer(self, when: int, action: str, subject: Any = None) -> None:
         """Have ``action`` looked at when ``when`` has come; what is over by then is ignored."""
         heapq.heappush(self.timers, (when, self.number("timer"), action, subject))
-        if len(self.timers) > 64 + 4 * (len(self.tasks) + len(self.workers)):
+        if len(self.timers) > max(64 + 4 * (len(self.tasks) + len(self.workers)), 2 * self.purged):
             # Deadlines of tasks that have ended would stay until they come, which can be years.
             self.timers = [entry for entry in self.timers if self._matters(entry[2], entry[3])]
             heapq.heapify(self.timers)
+            self.purged = len(self.timers)
 
     def _matters(self, action: str, subject: Any) -> bool:
         if action in ("deadline", "grace"):
