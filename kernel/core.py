@@ -178,7 +178,7 @@ def _commanded(state: State, event: ev.Commanded) -> None:
                 (grants.suspend if service.held else grants.resume)(state, worker)
         else:
             _unload(state, service, event.name)
-        if worker:
+        if worker or event.command in ("pin", "unpin"):
             found.append({"plugin": plugin, "model": model, "lane": lane, "waiting": waiting})
     if event.command == "unload":
         weights.drop_unused(state, state.ledger.budget)
