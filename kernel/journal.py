@@ -42,7 +42,6 @@ MIXED = frozenset(
 """Classes with fields whose type does not say whether something in them is hidden."""
 _ATOMS = frozenset((int, str, bool, float, type(None)))
 _encode = msgspec.msgpack.Encoder().encode
-_shapes: dict[type, tuple[str, Callable[[Any], Any]] | None] = {}
 
 
 def fields(kind: type) -> dict[str, Any]:
@@ -52,31 +51,37 @@ def fields(kind: type) -> dict[str, Any]:
     return {name: blanks(f"{kind.__name__}.{name}", blanks(name, fields)) for name in names}
 
 
-def shape(kind: type) -> tuple[str, Callable[[Any], Any]] | None:
-    """Name and a getter of the fields that are not hidden; None if all can go as they are."""
-    names = [name for name, hidden in fields(kind).items() if hidden is fields]
-    if kind.__name__ in MIXED or len(names) < len(fields(kind)):
-        get = attrgetter(*names) if len(names) > 1 else lambda thing: [getattr(thing, *names)]
-        return kind.__name__, get if names else lambda _: ()
-    return None
+def whole(kind: type) -> bool:
+    """Whether nothing in it has to be hidden."""
+    return kind.__name__ not in MIXED and all(each is fields for each in fields(kind).values())
+
+
+class _Blanks(dict[type, Callable[[Any], Any]]):
+    """How each type is blanked; what is one of ours is added when it is first met."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        name = kind.__name__
+        kept = [field for field, hidden in fields(kind).items() if hidden is fields]
+        many = attrgetter(*kept) if len(kept) > 1 else None
+        get = many or (lambda thing: [getattr(thing, field) for field in kept])
+
+        def named(thing: Any) -> Any:
+            return {name: [e if type(e) in _ATOMS else self[type(e)](e) for e in get(thing)]}
+
+        self[kind] = (lambda thing: thing) if whole(kind) else named
+        return self[kind]
+
+
+_blanks = _Blanks()
+_blanks[tuple] = lambda thing: [each if type(each) in _ATOMS else blank(each) for each in thing]
+_blanks[bytes] = len
+_blanks[dict] = lambda thing: [thing.get(name) for name in TIMINGS]
+_blanks[ClawError] = lambda thing: {"ClawError": [thing.code]}
 
 
 def blank(thing: Any) -> Any:
     """``thing`` as msgpack carries it: one with something hidden as {name: [its other fields]}."""
-    kind = type(thing)
-    if kind is tuple:
-        return [each if type(each) in _ATOMS else blank(each) for each in thing]
-    if kind is bytes:
-        return len(thing)
-    if kind is dict:
-        return [thing.get(name) for name in TIMINGS]
-    if kind is ClawError:
-        return {"ClawError": [thing.code]}
-    if kind not in _shapes:
-        _shapes[kind] = shape(kind)
-    if (found := _shapes[kind]) is None:
-        return thing
-    return {found[0]: [e if type(e) in _ATOMS else blank(e) for e in found[1](thing)]}
+    return _blanks[type(thing)](thing)
 
 
 class Journal:
@@ -110,7 +115,7 @@ class Journal:
             return
         answer = None
         if told is not None:
-            self.sum = zlib.crc32(_encode([blank(each) for each in told]), self.sum)
+            self.sum = zlib.crc32(_encode([_blanks[type(e)](e) for e in told]), self.sum)
             answer = [self.sum, [type(each).__name__ for each in told]]
         entry = _encode((now, answer, type(event).__name__, blank(event)))
         self.number += 1

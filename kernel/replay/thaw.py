@@ -16,7 +16,7 @@ import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel.core import Core
-from clawai.kernel.journal import TIMINGS, fields, shape
+from clawai.kernel.journal import TIMINGS, fields, whole
 from clawai.kernel.replay.code import CORE
 from clawai.sdk import wire
 from clawai.sdk.errors import CODES, ClawError
@@ -94,7 +94,7 @@ def event(name: str, value: Any) -> Any:
 
 def _thaw(kind: type, value: Any) -> Any:
     """One of ours: what ``journal.blank`` made of it."""
-    if shape(kind) is None:
+    if whole(kind):
         return msgspec.convert(value, kind)
     kept, hidden = _plan(kind)
     pairs = zip(kept.items(), value[kind.__name__], strict=True)
