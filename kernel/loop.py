@@ -77,6 +77,7 @@ class Loop:
                 callback(mask)
             if number % SERVED == 0:
                 self.post()
+        self.post()
 
     def post(self) -> None:
         """Have everybody write what this turn has to say."""
