@@ -7,25 +7,19 @@
         how many models there is room for in a trace of so many mean lifetimes
     python -m clawai.kernel.poolbench small SEED...
         only the small leases, in slabs kept by the bitmap and by TLSF
-    python -m clawai.kernel.poolbench remap BYTES
-        a process maps and reads sealed memory that another holds; its milliseconds
 
 In the trace the world around the core does what honest holders do: each pair has a worker that is
 ready, and who is asked to unmap a segment has unmapped it at once. The daemon does not load this.
 """
 
-import fcntl
 import json
-import mmap
-import os
-import subprocess
 import sys
 import time
 from collections import deque
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import limits, pooltrace, segments
+from clawai.kernel import limits, pooltrace
 from clawai.kernel.core import Core
 from clawai.kernel.pool import PAGE, find
 from clawai.kernel.pooltlsf import Tlsf
@@ -173,47 +167,8 @@ def whole_segments() -> None:
     limits.SMALL, limits.LEFT_OVER = 0, 1.0
 
 
-_READER = """
-import mmap, sys, time
-fd, size = int(sys.argv[1]), int(sys.argv[2])
-began = time.perf_counter()
-with mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as weights:
-    pages = sum(weights[:: mmap.PAGESIZE])
-print(1e3 * (time.perf_counter() - began), pages)
-"""
-
-
-def remap(size: int, rounds: int = 5) -> list[float]:
-    """Milliseconds until a fresh process has mapped resident memory and read of every page."""
-    fd = os.memfd_create("claw-bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        with mmap.mmap(fd, size) as writing:
-            piece = b"\1" * (1 << 20)
-            for begin in range(0, size, len(piece)):
-                writing[begin : begin + len(piece)] = piece[: size - begin]
-        fixed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fixed | fcntl.F_SEAL_SEAL)
-        reader = segments.read_only(fd)
-        command = [sys.executable, "-c", _READER, str(reader), str(size)]
-        times = []
-        for _ in range(rounds):
-            done = subprocess.run(command, pass_fds=[reader], stdout=subprocess.PIPE, check=True)
-            took, pages = done.stdout.split()
-            if int(pages) != size // mmap.PAGESIZE:
-                raise ValueError(f"read {pages.decode()} of {size // mmap.PAGESIZE} pages")
-            times.append(float(took))
-        os.close(reader)
-        return times
-    finally:
-        os.close(fd)
-
-
 def main(words: list[str]) -> None:
     """See the module."""
-    if words[0] == "remap":
-        print(json.dumps({"remap_ms": remap(int(words[1]))}))
-        return
     if words[0] == "whole":
         whole_segments()
     length = float(words.pop(1)) if words[0] == "fit" else 0.0

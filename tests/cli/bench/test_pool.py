@@ -72,10 +72,6 @@ def test_what_the_bitmap_is_compared_with_works() -> None:
     assert tlsf.begin_at == {0: 512}
 
 
-def test_memory_is_mapped_again_whole() -> None:
-    assert len(poolbench.remap(1 << 20, rounds=2)) == 2
-
-
 def test_a_program_that_fails_is_told() -> None:
     with pytest.raises(ClawError) as caught:
         pool.program("trace", "no number")
