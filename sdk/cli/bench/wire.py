@@ -2,11 +2,12 @@
 
 Echo of float32[16]: client, kernel, sandboxed worker and back, and the same over ``broker``:
 client, ROUTER, DEALER, worker. Both stay up and are asked in turn, in alternating order. The lone
-client is ``Client`` on our side and a bare DEALER on the other; 1, 8 and 32 connections are driven
-by one process, for both sides alike (see ``load``). The operation declares no batch, so nothing is
-batched.
+client is ``Client`` on our side and a bare DEALER on the other; 1, 8 and 32 clients are processes
+of their own on both sides (``crowd``). The operation (``plugins/mirror``) may be given up to 32
+waiting requests in one message, as any stateless one may that says so.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import zmq
 
 from clawai.sdk.cli import output
 from clawai.sdk.cli.bench.command import finish
-from clawai.sdk.cli.bench.load import Load, Ours, Plain, ZeroMQ
+from clawai.sdk.cli.bench.crowd import OPERATION, PAYLOAD, TENSOR, Crowd
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private, family
 from clawai.sdk.cli.bench.report import Bar, Report
@@ -31,8 +32,6 @@ BARS = (
     Bar(key="p50_ms", most=1.5, of=PEER),
     Bar(key="rps_32", least=0.7, of=PEER),
 )
-PAYLOAD = bytes(range(64))
-TENSOR = {"x": {"dtype": "<f4", "shape": [16], "frame": 0}}
 CLIENTS = (1, 8, 32)
 
 
@@ -41,10 +40,10 @@ class Side:
 
     Args:
         once: one request of the lone client.
-        loads: connections, by their number.
+        loads: clients, by their number.
     """
 
-    def __init__(self, once: Callable[[], None], loads: dict[int, Load]) -> None:
+    def __init__(self, once: Callable[[], None], loads: dict[int, Crowd]) -> None:
         self._once = once
         self._loads = loads
         self.forget()
@@ -77,21 +76,25 @@ class Side:
 
 
 def ours(kernel: Private, stack: ExitStack) -> Side:
-    """A private kernel and the bundled echo plugin."""
+    """A private kernel and its plugin."""
     client = kernel.client()
 
     def once() -> None:
-        found = client.call("echo.tensor", TENSOR, frames=[PAYLOAD])
+        found = client.call(OPERATION, TENSOR, frames=[PAYLOAD])
         if found.frames != (PAYLOAD,):
             raise ClawError("bad_worker", "the echo is not what was sent", got=found.frames)
 
     once()  # starts the worker
-    loads = {}
+    return Side(once, crowds("kernel", str(kernel.folder), stack))
+
+
+def crowds(side: str, address: str, stack: ExitStack) -> dict[int, Crowd]:
+    """All clients of a side."""
+    found = {}
     for count in CLIENTS:
-        talks = [Ours("echo.tensor", TENSOR, [PAYLOAD]) for _ in range(count)]
-        loads[count] = Load.of_kernel(kernel.folder, talks)
-        stack.callback(loads[count].close)
-    return Side(once, loads)
+        found[count] = Crowd(side, address, count)
+        stack.callback(found[count].close)
+    return found
 
 
 def bare(stack: ExitStack) -> tuple[Side, int]:
@@ -118,10 +121,7 @@ def bare(stack: ExitStack) -> tuple[Side, int]:
         if sock.recv_multipart() != [PAYLOAD]:
             raise ClawError("bad_worker", "the echo of the bare broker is not what was sent")
 
-    loads = {n: Load(ZeroMQ(front, n), [Plain(PAYLOAD) for _ in range(n)]) for n in CLIENTS}
-    for load in loads.values():
-        stack.callback(load.close)
-    return Side(once, loads), process.pid
+    return Side(once, crowds("broker", front, stack)), process.pid
 
 
 def measure(rounds: int, samples: int, seconds: float, config: str = "") -> Report:
@@ -129,13 +129,19 @@ def measure(rounds: int, samples: int, seconds: float, config: str = "") -> Repo
     status = output.Status()
     with ExitStack() as stack:
         stack.callback(status.clear)
-        kernel = stack.enter_context(Private(config))
+        kernel = Private(config)
+        stack.callback(kernel.remove)
+        kernel.plugin("mirror")
+        kernel.start()
         plain, broker = bare(stack)
         sides = {"clawai": ours(kernel, stack), PEER: plain}
         for side in sides.values():
             side.round(200, 0.3)  # only warms
             side.forget()
-        neighbours = Neighbours(kernel.processes() + family(broker))
+        # The clients are children of this process, the broker too.
+        neighbours = Neighbours(
+            sorted({*family(os.getpid()), *kernel.processes(), *family(broker)})
+        )
         for number, name in interleaved(list(sides), rounds):
             status.show(f"round {number + 1} of {rounds}: {name}")
             sides[name].round(samples, seconds)
@@ -146,7 +152,7 @@ def measure(rounds: int, samples: int, seconds: float, config: str = "") -> Repo
         "rounds": rounds,
         "samples": samples,
         "seconds": seconds,
-        "driver": "one process for all connections, both sides",
+        "clients": "processes, both sides",
         "others_busy_ratio": busy,
     }
     return Report("wire", settings, figures.pop("clawai"), figures)
