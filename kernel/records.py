@@ -23,7 +23,7 @@ from clawai.kernel.offers import Offers
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-PROGRAM = ["-m", "clawai.kernel.recorder"]
+PROGRAM = ["-P", "-m", "clawai.kernel.recorder"]
 BEHIND = 64
 """With so many messages waiting for the recorder nothing of the event journal is added."""
 PATIENCE_S = 5.0

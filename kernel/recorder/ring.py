@@ -19,7 +19,7 @@ import msgspec
 from clawai.kernel.replay.code import identity, ours
 from clawai.kernel.replay.files import MAGIC, packed, segments
 
-REPLAY = [sys.executable, "-I", "-B", "-m", "clawai.kernel.replay"]
+REPLAY = [sys.executable, "-P", "-m", "clawai.kernel.replay"]
 CRASHES = 8
 """Files of crashes and differences that are kept, the latest."""
 NICE = 19
@@ -47,6 +47,8 @@ class Ring:
         self._written = 0
         self._number = 0
         self._computing = 0
+        self._given_up = 0
+        """Up to this segment no snapshot that is missing can be had."""
 
     # What the daemon says.
 
@@ -126,7 +128,8 @@ class Ring:
             return
         missing = [number for number, whole in segments(self.folder).items() if not whole]
         found = segments(self.folder)
-        number = min((n for n in missing if found.get(n - 1)), default=0)
+        can = (n for n in missing if n > self._given_up and found.get(n - 1))
+        number = min(can, default=0)
         if not number or number > self._number:
             return
         before = self.folder / f"{number - 1:08}"
@@ -156,8 +159,11 @@ class Ring:
             self._compute()
             return True
         draft.unlink(missing_ok=True)
-        if identity() != ours():
-            self.say("warning", "the event journal begins again: the program's files have changed")
+        self._given_up = self._number
+        if identity() != ours() or status != 1:
+            changed = "the program's files have changed"
+            why = changed if status == 1 else f"its replay ended with status {status}"
+            self.say("warning", f"the event journal begins again: {why}")
             return False
         name = f"different-{self._computing:08}.journal"
         self._keep(name, self._chain(self._computing - 1))

@@ -375,3 +375,38 @@ def test_a_folder_without_a_journal_says_so(tmp_path: Path) -> None:
     with pytest.raises(ClawError) as caught:
         parts(tmp_path)
     assert caught.value.code == "bad_params"
+
+
+def test_a_segment_that_does_not_replay_is_kept_and_told(tmp_path: Path) -> None:
+    kept, said = Kept(), []
+    simulated("quiet-office", 4, 60, kept)
+    entries = read_entries(kept.data)
+    entries[-1][1][0] ^= 1  # another checksum than the core comes to
+    data = b"".join(packed(msgspec.msgpack.encode(entry)) for entry in entries)
+    ring = Ring(tmp_path, len(data), 2, lambda *line: said.append(line))
+    blocks = [snapshot_block(kept.data, place) for place in (0, 1)]
+    ring.begin(*blocks)
+    ring.add(data)
+    assert ring.child
+    ring.child.wait()
+    assert not ring.reap()
+    ((level, text),) = said
+    assert level == "error"
+    (different,) = tmp_path.glob("different-*.journal")
+    assert str(different) in text
+    assert replayed(different)["difference"]["number"] == len(entries)
+    ring.lose()
+    ring.begin(*blocks)
+    ring.add(data)
+    assert ring.child, "the new chain is looked at, the broken one is not again"
+    ring.close()
+    ring.crash("../outside.journal")
+    assert not (tmp_path.parent / "outside.journal").exists()
+
+
+def snapshot_block(data: bytes | bytearray, place: int) -> bytes:
+    """Head (0) or snapshot (1) of a journal."""
+    at = len(MAGIC)
+    for _ in range(place):
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+    return bytes(data[at + 4 : at + 4 + int.from_bytes(data[at : at + 4], "little")])
