@@ -87,7 +87,9 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
     asked = [s for s in mine if s.state == "dropping" and s.since > late]
     coming = sum(s.size for s in mine if s.state == "freeing") + sum(s.size for s in asked)
     idle = [segment for segment in mine if segment.state == "idle"]
-    for segment in sorted(idle, key=lambda segment: (segment.since, segment.id)):
+    # One that is suspended cannot answer now.
+    held = {worker.id for worker in state.workers.values() if worker.suspended}
+    for segment in sorted(idle, key=lambda s: (s.worker in held, s.since, s.id)):
         if coming >= need:
             break
         coming += segment.size

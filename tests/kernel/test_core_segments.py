@@ -119,6 +119,18 @@ def test_idle_segments_of_all_pairs_are_asked_back_before_a_refusal() -> None:
     assert [m.size for m in kinds(said, ev.MakeSegment)] == [500 * MIB, limits.SLAB // 16]
 
 
+def test_memory_of_a_suspended_worker_is_asked_back_last() -> None:
+    bench = Bench()
+    for spec in (TOOL, WIDE):
+        bench.do(ev.Borrowed(1, 1, spec, 300 * MIB), after=1)
+        bench.ready(spec)
+    for segment in (1, 2):
+        bench.do(ev.Returned(1, segment, 0), after=1)
+    bench.do(ev.Commanded(2, 1, "suspend", "tool"))
+    bench.submit(5, WIDE)  # its worker is not idle, nor is it stopped for the lease
+    assert drops(bench.do(ev.Borrowed(1, 6, WIDE, 400 * MIB))) == ([2], [2])
+
+
 def test_an_idle_worker_makes_room_for_a_lease() -> None:
     bench = Bench()
     bench.submit(0, WIDE)
