@@ -63,8 +63,8 @@ LOAD = 300 * SECOND
 HUNG = 20 * SECOND
 """A busy worker that answers no ping for so long is killed."""
 BULK_PATIENCE = 9
-"""So many times longer a bulk worker may be silent: it stands back, so beside other busy programs
-it waits for the processor, and what waits does not hang."""
+"""So many times longer a bulk worker may be silent, and take to start: it stands back, so beside
+other busy programs it waits for the processor, and what waits does not hang."""
 MISSED = 4
 """Pings sent in that time."""
 STOP_GRACE = 1 * SECOND

@@ -115,7 +115,7 @@ def _start(state: State, service: Service) -> None:
         state.hungry[service.spec.key] = service
         make_room(state, service.spec.base_bytes, None)
         return
-    due = state.now + limits.START
+    due = state.now + limits.START * _patience(service.spec)
     worker = Worker(state.number("worker"), service, state.now, service.spec, due)
     step(WORKER, worker, "start")
     service.worker = worker
@@ -154,7 +154,7 @@ def _grant(state: State, worker: Worker) -> None:
         return
     state.ledger.charge(("worker", worker.id), wish.size)
     step(WORKER, worker, "grant")
-    worker.due = state.now + limits.LOAD
+    worker.due = state.now + limits.LOAD * _patience(worker.spec)
     state.timer(worker.due, "start", worker.id)
     weights.grant(state, worker, wish, held)
 
@@ -225,6 +225,11 @@ def ready(state: State, event: ev.WorkerReady) -> None:
 def unready(state: State, event: ev.WorkerUnready) -> None:
     """A worker cannot serve: those who wait for it are told its reason."""
     _give_up(state, state.workers[event.worker], event.error)
+
+
+def patience(spec: ev.Spec) -> int:
+    """How many times longer than others a worker may take for the same."""
+    return limits.BULK_PATIENCE if spec.lane == "bulk" else 1
 
 
 def too_slow(state: State, worker: Worker) -> None:
@@ -350,7 +355,7 @@ def watch(state: State, worker: Worker) -> None:
     if not worker.running:
         worker.pinged = False
         return
-    patience = limits.BULK_PATIENCE if worker.spec.lane == "bulk" else 1
+    patience = _patience(worker.spec)
     if worker.missed >= limits.MISSED * patience and 4 in state.rungs:
         worker.error = ClawError("worker_hung", f"{worker.service.title} stopped answering")
         kill(state, worker, "it stopped answering")
@@ -359,3 +364,7 @@ def watch(state: State, worker: Worker) -> None:
     state.redivide = True  # who is silent counts as not computing
     state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
     state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
+
+
+def _patience(spec: ev.Spec) -> int:
+    return limits.BULK_PATIENCE if spec.lane == "bulk" else 1

@@ -57,6 +57,8 @@ PLUGINS = ("bulk1", "bulk2", "bulk3", "bulk4")
 KINDS = ("hash", "sum", "power")
 SETTLE_S = 0.5
 """Bulk tasks run so long before a loaded window begins."""
+ALONE_S = 1.0
+"""Bulk work has the box alone at least so long in each round."""
 CONFIG = '[preemption]\nmeans = "{}"\n[workers]\nidle_minutes = 0\n'
 
 
@@ -146,7 +148,7 @@ class Side:
             stem, _, unit = key.rpartition("_")
             added = f"{key}_added" if key == "over_10ms" else f"{stem}_added_{unit}"
             found[added] = round(found[f"loaded_{key}"] - found[f"solo_{key}"], 5)
-        if self.alone:
+        if sum(self.alone):  # on a box that others saturate it may end nothing at all
             ratio = statistics.mean(self.rates) / statistics.mean(self.alone)
             found["bulk_of_alone_ratio"] = round(ratio, 4)
         return found
@@ -224,7 +226,7 @@ def measure(samples: int, rounds: int, means: str, others: Sequence[str], share:
                 status.show(f"round {number + 1} of {rounds}: {label(side.means)}")
                 first = side is sides[0]
                 count = max(10, round(samples / rounds * (1 if first else share)))
-                side.round(count, steal, count * PERIOD_S / 4 if first else 0)
+                side.round(count, steal, max(ALONE_S, count * PERIOD_S / 4) if first else 0)
         busy = round(neighbours.share(), 3)
         force = sides[0].in_force()
         figures = [side.figures() for side in sides]

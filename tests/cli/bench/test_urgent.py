@@ -17,7 +17,7 @@ from support import no_leak, wait_until
 KEYS = {
     "solo_p50_ms", "solo_p99_ms", "loaded_p50_ms", "loaded_p99_ms", "loaded_p999_ms",
     "loaded_max_ms", "solo_over_3ms_ratio", "loaded_over_3ms_ratio", "solo_over_10ms",
-    "loaded_over_10ms", "bulk_kept_ratio", "bulk_of_alone_ratio",
+    "loaded_over_10ms", "bulk_tasks_s",
 }  # fmt: skip
 
 
@@ -29,8 +29,10 @@ def test_the_form_of_a_report():
     found = json.loads(done.stdout)
     figures, nothing = found["figures"], found["against"]["nothing"]
     assert figures.keys() >= KEYS
-    assert nothing.keys() >= KEYS - {"bulk_of_alone_ratio"}
-    assert nothing["bulk_kept_ratio"] == 1
+    assert nothing.keys() >= KEYS
+    # A box that others saturate may end no bulk task in so short a time.
+    assert nothing.get("bulk_kept_ratio", 1) == 1
+    assert ("bulk_kept_ratio" in figures) == (nothing["bulk_tasks_s"] > 0)
     for key in figures:
         assert key.endswith((*UNITS, "_over_10ms", "_over_10ms_added", "_stolen", "10ms_added")), (
             key
@@ -42,7 +44,7 @@ def test_the_form_of_a_report():
         assert figures[f"{name}_p50_ms"] <= figures[f"{name}_p99_ms"] <= figures[f"{name}_max_ms"]
         assert figures[f"{name}_stolen"] < count
     for bar in urgent.BARS:
-        assert bar.key in figures
+        assert bar.key in figures or bar.key == "bulk_kept_ratio"
 
 
 def test_samples_with_steal_time_are_counted_apart():
@@ -57,6 +59,8 @@ def test_samples_with_steal_time_are_counted_apart():
     assert found["loaded_over_3ms_ratio"] == round(9 / 99, 5)
     assert found["p99_added_ms"] == 11.0 - 1.5
     assert found["bulk_of_alone_ratio"] == 0.9
+    side.alone = [0.0]
+    assert "bulk_of_alone_ratio" not in side.figures()
     assert found["loaded_rps"] == 100
 
 
@@ -69,7 +73,8 @@ def test_steal_time_is_read():
 
 
 def test_the_load_stays_until_it_is_told_to_end():
-    with no_leak(), Private() as kernel:
+    # Without means: lowered bulk work would wait for every other program of this box.
+    with no_leak(), Private('[preemption]\nmeans = "none"\n') as kernel:
         for name in urgent.PLUGINS[:2]:
             kernel.plugin("bulk", copy_as=name)
         units = {"hash": 300, "sum": 8192, "power": 300}
