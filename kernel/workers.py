@@ -227,11 +227,6 @@ def unready(state: State, event: ev.WorkerUnready) -> None:
     _give_up(state, state.workers[event.worker], event.error)
 
 
-def patience(spec: ev.Spec) -> int:
-    """How many times longer than others a worker may take for the same."""
-    return limits.BULK_PATIENCE if spec.lane == "bulk" else 1
-
-
 def too_slow(state: State, worker: Worker) -> None:
     """A worker that is not ready in time is killed; who waits for it is told at once."""
     why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
