@@ -47,7 +47,7 @@ class World:
         self.events = 0
         self.mark = 0
         """Changes with every event and every instruction: equal runs end with equal marks."""
-        self.books = Books()
+        self.books = Books(ordered=0 in scenario.box.rungs)
         self.memory = Memory(self.budget)
         self.processes: dict[int, Process] = {}
         self.services: dict[tuple[str, str, str], Service] = {}

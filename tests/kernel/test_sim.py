@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clawai.kernel import core, leases, ledger, queue, tasks, workers
@@ -53,6 +54,14 @@ def test_chaos_reaches_everything() -> None:
     assert kinds <= set(ended.faulted)
     for what in ("yielded", "batches", "journal end", "died", "stopped: evicted"):
         assert ended.counts[what], what
+
+
+@pytest.mark.parametrize("rungs", [(), (0,), (0, 1), (0, 2, 4), (1, 3)])
+@pytest.mark.parametrize("cores", [1, 16])
+def test_every_rung_can_be_left_out(rungs: tuple[int, ...], cores: int) -> None:
+    base = scenario.read("chaos")
+    box = msgspec.structs.replace(base.box, rungs=rungs, cores=cores, tasks=40)
+    World(msgspec.structs.replace(base, box=box), 1, 300).run()
 
 
 def run(*arguments: str, seed: str = "0") -> subprocess.CompletedProcess[str]:
