@@ -32,7 +32,8 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 2048
     """Longest sequence of a language model, in tokens; 0 means the model's own limit."""
     weights: str = "auto"
-    """How an engine holds a model's weights: shared (they outlive it), private, auto."""
+    """How an engine holds a model's weights: shared (in memory of the kernel's, which outlives it),
+    private, or auto: shared where that costs no speed."""
     idle_minutes: Annotated[float, msgspec.Meta(ge=0, le=525_600)] = 10
     """An idle worker is stopped after this long; 0 keeps it."""
 

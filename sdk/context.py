@@ -68,7 +68,7 @@ class Context:
     """One word; ``wire.GO`` and its neighbours say what it means. C code may poll it too."""
     deadline: float | None = None
     """On ``time.monotonic``'s clock."""
-    priority: str = "interactive"
+    priority: wire.Priority = "interactive"
     frames: tuple[bytes, ...] = ()
     leases: tuple[wire.Lease, ...] = ()
     compute_us: int = 0

@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class Host:
 
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
+
+    def weights(
+        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+    ) -> memoryview | None:
+        """There is no object here: private memory."""
 
     def driver(self, device: str) -> Any:
         """The first driver for ``device``."""

@@ -1,6 +1,8 @@
 """The engine in a worker: load one model inside the sandbox, then offer its operations."""
 
 import mmap
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +23,6 @@ from clawai.sdk.model.graph import Graph
 from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
 
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
-WEIGHTS = "shared"
-"""How weights are held unless the configuration says so (``docs/decisions``)."""
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,7 +69,7 @@ class Engine:
         }
         need = driver.footprint(graph, **shape)
         weights = None
-        if worker.args.get("weights", WEIGHTS) == "private":
+        if not shares_weights(worker.args.get("weights", "auto")):
             worker.reserve(need.total)
         else:
             weights = worker.weights(
@@ -165,6 +165,20 @@ class Engine:
         """The token ids of a text, and how many the context takes."""
         ids = self._loaded.tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
+
+
+def shares_weights(setting: str, release: str = "") -> bool:
+    """Whether weights go into an object that outlives the worker.
+
+    Args:
+        setting: ``workers.weights``. auto: where they get huge pages whatever the system's settings
+            are, from Linux 6.1 on; with 4 KiB pages decoding would lose a sixth.
+        release: of Linux; "": the one that runs.
+    """
+    if setting != "auto":
+        return setting == "shared"
+    numbers = re.match(r"(\d+)\.(\d+)", release or os.uname().release)
+    return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
 def _template(file: gguf.GGUF, tokenizer: Tokenizer) -> ChatTemplate | None:

@@ -356,6 +356,7 @@ def estimate(source: int | str | os.PathLike[str], context: int = 0) -> Footprin
     widest = 4 * sizes.width + 2 * sizes.q_width + 4 * sizes.kv_width + 3 * sizes.hidden
     return Footprint(
         weights=weights,
+        tables=4 * tokens * sizes.rot_dim,
         kv=tokens * sizes.layers * 2 * sizes.kv_width * 2,
         arena=4 * (chunk * widest + sizes.vocabulary),
     )
