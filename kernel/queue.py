@@ -44,14 +44,15 @@ class Fair:
             self.heaps[principal] = []
             self.turns.append(principal)
             self.credit[principal] = 0
-        heapq.heappush(self.heaps[principal], (sort_key(task), task.id))
+        task.sort = sort_key(task)
+        heapq.heappush(self.heaps[principal], (task.sort, task.id))
         self.count += 1
         self.cost += task.cost
 
     def waits(self, entry: tuple[int, int]) -> bool:
         """Whether an entry of a heap is of a task that is in this class, and its latest."""
         task = self.tasks.get(entry[1])
-        return task is not None and task.rank == self.rank and entry[0] == sort_key(task)
+        return task is not None and task.rank == self.rank and entry[0] == task.sort
 
     def remove(self, task: Any) -> None:
         """Forget a task that is no longer among ``tasks``."""
@@ -179,5 +180,5 @@ class Queue:
     def ordered(self) -> list[Any]:
         """All tasks by class and due time; the turns of principals are not foreseen."""
         tasks = self.tasks
-        keys = sorted((task.rank, sort_key(task), task.id) for task in tasks.values())
+        keys = sorted((task.rank, task.sort, task.id) for task in tasks.values())
         return [tasks[key[2]] for key in keys]

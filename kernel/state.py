@@ -84,6 +84,8 @@ class Task:
     """Of what costs the same."""
     cost: int = 0
     """Expected run time, 0 if nothing is known."""
+    sort: int = 0
+    """When it is due, or would be: its place in its class."""
     ages_at: int = 0
     """When it moves to the next higher class."""
     state: str = "new"

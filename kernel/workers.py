@@ -35,7 +35,8 @@ def _serve(state: State, service: Service) -> None:
         if not worker.running:
             stop(state, worker, "its model was replaced")
     elif worker.state == "ready" and not worker.killed:
-        leases.lend_waiting(state, service, worker, make_room)
+        if service.borrows:
+            leases.lend_waiting(state, service, worker, make_room)
         _fill(state, service, worker)
         if worker.retired >= limits.RETIRED and not in_use(state, worker):
             stop(state, worker, "renewed: many segments were taken back")
@@ -47,7 +48,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
     full = len(worker.running) >= worker.slots
     free = [] if full else [n for n in range(worker.slots) if n not in worker.running]
     while free and queue and not worker.suspended:
-        if queue.best() and batching.waits(len(queue), state.now):
+        if state.now < batching.until and batching.waits(len(queue), state.now) and queue.best():
             state.timer(batching.until, "wake", service.spec.key)
             return
         # The last slot of a model is kept for what is more urgent than bulk work.
