@@ -209,17 +209,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         worker.pinged, worker.missed = True, 0
         state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
-    asked = good[0].asked
-    items = tuple(_item(state, task) for task in good)
-    if len(items) == 1:
-        message: wire.Message = wire.Run(op=asked.op, slot=slot, **items[0])
-        body = asked.body
-    else:
-        frames = (task.asked.frames for task in good)
-        listed = (wire.BatchItem(**i, frames=n) for i, n in zip(items, frames, strict=True))
-        message = wire.Batch(op=asked.op, slot=slot, items=tuple(listed))
-        body = tuple(frame for task in good for frame in task.asked.body or ())
-    told: tuple[ev.Instruction, ...] = (ev.Tell(worker.id, message, body),)
+    told: tuple[ev.Instruction, ...] = (_run(state, worker, slot, good),)
     for task in good:
         if task.asked.job:  # it must be known to have begun before it begins
             told = (ev.Record("start", task.asked.job, task.id, task.asked, told),)
@@ -227,13 +217,39 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     return True
 
 
-def _item(state: State, task: Task) -> dict[str, Any]:
-    """What a worker is told of a task."""
-    asked, left = task.asked, None
-    if task.deadline is not None:
-        left = max(1, (task.deadline - state.now) // limits.MS)
-    item: dict[str, Any] = {"id": task.id, "params": asked.params, "leases": asked.leases}
-    return item | {"remaining_ms": left, "priority": asked.priority}
+def _run(state: State, worker: Worker, slot: int, batch: list[Task]) -> ev.Tell:
+    """What a worker is told of the tasks that it is to run, with their payload."""
+    asked = batch[0].asked
+    if len(batch) == 1:
+        message: wire.Message = wire.Run(
+            id=batch[0].id,
+            op=asked.op,
+            params=asked.params,
+            slot=slot,
+            remaining_ms=_left(state, batch[0]),
+            priority=asked.priority,
+            leases=asked.leases,
+        )
+        return ev.Tell(worker.id, message, asked.body)
+    items = [
+        wire.BatchItem(
+            id=task.id,
+            params=task.asked.params,
+            frames=task.asked.frames,
+            remaining_ms=_left(state, task),
+            priority=task.asked.priority,
+            leases=task.asked.leases,
+        )
+        for task in batch
+    ]
+    body = tuple(frame for task in batch for frame in task.asked.body or ())
+    return ev.Tell(worker.id, wire.Batch(op=asked.op, slot=slot, items=tuple(items)), body)
+
+
+def _left(state: State, task: Task) -> int | None:
+    if task.deadline is None:
+        return None
+    return max(1, (task.deadline - state.now) // limits.MS)
 
 
 def let_go(state: State, worker: Worker, task: Task) -> None:

@@ -58,7 +58,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
             break
         if tasks.dispatch(state, worker, free[0], _batch(state, service, first)):
             free.pop(0)
-    if queue and not free and 1 in state.rungs:
+    if queue and full and 1 in state.rungs:
         rank = queue.best()
         if any(task.rank > rank for task in worker.tasks()):
             _make_way(state, worker, rank)
