@@ -88,6 +88,10 @@ def enter(group: str, means: Means) -> None:
                 _lower_session()
             case "nice":
                 os.setpriority(os.PRIO_PROCESS, 0, LOWEST_NICE)
+        if means.kind not in ("none", "realtime"):
+            # What wakes up is then sent to a processor that runs bulk work only, as to an idle one,
+            # and not made to wait on another behind whoever computes there. Takes no privilege.
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     elif means.kind == "realtime":
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_MAIN))
     elif means.main:

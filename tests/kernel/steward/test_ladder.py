@@ -151,6 +151,16 @@ def test_bulk_is_lowered_and_main_is_not(kind: str):
     assert "19" in lowered.split() and lowered != usual
 
 
+def test_processors_that_run_bulk_work_count_as_idle():
+    """As long as the group stands back as a whole; alone the class would do harm."""
+    for kind, policy in (("nice", os.SCHED_IDLE), ("none", os.SCHED_OTHER)):
+        made = means.make(kind, os.getpid())
+        said = in_child(lambda made=made: means.enter("bulk", made) or os.sched_getscheduler(0))
+        assert said == str(policy)
+        said = in_child(lambda made=made: means.enter("main", made) or os.sched_getscheduler(0))
+        assert said == str(os.SCHED_OTHER)
+
+
 def test_children_inherit_the_group():
     """A launcher enters once; the workers that it forks are where it is."""
     made = means.make("nice", os.getpid())
