@@ -117,7 +117,5 @@ uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
 
 /* The ops of an instruction set ("scalar", "avx2", "avx512vnni", NULL = the best here), NULL if it cannot run. */
 const claw_ops *claw_ops_named(const char *isa);
-/* Asks for huge pages; a hint, never an error. */
-void claw_advise_huge(void *p, uint64_t n);
 /* END CDEF */
 #endif

@@ -1,7 +1,6 @@
 /* Which table of ops runs here: detection by the processor itself (no /proc, fit for a sandbox). */
 #define _GNU_SOURCE
 #include <string.h>
-#include <sys/mman.h>
 
 #include "../api.h"
 
@@ -29,11 +28,4 @@ const claw_ops *claw_ops_named(const char *isa)
     if ((!isa || !strcmp(isa, "avx2")) && has_avx2()) return &claw_ops_avx2;
 #endif
     return !isa || !strcmp(isa, "scalar") ? &claw_ops_scalar : NULL;
-}
-
-void claw_advise_huge(void *p, uint64_t n)
-{
-    const uintptr_t page = 4096, start = ((uintptr_t)p + page - 1) & ~(page - 1);
-    const uintptr_t end = ((uintptr_t)p + (uintptr_t)n) & ~(page - 1);
-    if (end > start) (void)madvise((void *)start, end - start, MADV_HUGEPAGE);
 }
