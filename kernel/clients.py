@@ -40,6 +40,8 @@ class Client:
     since: int
     greeted: bool = False
     lease: socket.socket | None = None
+    urgent: bool = False
+    """What it asked for last was."""
 
 
 @dataclass
@@ -136,7 +138,11 @@ class Clients:
             if not told.client:
                 self.records.refused(told.message)
             return
-        client.peer.send(told.message, told.frames)
+        # A short task ends before anybody had use for the news that it was accepted.
+        news = isinstance(told.message, wire.Accepted)
+        if client.urgent and isinstance(told.message, wire.Done):
+            self.loop.eager = time.monotonic_ns() + limits.EAGER
+        client.peer.send(told.message, told.frames, later=news)
         if client.peer.waiting > POST:
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
@@ -259,6 +265,9 @@ class Clients:
                 keep_ns=None if asked.keep_alive_s is None else asked.keep_alive_s * limits.SECOND,
             )
             self.loop.happen(event)
+            client.urgent = asked.priority in ("critical", "interactive")
+            if client.urgent:
+                self.loop.eager = time.monotonic_ns() + limits.EAGER
 
         self._offered(client, asked, submit)
 

@@ -50,6 +50,8 @@ COSTS = 1024
 """Costs that are kept, of so many (operation, model, size)."""
 LINGER = 1 * MS
 """A batch that is worth waiting for waits so long for the next of its tasks."""
+EAGER = MS * 3 // 10
+"""So long the loop does not sleep after a critical or interactive request has come or ended."""
 RETRY = 1 * SECOND
 """When to try again what found the queue full."""
 PATIENCE = 30 * SECOND

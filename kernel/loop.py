@@ -1,6 +1,7 @@
 """The event loop: one poller, and the one way in which something happens to the core."""
 
 import select
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,10 @@ class Loop:
     """The connections (``peers.Peer``) that it serves."""
     posts: dict[Any, None] = field(default_factory=dict)
     """Those of them that have something to write, in order."""
+    eager: int = 0
+    """Until when it looks for news without sleeping."""
+    later: dict[Any, int] = field(default_factory=dict)
+    """Those whose news may wait for more to say, and until when."""
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
 
@@ -67,7 +72,7 @@ class Loop:
         self.post()
         again, self.again = self.again, set()
         ready = dict.fromkeys(again, select.EPOLLIN)
-        for fd, mask in self.poller.poll(0 if again else pause, 64):
+        for fd, mask in self._wait(0 if again else pause):
             ready[fd] = ready.get(fd, 0) | mask
         # A callback of this round may close the descriptor of a later one, and a new connection may
         # get its number: the event was not for that one.
@@ -79,12 +84,28 @@ class Loop:
                 self.post()
         self.post()
 
+    def _wait(self, pause: float | None) -> list[tuple[int, int]]:
+        """What is ready; without sleeping while somebody urgent is about to be heard.
+
+        To be woken takes longer than all that is then done for a small request.
+        """
+        while time.monotonic_ns() < self.eager:
+            if found := self.poller.poll(0, 64):
+                return found
+        return self.poller.poll(pause, 64)
+
     def post(self) -> None:
         """Have everybody write what this turn has to say."""
         while self.posts:
             posts, self.posts = self.posts, {}
             for peer in posts:
                 peer.post()
+
+    def overdue(self, now: int) -> None:
+        """Have written what has waited long enough for more to say."""
+        for peer in [peer for peer, due in self.later.items() if due <= now]:
+            del self.later[peer]
+            peer.post()
 
     def shed(self) -> None:
         """Bound what half-sent and waiting messages hold, over all connections: largest first."""

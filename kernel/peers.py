@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from clawai.kernel import limits
 from clawai.kernel.loop import Loop
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -143,12 +144,17 @@ class Peer:
             self._queue([data])
             self.flush()
 
-    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
+    def send(
+        self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False
+    ) -> None:
         """Send with all else that this turn has to say: each write wakes somebody, which costs
-        more than all that led to it.
+        more than all that led to it. ``later``: or with what is said within a millisecond.
         """
         self._queue(self.zmtp.message(wire.encode(message, frames)))
-        if self.loop and self.waiting <= POST:
+        if self.loop and later and self not in self.loop.posts:
+            self.loop.later.setdefault(self, time.monotonic_ns() + limits.LINGER)
+        elif self.loop and self.waiting <= POST:
+            self.loop.later.pop(self, None)
             self.loop.posts[self] = None
         else:
             self.post()
@@ -199,6 +205,7 @@ class Peer:
         self.flush()
         if self.loop:
             self.loop.posts.pop(self, None)
+            self.loop.later.pop(self, None)
             self.loop.unwatch(self.fileno())
             self.loop.peers.discard(self)
             # Whoever they belong to holds us: megabytes would wait for the collector of cycles.

@@ -178,12 +178,22 @@ class Server:
             look = self._looked + limits.SECOND if self.segments.fresh else None
             punch = 0 if self.segments.freeing else None
             journal = self.journal.due if self.journal.buffer else None
-            planned = (self.core.next_timer(), self.clients.next_timer(), look, punch, journal)
+            news = min(self.loop.later.values(), default=None)
+            planned = (
+                self.core.next_timer(),
+                self.clients.next_timer(),
+                look,
+                punch,
+                journal,
+                news,
+            )
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
+            if news is not None:
+                self.loop.overdue(now)
             self.clients.expire(now)
             if journal is not None and now >= journal:
                 self.journal.flush(now)
