@@ -56,7 +56,11 @@ class Clients:
     """The rows of a listing."""
     stop: Callable[[], None]
     """Begins the end of the kernel."""
+    in_flight: Callable[[], int]
+    """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
+    watched: dict[int, Client] = field(default_factory=dict)
+    """Those that have not said hello, or for whom much waits."""
     last: int = 0
 
     # Connections.
@@ -76,7 +80,7 @@ class Clients:
         self.last += 1
         peer = Peer(socket.socket(fileno=fds[0]), b"ROUTER")
         client = Client(self.last, peer, uid, pid, time.monotonic_ns())
-        self.by_number[client.number] = client
+        self.by_number[client.number] = self.watched[client.number] = client
         peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
@@ -88,6 +92,7 @@ class Clients:
         """Forget a client; its tasks are cancelled and its leases end."""
         if self.by_number.pop(client.number, None) is None:
             return
+        self.watched.pop(client.number, None)
         client.peer.close()
         self._close_lease(client)
         if client.greeted:
@@ -117,17 +122,19 @@ class Clients:
 
     def next_timer(self) -> int | None:
         """When somebody who has not said hello, or does not read, is to go."""
-        waiting = [c.since + limits.HANDSHAKE for c in self.by_number.values() if not c.greeted]
-        waiting += [c.peer.moved + limits.STUCK for c in self.by_number.values() if _full(c)]
+        waiting = [c.since + limits.HANDSHAKE for c in self.watched.values() if not c.greeted]
+        waiting += [c.peer.moved + limits.STUCK for c in self.watched.values() if _full(c)]
         return min(waiting, default=None)
 
     def expire(self, now: int) -> None:
         """Close connections that never said hello, or have stopped reading."""
-        for client in list(self.by_number.values()):
+        for client in list(self.watched.values()):
             if not client.greeted and now >= client.since + limits.HANDSHAKE:
                 self.leave(client, "it never said hello")
             elif _full(client) and now >= client.peer.moved + limits.STUCK:
                 self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
+            elif client.greeted and client.peer.waiting <= POST:
+                del self.watched[client.number]
 
     # Messages.
 
@@ -141,13 +148,19 @@ class Clients:
         # A short task ends before anybody had use for the news that it was accepted.
         news = isinstance(told.message, wire.Accepted)
         if client.urgent and isinstance(told.message, wire.Done):
-            self.loop.eager = time.monotonic_ns() + limits.EAGER
+            self._be_eager()
         client.peer.send(told.message, told.frames, later=news)
         if client.peer.waiting > POST:
+            self.watched[client.number] = client
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
                 worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
                 self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
+
+    def _be_eager(self) -> None:
+        """Not among many: they keep the loop awake, and their workers need the processors."""
+        if self.in_flight() <= limits.FEW:
+            self.loop.eager = time.monotonic_ns() + limits.EAGER
 
     def fail(self, number: int, about: Any, error: ClawError) -> None:
         """Answer the request that ``about`` would have answered with an error."""
@@ -267,7 +280,7 @@ class Clients:
             self.loop.happen(event)
             client.urgent = asked.priority in ("critical", "interactive")
             if client.urgent:
-                self.loop.eager = time.monotonic_ns() + limits.EAGER
+                self._be_eager()
 
         self._offered(client, asked, submit)
 

@@ -65,7 +65,7 @@ class Batching:
     """
 
     took: dict[int, float] = field(default_factory=dict)
-    """Size to run time, a moving average."""
+    """Size to run time: the shortest lately, as a busy box makes everything look dear."""
     expected: int = 0
     """Size that the next batch may reach if those whose tasks have ended come back."""
     until: int = 0
@@ -91,7 +91,7 @@ class Batching:
 
     def ended(self, size: int, took: int, queued: int, most: int, now: int) -> None:
         """A batch has ended while ``queued`` others waited."""
-        self.took[size] = took + 0.7 * (self.took.get(size, took) - took)
+        self.took[size] = min(float(took), self.took.get(size, took) * limits.FORGET)
         self.expected = min(most, size + queued)
         worth = size + queued > 1 and self.fixed() > 4 * limits.LINGER
         self.until = now + limits.LINGER if worth else 0

@@ -48,10 +48,14 @@ SAMPLES = 32
 """Runs that the learned cost of an operation looks back on."""
 COSTS = 1024
 """Costs that are kept, of so many (operation, model, size)."""
+FORGET = 1.02
+"""So much longer the shortest run time of a batch is taken to be with each that took longer."""
 LINGER = 1 * MS
 """A batch that is worth waiting for waits so long for the next of its tasks."""
 EAGER = MS * 3 // 10
 """So long the loop does not sleep after a critical or interactive request has come or ended."""
+FEW = 2
+"""With more tasks than that it sleeps as ever."""
 RETRY = 1 * SECOND
 """When to try again what found the queue full."""
 PATIENCE = 30 * SECOND

@@ -70,8 +70,15 @@ class Server:
             self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
+        core = self.core
         self.clients = Clients(
-            self.loop, self.steward, self.offers, self.records, self._view, self.stop
+            self.loop,
+            self.steward,
+            self.offers,
+            self.records,
+            self._view,
+            self.stop,
+            lambda: len(core.state.tasks),
         )
         self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
