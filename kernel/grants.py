@@ -19,17 +19,15 @@ def divide(state: State) -> None:
         return
     cores = max(1, round(state.cores * state.share))
     free = max(1, cores - state.plain)
-    best = {
-        w.id: len(CLASSES) if w.missed > 1 else min(task.rank for task in w.tasks())
-        for w in state.computing.values()
-    }
-    ranks = sorted(set(best.values()))
-    for rank in ranks:
-        group = [
-            worker for number, worker in sorted(state.computing.items()) if best[number] == rank
-        ]
+    groups: dict[int, list[Worker]] = {}
+    for number in sorted(state.computing):
+        worker = state.computing[number]
+        ranks = [task.rank for batch in worker.running.values() for task in batch.values()]
+        worker.group = len(CLASSES) if worker.missed > 1 else min(ranks)
+        groups.setdefault(worker.group, []).append(worker)
+    for rank, group in sorted(groups.items()):
         # Where there are many processors, a part of them is left to the classes below.
-        left = min(free, cores // 4) if rank < ranks[-1] else 0
+        left = min(free, cores // 4) if rank < max(groups) else 0
         mine, free = free - left, left
         if len(group) > mine and not state.turning:
             state.turning = True

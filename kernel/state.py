@@ -128,6 +128,8 @@ class Worker:
     """The control words that are not 0."""
     threads: int = 0
     """Granted; 0 while nothing was, -1 while it is held."""
+    group: int = 0
+    """The class that it computed as when the processors were last divided."""
     held_since: int = 0
     ageing: bool = False
     """A timer is set that looks how long it has been held."""
@@ -277,6 +279,8 @@ class State:
     def computes(self, worker: Worker, slots: int) -> None:
         """So many slots of a worker have begun to run (less than 0: have ended)."""
         if worker.spec.cooperative:
+            if slots > 0 and worker.id in self.computing and worker.rank >= worker.group:
+                return  # one more of a class that it computes already
             self.redivide = True
             if worker.running and not worker.suspended:
                 self.computing[worker.id] = worker
