@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from clawai.kernel.link import Link
 from clawai.sdk import config as configuration
-from clawai.sdk import paths
+from clawai.sdk import device, paths
 from clawai.sdk.errors import ClawError
 
 BACKLOG = 1024
@@ -118,7 +118,7 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
         "lock_fd": held,
         "budget": configuration.budget_bytes(config),
         "idle_ns": int(config.workers.idle_minutes * 60e9),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": device.choose(config.device).cores(len(os.sched_getaffinity(0))),
         "rungs": config.preemption.rungs,
     }
     # Each side finds its first message waiting.

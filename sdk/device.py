@@ -33,10 +33,6 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Left to the system and the desktop in any case."""
     spare_cores: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     """Processors that workers are never granted."""
-    huge_pages: bool = True
-    """Ask for transparent huge pages for weights, caches and arenas."""
-    lock_memory: bool = False
-    """Lock loaded models into memory (mlock), where the limit of the user permits it."""
 
     def budget(self, memory: int) -> int:
         """Bytes that may be handed out on a box with ``memory`` bytes."""

@@ -39,7 +39,9 @@ def test_every_bundled_profile_leaves_the_system_its_part(own: Path) -> None:
 
 
 def test_a_name_chooses_and_an_unknown_one_is_told(own: Path) -> None:
-    assert device.choose("dedicated-16").lock_memory
+    assert device.choose("dedicated-16").budget(16 * GIB) > device.choose("mini-16").budget(
+        16 * GIB
+    )
     with pytest.raises(ClawError) as caught:
         device.choose("toaster")
     assert caught.value.code == "bad_config"
