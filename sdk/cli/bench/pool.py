@@ -38,9 +38,8 @@ LEASE = 256 << 20
 WEIGHTS = 1_000_000_000 // 4096 * 4096
 """Bytes of what is mapped again: whole pages."""
 PAGE = 4096
-FIT_LENGTH = 30.0
-"""Mean lifetimes for counting models: the own peak of one that stays loaded. In ten lifetimes the
-peaks are so low that even the ideal allocator could fit 1.375 times the models only."""
+FIT_LENGTH = 10.0
+"""Mean lifetimes: those of the trace as it was committed before the allocator."""
 SETTINGS = "[memory]\nbudget_mib = 2048\n"
 KEEPER = '''
 """A worker whose weights outlive it."""
