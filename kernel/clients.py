@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from clawai.kernel import events as ev
-from clawai.kernel import limits
+from clawai.kernel import limits, mail
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import POST, Peer
@@ -139,17 +139,25 @@ class Clients:
     # Messages.
 
     def reply(self, told: ev.Reply) -> None:
+        """Send what the kernel says to a client."""
+        self._send(told.client, told.message)
+
+    def passed(self, told: ev.Pass) -> None:
+        """Send a client what a worker says, or why not."""
+        self._send(told.client, *mail.to_client(told))
+
+    def _send(self, number: int, message: wire.Message, frames: tuple[bytes, ...] = ()) -> None:
         """Send to a client that is still there; one that does not read is let go."""
-        client = self.by_number.get(told.client)
+        client = self.by_number.get(number)
         if client is None:
-            if not told.client:
-                self.records.refused(told.message)
+            if not number:
+                self.records.refused(message)
             return
         # A short task ends before anybody had use for the news that it was accepted.
-        news = isinstance(told.message, wire.Accepted)
-        if client.urgent and isinstance(told.message, wire.Done):
+        news = isinstance(message, wire.Accepted)
+        if client.urgent and isinstance(message, wire.Done):
             self._be_eager()
-        client.peer.send(told.message, told.frames, later=news)
+        client.peer.send(message, frames, later=news)
         if client.peer.waiting > POST:
             self.watched[client.number] = client
             total = sum(other.peer.waiting for other in self.by_number.values())
@@ -164,13 +172,13 @@ class Clients:
 
     def fail(self, number: int, about: Any, error: ClawError) -> None:
         """Answer the request that ``about`` would have answered with an error."""
-        self.reply(ev.Reply(number, wire.error_message(error, about.id)))
+        self._send(number, wire.error_message(error, about.id))
 
     def _answer(self, client: Client, request: int, data: wire.Raw) -> None:
-        self.reply(ev.Reply(client.number, wire.Answer(id=request, data=data)))
+        self._send(client.number, wire.Answer(id=request, data=data))
 
     def _complain(self, client: Client, error: ClawError, request: int | None = None) -> None:
-        self.reply(ev.Reply(client.number, wire.error_message(error, request)))
+        self._send(client.number, wire.error_message(error, request))
 
     def _ask(
         self,
@@ -250,7 +258,7 @@ class Clients:
             principal=f"uid:{client.uid}",
             leases=client.lease is not None,
         )
-        self.reply(ev.Reply(client.number, welcome))
+        self._send(client.number, welcome)
 
     def _submit(self, client: Client, asked: wire.Submit, frames: list[bytes]) -> None:
         deadline = None
@@ -269,9 +277,7 @@ class Clients:
                 idempotent=offer.idempotent,
                 payload=sum(map(len, frames)),
                 leases=asked.leases,
-                params=wire.Raw(bytes(asked.params)),
-                body=tuple(frames[1:]),
-                frames=len(frames) - 1,
+                body=ev.Hidden(wire.Raw(bytes(asked.params)), tuple(frames[1:])),
                 principal=f"uid:{client.uid}",
                 batch=offer.batch,
                 job=os.urandom(8).hex() if asked.durable else "",

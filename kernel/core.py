@@ -11,9 +11,8 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel import grants, leases, limits, tasks, weights, workers
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.state import Service, State
+from clawai.kernel.state import BreachError, Service, State, Task, Worker
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 RUNGS = frozenset((0, 1, 2, 3, 4))
 
@@ -59,103 +58,59 @@ class Core:
     def _from_worker(self, handler: Any, event: Any) -> None:
         """A worker's word counts only while it lives, and a breach of the protocol ends it."""
         worker = self.state.workers.get(event.worker)
-        if worker is None or (worker.error and worker.error.code == "bad_worker"):
+        if worker is None or worker.broke:
             return
         try:
             handler(self.state, event)
-        except ClawError as error:
-            workers.broke(self.state, worker, f"{error.message}, got {error.got!r}")
+        except BreachError as breach:
+            workers.broke(self.state, worker, str(breach))
 
     def next_timer(self) -> int | None:
         """When ``Timer`` is due at the latest; None when nothing is planned."""
         return self.state.timers[0][0] if self.state.timers else None
 
-    def check(self) -> None:
-        """Raise AssertionError if an invariant is broken; tests call it after every event."""
-        state = self.state
-        state.ledger.check()
-        holders = {("worker", number) for number in state.workers}
-        holders |= {("segment", number) for number in state.segments}
-        holders |= {("weights", number) for number in state.weights}
-        assert set(state.ledger.holders) <= holders, "somebody who is gone holds memory"
-        for task in state.tasks.values():
-            service = state.services[task.asked.spec.key]
-            worker = state.workers.get(task.worker)
-            batch = worker.running.get(task.slot, {}) if worker else {}
-            running = task.state in ("running", "cancelling", "expiring")
-            assert (task.id in service.queue) == (task.state == "queued"), f"{task} is lost"
-            assert (batch.get(task.id) is task) == running, f"{task} is lost"
-        owned = sum(len(mine) for mine in state.requests.values())
-        assert len(state.tasks) == owned, "a request without a task"
-        assert state.payload == sum(task.asked.payload for task in state.tasks.values())
-        for worker in state.workers.values():
-            assert len(worker.running) <= worker.slots
-            assert worker.service.worker is worker
-        for held in state.weights.values():
-            assert all(user.weights is held for user in held.users.values())
-
 
 def _timer(state: State, event: ev.Timer) -> None:
     while state.timers and state.timers[0][0] <= state.now:
         _, _, action, subject = heapq.heappop(state.timers)
-        _TIMERS[action](state, subject)
+        of, handler = _TIMERS[action]
+        if of is None:
+            handler(state)
+        elif (thing := getattr(state, of).get(subject)) is not None:
+            handler(state, thing)
 
 
-def _deadline(state: State, number: int) -> None:
-    task = state.tasks.get(number)
-    if task and task.deadline is not None and task.deadline <= state.now:
-        worker = state.workers.get(task.worker)
-        if task.state in ("queued", "running") and not (worker and worker.suspended):
-            tasks.stop(state, task, "expire", "the deadline passed before the task had ended")
-
-
-def _grace(state: State, number: int) -> None:
-    task = state.tasks.get(number)
-    if task and task.grace and task.grace <= state.now and task.state in ("cancelling", "expiring"):
+def _grace(state: State, task: Task) -> None:
+    if task.grace and task.grace <= state.now and task.state in ("cancelling", "expiring"):
         worker = state.workers[task.worker]
         if not worker.suspended:
             workers.kill(state, worker, "it did not let go of a task")
 
 
-def _wake(state: State, key: Any) -> None:
-    if service := state.services.get(key):
-        state.dirty[key] = service
+def _wake(state: State, service: Service) -> None:
+    state.dirty[service.spec.key] = service
 
 
-def _start_late(state: State, number: int) -> None:
-    worker = state.workers.get(number)
-    if worker and worker.state in ("starting", "loading") and worker.due <= state.now:
+def _start_late(state: State, worker: Worker) -> None:
+    if worker.state in ("starting", "loading") and worker.due <= state.now:
         workers.too_slow(state, worker)
 
 
-def _stop_late(state: State, number: int) -> None:
-    worker = state.workers.get(number)
-    if worker and worker.state == "stopping" and worker.due <= state.now:
-        state.out.append(ev.Kill(number, worker.why))
+def _stop_late(state: State, worker: Worker) -> None:
+    if worker.state == "stopping" and worker.due <= state.now:
+        state.out.append(ev.Kill(worker.id, worker.why))
 
 
-def _idle(state: State, number: int) -> None:
-    worker = state.workers.get(number)
-    if worker is None or worker.state != "ready":
+def _idle(state: State, worker: Worker) -> None:
+    if worker.state != "ready":
         return
     keep = worker.service.keep_ns
-    stay = state.idle_ns if keep is None else keep
-    due = worker.idle_since + stay
+    due = worker.idle_since + (state.idle_ns if keep is None else keep)
     kept = worker.service.pinned or worker.suspended or (keep is None and not state.idle_ns)
     if due <= state.now and not kept and not workers.in_use(state, worker):
         workers.stop(state, worker, "idle")
     else:
-        state.timer(max(due, state.now + limits.SECOND), "idle", number)
-
-
-def _ping(state: State, number: int) -> None:
-    if worker := state.workers.get(number):
-        workers.watch(state, worker)
-
-
-def _held(state: State, number: int) -> None:
-    if worker := state.workers.get(number):
-        grants.held(state, worker)
+        state.timer(max(due, state.now + limits.SECOND), "idle", worker.id)
 
 
 def _client_left(state: State, event: ev.ClientLeft) -> None:
@@ -189,24 +144,24 @@ def _commanded(state: State, event: ev.Commanded) -> None:
 
 def _unload(state: State, service: Service, name: str) -> None:
     """Stop what runs; its tasks are told that the owner stopped it."""
-    error = ClawError("cancelled", f"{name} was stopped by its owner")
-    workers.fail_waiting(state, service, error)
+    fault = ev.Fault("stopped", name)
+    workers.fail_waiting(state, service, fault)
     service.quarantined_until = service.retry_at = service.quarantines = 0
     service.deaths.clear()
     service.pinned = service.held = False
     if service.worker:
         for task in service.worker.tasks():
-            tasks.stop(state, task, "cancel", error.message)
+            tasks.stop(state, task, "cancel", fault)
         workers.stop(state, service.worker, "the owner stopped it")
 
 
 def _shutdown(state: State, event: ev.ShutdownAsked) -> None:
     state.stopping = True
-    error = ClawError("kernel_stopped", "the kernel is stopping")
+    fault = ev.Fault("kernel_stopped")
     for service in state.services.values():
-        workers.fail_waiting(state, service, error)
+        workers.fail_waiting(state, service, fault)
     for worker in list(state.workers.values()):
-        worker.error = error
+        worker.fault = fault
         state.out.append(ev.Kill(worker.id, "the kernel stops"))
 
 
@@ -216,11 +171,6 @@ def _answered(state: State, event: ev.WorkerAnswered) -> None:
 
 def _broke(state: State, event: ev.WorkerBroke) -> None:
     workers.broke(state, state.workers[event.worker], event.why)
-
-
-def _sealed(state: State, event: ev.WeightsSealed) -> None:
-    if error := weights.sealed(state, event):
-        raise error
 
 
 def _pressure(state: State, event: ev.Pressure) -> None:
@@ -248,7 +198,7 @@ _HANDLERS: dict[type, Any] = {
 _FROM_WORKER: dict[type, Any] = {
     ev.WorkerReserved: workers.reserved,
     ev.WorkerFilled: weights.filled,
-    ev.WeightsSealed: _sealed,
+    ev.WeightsSealed: weights.sealed,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
     ev.WorkerYielded: tasks.yielded,
@@ -257,15 +207,16 @@ _FROM_WORKER: dict[type, Any] = {
     ev.Output: tasks.output,
     ev.SegmentDropped: leases.dropped,
 }
-_TIMERS: dict[str, Any] = {
-    "deadline": _deadline,
-    "grace": _grace,
-    "tick": lambda state, _: tasks.tick(state),
-    "turn": lambda state, _: grants.turn(state),
-    "wake": _wake,
-    "start": _start_late,
-    "stop": _stop_late,
-    "idle": _idle,
-    "ping": _ping,
-    "held": _held,
+_TIMERS: dict[str, tuple[str | None, Any]] = {
+    "deadline": ("tasks", tasks.deadline),
+    "grace": ("tasks", _grace),
+    "wake": ("services", _wake),
+    "start": ("workers", _start_late),
+    "stop": ("workers", _stop_late),
+    "idle": ("workers", _idle),
+    "ping": ("workers", workers.watch),
+    "held": ("workers", grants.held),
+    "tick": (None, tasks.tick),
+    "turn": (None, grants.turn),
 }
+"""Of what each is (a table of ``State``), and what then happens if it is still there."""

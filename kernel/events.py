@@ -1,19 +1,73 @@
 """What the core is told (events) and what it says to do (instructions). All frozen.
 
-Structs, not dataclasses: made five times as fast, and the journal can pack them as they are.
-
-``body`` fields are the shell's own objects; the core passes them on and never looks inside.
+Structs, not dataclasses: made five times as fast, and the journal packs them as they are. They hold
+headers only: what a person or a plugin wrote is a ``Hidden``, which the core passes on unseen, and
+what the core has to say against something is a ``Fault``, whose text is in ``texts.json``.
 """
 
-from typing import Any
+from typing import Any, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Struct
+from msgspec.msgpack import Ext
 
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 
-class Spec(Struct, frozen=True):
+class Hidden:
+    """What a person or a plugin wrote. Written down it is empty, by ``hide`` and in a pickle.
+
+    Args:
+        message: the shell's own: params, or a message of a worker.
+        frames: the payload.
+    """
+
+    __slots__ = ("frames", "message")
+
+    def __init__(self, message: Any, frames: tuple[bytes, ...] = ()) -> None:
+        self.message = message
+        self.frames = frames
+
+    def __str__(self) -> str:
+        return str(getattr(self.message, "message", ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hidden, (None,)
+
+
+def hide(thing: Any) -> Ext:
+    """What an encoder writes in place of a ``Hidden``.
+
+    Raises:
+        NotImplementedError: it is something else that has no business in there.
+    """
+    if type(thing) is Hidden:
+        return Ext(1, b"")
+    raise NotImplementedError(f"{type(thing).__name__} in an event or instruction")
+
+
+class Fault(Struct, frozen=True, array_like=True):
+    """Why not: the shell makes a typed error of it, with the text that ``texts.json`` has."""
+
+    key: str
+    """Of the text, which mostly is the error's code."""
+    what: str = ""
+    """Whom or what it is about."""
+    got: Any = None
+    allowed: Any = None
+    retry_ms: int | None = None
+    because: Any = None
+    """A further reason: text of ours, or a ``Hidden``."""
+
+
+class Event(Struct, frozen=True, array_like=True, tag=True):
+    """Something that the core is told."""
+
+
+class Instruction(Struct, frozen=True, array_like=True, tag=True):
+    """Something that is to be done."""
+
+
+class Spec(Struct, frozen=True, array_like=True):
     """What runs where: read from the manifests by the shell, trusted by the core."""
 
     plugin: str
@@ -41,7 +95,7 @@ class Spec(Struct, frozen=True):
 # Events.
 
 
-class Submitted(Struct, frozen=True):
+class Submitted(Event, frozen=True):
     """A client asks for an operation."""
 
     client: int
@@ -55,11 +109,8 @@ class Submitted(Struct, frozen=True):
     payload: int
     """Bytes held for it."""
     leases: tuple[wire.Lease, ...]
-    params: Raw
     body: Any = None
-    """A tuple of payload frames."""
-    frames: int = 0
-    """How many these are."""
+    """Its params and payload frames (``Hidden``)."""
     principal: str = ""
     batch: int = 1
     """Tasks of this operation that may run together."""
@@ -69,20 +120,20 @@ class Submitted(Struct, frozen=True):
     """How long its worker stays afterwards."""
 
 
-class CancelAsked(Struct, frozen=True):
+class CancelAsked(Event, frozen=True):
     """A client takes its request back."""
 
     client: int
     request: int
 
 
-class ClientLeft(Struct, frozen=True):
+class ClientLeft(Event, frozen=True):
     """A connection of a client has ended."""
 
     client: int
 
 
-class Borrowed(Struct, frozen=True):
+class Borrowed(Event, frozen=True):
     """A client asks for a segment shared with the worker of ``spec``."""
 
     client: int
@@ -93,7 +144,7 @@ class Borrowed(Struct, frozen=True):
     """Of the worker; with r the system refuses its writes."""
 
 
-class Returned(Struct, frozen=True):
+class Returned(Event, frozen=True):
     """A client gives a lease back."""
 
     client: int
@@ -101,14 +152,14 @@ class Returned(Struct, frozen=True):
     generation: int
 
 
-class Unmapped(Struct, frozen=True):
+class Unmapped(Event, frozen=True):
     """A client says that it has unmapped a segment."""
 
     client: int
     segment: int
 
 
-class Commanded(Struct, frozen=True):
+class Commanded(Event, frozen=True):
     """The owner says unload, pin, unpin, suspend or resume to what runs under a name."""
 
     client: int
@@ -117,11 +168,11 @@ class Commanded(Struct, frozen=True):
     name: str
 
 
-class ShutdownAsked(Struct, frozen=True):
+class ShutdownAsked(Event, frozen=True):
     """The kernel is to stop."""
 
 
-class WorkerReserved(Struct, frozen=True):
+class WorkerReserved(Event, frozen=True):
     """A worker knows what it will hold."""
 
     worker: int
@@ -131,13 +182,13 @@ class WorkerReserved(Struct, frozen=True):
     weights_bytes: int = 0
 
 
-class WorkerFilled(Struct, frozen=True):
+class WorkerFilled(Event, frozen=True):
     """A worker has written the weights object that it was given, and has unmapped it."""
 
     worker: int
 
 
-class WeightsSealed(Struct, frozen=True):
+class WeightsSealed(Event, frozen=True):
     """What came of ``SealWeights``; without success somebody still could write to it."""
 
     weights: int
@@ -145,20 +196,20 @@ class WeightsSealed(Struct, frozen=True):
     success: bool
 
 
-class WeightsGone(Struct, frozen=True):
+class WeightsGone(Event, frozen=True):
     """The pages of a dropped weights object are back."""
 
     weights: int
 
 
-class WorkerYielded(Struct, frozen=True):
+class WorkerYielded(Event, frozen=True):
     """A worker gave a task back as asked; it can run again from its beginning."""
 
     worker: int
     task: int
 
 
-class Pressure(Struct, frozen=True):
+class Pressure(Event, frozen=True):
     """What others on the box leave us has changed."""
 
     cores: float
@@ -167,103 +218,119 @@ class Pressure(Struct, frozen=True):
     """Bytes of the budget that the box really has now; at most the configured budget."""
 
 
-class WorkerReady(Struct, frozen=True):
+class WorkerReady(Event, frozen=True):
     """A worker takes tasks."""
 
     worker: int
     slots: int
 
 
-class WorkerUnready(Struct, frozen=True):
+class WorkerUnready(Event, frozen=True):
     """A worker cannot serve, and says why."""
 
     worker: int
-    error: ClawError
+    why: Any
+    """A ``Fault``, or what the plugin said (``Hidden``)."""
 
 
-class WorkerGone(Struct, frozen=True):
+class WorkerGone(Event, frozen=True):
     """A worker's process has ended and its memory is back."""
 
     worker: int
     why: str
 
 
-class WorkerBroke(Struct, frozen=True):
+class WorkerBroke(Event, frozen=True):
     """A worker broke the protocol; the shell has stopped reading from it."""
 
     worker: int
     why: str
 
 
-class WorkerAnswered(Struct, frozen=True):
+class WorkerAnswered(Event, frozen=True):
     """A worker has answered a ping."""
 
     worker: int
 
 
-class Output(Struct, frozen=True):
+class Output(Event, frozen=True):
     """A worker says something of a task: progress, chunk, done or error."""
 
     worker: int
-    message: wire.Progress | wire.Chunk | wire.Done | wire.Error
-    frames: tuple[bytes, ...] = ()
+    task: int
+    kind: Literal["progress", "chunk", "done", "error"]
+    body: Any = None
+    """The message itself (``Hidden``), or a ``Fault`` of the shell."""
 
 
-class SegmentDropped(Struct, frozen=True):
+class SegmentDropped(Event, frozen=True):
     """A worker says that it has unmapped a segment."""
 
     worker: int
     segment: int
 
 
-class SegmentGone(Struct, frozen=True):
+class SegmentGone(Event, frozen=True):
     """The pages of a segment are back."""
 
     segment: int
 
 
-class SegmentFailed(Struct, frozen=True):
+class SegmentFailed(Event, frozen=True):
     """The system has no memory for a segment. Comes before any other event."""
 
     segment: int
     why: str
 
 
-class Timer(Struct, frozen=True):
+class Timer(Event, frozen=True):
     """The time that ``Core.next_timer`` named has come."""
 
-
-Event = Any
-"""One of the above: ``core`` has a table of them."""
 
 # Instructions.
 
 
-class Reply(Struct, frozen=True):
-    """Send a message to a client."""
+class Reply(Instruction, frozen=True):
+    """Send a message of the kernel to a client."""
 
     client: int
     message: wire.Message
-    frames: tuple[bytes, ...] = ()
 
 
-class Start(Struct, frozen=True):
+class Pass(Instruction, frozen=True):
+    """Send a client what a worker said of its task (``Hidden``), or a ``Fault``."""
+
+    client: int
+    request: int
+    word: Any
+    times: tuple[int, int, int] | None = None
+    """At the end of a task: nanoseconds that it was queued, waited for a load, and ran."""
+
+
+class Start(Instruction, frozen=True):
     """Start a worker process."""
 
     worker: int
     spec: Spec
 
 
-class Tell(Struct, frozen=True):
+class Tell(Instruction, frozen=True):
     """Send a message to a worker."""
 
     worker: int
     message: wire.Message
-    body: Any = None
-    """Of the task, for its payload frames."""
 
 
-class Control(Struct, frozen=True):
+class Dispatch(Instruction, frozen=True):
+    """Have a worker run tasks in a slot; more than one are a batch."""
+
+    worker: int
+    slot: int
+    tasks: tuple[tuple[int, Submitted, int | None], ...]
+    """Number, what was asked for, and milliseconds until its deadline."""
+
+
+class Control(Instruction, frozen=True):
     """Set the control word of a slot (``wire.GO`` and the others, and the threads granted)."""
 
     worker: int
@@ -271,14 +338,14 @@ class Control(Struct, frozen=True):
     value: int
 
 
-class Suspend(Struct, frozen=True):
+class Suspend(Instruction, frozen=True):
     """Stop every process of a worker where it stands (SIGSTOP), or let it go on (SIGCONT)."""
 
     worker: int
     stopped: bool
 
 
-class MakeWeights(Struct, frozen=True):
+class MakeWeights(Instruction, frozen=True):
     """Create a weights object and pass it to the worker that will fill it."""
 
     weights: int
@@ -286,27 +353,27 @@ class MakeWeights(Struct, frozen=True):
     size: int
 
 
-class SealWeights(Struct, frozen=True):
+class SealWeights(Instruction, frozen=True):
     """Forbid every write to it for ever, then say ``WeightsSealed``."""
 
     weights: int
     worker: int
 
 
-class GiveWeights(Struct, frozen=True):
+class GiveWeights(Instruction, frozen=True):
     """Pass a sealed object to another worker, which maps it for reading."""
 
     weights: int
     worker: int
 
 
-class DropWeights(Struct, frozen=True):
+class DropWeights(Instruction, frozen=True):
     """Let go of an object that no worker maps, then say ``WeightsGone``."""
 
     weights: int
 
 
-class Record(Struct, frozen=True):
+class Record(Instruction, frozen=True):
     """Write to the job journal; carry out ``then`` when that is safe on the disk."""
 
     kind: str
@@ -314,20 +381,18 @@ class Record(Struct, frozen=True):
     job: str
     task: int
     asked: Submitted
-    then: tuple["Instruction", ...]
-    outcome: wire.Message | None = None
-    frames: tuple[bytes, ...] = ()
+    then: tuple[Any, ...]
 
 
-class Kill(Struct, frozen=True):
+class Kill(Instruction, frozen=True):
     """End a worker's process now; ``WorkerGone`` follows."""
 
     worker: int
     why: str
 
 
-class MakeSegment(Struct, frozen=True):
-    """Create a memfd and give it to both sides of the pair, then send ``leased``."""
+class MakeSegment(Instruction, frozen=True):
+    """Create a memfd and give it to both sides of the pair, then send ``reply``."""
 
     segment: int
     client: int
@@ -338,7 +403,7 @@ class MakeSegment(Struct, frozen=True):
     """Of the worker's descriptor."""
 
 
-class FreeSegment(Struct, frozen=True):
+class FreeSegment(Instruction, frozen=True):
     """Give the pages back and, when they are, say ``SegmentGone``.
 
     Told again when the worker that kept writing to them has died.
@@ -347,12 +412,8 @@ class FreeSegment(Struct, frozen=True):
     segment: int
 
 
-class Log(Struct, frozen=True):
+class Log(Instruction, frozen=True):
     """Write a line."""
 
     level: str
     text: str
-
-
-Instruction = Any
-"""One of those since ``Reply``: ``server`` has a table of them."""

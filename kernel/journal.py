@@ -1,17 +1,15 @@
 """The event journal: what the core was told, and a running checksum over what it answered.
 
-Written at every event, so it has to be cheap; the recorder owns the files. Headers only: what
-people and plugins wrote (``HIDDEN``) is left out of the events, and of the instructions before they
-are summed, so that a replay, which has the blanks from the beginning, comes to the same sums. It
-begins with what the core was made of, and again with a snapshot when something was lost: a full
-disk or a recorder that does not keep up costs the journal, never the kernel.
+Written at every event, so it has to be cheap: one call packs an event, another its answer; the
+recorder owns the files. Events hold headers only, and what people and plugins wrote is left out by
+``events.hide``. Lines for the log are not summed: they may quote a plugin. It begins with what the
+core was made of, and again with a snapshot when something was lost: a full disk or a recorder that
+does not keep up costs the journal, never the kernel.
 """
 
 import os
 import time
 import zlib
-from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,69 +17,20 @@ import msgspec
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.records import Records
-from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 BATCH = 48 * 1024
 """Bytes that go to the recorder together."""
 QUIET = 128
 """With more tasks than that a snapshot would hold the loop up for milliseconds."""
-FORMAT = 1
+FORMAT = 2
 RETRY = 10 * limits.SECOND
-TIMINGS = ("queue_us", "load_us", "compute_us", "plugin_us", "wire_us")
-HIDDEN: dict[str, Any] = dict.fromkeys(("body", "got", "allowed", "out")) | {
-    **dict.fromkeys(("why", "last_why", "text", "note", "hint", "Error.message"), "-"),
-    **dict.fromkeys(("data", "result", "info"), wire.NIL),
-    "params": wire.EMPTY_MAP,
-    "Progress.state": "-",
-}
-"""Fields, of anything or of one class, and what a replay has in their place."""
-MIXED = frozenset(
-    ("Submitted", "Output", "WorkerUnready", "Reply", "Tell", "Record", "MakeSegment", "Batch")
-)
-"""Classes with fields whose type does not say whether something in them is hidden."""
-_ATOMS = frozenset((int, str, bool, float, type(None)))
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder(enc_hook=ev.hide).encode
 
 
-def fields(kind: type) -> dict[str, Any]:
-    """The fields of one of our data classes or messages, with what stands for the hidden ones."""
-    names: Any = getattr(kind, "__struct_fields__", ()) or getattr(kind, "__match_args__", ())
-    blanks = HIDDEN.get
-    return {name: blanks(f"{kind.__name__}.{name}", blanks(name, fields)) for name in names}
-
-
-def whole(kind: type) -> bool:
-    """Whether nothing in it has to be hidden."""
-    return kind.__name__ not in MIXED and all(each is fields for each in fields(kind).values())
-
-
-class _Blanks(dict[type, Callable[[Any], Any]]):
-    """How each type is blanked; what is one of ours is added when it is first met."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        name = kind.__name__
-        kept = [field for field, hidden in fields(kind).items() if hidden is fields]
-        many = attrgetter(*kept) if len(kept) > 1 else None
-        get = many or (lambda thing: [getattr(thing, field) for field in kept])
-
-        def named(thing: Any) -> Any:
-            return {name: [e if type(e) in _ATOMS else self[type(e)](e) for e in get(thing)]}
-
-        self[kind] = (lambda thing: thing) if whole(kind) else named
-        return self[kind]
-
-
-_blanks = _Blanks()
-_blanks[tuple] = lambda thing: [each if type(each) in _ATOMS else blank(each) for each in thing]
-_blanks[bytes] = len
-_blanks[dict] = lambda thing: [thing.get(name) for name in TIMINGS]
-_blanks[ClawError] = lambda thing: {"ClawError": [thing.code]}
-
-
-def blank(thing: Any) -> Any:
-    """``thing`` as msgpack carries it: one with something hidden as {name: [its other fields]}."""
-    return _blanks[type(thing)](thing)
+def answer(told: list[ev.Instruction], before: int) -> tuple[int, list[str]]:
+    """The checksum after ``told``, and the names of what it says."""
+    kept = [each for each in told if type(each) is not ev.Log]
+    return zlib.crc32(encode(kept), before), [type(each).__name__ for each in kept]
 
 
 class Journal:
@@ -103,7 +52,7 @@ class Journal:
             self.on, self.due = True, now + limits.SECOND
             top = {"format": FORMAT, "number": self.number, "sum": self.sum, "now": now}
             made_of = None if state else self.made_of
-            self._send(now, "begin", _encode(top | {"core": made_of}), state)
+            self._send(now, "begin", encode(top | {"core": made_of}), state)
 
     def note(self, event: ev.Event, now: int, told: list[ev.Instruction] | None) -> None:
         """One event, the time that the core was given, and its answer; None: it broke."""
@@ -113,11 +62,11 @@ class Journal:
 
                 self.begin(now, snapshot(self.core))
             return
-        answer = None
+        said = None
         if told is not None:
-            self.sum = zlib.crc32(_encode([_blanks[type(e)](e) for e in told]), self.sum)
-            answer = [self.sum, [type(each).__name__ for each in told]]
-        entry = _encode((now, answer, type(event).__name__, blank(event)))
+            said = answer(told, self.sum)
+            self.sum = said[0]
+        entry = encode((now, said, event))
         self.number += 1
         self.buffer += len(entry).to_bytes(4, "little") + entry
         if now >= self.due or len(self.buffer) > BATCH:

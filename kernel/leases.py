@@ -12,9 +12,8 @@ from collections.abc import Callable
 from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
 from clawai.kernel.pool import PAGE, Segment, find
-from clawai.kernel.state import SEGMENT, Service, State, Worker, step
+from clawai.kernel.state import SEGMENT, BreachError, Service, State, Worker, step
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 Room = Callable[[State, int], int]
 
@@ -24,29 +23,24 @@ def borrowed(state: State, event: ev.Borrowed) -> None:
     service = state.services.get(event.spec.key)
     lent = sum(len(s.leases) for s in state.segments.values() if s.client == event.client)
     lent += sum(wish.client == event.client for wish in service.borrows) if service else 0
-    error = None
+    fault = None
     if state.stopping:
-        error = ClawError("kernel_stopped", "the kernel is stopping")
+        fault = ev.Fault("kernel_stopped")
     elif event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
-        error = tasks.never_fits(state.ledger, event.size, "the segment")
+        fault = tasks.never_fits(state.ledger, event.size, "the segment")
     elif lent >= limits.LEASES_PER_CLIENT:
-        error = _too_many("leases", lent, limits.LEASES_PER_CLIENT)
+        fault = ev.Fault("too_many", "leases", lent, limits.LEASES_PER_CLIENT)
     elif service and state.now < service.quarantined_until:
-        error = tasks.quarantined(state, service)
-    if error:
-        _refuse(state, event, error)
+        fault = tasks.quarantined(state, service)
+    if fault:
+        _refuse(state, event, fault)
     else:
         service = state.service(event.spec)
         service.spec = event.spec
         service.borrows.append(event)
 
 
-def _too_many(what: str, have: int, allowed: int) -> ClawError:
-    hint = "use fewer and larger ones; return those that you do not need"
-    return ClawError("queue_full", f"one client can have so many {what}", have, allowed, hint)
-
-
-def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ClawError | None:
+def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ev.Fault | None:
     """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
     for lease in asked.leases:
         segment = state.segments.get(lease.segment)
@@ -62,9 +56,7 @@ def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ClawE
             or (lease.rights == "rw" and segment.rights == "r")
         ):
             got = {"segment": lease.segment, "generation": lease.generation}
-            hint = "borrow again: a lease ends with its client and with its worker"
-            text = "the lease is not valid for this client and this worker"
-            return ClawError("no_lease", text, got, hint=hint)
+            return ev.Fault("no_lease", got=got)
     return None
 
 
@@ -136,8 +128,8 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
     if len(mine) >= limits.SEGMENTS_PER_CLIENT:
         if reclaim(state, 1, wish.client):
             return _wait(state, worker)
-        error = _too_many("segments", len(mine), limits.SEGMENTS_PER_CLIENT)
-        return _refuse(state, wish, error)
+        fault = ev.Fault("too_many", "segments", len(mine), limits.SEGMENTS_PER_CLIENT)
+        return _refuse(state, wish, fault)
     slabs = sum(s.size for s in pair if s.size <= limits.SLAB)
     slab = min(max(4 * pages * PAGE, slabs, limits.SLAB // 16), limits.SLAB)
     for size in (slab, pages * PAGE) if pages * PAGE <= limits.SMALL else (pages * PAGE,):
@@ -147,13 +139,11 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
     if room(state, pages * PAGE) >= pages * PAGE:
         return _wait(state, worker)
     got, free = f"{pages * PAGE} bytes", f"{state.ledger.free} bytes free"
-    hint = "return segments, or try again later"
-    error = ClawError("no_memory", "there is no room for the segment now", got, free, hint)
-    return _refuse(state, wish, error)
+    return _refuse(state, wish, ev.Fault("no_memory", "", got, free))
 
 
-def _refuse(state: State, wish: ev.Borrowed, error: ClawError) -> bool:
-    tasks.refuse(state, wish.client, wish.request, error)
+def _refuse(state: State, wish: ev.Borrowed, fault: ev.Fault) -> bool:
+    tasks.refuse(state, wish.client, wish.request, fault)
     return True
 
 
@@ -248,7 +238,7 @@ def dropped(state: State, event: ev.SegmentDropped) -> None:
     segment = state.segments.get(event.segment)
     told = segment and segment.state == "dropping" and segment.worker_maps
     if segment is None or not told or segment.worker != event.worker:
-        raise ClawError("bad_worker", "dropped a segment that it was not told to drop")
+        raise BreachError("dropped a segment that it was not told to drop")
     segment.worker_maps = False
     state.workers[event.worker].retired += 1
     _free_if_due(state, segment)

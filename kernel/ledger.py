@@ -36,9 +36,3 @@ class Ledger:
         self.used -= size
         self.freed = self.freed or size > 0
         return size
-
-    def check(self) -> None:
-        """The sums agree and stay within the budget."""
-        total = sum(self.holders.values())
-        if total != self.used or not 0 <= total <= self.budget:
-            raise AssertionError(f"ledger: {total} held, {self.used} used of {self.budget}")

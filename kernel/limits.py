@@ -56,7 +56,7 @@ EAGER = MS * 3 // 10
 """So long the loop does not sleep after a critical or interactive request has come or ended."""
 FEW = 2
 """With more tasks than that it sleeps as ever."""
-RETRY = 1 * SECOND
+RETRY_MS = 1000
 """When to try again what found the queue full."""
 PATIENCE = 30 * SECOND
 """Among equals a task without a deadline sorts as if it had this one."""

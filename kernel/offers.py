@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import SECOND
 from clawai.kernel.stewardship import Steward
@@ -50,7 +52,8 @@ class Offers:
 
     def learn(self, key: Key, said: dict[str, Any]) -> Offer:
         """Keep what the steward has answered."""
-        offer = Offer(**said | {"spec": Spec(**said["spec"])}, learned=time.monotonic_ns())
+        spec = msgspec.convert(said["spec"], Spec)
+        offer = Offer(**said | {"spec": spec}, learned=time.monotonic_ns())
         self.by_key[key] = offer
         return offer
 

@@ -16,13 +16,16 @@ from typing import Any
 import msgspec
 
 from clawai.kernel import events as ev
-from clawai.kernel import limits
+from clawai.kernel import limits, mail
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import Peer
 from clawai.kernel.segments import ControlPage, Segments, read_only
 from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+
+BROKE = {"bad_message": "what it sent is not a message of this protocol"}
+"""What the core is told instead of what may quote the worker."""
 
 
 @dataclass(slots=True)
@@ -65,9 +68,9 @@ class Processes:
             lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             control = ControlPage.create()
         except OSError as error:
-            text = f"the worker could not be started: {error}"
-            self.loop.happen(ev.WorkerUnready(told.worker, ClawError("worker_failed", text)))
-            self.loop.happen(ev.WorkerGone(told.worker, text))
+            why = ev.Fault("launch_failed", because=str(error))
+            self.loop.happen(ev.WorkerUnready(told.worker, why))
+            self.loop.happen(ev.WorkerGone(told.worker, "it could not be started"))
             return
         lease_ours.setblocking(False)
         process = Process(told.worker, Peer(ours, b"PAIR"), lease_ours, control)
@@ -87,9 +90,8 @@ class Processes:
 
     def failed(self, worker: int, said: dict[str, str], fds: list[int]) -> None:
         """The steward says why a worker could not be started."""
-        self.loop.happen(
-            ev.WorkerUnready(worker, wire.error_from(msgspec.convert(said, wire.Error)))
-        )
+        why = ev.Hidden(msgspec.convert(said, wire.Error))
+        self.loop.happen(ev.WorkerUnready(worker, why))
 
     def gone(self, worker: int, why: str, fds: list[int]) -> None:
         """The steward says that nothing of a worker lives any more."""
@@ -137,48 +139,34 @@ class Processes:
 
     def _ended(self, process: Process, error: ClawError | None) -> None:
         self.loop.unwatch(process.peer.fileno())
-        if error:
-            self.loop.happen(ev.WorkerBroke(process.worker, error.message))
+        if error:  # what it quotes of the worker is for the log only
+            self.steward.log("error", f"worker {process.worker}: {error}")
+            self.loop.happen(ev.WorkerBroke(process.worker, BROKE.get(error.code, error.message)))
         else:  # it has nothing more to say; mostly it is dead already
             self._signal(process.worker, signal.SIGKILL)
 
     def _message(self, process: Process, frames: list[bytes]) -> None:
-        message = wire.decode(frames, wire.FromWorker)
-        number = process.worker
-        if message.incarnation != number:
-            raise ClawError("bad_worker", "another incarnation", message.incarnation, number)
-        match message:
-            case wire.Progress() | wire.Chunk() | wire.Done() | wire.Error():
-                event: ev.Event = ev.Output(number, message, tuple(frames[1:]))
-            case wire.Reserve() if not process.shares:
-                event = ev.WorkerReserved(number, message.bytes + message.weights_bytes)
-            case wire.Reserve():
-                event = ev.WorkerReserved(
-                    number, message.bytes, message.weights, message.weights_bytes
-                )
-            case wire.Ready():
-                event = ev.WorkerReady(number, message.slots)
-            case wire.Unready():
-                event = ev.WorkerUnready(number, wire.error_from(message))
-            case wire.Dropped():
-                event = ev.SegmentDropped(number, message.segment)
-            case wire.Filled():
-                event = ev.WorkerFilled(number)
-            case wire.Yielded():
-                event = ev.WorkerYielded(number, message.id)
-            case _:
-                event = ev.WorkerAnswered(number)
+        event = mail.from_worker(process.worker, frames)
+        if isinstance(event, ev.WorkerReserved) and not process.shares:
+            event = ev.WorkerReserved(event.worker, event.size + event.weights_bytes)
         self.loop.happen(event)
 
     def tell(self, told: ev.Tell) -> None:
         """Send to a worker; a dying one does not hear it."""
-        process = self.running.get(told.worker)
+        self._send(told.worker, told.message, ())
+
+    def dispatch(self, told: ev.Dispatch) -> None:
+        """Have a worker run tasks."""
+        self._send(told.worker, *mail.to_worker(told))
+
+    def _send(self, worker: int, message: wire.Message, frames: tuple[bytes, ...]) -> None:
+        process = self.running.get(worker)
         if process is None or process.peer.closed:
             return
         if process.peer.waiting > limits.WORKER_OUTBOX:
             self._ended(process, ClawError("bad_worker", "it does not read"))
             return
-        process.peer.send(told.message, told.body or ())
+        process.peer.send(message, frames)
 
     def control(self, told: ev.Control) -> None:
         """Write a control word."""

@@ -19,6 +19,7 @@ import msgspec
 from clawai.kernel import events as ev
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
+from clawai.kernel.mail import to_client
 from clawai.kernel.offers import Offers
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -27,8 +28,8 @@ PROGRAM = ["-P", "-m", "clawai.kernel.recorder"]
 BEHIND = 64
 """With so many messages waiting for the recorder nothing of the event journal is added."""
 PATIENCE_S = 5.0
-_encode = msgspec.msgpack.Encoder().encode
-_job = msgspec.msgpack.Decoder(ev.Submitted).decode
+_encode = msgspec.msgpack.Encoder(enc_hook=ev.hide).encode
+_job = msgspec.msgpack.Decoder(tuple[ev.Submitted, wire.Raw, tuple[bytes, ...]]).decode
 
 
 @dataclass
@@ -131,8 +132,14 @@ class Records:
             self.start()
 
     def _write(self, number: int, told: ev.Record) -> None:
-        packed = _encode(told.asked if told.kind == "accept" else told.outcome)
-        self.send(told.kind, number, told.job, packed, told.frames)
+        frames: tuple[bytes, ...] = ()
+        message: Any = None
+        if told.kind == "accept":
+            body = told.asked.body
+            message = told.asked, body.message, body.frames
+        elif told.kind == "end":
+            message, frames = to_client(told.then[0])
+        self.send(told.kind, number, told.job, _encode(message), frames)
 
     def _safe(self, number: int, problem: list[Any] | None) -> None:
         told = self.waiting.pop(number)
@@ -154,12 +161,13 @@ class Records:
         else:  # nothing of its batch runs
             while isinstance(inner, ev.Record):
                 inner = inner.then[0]
-            for item in getattr(inner.message, "items", (inner.message,)):
-                self.loop.happen(ev.Output(inner.worker, wire.error_message(error, item.id)))
+            body = ev.Hidden(wire.error_message(error))
+            for number, _, _ in inner.tasks:
+                self.loop.happen(ev.Output(inner.worker, number, "error", body))
 
     def _again(self, packed: bytes) -> None:
         """A job that an earlier daemon left; its request is its number in the journal."""
-        asked = _job(packed)
+        asked, params, frames = _job(packed)
         key = asked.op, asked.spec.model, asked.priority == "batch"
 
         def resolved(said: Any, _: list[int]) -> None:
@@ -167,7 +175,8 @@ class Records:
                 self.refused(wire.error_message(said, asked.request))
             else:
                 offer = self.offers.learn(key, said)
-                now = {"spec": offer.spec, "batch": offer.batch, "body": tuple(asked.body)}
+                body = ev.Hidden(wire.Raw(bytes(params)), frames)
+                now = {"spec": offer.spec, "batch": offer.batch, "body": body}
                 self.loop.happen(msgspec.structs.replace(asked, **now))
 
         self.offers.steward.ask("resolve", *key, then=resolved)

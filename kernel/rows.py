@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from clawai.kernel.core import Core
+from clawai.kernel.mail import in_words
 
 _SPEC = ("spec.plugin", "spec.model")
 _SERVICE = (*_SPEC, "spec.lane", "started", "quarantined_until", "failing", "last_why")
@@ -31,12 +32,15 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
         held = sum(s.size for s in state.segments.values() if s.worker == worker.id)
         row["bytes"] = state.ledger.holders.get(("worker", worker.id), 0) + held
         row["running"], row["queued"] = len(worker.tasks()), len(worker.service.queue)
+    known = _rows(services, *_SERVICE)
+    for row in known:
+        row["last_why"] = in_words(row["last_why"])
     found = {
         "now": now,
         "budget_bytes": state.ledger.budget,
         "used_bytes": state.ledger.used,
         "workers": workers,
-        "services": _rows(services, *_SERVICE),
+        "services": known,
         "count": {"tasks": len(state.tasks), "segments": len(state.segments)},
         "ended": state.counts,
     }

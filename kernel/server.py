@@ -83,6 +83,8 @@ class Server:
         self._started = self._looked = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
+            ev.Pass: self.clients.passed,
+            ev.Dispatch: self.processes.dispatch,
             ev.Start: self.processes.start,
             ev.Tell: self.processes.tell,
             ev.Control: self.processes.control,

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.kernel.costs import Batching, Costs, Key
-from clawai.kernel.events import Borrowed, Instruction, Log, Spec, Submitted, WorkerReserved
+from clawai.kernel.events import (
+    Borrowed,
+    Fault,
+    Instruction,
+    Log,
+    Spec,
+    Submitted,
+    WorkerReserved,
+)
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.pool import Segment
 from clawai.kernel.queue import BATCH, Queue
@@ -57,6 +65,10 @@ SEGMENT = table(
 )
 
 
+class BreachError(Exception):
+    """A worker said what it may not say; its message says what."""
+
+
 class BrokenInvariantError(Exception):
     """A bug of the kernel. It stops at once, rather than go on with a wrong ledger."""
 
@@ -100,7 +112,7 @@ class Task:
     dispatched: int = 0
     load_ns: int = 0
     position: int = 0
-    why: str = ""
+    fault: Fault | None = None
     """Why it is being ended, while it is cancelling or expiring."""
     grace: int = 0
     """When the worker must have let go of it."""
@@ -146,8 +158,11 @@ class Worker:
     """Since when; 0: it runs."""
     killed: bool = False
     """Its end is on the way; it gets nothing more to do."""
+    broke: bool = False
+    """It broke the protocol: nothing that it says counts any more."""
     why: str = ""
-    error: Any = None
+    fault: Any = None
+    """What its tasks are told (a ``Fault``, or what the plugin said)."""
 
     def tasks(self) -> list[Task]:
         """All that it runs."""
@@ -179,7 +194,8 @@ class Service:
     """Suspended by its owner."""
     keep_ns: int | None = None
     """How long its worker stays when idle, as the last task that said so wished."""
-    last_why: str = ""
+    last_why: Any = ""
+    """Why its last worker ended: our own text, or what the plugin said."""
     failing: bool = False
     """Its last worker could not start, or died."""
 

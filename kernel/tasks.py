@@ -2,49 +2,39 @@
 
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from clawai.kernel import costs, leases, limits
 from clawai.kernel import events as ev
+from clawai.kernel import leases, limits
+from clawai.kernel.costs import Key
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.queue import RANK
-from clawai.kernel.state import TASK, TASK_ENDS, Service, State, Task, Worker, step
+from clawai.kernel.state import TASK, TASK_ENDS, BreachError, Service, State, Task, Worker, step
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
-
-TIMINGS = ("compute_us", "plugin_us")
-"""What a worker may say of where the time went."""
 
 
-def refuse(state: State, client: int, request: int, error: ClawError) -> None:
+def refuse(state: State, client: int, request: int, fault: ev.Fault) -> None:
     """Answer a request that never became a task."""
     state.counts["refused"] = state.counts.get("refused", 0) + 1
-    state.out.append(ev.Reply(client, wire.error_message(error, request)))
+    state.out.append(ev.Pass(client, request, fault))
 
 
-def never_fits(ledger: Ledger, need: int, what: str) -> ClawError:
+def never_fits(ledger: Ledger, need: int, what: str) -> ev.Fault:
     """The honest answer to what no eviction can make room for."""
-    return ClawError(
-        "never_fits",
-        f"{what} needs more memory than the whole budget",
-        got=f"{need / limits.MIB:.0f} MiB",
-        allowed=f"{ledger.budget / limits.MIB:.0f} MiB",
-        hint="set memory.budget_mib (`claw config`), a smaller workers.context or a smaller model",
-    )
+    got, allowed = f"{need / limits.MIB:.0f} MiB", f"{ledger.budget / limits.MIB:.0f} MiB"
+    return ev.Fault("never_fits", what, got, allowed)
 
 
-def quarantined(state: State, service: Service) -> ClawError:
+def quarantined(state: State, service: Service) -> ev.Fault:
     """The plugin died too often."""
-    wait = max(1, -(-(service.quarantined_until - state.now) // limits.SECOND))
-    text = f"{service.title} kept dying ({service.last_why})"
-    hint = f"it may be started again in {wait} s; `claw logs` shows what it said"
-    return ClawError("quarantined", text, hint=hint, retry_after_ms=1000 * wait)
+    wait = 1000 * max(1, -(-(service.quarantined_until - state.now) // limits.SECOND))
+    return ev.Fault("quarantined", service.title, retry_ms=wait, because=service.last_why)
 
 
 # Admission.
 
 
-def cost_key(asked: ev.Submitted) -> costs.Key:
+def cost_key(asked: ev.Submitted) -> Key:
     """What tasks that cost the same have in common."""
     size = asked.payload + sum(lease.length for lease in asked.leases)
     return asked.op, asked.spec.model, size.bit_length()
@@ -64,18 +54,18 @@ def wait_ns(state: State, service: Service, rank: int) -> int:
     return load + ahead // (slots * max(1, service.batching.expected))
 
 
-def _objection(state: State, event: ev.Submitted, service: Service | None) -> ClawError | None:
+def _objection(state: State, event: ev.Submitted, service: Service | None) -> ev.Fault | None:
     mine = state.requests.get(event.client, {})
     if state.stopping:
-        return ClawError("kernel_stopped", "the kernel is stopping")
+        return ev.Fault("kernel_stopped")
     if event.request in mine:
-        return ClawError("bad_state", "this request id is in use", got=event.request)
+        return ev.Fault("request_in_use", got=event.request)
     if event.deadline is not None and event.deadline <= state.now:
-        return ClawError("deadline_passed", "the deadline had passed when the task arrived")
+        return ev.Fault("deadline_had_passed")
     if event.job and event.leases:
-        return ClawError("bad_params", "a durable task cannot use leases", hint="send frames")
+        return ev.Fault("durable_with_leases")
     if len(mine) >= limits.TASKS_PER_CLIENT and event.client:
-        return _full(state, event, len(mine))
+        return _full(state, event)
     if (need := event.spec.base_bytes + event.spec.model_bytes) > state.ledger.budget:
         return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
     if service and state.now < service.quarantined_until:
@@ -84,40 +74,33 @@ def _objection(state: State, event: ev.Submitted, service: Service | None) -> Cl
     return leases.objection(state, event, worker) if event.leases else None
 
 
-def _full(state: State, event: ev.Submitted, mine: int) -> ClawError:
-    names = ("yours", "all", "bytes")
-    got = (mine, len(state.tasks), state.payload + event.payload)
+def _full(state: State, event: ev.Submitted) -> ev.Fault:
+    mine = len(state.requests.get(event.client, ()))
+    got = {"yours": mine, "all": len(state.tasks), "bytes": state.payload + event.payload}
     most = (limits.TASKS_PER_CLIENT, state.most_tasks, limits.PAYLOAD_TOTAL)
-    hint, retry = "wait for an answer before sending more", limits.RETRY // limits.MS
-    allowed = dict(zip(names, most, strict=True))
-    got_now = dict(zip(names, got, strict=True))
-    return ClawError("queue_full", "the queue is full", got_now, allowed, hint, retry)
+    return ev.Fault("queue_full", "", got, dict(zip(got, most, strict=True)), limits.RETRY_MS)
 
 
-def _unreachable(state: State, event: ev.Submitted, wait: int, cost: int) -> ClawError | None:
+def _unreachable(state: State, event: ev.Submitted, wait: int, cost: int) -> ev.Fault | None:
     """Refuse at once what would only fail later."""
     if event.deadline is None or not cost or state.now + wait + cost <= event.deadline:
         return None
     takes = f"{(wait + cost) // limits.MS} ms"
-    text = f"{event.op} would end in about {takes}"
-    got = f"{(event.deadline - state.now) // limits.MS} ms"
-    hint, retry = "allow more time, or a higher priority class", wait // limits.MS
-    return ClawError("deadline_unreachable", text, got, takes, hint, retry)
+    left = f"{(event.deadline - state.now) // limits.MS} ms"
+    return ev.Fault("deadline_unreachable", event.op, left, takes, wait // limits.MS)
 
 
 def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
     """While everything is full, give up the last of the lowest class; False if there is none."""
-    while (
-        len(state.tasks) >= state.most_tasks or state.payload + event.payload > limits.PAYLOAD_TOTAL
-    ):
+    most = limits.PAYLOAD_TOTAL - event.payload
+    while len(state.tasks) >= state.most_tasks or state.payload > most:
         lower = [t for t in state.tasks.values() if t.state == "queued" and t.rank > rank]
         if not lower:
             return False
         victim = max(lower, key=lambda task: (task.rank, task.submitted, task.id))
-        text, retry = f"given up for a {event.priority} task", limits.RETRY // limits.MS
-        error = ClawError("overloaded", text, hint="send it again", retry_after_ms=retry)
         state.services[victim.asked.spec.key].queue.remove(victim)
-        end(state, victim, "fail", wire.error_message(error))
+        fault = ev.Fault("overloaded", event.priority, retry_ms=limits.RETRY_MS)
+        end(state, victim, "fail", fault)
     return True
 
 
@@ -127,16 +110,16 @@ def submitted(state: State, event: ev.Submitted) -> None:
         sharer = state.workers.get(segment.worker)
         if sharer and sharer.spec.key[:2] == event.spec.key[:2]:
             # The worker that shares the memory, whatever lane the task's class would have chosen.
-            event = msgspec.structs.replace(event, spec=sharer.service.spec)
+            event = replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.services.get(event.spec.key)
     cost = state.costs.p50(key := cost_key(event))
     wait = wait_ns(state, service, rank) if service and cost else 0
-    error = _objection(state, event, service) or _unreachable(state, event, wait, cost)
-    if not error and not _shed(state, event, rank):
-        error = _full(state, event, len(state.requests.get(event.client, {})))
-    if error:
-        refuse(state, event.client, event.request, error)
+    fault = _objection(state, event, service) or _unreachable(state, event, wait, cost)
+    if not fault and not _shed(state, event, rank):
+        fault = _full(state, event)
+    if fault:
+        refuse(state, event.client, event.request, fault)
         return
     service = state.service(event.spec)
     service.spec = event.spec
@@ -148,15 +131,20 @@ def submitted(state: State, event: ev.Submitted) -> None:
     task.position = service.queue.ahead(rank)[0]
     service.queue.push(task)
     service.batching.arrived(state.now)
-    place, estimate = task.position, wait // limits.MS if cost else None
-    accepted = wire.Accepted(
-        id=event.request, task=task.id, position=place, estimate_ms=estimate, job=event.job
+    estimate = wait // limits.MS if cost else None
+    told: ev.Instruction = ev.Reply(
+        event.client,
+        wire.Accepted(
+            id=event.request,
+            task=task.id,
+            position=task.position,
+            estimate_ms=estimate,
+            job=event.job,
+        ),
     )
-    reply = ev.Reply(event.client, accepted)
     if event.job and event.client:  # one that came back after a restart is in the journal
-        state.out.append(ev.Record("accept", event.job, task.id, event, (reply,)))
-    else:
-        state.out.append(reply)
+        told = ev.Record("accept", event.job, task.id, event, (told,))
+    state.out.append(told)
     if event.deadline is not None:
         state.timer(event.deadline, "deadline", task.id)
     if not state.ticking:
@@ -188,8 +176,8 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     """
     good = []
     for task in batch:
-        if task.asked.leases and (error := leases.objection(state, task.asked, worker)):
-            end(state, task, "fail", wire.error_message(error))
+        if task.asked.leases and (fault := leases.objection(state, task.asked, worker)):
+            end(state, task, "fail", fault)
             continue
         step(TASK, task, "dispatch")
         if task.asked.leases:
@@ -203,47 +191,19 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         return False
     worker.running[slot] = {task.id: task for task in good}
     worker.sizes[slot] = len(good)
-    worker.rank = min(task.rank for task in good)
+    worker.rank = min([task.rank for task in good])
     state.computes(worker, 1)
     if not worker.pinged:
         worker.pinged, worker.missed = True, 0
         state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
-    told: tuple[ev.Instruction, ...] = (_run(state, worker, slot, good),)
+    runs = tuple([(task.id, task.asked, _left(state, task)) for task in good])
+    told: ev.Instruction = ev.Dispatch(worker.id, slot, runs)
     for task in good:
         if task.asked.job:  # it must be known to have begun before it begins
-            told = (ev.Record("start", task.asked.job, task.id, task.asked, told),)
-    state.out += told
+            told = ev.Record("start", task.asked.job, task.id, task.asked, (told,))
+    state.out.append(told)
     return True
-
-
-def _run(state: State, worker: Worker, slot: int, batch: list[Task]) -> ev.Tell:
-    """What a worker is told of the tasks that it is to run, with their payload."""
-    asked = batch[0].asked
-    if len(batch) == 1:
-        message: wire.Message = wire.Run(
-            id=batch[0].id,
-            op=asked.op,
-            params=asked.params,
-            slot=slot,
-            remaining_ms=_left(state, batch[0]),
-            priority=asked.priority,
-            leases=asked.leases,
-        )
-        return ev.Tell(worker.id, message, asked.body)
-    items = [
-        wire.BatchItem(
-            id=task.id,
-            params=task.asked.params,
-            frames=task.asked.frames,
-            remaining_ms=_left(state, task),
-            priority=task.asked.priority,
-            leases=task.asked.leases,
-        )
-        for task in batch
-    ]
-    body = tuple(frame for task in batch for frame in task.asked.body or ())
-    return ev.Tell(worker.id, wire.Batch(op=asked.op, slot=slot, items=tuple(items)), body)
 
 
 def _left(state: State, task: Task) -> int | None:
@@ -270,45 +230,36 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     state.computes(worker, -1)
     worker.idle_since = state.now
     state.ledger.freed = True  # it may be evicted now
-    if worker.service.keep_ns != task.asked.keep_ns is not None:
-        worker.service.keep_ns = task.asked.keep_ns
+    if service.keep_ns != task.asked.keep_ns is not None:
+        service.keep_ns = task.asked.keep_ns
         state.timer(state.now + task.asked.keep_ns, "idle", worker.id)
 
 
 def output(state: State, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
-    message = event.message
     worker = state.workers[event.worker]
-    task = running(state, worker, message.id)
-    if isinstance(message, wire.Done | wire.Error):
+    task = running(state, worker, event.task)
+    if event.kind == "done" or event.kind == "error":
         let_go(state, worker, task)
         worker.service.deaths.clear()
         worker.service.quarantines = 0
-        if isinstance(message, wire.Done):
+        if event.kind == "done":
             state.costs.learn(task.key, state.now - task.dispatched)
-            end(state, task, "finish", message, event.frames)
-        else:
-            end(state, task, "fail", wire.error_message(wire.error_from(message)))
+        end(state, task, "finish" if event.kind == "done" else "fail", event.body)
     elif task.state == "running":
-        request = task.asked.request
-        if isinstance(message, wire.Chunk):
-            task.streamed = True
-            told: wire.Message = wire.Chunk(id=request, data=message.data)
-        else:
-            done, note = message.fraction, message.note
-            told = wire.Progress(id=request, state="running", fraction=done, note=note)
-        state.out.append(ev.Reply(task.asked.client, told, event.frames))
+        task.streamed = task.streamed or event.kind == "chunk"
+        state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
 
 
-def running(state: State, worker: Worker, number: int | None) -> Task:
+def running(state: State, worker: Worker, number: int) -> Task:
     """The task of a number that a worker runs.
 
     Raises:
-        ClawError: bad_worker.
+        BreachError: it runs no such task.
     """
-    task = state.tasks.get(number) if number is not None else None
-    if task is None or task.id not in worker.running.get(task.slot, ()) or task.worker != worker.id:
-        raise ClawError("bad_worker", "a message about a task that it does not run", number)
+    task = state.tasks.get(number)
+    if task is None or task.worker != worker.id or number not in worker.running.get(task.slot, ()):
+        raise BreachError(f"a message about task {number}, which it does not run")
     return task
 
 
@@ -317,20 +268,20 @@ def yielded(state: State, event: ev.WorkerYielded) -> None:
     worker = state.workers[event.worker]
     task = running(state, worker, event.task)
     if not task.yielding or task.streamed:
-        raise ClawError("bad_worker", "gave a task back that it was to finish", event.task)
+        raise BreachError(f"gave task {event.task} back, which it was to finish")
     let_go(state, worker, task)
-    task.yielding = False
-    if task.state != "running":
-        end(state, task, "fail", ending("cancel", task.why))
-        return
-    requeue(state, worker.service, task)
-    task.attempts -= 1
+    if task.state == "running":
+        requeue(state, worker.service, task)
+        task.attempts -= 1
+    else:
+        end(state, task, "fail")
 
 
 def requeue(state: State, service: Service, task: Task) -> None:
     """Back to the queue, at its old place."""
     step(TASK, task, "requeue")
     task.worker = 0
+    task.yielding = False
     service.queue.push(task, state.now)
     state.dirty[service.spec.key] = service
 
@@ -341,29 +292,38 @@ def requeue(state: State, service: Service, task: Task) -> None:
 def cancel_asked(state: State, event: ev.CancelAsked) -> None:
     """The owner takes a request back. One that has ended already needs no answer."""
     if task := state.requests.get(event.client, {}).get(event.request):
-        stop(state, task, "cancel", "the task was cancelled by its owner")
+        stop(state, task, "cancel", ev.Fault("cancelled"))
 
 
 def client_left(state: State, client: int) -> None:
     """Nobody waits for these any more, but the durable ones."""
     for task in list(state.requests.get(client, {}).values()):
         if not task.asked.job:
-            stop(state, task, "cancel", "the client has left")
+            stop(state, task, "cancel", ev.Fault("client_left"))
 
 
-def stop(state: State, task: Task, happened: str, why: str) -> None:
+def deadline(state: State, task: Task) -> None:
+    """Its time may be over; that of a suspended worker stands still."""
+    worker = state.workers.get(task.worker)
+    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
+        return
+    if task.state in ("queued", "running"):
+        stop(state, task, "expire", ev.Fault("deadline_passed"))
+
+
+def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
     if task.state == "queued":
         state.services[task.asked.spec.key].queue.remove(task)
-        end(state, task, happened, ending(happened, why))
+        end(state, task, happened, fault)
     elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
         step(TASK, task, happened)
-        task.why = why
+        task.fault = fault
         worker = state.workers[task.worker]
         batch = worker.running[task.slot].values()
-        if (happened == "expire" or worker.suspended or len(batch) > 1) and not task.told:
+        if happened == "expire" or worker.suspended or len(batch) > 1:
             # The owner hears it now, however long the worker takes to stop.
-            _tell_end(state, task, ending(happened, why), ())
+            _tell_end(state, task, fault)
         refresh(state, worker, task.slot)
         state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
         if all(each.state != "running" for each in batch):  # a batch ends as a whole
@@ -371,15 +331,7 @@ def stop(state: State, task: Task, happened: str, why: str) -> None:
             state.timer(task.grace, "grace", task.id)
 
 
-def ending(happened: str, why: str) -> wire.Error:
-    """What an owner is told of a task that was cancelled or has expired."""
-    code = "deadline_passed" if happened == "expire" else "cancelled"
-    return wire.Error(code=code, message=why)
-
-
-def end(
-    state: State, task: Task, happened: str, message: wire.Message, frames: tuple[bytes, ...] = ()
-) -> None:
+def end(state: State, task: Task, happened: str, word: Any = None) -> None:
     """The one way a task ends: out of every table, and its owner is told."""
     step(TASK, task, happened)
     if task.state not in TASK_ENDS:
@@ -392,50 +344,23 @@ def end(
         del state.requests[asked.client]
     state.payload -= asked.payload
     state.counts[task.state] = state.counts.get(task.state, 0) + 1
-    if task.state == "cancelled" or task.state == "expired":
-        instead = ending("expire" if task.state == "expired" else "cancel", task.why)
-        message = message if isinstance(message, wire.Error) and not task.why else instead
-        frames = ()
-    _tell_end(state, task, message, frames)
+    _tell_end(state, task, task.fault or word)
 
 
-def _tell_end(state: State, task: Task, message: wire.Message, frames: tuple[bytes, ...]) -> None:
+def _tell_end(state: State, task: Task, word: Any) -> None:
     """Tell the owner, once; of a durable task only when the outcome is safe."""
     if task.told:
         return
     task.told = True
     asked = task.asked
-    told = _with(message, asked.request, timings(state, task, message))
-    reply = ev.Reply(asked.client, told, frames)
+    began = task.dispatched or state.now
+    queued = max(0, began - task.submitted - task.load_ns)
+    told = ev.Pass(asked.client, asked.request, word, (queued, task.load_ns, state.now - began))
     if not asked.job:
-        state.out.append(reply)
-    elif not (isinstance(told, wire.Error) and told.code == "kernel_stopped"):
+        state.out.append(told)
+    elif not (isinstance(word, ev.Fault) and word.key == "kernel_stopped"):
         # One that the kernel's own end cut short goes on when it is back.
-        record = ev.Record("end", asked.job, task.id, asked, (reply,), told, frames)
-        state.out.append(record)
-
-
-def _with(message: Any, request: int, times: dict[str, int]) -> wire.Message:
-    """The message under the id of the request, with the kernel's view of the times."""
-    if isinstance(message, wire.Done):
-        return wire.Done(id=request, result=message.result, timings=times)
-    fields = {name: getattr(message, name) for name in message.__struct_fields__}
-    return wire.Error(**fields | {"id": request, "timings": times, "incarnation": 0})
-
-
-def timings(state: State, task: Task, message: Any) -> dict[str, int]:
-    """Where the time went, in microseconds; a worker's own figures are cut to what is possible."""
-    started = task.dispatched or state.now
-    left = (state.now - started) // 1000
-    times = {
-        "queue_us": max(0, started - task.submitted - task.load_ns) // 1000,
-        "load_us": task.load_ns // 1000,
-    }
-    for key in TIMINGS:
-        times[key] = min(left, max(0, getattr(message, "timings", {}).get(key, 0)))
-        left -= times[key]
-    times["wire_us"] = left
-    return times
+        state.out.append(ev.Record("end", asked.job, task.id, asked, (told,)))
 
 
 # Once a second.

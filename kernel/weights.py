@@ -6,9 +6,8 @@ workers were stopped on purpose, or when its memory is needed and nobody maps it
 """
 
 from clawai.kernel import events as ev
-from clawai.kernel.state import WEIGHTS, State, Weights, Worker, step
+from clawai.kernel.state import WEIGHTS, BreachError, State, Weights, Worker, step
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 
 def find(state: State, worker: Worker, wish: ev.WorkerReserved) -> Weights | None:
@@ -53,22 +52,21 @@ def filled(state: State, event: ev.WorkerFilled) -> None:
     worker = state.workers[event.worker]
     held = worker.weights
     if held is None or held.state != "filling":
-        raise ClawError("bad_worker", "filled no weights object of its own")
+        raise BreachError("filled no weights object of its own")
     step(WEIGHTS, held, "filled")
     state.out.append(ev.SealWeights(held.id, worker.id))
 
 
-def sealed(state: State, event: ev.WeightsSealed) -> ClawError | None:
-    """The object is whole and nobody can change it; or why its worker cannot go on."""
+def sealed(state: State, event: ev.WeightsSealed) -> None:
+    """The object is whole and nobody can change it; or its worker cannot go on."""
     held = state.weights[event.weights]
     if held.state == "dropping":
-        return None
+        return
     if not event.success:
-        return ClawError("bad_worker", "its weights object could still be written, or was not made")
+        raise BreachError("its weights object could still be written, or was not made")
     step(WEIGHTS, held, "sealed")
     state.out.append(ev.Tell(event.worker, wire.Sealed()))
     _wake(state, held)
-    return None
 
 
 def _wake(state: State, held: Weights) -> None:

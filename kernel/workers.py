@@ -1,11 +1,12 @@
 """Workers: start, load within the budget, serve, stop, die, come back, or be quarantined."""
 
+from typing import Any
+
 from clawai.kernel import events as ev
 from clawai.kernel import grants, leases, limits, tasks, weights
 from clawai.kernel.queue import BATCH
-from clawai.kernel.state import WORKER, Service, State, Task, Worker, step
+from clawai.kernel.state import WORKER, BreachError, Service, State, Task, Worker, step
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
 LOADING = ("starting", "waiting", "loading")
 
@@ -133,7 +134,7 @@ def reserved(state: State, event: ev.WorkerReserved) -> None:
     if worker.state == "stopping":
         return
     if worker.state != "starting":
-        raise ClawError("bad_worker", "a second reservation")
+        raise BreachError("a second reservation")
     step(WORKER, worker, "reserve")
     worker.wanted = event
     state.dirty[worker.spec.key] = worker.service
@@ -206,7 +207,7 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     if worker.state == "stopping":
         return
     if worker.state not in ("starting", "loading") or weights.filling(worker):
-        raise ClawError("bad_worker", "a second ready, or one before its memory was granted")
+        raise BreachError("a second ready, or one before its memory was granted")
     step(WORKER, worker, "ready")
     worker.slots = min(event.slots, worker.spec.slots)
     service = worker.service
@@ -225,32 +226,30 @@ def ready(state: State, event: ev.WorkerReady) -> None:
 
 def unready(state: State, event: ev.WorkerUnready) -> None:
     """A worker cannot serve: those who wait for it are told its reason."""
-    _give_up(state, state.workers[event.worker], event.error)
+    _give_up(state, state.workers[event.worker], event.why)
 
 
 def too_slow(state: State, worker: Worker) -> None:
     """A worker that is not ready in time is killed; who waits for it is told at once."""
     why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
-    error = ClawError("worker_hung", f"{worker.service.title} does not start: {why}")
-    fail_waiting(state, worker.service, error)
+    fail_waiting(state, worker.service, ev.Fault("too_slow", worker.service.title, because=why))
     kill(state, worker, why)
 
 
-def _give_up(state: State, worker: Worker, error: ClawError) -> None:
-    worker.error = error
-    worker.service.last_why = error.message
+def _give_up(state: State, worker: Worker, fault: Any) -> None:
+    worker.fault = worker.service.last_why = fault
     worker.service.failing = True
-    fail_waiting(state, worker.service, error)
-    stop(state, worker, error.message)
+    fail_waiting(state, worker.service, fault)
+    stop(state, worker, "it cannot serve")
 
 
-def fail_waiting(state: State, service: Service, error: ClawError) -> None:
+def fail_waiting(state: State, service: Service, fault: Any) -> None:
     """End all that waits for a service."""
     for task in service.queue.ordered():
         service.queue.remove(task)
-        tasks.end(state, task, "fail", wire.error_message(error))
+        tasks.end(state, task, "fail", fault)
     for borrow in service.borrows:
-        tasks.refuse(state, borrow.client, borrow.request, error)
+        tasks.refuse(state, borrow.client, borrow.request, fault)
     service.borrows.clear()
     service.revive = False
 
@@ -280,7 +279,7 @@ def kill(state: State, worker: Worker, why: str) -> None:
 def broke(state: State, worker: Worker, why: str) -> None:
     """A worker said what it may not say."""
     state.log("error", f"worker {worker.id} {worker.service.title} broke the protocol: {why}")
-    worker.error = ClawError("bad_worker", f"the plugin broke the wire protocol: {why}")
+    worker.broke, worker.fault = True, ev.Fault("bad_worker", because=why)
     kill(state, worker, f"broke the protocol: {why}")
 
 
@@ -325,7 +324,7 @@ def _quarantine(state: State, service: Service) -> None:
     service.quarantines = min(service.quarantines + 1, 16)
     service.deaths.pop(0)  # one more without an answer is enough for the next
     state.timer(service.quarantined_until, "wake", service.spec.key)
-    state.log("error", f"{service.title} is in quarantine: it kept dying ({service.last_why})")
+    state.log("error", f"{service.title} is in quarantine: it kept dying")
     fail_waiting(state, service, tasks.quarantined(state, service))
 
 
@@ -334,16 +333,11 @@ def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str
     asked = task.asked
     # A lease ends with the worker, so a task with leases cannot run on the next one.
     again = asked.idempotent and not (asked.leases or task.streamed or state.stopping)
-    if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.error:
-        task.yielding = False
+    if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.fault:
         tasks.requeue(state, service, task)
         return
-    error = worker.error or ClawError(
-        "worker_died",
-        f"the worker of {service.title} ended while it ran the task: {why}",
-        hint="it is started again by itself; send the request again",
-    )
-    tasks.end(state, task, "fail", wire.error_message(error))
+    fault = worker.fault or ev.Fault("worker_died", service.title, because=why)
+    tasks.end(state, task, "fail", fault)
 
 
 def watch(state: State, worker: Worker) -> None:
@@ -353,7 +347,7 @@ def watch(state: State, worker: Worker) -> None:
         return
     patience = _patience(worker.spec)
     if worker.missed >= limits.MISSED * patience and 4 in state.rungs:
-        worker.error = ClawError("worker_hung", f"{worker.service.title} stopped answering")
+        worker.fault = ev.Fault("worker_hung", worker.service.title)
         kill(state, worker, "it stopped answering")
         return
     worker.missed += not worker.suspended

@@ -16,7 +16,7 @@ import msgspec
 from clawai.sdk import paths, wire
 from clawai.sdk.errors import ClawError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,

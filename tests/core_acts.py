@@ -10,9 +10,10 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
+from core_bench import output
 from core_shell import BUDGET, CORES, KIB, SPECS, WIDE, Asked, Choose, Proc, World
 
+BROKEN = wire.Unready(incarnation=1, code="bad_model", message="broken")
 NAMES = ("tool", "small", "engine", "wide", "nothing")
 
 
@@ -42,7 +43,7 @@ def submit(world: World, choose: Choose) -> None:
         idempotent=choose((True, False)),
         payload=choose((10, 100, 5 << 20)),
         leases=chosen,
-        params=wire.EMPTY_MAP,
+        body=ev.Hidden(wire.EMPTY_MAP),
         principal=choose(("a", "b")),
         batch=4 if spec is WIDE else 1,
         job=choose(("", "", "", f"job {request}")),
@@ -208,7 +209,7 @@ def unready(world: World, choose: Choose) -> None:
     """A worker cannot serve."""
     if proc := _pick(world, choose, lambda p: True):
         proc.may_stop_busy = True
-        world.do(ev.WorkerUnready(proc.id, ClawError("bad_model", "broken")))
+        world.do(ev.WorkerUnready(proc.id, ev.Hidden(BROKEN)))
 
 
 def say(world: World, choose: Choose) -> None:
@@ -231,7 +232,7 @@ def say(world: World, choose: Choose) -> None:
         proc.streamed.add(task)
     elif isinstance(message, wire.Done | wire.Error) and world.heard(proc):
         proc.let_go(task)
-    world.do(ev.Output(proc.id, message))
+    world.do(output(proc.id, message))
 
 
 def give_way(world: World, choose: Choose) -> None:
@@ -323,14 +324,14 @@ def hostile(world: World, choose: Choose) -> None:
     others = [task for p in world.procs.values() if p is not proc for task in p.tasks]
     queued = [task for task in world.core.state.tasks if task not in proc.tasks]
     task = choose([0, 1 << 61, *others, *queued])
-    output = [
+    said = [
         wire.Done(id=task),
         wire.Chunk(id=task),
         wire.Progress(id=task),
         wire.Error(id=task, code="", message=""),
         wire.Error(id=None, code="x", message=""),
     ]
-    events: list[ev.Event] = [ev.Output(proc.id, message) for message in output]
+    events: list[ev.Event] = [output(proc.id, message) for message in said]
     segments = [m for m in world.memory if m not in proc.drops]
     events += [ev.SegmentDropped(proc.id, number) for number in [*segments, 0, 1 << 61]]
     events += [ev.WorkerYielded(proc.id, n) for n in (task, *(set(proc.tasks) - proc.yielding))]
@@ -411,7 +412,7 @@ def _wind_up(world: World, proc: Proc) -> None:
     elif proc.tasks and world.heard(proc) and not proc.suspended_at:
         task = next(iter(proc.tasks))
         proc.let_go(task)
-        world.do(ev.Output(proc.id, wire.Error(id=task, code="cancelled", message="x")))
+        world.do(output(proc.id, wire.Error(id=task, code="cancelled", message="x")))
 
 
 def _jobs_go_on(world: World) -> None:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
+
 from clawai.kernel import events as ev
-from clawai.kernel import limits
+from clawai.kernel import limits, mail
 from clawai.kernel.core import Core
+from clawai.kernel.sim.check import check
 from clawai.sdk import wire
 
 MIB = limits.MIB
@@ -24,7 +27,7 @@ class Bench:
     def do(self, event: ev.Event, after: int = 0) -> list[ev.Instruction]:
         self.now += after
         said = self.core.handle(event, self.now)
-        self.core.check()
+        check(self.core)
         self.said += said
         return said
 
@@ -40,7 +43,7 @@ class Bench:
             "idempotent": False,
             "payload": 10,
             "leases": (),
-            "params": wire.EMPTY_MAP,
+            "body": ev.Hidden(wire.EMPTY_MAP),
         }
         return self.do(ev.Submitted(request=request, spec=spec, **(values | fields)))
 
@@ -61,18 +64,39 @@ class Bench:
         return said
 
 
+def output(worker: int, message: Any, frames: tuple[bytes, ...] = ()) -> ev.Event:
+    """What the core is told when a worker has sent a message of its task."""
+    named = msgspec.structs.replace(message, incarnation=worker)
+    return mail.from_worker(worker, [bytes(frame) for frame in wire.encode(named, frames)])
+
+
+def message(told: ev.Instruction) -> Any:
+    """What somebody is sent of an instruction; None if it sends nothing."""
+    if isinstance(told, ev.Pass):
+        return mail.to_client(told)[0]
+    if isinstance(told, ev.Dispatch):
+        return mail.to_worker(told)[0]
+    return getattr(told, "message", None)
+
+
+def answers(said: list[ev.Instruction], client: int | None = None) -> list[Any]:
+    """The messages to clients, or to one of them."""
+    told = [each for each in said if isinstance(each, ev.Reply | ev.Pass)]
+    return [message(each) for each in told if client in (None, each.client)]
+
+
 def runs(said: list[ev.Instruction]) -> list[wire.Run]:
-    return [s.message for s in said if isinstance(s, ev.Tell) and isinstance(s.message, wire.Run)]
+    return [found for told in said if isinstance(found := message(told), wire.Run)]
 
 
 def ends(said: list[ev.Instruction]) -> dict[int, str]:
     """Request to the code of its end, ``done`` if it succeeded."""
     found: dict[int, str] = {}
-    for told in said:
-        if isinstance(told, ev.Reply) and isinstance(told.message, wire.Done | wire.Error):
-            assert told.message.id is not None
-            assert told.message.id not in found
-            found[told.message.id] = getattr(told.message, "code", "done")
+    for answer in answers(said):
+        if isinstance(answer, wire.Done | wire.Error):
+            assert answer.id is not None
+            assert answer.id not in found
+            found[answer.id] = getattr(answer, "code", "done")
     return found
 
 
@@ -86,5 +110,5 @@ def served(bench: Bench, worker: int) -> list[int]:
     while state.workers[worker].running:
         task = next(iter(state.workers[worker].running[0].values()))
         order.append(task.asked.request)
-        bench.do(ev.Output(worker, wire.Done(id=task.id)))
+        bench.do(output(worker, wire.Done(id=task.id)))
     return order

@@ -14,8 +14,10 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.core import Core
 from clawai.kernel.queue import BATCH
+from clawai.kernel.sim.check import check
 from clawai.sdk import wire
 from clawai.sdk.errors import CODES
+from core_bench import message
 from core_rules import Waiting
 
 Choose = Callable[[Sequence[Any]], Any]
@@ -150,7 +152,7 @@ class World:
     def do(self, event: ev.Event) -> list[ev.Instruction]:
         """One event, its instructions carried out, and what follows from them."""
         said = self.core.handle(event, self.now)
-        self.core.check()
+        check(self.core)
         self.told += said
         for instruction in said:
             self._carry(instruction)
@@ -166,8 +168,10 @@ class World:
 
     def _carry(self, told: ev.Instruction) -> None:
         match told:
-            case ev.Reply():
-                self._reply(told.client, told.message)
+            case ev.Reply() | ev.Pass():
+                self._reply(told.client, message(told))
+            case ev.Dispatch():
+                self._dispatch(self.procs[told.worker], told.slot, message(told))
             case ev.Start():
                 assert not any(p.spec.key == told.spec.key for p in self.procs.values())
                 self.procs[told.worker] = Proc(told.worker, told.spec, told.spec.base_bytes)
@@ -269,11 +273,6 @@ class World:
 
     def _tell(self, proc: Proc, message: Any) -> None:
         match message:
-            case wire.Run():
-                self._run(proc, message.slot, [message])
-            case wire.Batch():
-                assert len(message.items) > 1
-                self._run(proc, message.slot, list(message.items))
             case wire.Cancel():
                 slot = proc.slot_of[message.id]
                 proc.stopped.add(message.id)
@@ -296,6 +295,14 @@ class World:
                 proc.told_to_stop = True
             case wire.Drop():
                 proc.drops.append(message.segment)
+
+    def _dispatch(self, proc: Proc, slot: int, run: Any) -> None:
+        assert run.slot == slot
+        if isinstance(run, wire.Batch):
+            assert len(run.items) > 1
+            self._run(proc, slot, list(run.items))
+        else:
+            self._run(proc, slot, [run])
 
     def _run(self, proc: Proc, slot: int, items: list[Any]) -> None:
         assert not proc.told_to_stop, "a task for a worker that was told to stop"
@@ -405,7 +412,7 @@ class World:
             if proc is None or not proc.ready or proc.killed or proc.told_to_stop:
                 continue
             free = proc.slots - len(proc.busy())
-            if proc.suspended_at or service.worker.killed or service.worker.error:
+            if proc.suspended_at or service.worker.killed or service.worker.fault:
                 continue
             if service.batching.waits(len(service.queue), self.now):
                 continue
@@ -432,4 +439,4 @@ class World:
     def heard(self, proc: Proc) -> bool:
         """Whether the core still listens to it."""
         worker = self.core.state.workers[proc.id]
-        return not (worker.error and worker.error.code == "bad_worker")
+        return not worker.broke

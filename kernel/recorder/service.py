@@ -220,8 +220,8 @@ class Service:
         if error.code in TRY_AGAIN:
             after = (error.retry_after_ms or 1000) / 1000
             self.recovery.later.append((time.monotonic() + after, number))
-        elif not self.store.fail(asked.job, error):
-            self.owed[asked.job] = error
+        elif not self.store.fail(asked[0].job, error):
+            self.owed[asked[0].job] = error
         self._send_again()
 
     # What clients ask.

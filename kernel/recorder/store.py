@@ -25,7 +25,9 @@ _FULL = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_READONLY,
 )
-_submitted = msgspec.msgpack.Decoder(ev.Submitted).decode
+Submitted = tuple[ev.Submitted, wire.Raw, tuple[bytes, ...]]
+"""What a client asked for, its params and its payload."""
+_submitted = msgspec.msgpack.Decoder(Submitted).decode
 _ENDED = "SELECT number, idempotent, attempts, ended FROM jobs LEFT JOIN results ON job = number"
 
 
@@ -38,7 +40,7 @@ class Written:
     number: int
     job: str
     packed: bytes
-    """What was submitted (``events.Submitted``), or the outcome (a message of the wire)."""
+    """What was submitted (``Submitted``), or the outcome (a message of the wire)."""
     frames: tuple[bytes, ...] = ()
     """Of the outcome."""
 
@@ -123,7 +125,7 @@ class Store:
     def _accept(self, record: Written) -> None:
         if self._found(record.job):
             return  # told again, as the recorder before had not confirmed it
-        asked = _submitted(record.packed)
+        asked = _submitted(record.packed)[0]
         size = len(record.packed)
         self._make_room(size)
         now = time.time()
@@ -217,7 +219,7 @@ class Store:
                 self.say("error", f"job {job} was interrupted, and the journal does not take that")
         return again
 
-    def unfinished(self, number: int) -> ev.Submitted | None:
+    def unfinished(self, number: int) -> Submitted | None:
         """A job as it was submitted, by nobody and under its number; None if it has ended."""
         row = self.database.execute(
             "SELECT deadline, submit FROM jobs WHERE number = ? AND submit IS NOT NULL", (number,)
@@ -228,8 +230,9 @@ class Store:
         due = None
         if deadline is not None:
             due = time.monotonic_ns() + int((deadline - time.time()) * 1e9)
-        asked = _submitted(packed)
-        return msgspec.structs.replace(asked, client=0, request=number, deadline=due)
+        asked, params, frames = _submitted(packed)
+        again = msgspec.structs.replace(asked, client=0, request=number, deadline=due, body=None)
+        return again, params, frames
 
     # Room.
 

@@ -52,11 +52,11 @@ class Entry:
     now: int
     answer: tuple[int, list[str]] | None
     """The checksum after it and the names of the instructions; None: the core broke."""
-    name: str
-    event: Any
+    event: msgspec.Raw
+    """As ``thaw.event`` takes it."""
 
 
-_entry = msgspec.msgpack.Decoder(tuple[int, tuple[int, list[str]] | None, str, Any])
+_entry = msgspec.msgpack.Decoder(tuple[int, tuple[int, list[str]] | None, msgspec.Raw])
 
 
 def packed(data: bytes) -> bytes:

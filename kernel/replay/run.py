@@ -1,15 +1,12 @@
 """Feed the events of a journal to a core and compare what it answers with what the daemon did."""
 
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from clawai.kernel.core import Core
-from clawai.kernel.journal import blank
+from clawai.kernel.journal import answer
 from clawai.kernel.replay import thaw
 from clawai.kernel.replay.code import ours
 from clawai.kernel.replay.files import Entry, Head, Snapshot
@@ -17,7 +14,6 @@ from clawai.sdk.errors import ClawError
 
 CONTEXT = 8
 """Events before a difference that are shown with it."""
-_encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +35,12 @@ class Step:
         """Whether the core did what it did in the field."""
         if self.recorded is None or self.broke:
             return self.recorded is None and bool(self.broke)
-        return self.recorded == (self.sum, names(self.told))
+        return self.recorded == (self.sum, self.names)
 
-
-def names(told: list[Any]) -> list[str]:
-    """The names of instructions."""
-    return [type(each).__name__ for each in told]
+    @property
+    def names(self) -> list[str]:
+        """Of the instructions."""
+        return answer(self.told, 0)[1]
 
 
 def _made(head: Head) -> Core:
@@ -92,14 +88,14 @@ class Replay:
         self.runs += 1
 
     def _step(self, core: Core, entry: Entry) -> Step:
-        event = thaw.event(entry.name, entry.event)
+        event = thaw.event(entry.event)
         self.number += 1
         self.now = entry.now
         told: list[Any] = []
         broke = ""
         try:
             told = core.handle(event, entry.now)
-            self.sum = zlib.crc32(_encode([blank(each) for each in told]), self.sum)
+            self.sum = answer(told, self.sum)[0]
         except Exception as error:  # whatever the core may raise is what we are looking for
             broke = f"{type(error).__name__}: {error}"
         step = Step(self.number, entry.now, event, told, entry.answer, self.sum, broke)

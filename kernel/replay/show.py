@@ -4,31 +4,23 @@ from typing import Any
 
 import msgspec
 
+from clawai.kernel import events as ev
 from clawai.kernel.core import Core
-from clawai.kernel.journal import fields
-from clawai.kernel.replay.run import Step, names
+from clawai.kernel.replay.run import Step
 
 _WIDE = 2000
 
 
 def value(thing: Any) -> Any:
-    """``thing`` as plain values: fields that are blank or have their default are left out."""
-    kind = type(thing)
-    if isinstance(thing, msgspec.Raw):
+    """``thing`` as plain values: fields that are empty are left out."""
+    if isinstance(thing, ev.Hidden | msgspec.Raw):
         return "..."
-    if isinstance(thing, bytes):
-        return f"{len(thing)} bytes"
     if isinstance(thing, tuple | list):
         return [value(each) for each in thing]
     if isinstance(thing, msgspec.Struct):
-        shown = {}
-        for name, hidden in fields(kind).items():
-            found = getattr(thing, name)
-            if hidden is fields and found not in ("", (), None, {}):
-                shown[name] = value(found)
-        return {"is": kind.__name__, **shown}
-    if isinstance(thing, Exception):
-        return getattr(thing, "code", repr(thing))
+        found = {name: getattr(thing, name) for name in thing.__struct_fields__}
+        shown = {k: value(v) for k, v in found.items() if v not in ("", (), None, {})}
+        return {"is": type(thing).__name__, **shown}
     return thing if isinstance(thing, int | float | str | bool | None | dict) else repr(thing)
 
 
@@ -71,7 +63,7 @@ def difference(one: Step) -> str:
     """Both sides of a step that is not the same."""
     if one.recorded is None:
         return "in the field the core broke here; now it did not"
-    recorded, now = one.recorded[1], names(one.told)
+    recorded, now = one.recorded[1], one.names
     lines = [
         f"in the field: {', '.join(recorded) or 'nothing'} (checksum {one.recorded[0]:08x})",
         f"now:          {one.broke or ', '.join(now) or 'nothing'} (checksum {one.sum:08x})",

@@ -4,11 +4,9 @@ A snapshot is a pickle, which as such could run anything; here it may name only 
 and what they are made of, so that a file from a stranger can at most be refused.
 """
 
-import functools
 import io
 import pickle
 import sys
-import types
 import typing
 from typing import Any
 
@@ -16,10 +14,8 @@ import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel.core import Core
-from clawai.kernel.journal import TIMINGS, fields, whole
 from clawai.kernel.replay.code import CORE
-from clawai.sdk import wire
-from clawai.sdk.errors import CODES, ClawError
+from clawai.sdk.errors import ClawError
 
 _NAMES = frozenset(f"clawai.kernel.{name}" for name in CORE) | {"clawai.sdk.wire"}
 _OTHERS = frozenset(
@@ -27,7 +23,6 @@ _OTHERS = frozenset(
         ("collections", "deque"),
         ("collections", "OrderedDict"),
         ("collections", "defaultdict"),
-        ("clawai.sdk.errors", "ClawError"),
         ("msgspec", "Raw"),
         ("msgspec._utils", "rebuild"),
         ("builtins", "frozenset"),
@@ -63,79 +58,28 @@ def core(data: bytes) -> Core:
     return found
 
 
-_EVENTS: dict[str, type] = {
-    name: kind
-    for name, kind in vars(ev).items()
-    if isinstance(kind, type)
-    and issubclass(kind, msgspec.Struct)
-    and kind.__module__ == ev.__name__
-}
-_MESSAGES: dict[str, type] = {
-    name: kind
-    for name, kind in vars(wire).items()
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-}
+def _hidden(code: int, data: memoryview) -> ev.Hidden:
+    if code != 1:
+        raise ValueError(f"an extension {code}, which no journal has")
+    return ev.Hidden(None)
 
 
-def event(name: str, value: Any) -> Any:
-    """An event of its name and blanked value.
+_EVENTS = tuple(
+    kind
+    for kind in vars(ev).values()
+    if isinstance(kind, type) and issubclass(kind, ev.Event) and kind is not ev.Event
+)
+_decode = msgspec.msgpack.Decoder(typing.Union[_EVENTS], ext_hook=_hidden).decode  # noqa: UP007
+
+
+def event(data: bytes | msgspec.Raw) -> ev.Event:
+    """An event as the journal holds it.
 
     Raises:
         ClawError: bad_config.
     """
-    kind = _EVENTS.get(name)
-    if kind is None:
-        raise ClawError("bad_config", "an event that this kernel does not know", got=name[:80])
     try:
-        return _thaw(kind, value)
-    except (msgspec.MsgspecError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ClawError("bad_config", f"an event {name} cannot be read: {error}"[:500]) from None
-
-
-def _thaw(kind: type, value: Any) -> Any:
-    """One of ours: what ``journal.blank`` made of it."""
-    if whole(kind):
-        return msgspec.convert(value, kind)
-    kept, hidden = _plan(kind)
-    pairs = zip(kept.items(), value[kind.__name__], strict=True)
-    return kind(**hidden, **{name: _field(hint, each) for (name, hint), each in pairs})
-
-
-@functools.cache
-def _plan(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The types of the fields that are kept, and the blanks of the others."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    found = fields(kind)
-    kept = {name: hints[name] for name, hidden in found.items() if hidden is fields}
-    return kept, {name: hidden for name, hidden in found.items() if hidden is not fields}
-
-
-def _field(hint: Any, value: Any) -> Any:
-    kinds = typing.get_args(hint) if _union(hint) else (hint,)
-    if isinstance(value, dict) and len(value) == 1:
-        name = next(iter(value))
-        if name == "ClawError":
-            (code,) = value[name]
-            return ClawError(code if code in CODES else "worker_failed", "-")
-        kind = _MESSAGES.get(name)
-        if kind is not None and kind in kinds:
-            return _thaw(kind, value)
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return msgspec.convert(value, kind)
-    if hint == tuple[bytes, ...]:
-        return tuple(bytes(_size(each)) for each in value)
-    if typing.get_origin(hint) is dict:
-        pairs = zip(TIMINGS, value, strict=True)
-        return {name: each for name, each in pairs if each is not None}
-    return msgspec.convert(value, hint)
-
-
-def _union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _size(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= wire.MAX_MESSAGE:
-        raise ValueError(f"not the size of a frame: {value!r}")
-    return value
+        found: ev.Event = _decode(data)
+        return found
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError) as error:
+        raise ClawError("bad_config", f"an event cannot be read: {error}"[:500]) from None

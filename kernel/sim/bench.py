@@ -27,6 +27,7 @@ PRINCIPALS = 64
 PER_CLIENT = 100
 SPEC = ev.Spec("tool", "", limits.MIB, 0, 1)
 TIMER = ev.Timer()
+SAID = ev.Hidden(None)
 GAP = limits.MS
 """Simulated time between two decisions."""
 
@@ -62,7 +63,6 @@ class Queue:
             idempotent=True,
             payload=0,
             leases=(),
-            params=wire.EMPTY_MAP,
             principal=f"user {self.request % PRINCIPALS}",
         )
 
@@ -78,8 +78,8 @@ class Queue:
         for told in said:
             if isinstance(told, ev.Start):
                 self.worker = told.worker
-            elif isinstance(told, ev.Tell) and isinstance(told.message, wire.Run):
-                self.running = told.message.id
+            elif isinstance(told, ev.Dispatch):
+                self.running = told.tasks[0][0]
 
     def decide(self, count: int, with_timers: bool = False) -> tuple[float, float, float]:
         """Mean seconds of a submit, of a done with the next dispatch, and of timers between."""
@@ -87,7 +87,7 @@ class Queue:
         clock, handle = time.thread_time, self.core.handle
         for _ in range(count):
             self.now += GAP
-            event, done = self.next(), ev.Output(self.worker, wire.Done(id=self.running))
+            event, done = self.next(), ev.Output(self.worker, self.running, "done", SAID)
             before = self.running
             began = clock()
             first = handle(event, self.now)

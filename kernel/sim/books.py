@@ -7,7 +7,6 @@ ends, inversions, estimates.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from clawai.kernel import limits
 from clawai.sdk import wire
@@ -151,8 +150,8 @@ class Books:
                 tally.estimates.append((ask.estimate, waited // limits.MS))
         return ask
 
-    def end(self, ask: Ask, message: Any, now: int) -> None:
-        """The one end of a request."""
+    def end(self, ask: Ask, how: str, now: int) -> None:
+        """The one end of a request: done, or the code of an error."""
         del self.open[ask.request]
         self.ended += 1
         if ask.kind != "submit":
@@ -161,7 +160,7 @@ class Books:
             self.by_task.pop(ask.task, None)
             self._leave(ask)
         tally = self.tallies[ask.rank]
-        tally.ends[message.code if isinstance(message, wire.Error) else "done"] += 1
+        tally.ends[how] += 1
         tally.totals.append(now - ask.at)
 
 

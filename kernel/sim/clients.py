@@ -148,7 +148,6 @@ class Clients:
                 idempotent=service.idempotent,
                 payload=stream.payload,
                 leases=leases,
-                params=wire.EMPTY_MAP,
                 principal=client.principal,
                 batch=service.batch,
                 job=f"job {ask.request}" if ask.job else "",
@@ -198,7 +197,7 @@ class Clients:
             if client:
                 client.borrows = False
                 client.lease = message.lease if isinstance(message, wire.Leased) else None
-        elif client and isinstance(message, wire.Error) and message.code == "no_lease":
+        elif client and isinstance(message, ev.Fault) and message.key == "no_lease":
             client.lease = None
 
     def _cancel(self, ask: Ask) -> None:

@@ -14,8 +14,10 @@ from clawai.kernel import events as ev
 from clawai.kernel.limits import MS, SECOND
 from clawai.kernel.sim.scenario import Faults, Service
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 
+NEWS, DONE, FAILED = ev.Hidden("news"), ev.Hidden("done"), ev.Hidden("worker_failed")
+GAVE_UP, BAD_MODEL = ev.Hidden("cancelled"), ev.Hidden("bad_model")
+"""What workers say: in place of a message, the code that its end is counted by."""
 LATENCY = 50_000
 """Nanoseconds from a worker's write to the kernel's event, at least."""
 REAP = 1 * MS
@@ -139,7 +141,7 @@ class Process:
 
     def _unready(self) -> None:
         self.excused = True
-        self._say(ev.WorkerUnready(self.id, ClawError("bad_model", "cannot be loaded")))
+        self._say(ev.WorkerUnready(self.id, BAD_MODEL))
 
     def _started(self) -> None:
         if not self.service.model:
@@ -266,7 +268,7 @@ class Process:
 
     def _chunk(self, job: Job) -> None:
         if not job.over and job.since >= 0:
-            self._say(ev.Output(self.id, wire.Chunk(id=job.tasks[0])))
+            self._say(ev.Output(self.id, job.tasks[0], "chunk", NEWS))
 
     def _go(self, job: Job) -> None:
         if job.held_at >= 0:
@@ -280,15 +282,15 @@ class Process:
             return
         self._free(job)
         for task in job.tasks:
-            message: Any = wire.Done(id=task)
+            said = ev.Output(self.id, task, "done", DONE)
             if job.fault == "error":
-                message = wire.Error(id=task, code="worker_failed", message="ValueError: no")
+                said = ev.Output(self.id, task, "error", FAILED)
             if job.fault == "drop":
                 continue
             if job.fault == "duplicate":
                 self.excused = True
-                self._say(ev.Output(self.id, message))
-            self._say(ev.Output(self.id, message), LATE if job.fault == "delay" else 0)
+                self._say(said)
+            self._say(said, LATE if job.fault == "delay" else 0)
 
     def _held(self, job: Job) -> None:
         """It was held until now, if nothing else kept it from running."""
@@ -331,8 +333,7 @@ class Process:
         if not job.over:
             self._free(job)
             for task in job.tasks:
-                error = wire.Error(id=task, code="cancelled", message="as asked")
-                self._say(ev.Output(self.id, error))
+                self._say(ev.Output(self.id, task, "error", GAVE_UP))
 
     def _yield(self, job: Job) -> None:
         if not job.over and self.control.get(job.slot, 0) & 0xFF == wire.YIELD:

@@ -14,10 +14,12 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel.core import Core
 from clawai.kernel.limits import MIB, MS, SECOND
+from clawai.kernel.mail import code
 from clawai.kernel.sim.books import Ask, Books, BrokenError
+from clawai.kernel.sim.check import check
 from clawai.kernel.sim.clients import Clients
 from clawai.kernel.sim.memory import Memory
-from clawai.kernel.sim.process import REAP, Process
+from clawai.kernel.sim.process import NEWS, REAP, Process
 from clawai.kernel.sim.scenario import Scenario, Service
 from clawai.sdk import wire
 
@@ -63,6 +65,8 @@ class World:
         self.clients = Clients(self, tasks)
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self._reply,
+            ev.Pass: self._pass,
+            ev.Dispatch: self._dispatch,
             ev.Start: self._start,
             ev.Tell: self._tell,
             ev.Control: self._control,
@@ -138,7 +142,7 @@ class World:
 
     def check(self) -> None:
         """Everything, at a cost that grows with all that there is."""
-        self.core.check()
+        check(self.core)
         state = self.core.state
         held = sum(process.holds for process in self.processes.values()) + self.memory.other
         if held != self.memory.real:
@@ -178,8 +182,8 @@ class World:
         if isinstance(event, ev.WorkerReserved):
             process.wanted = event.size
         elif isinstance(event, ev.Output):
-            if isinstance(event.message, wire.Done | wire.Error):
-                process.given.pop(event.message.id or 0, None)
+            if event.kind in ("done", "error"):
+                process.given.pop(event.task, None)
         elif isinstance(event, ev.WorkerYielded):
             self.counts["yielded"] += 1
             process.given.pop(event.task, None)
@@ -225,16 +229,31 @@ class World:
         if kind is wire.Drop:
             self.later(MS, self._unmap, told.client, message.segment)
             return
-        ask = self.books.open.get(message.id)
-        if ask is None or ask.client != told.client:
-            raise BrokenError(f"a reply to nothing that is open: {told}")
-        if kind is wire.Progress or kind is wire.Chunk:
+        ask = self._open_ask(told, message.id)
+        if kind is wire.Progress:
             self.counts["news"] += 1
         elif kind is wire.Accepted:
             self.books.accepted(ask, message)
         else:
-            self.books.end(ask, message, self.clock)
+            self.books.end(ask, "done", self.clock)
             self.clients.answered(ask, message)
+
+    def _open_ask(self, told: Any, request: int) -> Ask:
+        ask = self.books.open.get(request)
+        if ask is None or ask.client != told.client:
+            raise BrokenError(f"a reply to nothing that is open: {told}")
+        return ask
+
+    def _pass(self, told: ev.Pass) -> None:
+        ask, word = self._open_ask(told, told.request), told.word
+        if isinstance(word, ev.Fault):
+            self.books.end(ask, code(word), self.clock)
+            self.clients.answered(ask, word)
+        elif word is NEWS:
+            self.counts["news"] += 1
+        else:
+            self.books.end(ask, word.message, self.clock)
+            self.clients.answered(ask, word)
 
     def _start(self, told: ev.Start) -> None:
         if any(p.spec.key == told.spec.key and p.alive for p in self._alike(told.spec)):
@@ -254,18 +273,15 @@ class World:
     def _tell(self, told: ev.Tell) -> None:
         process, message = self._process(told), told.message
         kind = type(message)
-        if kind is wire.Run:
-            self._run(process, message.slot, [message.id])  # type: ignore[attr-defined]
-        elif kind is wire.Batch:
-            items = [item.id for item in message.items]  # type: ignore[attr-defined]
-            self.counts["batches"] += 1
-            self._run(process, message.slot, items)  # type: ignore[attr-defined]
-        else:
-            if kind is wire.Granted:
-                self.memory.take(process.wanted)
-            elif kind is wire.Stop:
-                self._stopped(process)
-            process.tell(message)
+        if kind is wire.Granted:
+            self.memory.take(process.wanted)
+        elif kind is wire.Stop:
+            self._stopped(process)
+        process.tell(message)
+
+    def _dispatch(self, told: ev.Dispatch) -> None:
+        self.counts["batches"] += len(told.tasks) > 1
+        self._run(self._process(told), told.slot, [number for number, _, _ in told.tasks])
 
     def _run(self, process: Process, slot: int, tasks: list[int]) -> None:
         bad = process.stopping or process.killed or process.frozen or not process.ready
@@ -305,8 +321,8 @@ class World:
         self._process(told)
         if self.rng.random() < self.faults.segment:
             self.injected("segment")
-            message = wire.Error(id=told.reply.message.id, code="no_memory", message="no")  # type: ignore[attr-defined]
-            self._reply(ev.Reply(told.client, message))
+            request = told.reply.message.id  # type: ignore[attr-defined]
+            self._pass(ev.Pass(told.client, request, ev.Fault("no_memory")))
             self._soon.append(ev.SegmentFailed(told.segment, "no memory"))
             return
         self.memory.segment(told.segment, told.client, told.worker, told.size)

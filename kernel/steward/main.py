@@ -235,11 +235,12 @@ class Steward:
         for worker, (spec, fds) in waiting.items():
             self._start(worker, spec, fds)
 
-    def _launch(self, worker: int, spec: dict[str, Any], fds: list[int]) -> None:
+    def _launch(self, worker: int, spec: list[Any], fds: list[int]) -> None:
+        told = msgspec.convert(spec, Spec)
         if self.proofs.done:
-            self._start(worker, Spec(**spec), fds)
+            self._start(worker, told, fds)
         else:
-            self._waiting[worker] = (Spec(**spec), fds)
+            self._waiting[worker] = (told, fds)
 
     def _start(self, worker: int, spec: Spec, fds: list[int]) -> None:
         """Have the launcher of the worker's lane start it."""

@@ -3,7 +3,7 @@
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import SECOND, TOOL, Bench, ends, kinds, runs, served
+from core_bench import SECOND, TOOL, Bench, answers, ends, kinds, message, output, runs, served
 
 MS = limits.MS
 
@@ -13,14 +13,14 @@ def teach(bench: Bench, worker: int, took: int, times: int = 3) -> None:
     for request in range(900, 900 + times):
         bench.submit(request)
         task = bench.core.state.requests[1][request]
-        bench.do(ev.Output(worker, wire.Done(id=task.id)), after=took)
+        bench.do(output(worker, wire.Done(id=task.id)), after=took)
 
 
 def started(bench: Bench) -> int:
     bench.submit(899)
     worker = bench.ready()
     task = bench.core.state.requests[1][899]
-    bench.do(ev.Output(worker, wire.Done(id=task.id)), after=SECOND)
+    bench.do(output(worker, wire.Done(id=task.id)), after=SECOND)
     return worker
 
 
@@ -30,7 +30,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     bench.submit(1)
     bench.submit(2)
     said = bench.submit(3, deadline=2 * SECOND)  # one runs and one waits, a second each
-    error = kinds(said, ev.Reply)[0].message
+    error = answers(said)[0]
     assert (error.code, error.got, error.allowed) == ("deadline_unreachable", "2000 ms", "3000 ms")
     assert error.retry_after_ms == 2000
     assert not ends(bench.submit(4, deadline=4 * SECOND)), "this one can be"
@@ -55,10 +55,10 @@ def test_an_urgent_task_does_not_count_those_that_it_passes() -> None:
 def test_the_estimate_is_told_and_grows_with_the_queue() -> None:
     bench = Bench()
     teach(bench, started(bench), SECOND)
-    told = [kinds(bench.submit(request), ev.Reply)[0].message for request in range(1, 6)]
+    told = [answers(bench.submit(request))[0] for request in range(1, 6)]
     assert [message.estimate_ms for message in told] == [0, 1000, 2000, 3000, 4000]
     said = bench.pass_time(SECOND)
-    shown = {r.message.id: r.message for r in kinds(said, ev.Reply)}
+    shown = {r.id: r for r in answers(said)}
     assert shown[5].state == "queued"
     assert (shown[5].position, shown[5].estimate_ms) == (3, 3000)
     assert shown[1].state == "running"
@@ -70,7 +70,7 @@ def test_a_full_queue_gives_up_the_lowest_class_first() -> None:
         bench.submit(request, priority=priority)
     said = bench.submit(5, priority="critical")
     assert ends(said) == {3: "overloaded"}, "the youngest of the lowest class"
-    error = kinds(said, ev.Reply)[0].message
+    error = answers(said)[0]
     assert error.retry_after_ms
     assert ends(bench.submit(6, priority="batch")) == {6: "queue_full"}
     assert ends(bench.submit(7, priority="normal")) == {2: "overloaded"}
@@ -105,15 +105,15 @@ def test_a_durable_task_is_told_when_it_is_safe_and_outlives_its_client() -> Non
     record = kinds(said, ev.Record)[0]
     assert (record.kind, record.job) == ("accept", "j1")
     assert isinstance(record.then[0].message, wire.Accepted)
-    assert not kinds(said, ev.Reply)
+    assert not answers(said)
     said = bench.do(ev.WorkerReady(1, 1))
     record = kinds(said, ev.Record)[0]
     assert record.kind == "start"
-    assert isinstance(record.then[0], ev.Tell), "it does not begin before that is known"
+    assert isinstance(record.then[0], ev.Dispatch), "it does not begin before that is known"
     bench.do(ev.ClientLeft(1))
     assert bench.core.state.tasks
-    record = kinds(bench.do(ev.Output(1, wire.Done(id=1))), ev.Record)[0]
-    assert (record.kind, type(record.outcome)) == ("end", wire.Done)
+    record = kinds(bench.do(output(1, wire.Done(id=1))), ev.Record)[0]
+    assert (record.kind, type(message(record.then[0]))) == ("end", wire.Done)
 
 
 def test_a_durable_task_is_cut_short_by_the_kernels_end_and_not_ended() -> None:
@@ -137,13 +137,13 @@ def test_keep_alive_ends_a_worker_sooner_or_later() -> None:
     bench = Bench(idle_ns=60 * SECOND)
     bench.submit(1, keep_ns=5 * SECOND)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     bench.pass_time(7 * SECOND)
     assert bench.core.state.workers[worker].state == "stopping"
     bench.do(ev.WorkerGone(worker, "exited"))
     bench.submit(2, keep_ns=500 * SECOND)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=2)))
+    bench.do(output(worker, wire.Done(id=2)))
     bench.pass_time(400 * SECOND)
     assert bench.core.state.workers[worker].state == "ready"
 
@@ -153,7 +153,7 @@ def test_what_is_pinned_stays() -> None:
     bench.submit(1)
     worker = bench.ready()
     bench.do(ev.Commanded(1, 2, "pin", "tool"))
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     bench.pass_time(1000 * SECOND)
     other = ev.Spec("other", "", 950 * limits.MIB, 0, 1)
     bench.submit(3, other)

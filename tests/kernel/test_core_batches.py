@@ -1,24 +1,24 @@
 """Batches: who is in one, how long it waits for more, what becomes of its members."""
 
 from clawai.kernel import events as ev
-from clawai.kernel import limits
+from clawai.kernel import limits, mail
 from clawai.kernel.costs import Batching
 from clawai.sdk import wire
-from core_bench import MIB, Bench, ends, kinds, runs
+from core_bench import MIB, Bench, ends, kinds, message, output, runs
 
 SPEC = ev.Spec("vision", "", 100 * MIB, 0, 1)
 
 
 def batches(said: list[ev.Instruction]) -> list[list[int]]:
     """The tasks of each batch message."""
-    told = [t.message for t in kinds(said, ev.Tell) if isinstance(t.message, wire.Batch)]
+    told = [b for b in map(message, said) if isinstance(b, wire.Batch)]
     return [[item.id for item in message.items] for message in told]
 
 
 def ready_with(bench: Bench, count: int, **fields: object) -> int:
     """A worker that is busy with task 1 while the others wait."""
     for request in range(1, count + 1):
-        bench.submit(request, SPEC, batch=8, body=(b"x",), frames=1, **fields)
+        bench.submit(request, SPEC, batch=8, body=ev.Hidden(wire.EMPTY_MAP, (b"x",)), **fields)
     return bench.ready(SPEC)
 
 
@@ -26,11 +26,11 @@ def test_what_waits_runs_together() -> None:
     bench = Bench()
     ready_with(bench, 5)
     assert batches(bench.said) == [[1, 2, 3, 4, 5]]
-    told = next(t for t in kinds(bench.said, ev.Tell) if isinstance(t.message, wire.Batch))
-    assert told.body == (b"x",) * 5
-    assert [item.frames for item in told.message.items] == [1] * 5
+    told = kinds(bench.said, ev.Dispatch)[-1]
+    assert mail.to_worker(told)[1] == (b"x",) * 5
+    assert [item.frames for item in message(told).items] == [1] * 5
     for task in (3, 1, 5, 2, 4):
-        bench.do(ev.Output(1, wire.Done(id=task)))
+        bench.do(output(1, wire.Done(id=task)))
     assert ends(bench.said) == dict.fromkeys(range(1, 6), "done")
 
 
@@ -48,7 +48,7 @@ def test_a_batch_is_of_one_operation_and_of_bounded_size() -> None:
     bench.ready(SPEC)
     while bench.core.state.tasks:
         task = next(t for t in bench.core.state.tasks.values() if t.state == "running")
-        bench.do(ev.Output(1, wire.Done(id=task.id)))
+        bench.do(output(1, wire.Done(id=task.id)))
         bench.pass_time(2 * limits.LINGER)
     assert batches(bench.said) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
     assert [run.id for run in runs(bench.said)] == [11]
@@ -61,7 +61,7 @@ def test_a_cancelled_member_is_told_at_once_and_the_others_go_on() -> None:
     assert ends(bench.said) == {2: "cancelled"}
     assert not [c for c in kinds(bench.said, ev.Control) if c.value & 0xFF == wire.STOP]
     for task in (1, 2, 3):
-        bench.do(ev.Output(1, wire.Done(id=task)))
+        bench.do(output(1, wire.Done(id=task)))
     assert ends(bench.said) == {1: "done", 2: "cancelled", 3: "done"}
 
 
@@ -78,9 +78,9 @@ def test_when_all_are_cancelled_the_worker_must_let_go() -> None:
 def test_one_failure_is_its_own() -> None:
     bench = Bench()
     ready_with(bench, 3)
-    bench.do(ev.Output(1, wire.Error(id=2, code="bad_params", message="no")))
-    bench.do(ev.Output(1, wire.Done(id=1)))
-    bench.do(ev.Output(1, wire.Done(id=3)))
+    bench.do(output(1, wire.Error(id=2, code="bad_params", message="no")))
+    bench.do(output(1, wire.Done(id=1)))
+    bench.do(output(1, wire.Done(id=3)))
     assert ends(bench.said) == {1: "done", 2: "bad_params", 3: "done"}
 
 
@@ -96,12 +96,12 @@ def test_a_batch_stays_within_the_tightest_deadline() -> None:
     bench = Bench()
     worker = ready_with(bench, 8)
     for task in range(1, 9):  # 8 together take 8 ms
-        bench.do(ev.Output(worker, wire.Done(id=task)), after=8 * limits.MS if task == 1 else 0)
+        bench.do(output(worker, wire.Done(id=task)), after=8 * limits.MS if task == 1 else 0)
     bench.submit(20, SPEC, batch=8)
     for request in range(21, 28):
         bench.submit(request, SPEC, batch=8, deadline=7500_000 if request == 21 else None)
     first = bench.core.state.requests[1][20]
-    bench.do(ev.Output(worker, wire.Done(id=first.id)), after=limits.MS)
+    bench.do(output(worker, wire.Done(id=first.id)), after=limits.MS)
     sizes = [len(batch) for batch in batches(bench.said)]
     assert sizes == [8, 6], "7 would take more than the 6.5 ms that are left"
 

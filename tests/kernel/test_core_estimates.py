@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import SECOND, WIDE, Bench, ends, kinds, runs
+from core_bench import SECOND, WIDE, Bench, answers, ends, output, runs
 
 TAKES = 40 * limits.MS
 
@@ -34,7 +34,7 @@ class Exact:
         when, task = self.due.pop(0)
         self.bench.now = max(self.bench.now, when)
         self.ended[task] = self.bench.now
-        self.note(self.bench.do(ev.Output(self.worker, wire.Done(id=task))))
+        self.note(self.bench.do(output(self.worker, wire.Done(id=task))))
 
     def pass_time(self, span: int) -> None:
         """Tasks end when their time has come."""
@@ -53,7 +53,7 @@ class Exact:
         """Submit; the code of the refusal, or what was accepted."""
         said = self.bench.submit(request, WIDE, deadline=deadline)
         self.note(said)
-        replies = [told.message for told in kinds(said, ev.Reply)]
+        replies = answers(said)
         accepted = [each for each in replies if isinstance(each, wire.Accepted)]
         return ends(said).get(request, ""), accepted[0] if accepted else None
 
@@ -112,7 +112,7 @@ def test_a_refusal_says_when_to_come_back() -> None:
     for request in range(1, 50):
         exact.ask(request)
     said = exact.bench.submit(100, WIDE, deadline=SECOND)
-    refusal = kinds(said, ev.Reply)[0].message
+    refusal = answers(said)[0]
     assert refusal.code == "deadline_unreachable"
     assert refusal.retry_after_ms
     exact.pass_time(refusal.retry_after_ms * limits.MS)

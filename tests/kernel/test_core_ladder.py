@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import MIB, SECOND, Bench, ends, kinds, runs
+from core_bench import MIB, SECOND, Bench, ends, kinds, output, runs
 
 PLAIN = ev.Spec("tool", "", 100 * MIB, 0, 1)
 ENGINE = ev.Spec("engine", "a", 100 * MIB, 0, 4, cooperative=True)
@@ -21,7 +21,7 @@ def words(bench: Bench) -> dict[int, tuple[int, int]]:
 
 def finish(bench: Bench, request: int) -> None:
     task = bench.core.state.requests[1][request]
-    bench.do(ev.Output(task.worker, wire.Done(id=task.id)))
+    bench.do(output(task.worker, wire.Done(id=task.id)))
 
 
 def test_a_lower_task_that_can_run_again_makes_way() -> None:
@@ -52,7 +52,7 @@ def test_one_that_has_streamed_is_not_run_again() -> None:
     bench = Bench()
     bench.submit(1, priority="batch", idempotent=True)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Chunk(id=1)))
+    bench.do(output(worker, wire.Chunk(id=1)))
     bench.submit(2, priority="critical")
     assert words(bench).get(worker, (wire.GO, 0))[0] == wire.GO
 

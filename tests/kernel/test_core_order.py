@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import SECOND, TOOL, Bench, ends, kinds, served
+from core_bench import SECOND, TOOL, Bench, ends, kinds, output, served
 
 
 def test_twenty_requests_run_in_priority_order() -> None:
@@ -119,7 +119,7 @@ def test_nothing_starves(busy: str, bound: int) -> None:
         running = bench.core.state.workers[worker].tasks()[0]
         if running.asked.request == 1:
             break
-        bench.do(ev.Output(worker, wire.Done(id=running.id)))
+        bench.do(output(worker, wire.Done(id=running.id)))
     assert bench.now <= (1000 + bound + 2) * SECOND
 
 

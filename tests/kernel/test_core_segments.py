@@ -5,7 +5,7 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import MIB, TOOL, WIDE, Bench, ends, kinds, runs
+from core_bench import MIB, TOOL, WIDE, Bench, answers, ends, kinds, output, runs
 
 BIG = 5 * MIB
 """Has a segment of its own."""
@@ -14,7 +14,7 @@ BIG = 5 * MIB
 def lease(said: list[ev.Instruction]) -> wire.Lease:
     """The one that was lent."""
     made = [told.reply for told in kinds(said, ev.MakeSegment)]
-    leased = [r.message for r in made + kinds(said, ev.Reply) if isinstance(r.message, wire.Leased)]
+    leased = [m for m in answers(made + said) if isinstance(m, wire.Leased)]
     assert len(leased) == 1
     return leased[0].lease
 
@@ -27,7 +27,7 @@ def drops(said: list[ev.Instruction]) -> tuple[list[int], list[int]]:
 
 def code(said: list[ev.Instruction]) -> str:
     """Of the one refusal."""
-    return next(r.message.code for r in kinds(said, ev.Reply) if isinstance(r.message, wire.Error))
+    return next(m.code for m in answers(said) if isinstance(m, wire.Error))
 
 
 def test_a_segment_is_recycled_inside_its_pair_only() -> None:
@@ -137,9 +137,9 @@ def test_an_idle_worker_makes_room_for_a_lease() -> None:
     other = bench.ready(WIDE)
     bench.submit(1)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=2)))
+    bench.do(output(worker, wire.Done(id=2)))
     assert code(bench.do(ev.Borrowed(1, 2, TOOL, 850 * MIB))) == "no_memory", "the other one works"
-    bench.do(ev.Output(other, wire.Done(id=1)))
+    bench.do(output(other, wire.Done(id=1)))
     told = kinds(bench.do(ev.Borrowed(1, 3, TOOL, 850 * MIB)), ev.Tell)
     assert [(t.worker, type(t.message)) for t in told] == [(other, wire.Stop)]
     assert lease(bench.do(ev.WorkerGone(other, "exited"))).length == 850 * MIB
@@ -176,7 +176,7 @@ def test_what_a_running_task_uses_is_neither_lent_again_nor_reclaimed() -> None:
     assert drops(said) == ([], [])
     assert code(said) == "no_memory"
     assert code(bench.do(ev.Borrowed(1, 4, TOOL, 500 * MIB))) == "no_memory"
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     assert lease(bench.do(ev.Borrowed(1, 5, TOOL, 500 * MIB))).segment == 1
 
 
@@ -289,7 +289,7 @@ def test_a_lease_returned_while_its_task_waits() -> None:
     lease = wire.Lease(segment=1, offset=0, length=8192, generation=0)
     bench.submit(3, leases=(lease,))
     bench.do(ev.Returned(1, 1, 0))
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {2: "done", 3: "no_lease"}
+    assert ends(bench.do(output(worker, wire.Done(id=1)))) == {2: "done", 3: "no_lease"}
 
 
 def test_one_client_borrows_within_its_limits() -> None:

@@ -6,8 +6,9 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.state import BrokenInvariantError
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
-from core_bench import SECOND, TOOL, Bench, ends, kinds, runs
+from core_bench import SECOND, TOOL, Bench, answers, ends, kinds, output, runs
+
+BROKEN = wire.Unready(incarnation=1, code="bad_model", message="not a GGUF file")
 
 
 def test_cancel_while_queued() -> None:
@@ -25,8 +26,8 @@ def test_cancel_while_running() -> None:
     assert said[:2] == [ev.Control(worker, 0, 1), ev.Tell(worker, wire.Cancel(id=1))]
     assert not ends(said)
     assert not bench.do(ev.CancelAsked(1, 1)), "asked twice is told once"
-    assert not kinds(bench.do(ev.Output(worker, wire.Chunk(id=1))), ev.Reply)
-    said = bench.do(ev.Output(worker, wire.Error(id=1, code="cancelled", message="")))
+    assert not answers(bench.do(output(worker, wire.Chunk(id=1))))
+    said = bench.do(output(worker, wire.Error(id=1, code="cancelled", message="")))
     assert ends(said) == {1: "cancelled"}
 
 
@@ -35,7 +36,7 @@ def test_a_cancelled_task_that_finishes_is_cancelled() -> None:
     bench.submit(1)
     worker = bench.ready()
     bench.do(ev.CancelAsked(1, 1))
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {1: "cancelled"}
+    assert ends(bench.do(output(worker, wire.Done(id=1)))) == {1: "cancelled"}
 
 
 def test_cancel_ignored_kills() -> None:
@@ -56,7 +57,7 @@ def test_deadline_while_queued_running_and_cancelling() -> None:
     said = bench.pass_time(2 * SECOND)
     assert ends(said) == dict.fromkeys((1, 2, 3), "deadline_passed")
     assert ev.Control(worker, 0, 1) in said
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {}, "told once"
+    assert ends(bench.do(output(worker, wire.Done(id=1)))) == {}, "told once"
 
 
 def test_cancel_while_expiring() -> None:
@@ -66,7 +67,7 @@ def test_cancel_while_expiring() -> None:
     bench.pass_time(SECOND)
     assert bench.core.state.tasks[1].state == "expiring"
     bench.do(ev.CancelAsked(1, 1))
-    assert ends(bench.do(ev.Output(worker, wire.Done(id=1)))) == {}, "the deadline was told"
+    assert ends(bench.do(output(worker, wire.Done(id=1)))) == {}, "the deadline was told"
     assert not bench.core.state.tasks
 
 
@@ -80,10 +81,10 @@ def test_deadlines_of_ended_tasks_are_forgotten() -> None:
     bench = Bench()
     bench.submit(0)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     for request in range(1, 5000):
         bench.submit(request, deadline=3600 * SECOND)
-        bench.do(ev.Output(worker, wire.Done(id=request + 1)))
+        bench.do(output(worker, wire.Done(id=request + 1)))
     assert len(bench.core.state.timers) < 200
 
 
@@ -94,7 +95,7 @@ def test_a_client_that_leaves_takes_its_tasks_along() -> None:
     worker = bench.ready()
     said = bench.do(ev.ClientLeft(1))
     assert ev.Control(worker, 0, 1) in said
-    bench.do(ev.Output(worker, wire.Error(id=1, code="cancelled", message="")))
+    bench.do(output(worker, wire.Error(id=1, code="cancelled", message="")))
     assert runs(bench.said)[-1].id == 3
 
 
@@ -139,14 +140,14 @@ def test_shutdown_tells_everybody() -> None:
     assert ends(bench.do(ev.WorkerGone(worker, "killed"))) == {1: "kernel_stopped"}
     assert ends(bench.submit(3)) == {3: "kernel_stopped"}
     said = bench.do(ev.Borrowed(1, 4, TOOL, 4096))
-    assert kinds(said, ev.Reply)[0].message.code == "kernel_stopped"
+    assert answers(said)[0].code == "kernel_stopped"
 
 
 def test_a_code_that_a_worker_made_up_is_not_passed_on() -> None:
     bench = Bench()
     bench.submit(1)
     worker = bench.ready()
-    said = bench.do(ev.Output(worker, wire.Error(id=1, code="all_is_lost", message="boo")))
+    said = bench.do(output(worker, wire.Error(id=1, code="all_is_lost", message="boo")))
     assert ends(said) == {1: "worker_failed"}
 
 
@@ -155,8 +156,8 @@ def test_figures_of_a_worker_are_cut_to_what_is_possible() -> None:
     bench.submit(1)
     worker = bench.ready()
     lie = {"compute_us": 10**15, "plugin_us": -7, "queue_us": 10**9}
-    said = bench.do(ev.Output(worker, wire.Done(id=1, timings=lie)), after=5 * limits.MS)
-    times = kinds(said, ev.Reply)[0].message.timings
+    said = bench.do(output(worker, wire.Done(id=1, timings=lie)), after=5 * limits.MS)
+    times = answers(said)[0].timings
     assert times == {
         "queue_us": 0,
         "load_us": 0,
@@ -176,7 +177,7 @@ def test_why_a_worker_cannot_serve_reaches_those_who_wait() -> None:
     bench = Bench()
     bench.submit(1)
     bench.submit(2)
-    said = bench.do(ev.WorkerUnready(1, ClawError("bad_model", "not a GGUF file")))
+    said = bench.do(ev.WorkerUnready(1, ev.Hidden(BROKEN)))
     assert ends(said) == {1: "bad_model", 2: "bad_model"}
     bench.do(ev.WorkerGone(1, "exited with code 0"))
     assert not bench.core.state.workers

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import SECOND, TOOL, Bench, served
+from core_bench import SECOND, TOOL, Bench, output, runs, served
 from core_rules import Job, Turns
 
 DUE = (None, 5 * SECOND, 40 * SECOND)
@@ -23,8 +23,8 @@ def learned(bench: Bench, worker: int) -> None:
     """The core has seen how long each operation takes."""
     for request, (op, takes) in enumerate(OPS.items(), 10_000):
         said = bench.submit(request, op=op)
-        task = next(told.message.id for told in said if isinstance(told, ev.Tell))
-        bench.do(ev.Output(worker, wire.Done(id=task)), after=takes)
+        task = runs(said)[0].id
+        bench.do(output(worker, wire.Done(id=task)), after=takes)
 
 
 def emptied(asked: list[dict[str, object]], with_costs: bool) -> tuple[list[int], list[int]]:
@@ -33,7 +33,7 @@ def emptied(asked: list[dict[str, object]], with_costs: bool) -> tuple[list[int]
     bench.submit(9_999, priority="critical", idempotent=False)
     worker = bench.ready()
     if with_costs:
-        bench.do(ev.Output(worker, wire.Done(id=1)))
+        bench.do(output(worker, wire.Done(id=1)))
         learned(bench, worker)
         bench.submit(9_998, priority="critical", idempotent=False)
     jobs = []
@@ -93,7 +93,7 @@ def test_principals_that_always_ask_get_equal_time(principals: int) -> None:
     spec = ev.Spec("busy", "", TOOL.base_bytes, 0, 1)
     bench.submit(0, spec)
     worker = bench.ready(spec)
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     names = [f"user {number}" for number in range(principals)]
     speed = {name: rng.choice(sorted(OPS)) for name in names}
     request, got = 0, dict.fromkeys(names, 0)
@@ -108,15 +108,15 @@ def test_principals_that_always_ask_get_equal_time(principals: int) -> None:
     for op in OPS:  # each is learned before it counts
         request += 1
         said = bench.submit(request, spec, op=op, client=request)
-        number = next(told.message.id for told in said if isinstance(told, ev.Tell))
-        bench.do(ev.Output(worker, wire.Done(id=number)), after=OPS[op])
+        number = runs(said)[0].id
+        bench.do(output(worker, wire.Done(id=number)), after=OPS[op])
     for name in names:
         ask(name), ask(name)
     for _ in range(40 * principals):
         task = next(iter(bench.core.state.workers[worker].running[0].values()))
         name = task.asked.principal
         ask(name)  # it always has more to ask
-        bench.do(ev.Output(worker, wire.Done(id=task.id)), after=OPS[speed[name]])
+        bench.do(output(worker, wire.Done(id=task.id)), after=OPS[speed[name]])
         got[name] += max(OPS[speed[name]], limits.QUANTUM)
         allowed = max(OPS.values()) + 2 * limits.QUANTUM
         assert max(got.values()) - min(got.values()) <= allowed

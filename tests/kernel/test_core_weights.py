@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import MIB, SECOND, Bench, ends, kinds
+from core_bench import MIB, SECOND, Bench, ends, kinds, output
 
 MODEL = ev.Spec("engine", "a", 10 * MIB, 0, 1, identity="file 1", code="v1", cooperative=True)
 SIZE = 300 * MIB
@@ -54,7 +54,7 @@ def test_nobody_else_maps_it(changed: dict[str, str]) -> None:
     other = replace(MODEL, **changed)
     bench.submit(2, other)
     if "model" not in changed and "plugin" not in changed:
-        bench.do(ev.Output(1, wire.Done(id=1)))
+        bench.do(output(1, wire.Done(id=1)))
         bench.do(ev.WorkerGone(1, "exited"))
     said = bench.do(reserve(2))
     assert kinds(said, ev.MakeWeights)
@@ -125,7 +125,7 @@ def test_what_a_worker_may_not_say(step: str) -> None:
 def test_it_goes_with_a_worker_that_was_stopped_on_purpose() -> None:
     bench = Bench(idle_ns=60 * SECOND)
     worker = loaded(bench)
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     bench.pass_time(61 * SECOND)
     said = bench.do(ev.WorkerGone(worker, "exited"))
     assert kinds(said, ev.DropWeights)
@@ -140,7 +140,7 @@ def test_it_makes_room_when_nobody_maps_it_and_only_then() -> None:
     large = ev.Spec("large", "", 500 * MIB, 0, 1)
     said = bench.submit(2, large)
     assert not kinds(said, ev.DropWeights), "it is in use"
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     assert bench.core.state.workers[worker].state == "stopping", "now its worker is idle"
     said = bench.do(ev.WorkerGone(worker, "exited"))
     assert kinds(said, ev.DropWeights)

@@ -5,7 +5,7 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
-from core_bench import MIB, SECOND, TOOL, WIDE, Bench, ends, kinds, runs
+from core_bench import MIB, SECOND, TOOL, WIDE, Bench, answers, ends, kinds, output, runs
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_reservation_that_can_never_fit_ends_those_who_wait() -> None:
     bench.do(ev.Borrowed(2, 7, spec, 4096))
     said = bench.do(ev.WorkerReserved(1, 901 * MIB))
     assert ends(said) == {1: "never_fits", 7: "never_fits"}
-    error = kinds(said, ev.Reply)[0].message
+    error = answers(said)[0]
     assert (error.got, error.allowed) == ("1001 MiB", "1000 MiB")
     assert kinds(said, ev.Tell)[-1].message == wire.Stop()
 
@@ -40,7 +40,7 @@ def test_an_eviction_waits_until_the_memory_is_back() -> None:
     bench.submit(2, second)
     said = bench.do(ev.WorkerReserved(2, 500 * MIB))
     assert not kinds(said, ev.Tell), "worker 1 is busy: nothing is evicted"
-    said = bench.do(ev.Output(1, wire.Done(id=1)))
+    said = bench.do(output(1, wire.Done(id=1)))
     assert kinds(said, ev.Tell) == [ev.Tell(1, wire.Stop())]
     assert bench.core.state.workers[2].state == "waiting", "the memory is not back yet"
     said = bench.do(ev.WorkerGone(1, "exited with code 0"))
@@ -80,11 +80,11 @@ def test_quarantine_then_another_chance() -> None:
         said = bench.do(ev.WorkerGone(worker.id, "killed by SIGSEGV"))
     assert set(ends(said).values()) == {"quarantined"}
     assert ends(bench.submit(90)) == {90: "quarantined"}
-    error = kinds(bench.said, ev.Reply)[-1].message
+    error = answers(bench.said)[-1]
     assert "SIGSEGV" in error.message
     assert error.retry_after_ms == limits.QUARANTINE // limits.MS
     said = bench.do(ev.Borrowed(1, 91, TOOL, 4096))
-    assert kinds(said, ev.Reply)[0].message.code == "quarantined"
+    assert answers(said)[0].code == "quarantined"
     bench.pass_time(limits.QUARANTINE)
     assert kinds(bench.submit(92), ev.Start)
 
@@ -114,7 +114,7 @@ def test_a_worker_that_served_comes_back_by_itself() -> None:
     bench = Bench()
     bench.submit(1)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     assert kinds(bench.do(ev.WorkerGone(worker, "killed by SIGKILL")), ev.Start)
 
 
@@ -128,7 +128,7 @@ def test_an_idempotent_task_runs_again_once() -> None:
         said = bench.do(ev.WorkerGone(worker, "killed by SIGKILL"))
         assert ends(said) == ({} if attempt == 0 else {1: "worker_died"})
         bench.pass_time(SECOND)
-    assert "killed by SIGKILL" in kinds(said, ev.Reply)[0].message.message
+    assert "killed by SIGKILL" in answers(said)[0].message
     worker = bench.ready()
     assert runs(bench.said)[-1].id == 2
     assert ends(bench.do(ev.WorkerGone(worker, "x"))) == {2: "worker_died"}
@@ -138,7 +138,7 @@ def test_a_task_that_has_streamed_is_never_run_again() -> None:
     bench = Bench()
     bench.submit(1, idempotent=True)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Chunk(id=1)))
+    bench.do(output(worker, wire.Chunk(id=1)))
     assert ends(bench.do(ev.WorkerGone(worker, "x"))) == {1: "worker_died"}
 
 
@@ -173,7 +173,7 @@ def test_a_hung_worker_gets_nothing_more() -> None:
     said = bench.pass_time(60 * SECOND)
     assert kinds(said, ev.Kill)
     bench.submit(2)
-    said = bench.do(ev.Output(worker, wire.Done(id=1)))
+    said = bench.do(output(worker, wire.Done(id=1)))
     assert not runs(said)
     bench.do(ev.WorkerGone(worker, "killed"))
     bench.pass_time(SECOND)
@@ -197,7 +197,7 @@ def test_an_idle_kernel_has_no_timer_but_the_workers_end() -> None:
     bench = Bench(idle_ns=600 * SECOND)
     bench.submit(1)
     worker = bench.ready()
-    bench.do(ev.Output(worker, wire.Done(id=1)))
+    bench.do(output(worker, wire.Done(id=1)))
     bench.pass_time(30 * SECOND)
     assert bench.core.next_timer() == 1600 * SECOND
     said = bench.pass_time(600 * SECOND)

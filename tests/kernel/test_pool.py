@@ -16,7 +16,8 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.pool import PAGE, Segment, find
 from clawai.sdk import wire
-from core_bench import MIB, Bench
+from core_bench import MIB, Bench, output
+from core_bench import message as sent
 
 KIB = 1024
 SPECS = tuple(ev.Spec("tool", name, 0, 0, 2) for name in "ab")
@@ -90,12 +91,13 @@ class Pairs(RuleBasedStateMachine):
                     self.maps |= {("client", said.segment), ("worker", said.segment)}
                     self._reply(said.reply)
                 self.failing = False
-            elif isinstance(said, ev.Reply):
+            elif isinstance(said, ev.Reply | ev.Pass):
                 self._reply(said)
             elif isinstance(said, ev.Tell) and isinstance(said.message, wire.Drop):
                 self._wanted("worker", said.message.segment)
-            elif isinstance(said, ev.Tell) and isinstance(said.message, wire.Run):
-                self.tasks[said.message.id] = said.worker, said.message.leases[0]
+            elif isinstance(said, ev.Dispatch):
+                number, asked, _ = said.tasks[0]
+                self.tasks[number] = said.worker, asked.leases[0]
             elif isinstance(said, ev.FreeSegment):
                 assert not self.maps & {("client", said.segment), ("worker", said.segment)}
                 if said.segment not in self.freeing:  # told again when its worker has died
@@ -114,8 +116,8 @@ class Pairs(RuleBasedStateMachine):
             assert not used, "a running task uses it"
         self.wanted_back.add((side, segment))
 
-    def _reply(self, told: ev.Reply) -> None:
-        message = told.message
+    def _reply(self, told: ev.Reply | ev.Pass) -> None:
+        message = sent(told)
         if isinstance(message, wire.Drop):
             self._wanted("client", message.segment)
         elif isinstance(message, wire.Leased):
@@ -172,7 +174,6 @@ class Pairs(RuleBasedStateMachine):
             event = ev.Submitted(
                 client=made.client, request=self.requests, spec=worker.spec, op="x",
                 priority="normal", deadline=None, idempotent=False, payload=1, leases=(lease,),
-                params=wire.EMPTY_MAP,
             )  # fmt: skip
             self.do(event)
             assert len(self.tasks) == before + 1, "a lease that is lent can be used"
@@ -182,7 +183,7 @@ class Pairs(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(sorted(self.tasks)))
         worker, _ = self.tasks.pop(task)
-        self.do(ev.Output(worker, wire.Done(id=task)))
+        self.do(output(worker, wire.Done(id=task)))
 
     @precondition(lambda self: self.wanted_back)
     @rule(data=st.data())

@@ -19,6 +19,7 @@ import pytest
 
 from clawai.kernel import events as ev
 from clawai.kernel.link import Link
+from clawai.kernel.recorder.store import Submitted
 from clawai.sdk import jobs, wire
 from support import PATIENCE, no_leak
 
@@ -37,9 +38,9 @@ def submitted(job: str, **fields: Any) -> ev.Submitted:
         "idempotent": True,
         "payload": 10,
         "leases": (),
-        "params": wire.pack({"prompt": f"secret of {job}"}),
-        "body": (b"payload of " + job.encode(),),
-        "frames": 1,
+        "body": ev.Hidden(
+            wire.pack({"prompt": f"secret of {job}"}), (b"payload of " + job.encode(),)
+        ),
         "principal": "uid:1",
         "job": job,
     }
@@ -80,7 +81,9 @@ class Recorder:
 
     def tell(self, kind: str, job: str, what: Any, frames: tuple[bytes, ...] = ()) -> int:
         self.number += 1
-        packed = msgspec.msgpack.encode(what)
+        if isinstance(what, ev.Submitted):
+            what = what, what.body.message, what.body.frames
+        packed = msgspec.msgpack.encode(what, enc_hook=ev.hide)
         self.link.send(kind, self.number, job, packed, frames)
         return self.number
 
@@ -102,7 +105,8 @@ class Recorder:
     def again(self) -> ev.Submitted:
         """The next job that is to run again."""
         (packed,) = self.hear("again")
-        return msgspec.msgpack.decode(packed, type=ev.Submitted)
+        asked, params, frames = msgspec.msgpack.decode(packed, type=Submitted)
+        return msgspec.structs.replace(asked, body=ev.Hidden(params, frames))
 
     def end(self) -> None:
         """The daemon is gone."""
@@ -155,8 +159,8 @@ def test_what_is_safe_survives_a_kill_of_the_recorder(start: Start) -> None:
     after = start()
     asked = after.again()
     assert asked.job == "a"
-    assert bytes(asked.params) == bytes(submitted("a").params)
-    assert list(asked.body) == [b"payload of a"]
+    assert bytes(asked.body.message) == bytes(submitted("a").body.message)
+    assert list(asked.body.frames) == [b"payload of a"]
     assert (asked.client, asked.principal, asked.idempotent) == (0, "uid:1", True)
 
 
@@ -316,13 +320,13 @@ def test_cancel_and_forget(start: Start) -> None:
 
 def test_what_ended_is_forgotten_to_make_room(start: Start) -> None:
     recorder = start(max_mib=1)
-    large = (bytes(400_000),)
+    large = ev.Hidden(wire.NIL, (bytes(400_000),))
     for job in ("a", "b"):
         assert recorder.write("accept", job, submitted(job, body=large)) is None
     problem = recorder.write("accept", "c", submitted("c", body=large))
     assert problem[0] == "queue_full"
     assert "jobs.max_mib" in problem[4]
-    recorder.write("end", "a", done(1), large)
+    recorder.write("end", "a", done(1), large.frames)
     assert recorder.write("accept", "c", submitted("c", body=large)) is None
     assert [job["job"] for job in recorder.ask("jobs")["jobs"]] == ["c", "b"]
 
@@ -343,7 +347,9 @@ def test_a_full_disk_is_said_and_gets_over(start: Start) -> None:
     most = max(path.stat().st_size for path in recorder.path.parent.glob("jobs.sqlite*"))
     limit = resource.RLIMIT_FSIZE
     before = resource.prlimit(recorder.process.pid, limit, (most, resource.RLIM_INFINITY))
-    problem = recorder.write("accept", "c", submitted("c", body=(bytes(1 << 20),)))
+    problem = recorder.write(
+        "accept", "c", submitted("c", body=ev.Hidden(wire.NIL, (bytes(1 << 20),)))
+    )
     assert problem[0] == "disk_full"
     assert "make room" in problem[4]
     assert recorder.write("end", "a", done(bytes(1 << 20)))[0] == "disk_full"

@@ -13,6 +13,7 @@ import pytest
 from clawai.kernel import core, leases, ledger, queue, tasks, workers
 from clawai.kernel.sim import __main__ as program
 from clawai.kernel.sim import bench, scenario
+from clawai.kernel.sim import world as simulated
 from clawai.kernel.sim.books import BrokenError
 from clawai.kernel.sim.world import World
 from clawai.sdk.errors import ClawError
@@ -100,7 +101,7 @@ def test_the_list_of_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
 # What a wrong kernel looks like: each change is one bug, and the world must see it.
 
 
-def _nobody_is_told(state: Any, task: Any, message: Any, frames: Any) -> None:
+def _nobody_is_told(state: Any, task: Any, word: Any) -> None:
     task.told = True
 
 
@@ -148,10 +149,10 @@ def test_a_wrong_kernel_is_seen(
 def test_a_broken_invariant_is_told_with_its_seed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(self: core.Core) -> None:
+    def broken(_: core.Core) -> None:
         raise AssertionError("the sums differ")
 
-    monkeypatch.setattr(core.Core, "check", broken)
+    monkeypatch.setattr(simulated, "check", broken)
     assert program.main(["chaos", "--seed", "7", "--tasks", "100", "--events", "3"]) == 1
     told = capsys.readouterr().out
     assert "the sums differ" in told

@@ -1,0 +1,154 @@
+"""Between the core, which knows headers only, and the messages of the wire.
+
+What a ``Fault`` says to people stands in ``texts.json``, by its key: the message, a hint, and the
+code where that is not the key.
+"""
+
+import os
+from typing import Any
+
+import msgspec
+
+from clawai.kernel import events as ev
+from clawai.sdk import wire
+from clawai.sdk.errors import ClawError
+
+TIMINGS = ("compute_us", "plugin_us")
+"""What a worker may say of where the time went."""
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    with open(os.path.join(os.path.dirname(__file__), "texts.json"), "rb") as file:  # noqa: PTH118, PTH120, PTH123
+        return msgspec.json.decode(file.read(), type=dict[str, dict[str, str]])
+
+
+TEXTS = _texts()
+
+
+def code(fault: ev.Fault) -> str:
+    """The code of a fault."""
+    return TEXTS[fault.key].get("code", fault.key)
+
+
+def error(fault: ev.Fault) -> ClawError:
+    """A fault in words."""
+    text = TEXTS[fault.key]
+    wait = (fault.retry_ms or 0) // 1000
+    why = in_words(fault.because)[:2000]
+    parts = {"what": fault.what, "because": why, "allowed": fault.allowed, "wait_s": wait}
+    return ClawError(
+        code(fault),
+        text["message"].format(**parts),
+        fault.got,
+        fault.allowed,
+        text.get("hint", "").format(**parts),
+        fault.retry_ms,
+    )
+
+
+def in_words(why: Any) -> str:
+    """A reason that the core holds (a ``Fault``, a ``Hidden`` or text) as text."""
+    return error(why).message if isinstance(why, ev.Fault) else str(why)
+
+
+def to_client(told: ev.Pass) -> tuple[Any, tuple[bytes, ...]]:
+    """The message under the id of the request, with the kernel's view of the times."""
+    word, request = told.word, told.request
+    if isinstance(word, ev.Fault):
+        answer = wire.error_message(error(word), request)
+        return _timed(answer, told), ()
+    message = word.message
+    if isinstance(message, wire.Done):
+        return wire.Done(id=request, result=message.result, timings=_times(told)), word.frames
+    if isinstance(message, wire.Chunk):
+        return wire.Chunk(id=request, data=message.data), word.frames
+    if isinstance(message, wire.Progress):
+        done, note = message.fraction, message.note
+        return wire.Progress(id=request, state="running", fraction=done, note=note), word.frames
+    answer = wire.error_message(wire.error_from(message), request)
+    return _timed(answer, told), ()
+
+
+def _timed(answer: wire.Error, told: ev.Pass) -> wire.Error:
+    return msgspec.structs.replace(answer, timings=_times(told)) if told.times else answer
+
+
+def _times(told: ev.Pass) -> dict[str, int]:
+    """Where the time went, in microseconds; a worker's own figures are cut to what is possible."""
+    if told.times is None:
+        return {}
+    queue, load, ran = told.times
+    times, left = {"queue_us": queue // 1000, "load_us": load // 1000}, ran // 1000
+    said = getattr(getattr(told.word, "message", None), "timings", {})
+    for key in TIMINGS:
+        times[key] = min(left, max(0, said.get(key, 0)))
+        left -= times[key]
+    times["wire_us"] = left
+    return times
+
+
+def to_worker(told: ev.Dispatch) -> tuple[wire.Message, tuple[bytes, ...]]:
+    """What a worker is told of the tasks that it is to run, with their payload."""
+    number, asked, left = told.tasks[0]
+    if len(told.tasks) == 1:
+        run = wire.Run(
+            id=number,
+            op=asked.op,
+            params=asked.body.message,
+            slot=told.slot,
+            remaining_ms=left,
+            priority=asked.priority,
+            leases=asked.leases,
+        )
+        return run, asked.body.frames
+    items = [
+        wire.BatchItem(
+            id=number,
+            params=asked.body.message,
+            frames=len(asked.body.frames),
+            remaining_ms=left,
+            priority=asked.priority,
+            leases=asked.leases,
+        )
+        for number, asked, left in told.tasks
+    ]
+    frames = tuple([frame for _, asked, _ in told.tasks for frame in asked.body.frames])
+    return wire.Batch(op=asked.op, slot=told.slot, items=tuple(items)), frames
+
+
+def from_worker(worker: int, frames: list[bytes]) -> ev.Event:
+    """What a worker says, as an event.
+
+    Raises:
+        ClawError: bad_message, or bad_worker if it speaks for another incarnation.
+    """
+    message = wire.decode(frames, wire.FromWorker)
+    if message.incarnation != worker:
+        raise ClawError("bad_worker", "another incarnation", message.incarnation, worker)
+    kind = _KINDS.get(type(message))
+    if kind is not None:
+        number = -1 if message.id is None else message.id
+        return ev.Output(worker, number, kind, ev.Hidden(message, tuple(frames[1:])))
+    match message:
+        case wire.Reserve():
+            wanted = message.weights, message.weights_bytes
+            return ev.WorkerReserved(worker, message.bytes, *wanted)
+        case wire.Ready():
+            return ev.WorkerReady(worker, message.slots)
+        case wire.Unready():
+            return ev.WorkerUnready(worker, ev.Hidden(message))
+        case wire.Dropped():
+            return ev.SegmentDropped(worker, message.segment)
+        case wire.Filled():
+            return ev.WorkerFilled(worker)
+        case wire.Yielded():
+            return ev.WorkerYielded(worker, message.id)
+    return ev.WorkerAnswered(worker)
+
+
+_KINDS: dict[type, Any] = {
+    wire.Progress: "progress",
+    wire.Chunk: "chunk",
+    wire.Done: "done",
+    wire.Error: "error",
+}

@@ -1,0 +1,31 @@
+"""The invariants of the core: the tests check them after every event, the simulator often."""
+
+from clawai.kernel.core import Core
+
+
+def check(core: Core) -> None:
+    """Raise AssertionError if an invariant is broken."""
+    state = core.state
+    ledger = state.ledger
+    total = sum(ledger.holders.values())
+    assert total == ledger.used, f"{total} held, {ledger.used} used"
+    assert 0 <= total <= ledger.budget, f"{total} held of {ledger.budget}"
+    holders = {("worker", number) for number in state.workers}
+    holders |= {("segment", number) for number in state.segments}
+    holders |= {("weights", number) for number in state.weights}
+    assert set(state.ledger.holders) <= holders, "somebody who is gone holds memory"
+    for task in state.tasks.values():
+        service = state.services[task.asked.spec.key]
+        worker = state.workers.get(task.worker)
+        batch = worker.running.get(task.slot, {}) if worker else {}
+        running = task.state in ("running", "cancelling", "expiring")
+        assert (task.id in service.queue) == (task.state == "queued"), f"{task} is lost"
+        assert (batch.get(task.id) is task) == running, f"{task} is lost"
+    owned = sum(len(mine) for mine in state.requests.values())
+    assert len(state.tasks) == owned, "a request without a task"
+    assert state.payload == sum(task.asked.payload for task in state.tasks.values())
+    for worker in state.workers.values():
+        assert len(worker.running) <= worker.slots
+        assert worker.service.worker is worker
+    for held in state.weights.values():
+        assert all(user.weights is held for user in held.users.values())
