@@ -107,7 +107,8 @@ class Peer:
         """Have the loop watch for what can be done now."""
         if self.loop is None or self.fileno() not in self.loop.callbacks:
             return
-        mask = (0 if self.paused else select.EPOLLIN) | (select.EPOLLOUT if self.waiting else 0)
+        full = self.waiting and self not in self.loop.later and self not in self.loop.posts
+        mask = (0 if self.paused else select.EPOLLIN) | (select.EPOLLOUT if full else 0)
         if self.closed:
             self.ended(None)
         elif mask != self._mask:
@@ -148,11 +149,11 @@ class Peer:
         self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False
     ) -> None:
         """Send with all else that this turn has to say: each write wakes somebody, which costs
-        more than all that led to it. ``later``: or with what is said within a millisecond.
+        more than all that led to it. ``later``: or with what is said before ``limits.NEWS`` is over.
         """
         self._queue(self.zmtp.message(wire.encode(message, frames)))
         if self.loop and later and self not in self.loop.posts:
-            self.loop.later.setdefault(self, time.monotonic_ns() + limits.LINGER)
+            self.loop.later.setdefault(self, time.monotonic_ns() + limits.NEWS)
         elif self.loop and self.waiting <= POST:
             self.loop.later.pop(self, None)
             self.loop.posts[self] = None
