@@ -10,6 +10,8 @@ import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from clawai.kernel.costs import Batching, Costs, Key
 from clawai.kernel.events import (
     Borrowed,
@@ -81,9 +83,11 @@ def step(table: dict[tuple[str, str], str], thing: Any, happened: str) -> None:
         raise BrokenInvariantError(f"{happened!r} cannot happen to {thing!r}") from None
 
 
-@dataclass(slots=True)
-class Task:
-    """One request. It leaves ``State.tasks`` at its end, which is told exactly once."""
+class Task(Struct, eq=False):
+    """One request. It leaves ``State.tasks`` at its end, which is told exactly once.
+
+    A struct, as it is made five times as fast.
+    """
 
     id: int
     asked: Submitted

@@ -49,7 +49,8 @@ def wait_ns(state: State, service: Service, rank: int) -> int:
         load = state.costs.p50(("", service.title, 0))
         load -= min(load, state.now - worker.started) if worker else 0
     elif len(worker.running) >= (slots := worker.slots):
-        for task in worker.tasks():
+        for batch in worker.running.values():  # what runs in one slot runs together
+            task = next(iter(batch.values()))
             ahead += max(0, task.cost - (state.now - task.dispatched))
     return load + ahead // (slots * max(1, service.batching.expected))
 

@@ -60,9 +60,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
         if tasks.dispatch(state, worker, free[0], _batch(state, service, first)):
             free.pop(0)
     if queue and full and 1 in state.rungs:
-        rank = queue.best()
-        if any(task.rank > rank for task in worker.tasks()):
-            _make_way(state, worker, rank)
+        _make_way(state, worker, queue.best())
 
 
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
@@ -73,8 +71,11 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
     most = max(1, int(first.asked.batch * state.share))
     tightest = first.deadline
     while len(batch) < most and service.queue:
-        took = service.batching.estimate(len(batch) + 1)
-        if tightest is not None and took and state.now + took > tightest:
+        # Where nothing is known yet, a batch of any size may be tried.
+        if (
+            tightest is not None
+            and state.now + service.batching.estimate(len(batch) + 1) > tightest
+        ):
             break
         if (task := service.queue.take(state.now, first.asked.op)) is None:
             break
@@ -86,14 +87,14 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
 
 def _make_way(state: State, worker: Worker, rank: int) -> None:
     """Ask the lowest task that can run again to go back to the queue for a higher one."""
-    running = worker.tasks()
+    single = [next(iter(b.values())) for b in worker.running.values() if len(b) == 1]
     lower = [
         task
-        for task in running
+        for task in single
         if task.rank > rank and task.asked.idempotent and not task.streamed
-        if task.state == "running" and len(worker.running[task.slot]) == 1
+        if task.state == "running"
     ]
-    if lower and not any(task.yielding for task in running):
+    if lower and not any(task.yielding for task in single):
         lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
         lowest.yielding = True
         tasks.refresh(state, worker, lowest.slot)
