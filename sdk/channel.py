@@ -60,6 +60,7 @@ class Channel:
         self._sock.setblocking(False)
         self._silence = silence
         self._poller = select.poll()
+        self._mask = 0
         self._zmtp = connection()
         self._buffer = memoryview(bytearray(_READ))
         self._inbox: list[list[bytes]] = []
@@ -90,9 +91,11 @@ class Channel:
             EOFError: the connection has ended, and everything was given.
             ClawError: the peer broke ZMTP or a limit.
         """
-        until = time.monotonic() + seconds
+        if not seconds:
+            self._fill()
+        until = time.monotonic() + seconds if seconds else 0.0
         while not self._inbox and not self._ended:
-            if not self._wait(select.POLLIN, max(0.0, until - time.monotonic())):
+            if not seconds or not self._wait(select.POLLIN, max(0.0, until - time.monotonic())):
                 return []
             self._fill()
         if not self._inbox:
@@ -106,7 +109,9 @@ class Channel:
 
     def _wait(self, mask: int, seconds: float) -> int:
         """Wait for something of ``mask``; what it is, 0 if nothing came."""
-        self._poller.register(self._sock, mask)
+        if mask != self._mask:
+            self._mask = mask
+            self._poller.register(self._sock, mask)
         return sum(ready for _, ready in self._poller.poll(seconds * 1000))
 
     def _fill(self) -> None:

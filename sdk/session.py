@@ -3,8 +3,9 @@
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -13,8 +14,7 @@ Frames = list[bytes | memoryview]
 _BAD = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """News of a task: ``kind`` is accepted, progress or chunk."""
 
     kind: str
@@ -35,18 +35,16 @@ class Event:
     frames: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """The end of a task that succeeded."""
 
     value: Any
     frames: tuple[bytes, ...] = ()
-    timings: Mapping[str, int] = field(default_factory=dict)
+    timings: Mapping[str, int] = {}
     """Microseconds: queue_us, load_us, compute_us, plugin_us, wire_us."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct, eq=False):
     """One request that the kernel has not answered to the end."""
 
     id: int
@@ -202,41 +200,21 @@ class Session:
         request = self.requests.get(message.id)
         if request is None:
             return  # of a request that this side has given up
-        match message:
-            case wire.Accepted():
-                request.events.append(
-                    Event(
-                        "accepted",
-                        task=message.task,
-                        position=message.position,
-                        estimate_ms=message.estimate_ms,
-                        job=message.job,
-                        state="queued",
-                    )
-                )
-            case wire.Progress():
-                request.events.append(
-                    Event(
-                        "progress",
-                        state=message.state,
-                        position=message.position,
-                        estimate_ms=message.estimate_ms,
-                        fraction=message.fraction,
-                        note=message.note,
-                    )
-                )
-            case wire.Chunk():
-                if (data := self._value(request, message.data)) is not _BAD:
-                    request.events.append(Event("chunk", data=data, frames=payload))
-            case wire.Done():
-                if (value := self._value(request, message.result)) is not _BAD:
-                    self._end(request, Result(value, payload, message.timings))
-            case wire.Answer():
-                self._end(request, Result(wire.unpack(message.data)))
-            case wire.Leased():
-                self._end(request, Result(message.lease))
-            case _:
-                self._end(request, wire.error_from(message))
+        news = _NEWS.get(type(message))
+        if news is not None:
+            request.events.append(news(message))
+        elif isinstance(message, wire.Done):
+            if (value := self._value(request, message.result)) is not _BAD:
+                self._end(request, Result(value, payload, message.timings))
+        elif isinstance(message, wire.Chunk):
+            if (data := self._value(request, message.data)) is not _BAD:
+                request.events.append(Event("chunk", data=data, frames=payload))
+        elif isinstance(message, wire.Answer):
+            self._end(request, Result(wire.unpack(message.data)))
+        elif isinstance(message, wire.Leased):
+            self._end(request, Result(message.lease))
+        else:
+            self._end(request, wire.error_from(message))
 
     def _value(self, request: Request, raw: wire.Raw) -> Any:
         """What a worker said, which nobody has looked at before; garbage ends its request only."""
@@ -254,6 +232,25 @@ class Session:
         """The connection is gone: every request ends with ``error``."""
         for request in list(self.requests.values()):
             self._end(request, error)
+
+
+def _accepted(message: wire.Accepted) -> Event:
+    place, estimate = message.position, message.estimate_ms
+    return Event("accepted", message.task, place, estimate, message.job, "queued")
+
+
+def _progress(message: wire.Progress) -> Event:
+    return Event(
+        "progress",
+        state=message.state,
+        position=message.position,
+        estimate_ms=message.estimate_ms,
+        fraction=message.fraction,
+        note=message.note,
+    )
+
+
+_NEWS: dict[type, Any] = {wire.Accepted: _accepted, wire.Progress: _progress}
 
 
 def _seconds(keep_alive: float | None) -> int | None:
