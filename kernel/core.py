@@ -88,7 +88,7 @@ def _grace(state: State, task: Task) -> None:
 
 
 def _wake(state: State, service: Service) -> None:
-    state.dirty[service.spec.key] = service
+    state.dirty[service.key] = service
 
 
 def _start_late(state: State, worker: Worker) -> None:

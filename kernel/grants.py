@@ -96,7 +96,7 @@ def resume(state: State, worker: Worker) -> None:
     worker.missed = 0
     worker.idle_since += paused
     state.out.append(ev.Suspend(worker.id, False))
-    state.dirty[worker.spec.key] = worker.service
+    state.dirty[worker.service.key] = worker.service
     for task in worker.tasks():
         task.dispatched += paused
         if task.deadline is not None:

@@ -36,7 +36,6 @@ def borrowed(state: State, event: ev.Borrowed) -> None:
         _refuse(state, event, fault)
     else:
         service = state.service(event.spec)
-        service.spec = event.spec
         service.borrows.append(event)
 
 
@@ -102,7 +101,7 @@ def lend_waiting(state: State, service: Service, worker: Worker, room: Room) -> 
     while service.borrows and _lend(state, worker, service.borrows[0], room):
         service.borrows.pop(0)
     if service.borrows:
-        state.hungry[service.spec.key] = service
+        state.hungry[service.key] = service
 
 
 def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
@@ -149,7 +148,7 @@ def _refuse(state: State, wish: ev.Borrowed, fault: ev.Fault) -> bool:
 
 def _wait(state: State, worker: Worker, span: int = limits.UNMAP) -> bool:
     """Look again when memory has come back, or else when it should have."""
-    state.timer(state.now + span, "wake", worker.spec.key)
+    state.timer(state.now + span, "wake", worker.service.key)
     return False
 
 

@@ -91,6 +91,7 @@ class Task(Struct, eq=False):
 
     id: int
     asked: Submitted
+    service: "Service"
     submitted: int
     rank: int
     """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
@@ -177,7 +178,9 @@ class Worker:
 class Service:
     """One (plugin, model, lane)."""
 
+    key: tuple[str, str, str]
     spec: Spec
+    """The latest; the key is always the same."""
     queue: Queue = field(default_factory=Queue)
     batching: Batching = field(default_factory=Batching)
     borrows: list[Borrowed] = field(default_factory=list)
@@ -206,7 +209,7 @@ class Service:
     @property
     def title(self) -> str:
         """For people."""
-        return " ".join(filter(None, self.spec.key[:2]))
+        return " ".join(filter(None, self.key[:2]))
 
 
 @dataclass(slots=True)
@@ -312,8 +315,10 @@ class State:
 
     def service(self, spec: Spec) -> Service:
         """The service of a spec, which is looked at before the event is over."""
-        service = self.services.get(spec.key)
+        key = spec.key
+        service = self.services.get(key)
         if service is None:
-            service = self.services[spec.key] = Service(spec)
-        self.dirty[spec.key] = service
+            service = self.services[key] = Service(key, spec)
+        service.spec = spec
+        self.dirty[key] = service
         return service

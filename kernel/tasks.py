@@ -36,7 +36,9 @@ def quarantined(state: State, service: Service) -> ev.Fault:
 
 def cost_key(asked: ev.Submitted) -> Key:
     """What tasks that cost the same have in common."""
-    size = asked.payload + sum(lease.length for lease in asked.leases)
+    size = asked.payload
+    for lease in asked.leases:
+        size += lease.length
     return asked.op, asked.spec.model, size.bit_length()
 
 
@@ -99,7 +101,7 @@ def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
         if not lower:
             return False
         victim = max(lower, key=lambda task: (task.rank, task.submitted, task.id))
-        state.services[victim.asked.spec.key].queue.remove(victim)
+        victim.service.queue.remove(victim)
         fault = ev.Fault("overloaded", event.priority, retry_ms=limits.RETRY_MS)
         end(state, victim, "fail", fault)
     return True
@@ -123,8 +125,8 @@ def submitted(state: State, event: ev.Submitted) -> None:
         refuse(state, event.client, event.request, fault)
         return
     service = state.service(event.spec)
-    service.spec = event.spec
-    task = Task(state.number("task"), event, state.now, rank, event.deadline, key, cost)
+    number = state.number("task")
+    task = Task(number, event, service, state.now, rank, event.deadline, key, cost)
     step(TASK, task, "accept")
     state.tasks[task.id] = task
     state.requests.setdefault(event.client, {})[event.request] = task
@@ -220,7 +222,7 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     if task.asked.leases:
         leases.pin(state, task.asked.leases, -1)
     service = worker.service
-    state.dirty[service.spec.key] = service
+    state.dirty[service.key] = service
     if batch:
         return
     size, took = worker.sizes.pop(task.slot), state.now - task.dispatched
@@ -284,7 +286,7 @@ def requeue(state: State, service: Service, task: Task) -> None:
     task.worker = 0
     task.yielding = False
     service.queue.push(task, state.now)
-    state.dirty[service.spec.key] = service
+    state.dirty[service.key] = service
 
 
 # Ends.
@@ -315,7 +317,7 @@ def deadline(state: State, task: Task) -> None:
 def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
     if task.state == "queued":
-        state.services[task.asked.spec.key].queue.remove(task)
+        task.service.queue.remove(task)
         end(state, task, happened, fault)
     elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
         step(TASK, task, happened)
@@ -389,7 +391,7 @@ def tick(state: State) -> None:
 
 
 def _progress(state: State, task: Task, waits: dict[Any, int]) -> wire.Progress:
-    service = state.services[task.asked.spec.key]
+    service = task.service
     worker = service.worker
     request = task.asked.request
     if task.state == "running":
@@ -399,7 +401,7 @@ def _progress(state: State, task: Task, waits: dict[Any, int]) -> wire.Progress:
     how = "loading" if worker and worker.state in ("starting", "waiting", "loading") else "queued"
     count, wait = service.queue.ahead(task.rank)[0], None
     if task.cost:
-        key = service.spec.key, task.rank
+        key = service.key, task.rank
         if key not in waits:
             waits[key] = wait_ns(state, service, task.rank)
         wait = waits[key] * task.position // count // limits.MS

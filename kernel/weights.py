@@ -73,7 +73,7 @@ def _wake(state: State, held: Weights) -> None:
     """Have those looked at who may wait for the same object."""
     for service in state.services.values():
         if service.worker and service.worker.state == "waiting":
-            state.dirty[service.spec.key] = service
+            state.dirty[service.key] = service
 
 
 def worker_gone(state: State, worker: Worker, keep: bool) -> None:

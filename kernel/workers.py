@@ -16,8 +16,8 @@ def schedule(state: State) -> None:
     if state.stopping:
         return
     if state.ledger.freed and state.hungry:
-        waiting = sorted(state.hungry.values(), key=lambda s: (s.queue.best(), s.spec.key))
-        state.dirty |= {service.spec.key: service for service in waiting}
+        waiting = sorted(state.hungry.values(), key=lambda s: (s.queue.best(), s.key))
+        state.dirty |= {service.key: service for service in waiting}
         state.hungry.clear()
     state.ledger.freed = False
     while state.dirty:
@@ -50,7 +50,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
     free = [] if full else [n for n in range(worker.slots) if n not in worker.running]
     while free and queue and not worker.suspended:
         if state.now < batching.until and batching.waits(len(queue), state.now) and queue.best():
-            state.timer(batching.until, "wake", service.spec.key)
+            state.timer(batching.until, "wake", service.key)
             return
         # The last slot of a model is kept for what is more urgent than bulk work.
         last = len(free) == 1 and worker.slots > 1 and service.spec.model
@@ -115,7 +115,7 @@ def _start(state: State, service: Service) -> None:
         return
     number = state.last.get("worker", 0) + 1
     if not state.ledger.charge(("worker", number), service.spec.base_bytes):
-        state.hungry[service.spec.key] = service
+        state.hungry[service.key] = service
         make_room(state, service.spec.base_bytes, None)
         return
     due = state.now + limits.START * _patience(service.spec)
@@ -138,7 +138,7 @@ def reserved(state: State, event: ev.WorkerReserved) -> None:
         raise BreachError("a second reservation")
     step(WORKER, worker, "reserve")
     worker.wanted = event
-    state.dirty[worker.spec.key] = worker.service
+    state.dirty[worker.service.key] = worker.service
     need = worker.spec.base_bytes + event.size + event.weights_bytes
     if need > state.ledger.budget:
         _give_up(state, worker, tasks.never_fits(state.ledger, need, worker.service.title))
@@ -152,7 +152,7 @@ def _grant(state: State, worker: Worker) -> None:
         return  # it is looked at again when the other worker has filled it
     need = wish.size + (wish.weights_bytes if held is None else 0)
     if state.ledger.free < need:
-        state.hungry[worker.spec.key] = worker.service
+        state.hungry[worker.service.key] = worker.service
         make_room(state, need, worker)
         return
     state.ledger.charge(("worker", worker.id), wish.size)
@@ -197,7 +197,7 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
             service = youngest.service  # each time for longer, as nothing may have changed
             service.retry_at = state.now + (limits.SECOND << service.put_off)
             service.put_off = min(service.put_off + 1, 6)
-            state.timer(service.retry_at, "wake", service.spec.key)
+            state.timer(service.retry_at, "wake", service.key)
             stop(state, youngest, "made to wait: another load came first")
     return coming
 
@@ -214,7 +214,7 @@ def ready(state: State, event: ev.WorkerReady) -> None:
     service = worker.service
     service.failing = False
     service.put_off = 0
-    state.dirty[service.spec.key] = service
+    state.dirty[service.key] = service
     took = state.now - worker.started
     state.costs.learn(("", service.title, 0), took)
     state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
@@ -293,7 +293,7 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     step(WORKER, worker, "gone")
     service.worker = None
     service.last_why = why
-    state.dirty[service.spec.key] = service
+    state.dirty[service.key] = service
     state.ledger.release(("worker", worker.id))
     leases.worker_gone(state, worker.id)
     weights.worker_gone(state, worker, keep=not asked_for)
@@ -324,7 +324,7 @@ def _quarantine(state: State, service: Service) -> None:
     service.quarantined_until = state.now + pause
     service.quarantines = min(service.quarantines + 1, 16)
     service.deaths.pop(0)  # one more without an answer is enough for the next
-    state.timer(service.quarantined_until, "wake", service.spec.key)
+    state.timer(service.quarantined_until, "wake", service.key)
     state.log("error", f"{service.title} is in quarantine: it kept dying")
     fail_waiting(state, service, tasks.quarantined(state, service))
 

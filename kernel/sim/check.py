@@ -15,7 +15,7 @@ def check(core: Core) -> None:
     holders |= {("weights", number) for number in state.weights}
     assert set(state.ledger.holders) <= holders, "somebody who is gone holds memory"
     for task in state.tasks.values():
-        service = state.services[task.asked.spec.key]
+        service = task.service
         worker = state.workers.get(task.worker)
         batch = worker.running.get(task.slot, {}) if worker else {}
         running = task.state in ("running", "cancelling", "expiring")
