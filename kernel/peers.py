@@ -149,7 +149,7 @@ class Peer:
         self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False
     ) -> None:
         """Send with all else that this turn has to say: each write wakes somebody, which costs
-        more than all that led to it. ``later``: or with what is said before ``limits.NEWS`` is over.
+        more than all that led to it. ``later``: or with what is said within ``limits.NEWS``.
         """
         self._queue(self.zmtp.message(wire.encode(message, frames)))
         if self.loop and later and self not in self.loop.posts:
