@@ -159,7 +159,9 @@ class Queue:
     def ahead(self, rank: int) -> tuple[int, int]:
         """How many wait in this class and those above it, and their cost."""
         count = cost = 0
-        for fair in self.classes[: rank + 1]:
+        for fair in self.classes:
+            if fair.rank > rank:
+                break
             count += fair.count
             cost += fair.cost
         return count, cost

@@ -46,15 +46,18 @@ def wait_ns(state: State, service: Service, rank: int) -> int:
     """How long a task of a class would wait now, by what those before it have taken."""
     ahead = service.queue.ahead(rank)[1]
     worker = service.worker
-    slots, load = service.spec.slots, 0
+    at_once = service.batching.expected or 1
     if worker is None or worker.state != "ready":
         load = state.costs.p50(("", service.title, 0))
         load -= min(load, state.now - worker.started) if worker else 0
-    elif len(worker.running) >= (slots := worker.slots):
-        for batch in worker.running.values():  # what runs in one slot runs together
-            task = next(iter(batch.values()))
-            ahead += max(0, task.cost - (state.now - task.dispatched))
-    return load + ahead // (slots * max(1, service.batching.expected))
+        return load + ahead // (service.spec.slots * at_once)
+    if len(worker.running) >= worker.slots:
+        for batch in worker.running.values():
+            for task in batch.values():
+                if (left := task.cost + task.dispatched - state.now) > 0:
+                    ahead += left
+                break  # what runs in one slot runs together
+    return ahead // (worker.slots * at_once)
 
 
 def _objection(state: State, event: ev.Submitted, service: Service | None) -> ev.Fault | None:
@@ -160,12 +163,13 @@ def submitted(state: State, event: ev.Submitted) -> None:
 
 def refresh(state: State, worker: Worker, slot: int) -> None:
     """Write the control word of a slot, if it is to be another."""
-    command = wire.HOLD if worker.threads < 0 else wire.GO
-    batch = worker.running[slot].values()
-    if not [task for task in batch if task.state == "running"]:
+    alive = [task for task in worker.running[slot].values() if task.state == "running"]
+    if not alive:
         command = wire.STOP
-    elif [task for task in batch if task.yielding]:
+    elif alive[0].yielding:  # only one that is alone in its slot is ever asked to
         command = wire.YIELD
+    else:
+        command = wire.HOLD if worker.threads < 0 else wire.GO
     word = command | max(0, worker.threads) << 8
     if worker.words.get(slot, 0) != word:
         worker.words[slot] = word

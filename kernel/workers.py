@@ -87,14 +87,16 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
 
 def _make_way(state: State, worker: Worker, rank: int) -> None:
     """Ask the lowest task that can run again to go back to the queue for a higher one."""
-    single = [next(iter(b.values())) for b in worker.running.values() if len(b) == 1]
-    lower = [
-        task
-        for task in single
-        if task.rank > rank and task.asked.idempotent and not task.streamed
-        if task.state == "running"
-    ]
-    if lower and not any(task.yielding for task in single):
+    lower = []
+    for batch in worker.running.values():
+        for task in batch.values():
+            if task.yielding:
+                return
+            alone = len(batch) == 1 and task.state == "running"
+            if alone and task.rank > rank and task.asked.idempotent and not task.streamed:
+                lower.append(task)
+            break
+    if lower:
         lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
         lowest.yielding = True
         tasks.refresh(state, worker, lowest.slot)
