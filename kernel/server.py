@@ -66,8 +66,9 @@ class Server:
         self.processes = Processes(self.loop, self.steward, self.segments)
         self.objects = Objects(self.loop, self.steward, self.processes)
         config = told["config"]
+        log = self.steward.log
         self.records = Records(
-            self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
+            self.loop, log, config, self._instruct, self._submitted, self._journal_lost
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
         core = self.core
@@ -107,7 +108,7 @@ class Server:
             "forget": self.offers.forget,
             "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
         }
-        self.steward.watch()
+        self.steward.child.watch()
 
     def _carry_out(self, event: ev.Event) -> None:
         now = time.monotonic_ns()
