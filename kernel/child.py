@@ -16,11 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
 Then = Callable[[Any, list[int]], None]
@@ -44,11 +41,11 @@ class Child:
     link: Link | None = None
     """None while there is no such process."""
     pid: int = 0
-    handlers: dict[str, Callable[..., None]] = field(default_factory=dict)
-    """What it may say; each gets the arguments and the descriptors."""
+    started: int = 0
     heard: bool = False
     """It has said something."""
-    started: int = field(default_factory=time.monotonic_ns)
+    handlers: dict[str, Callable[..., None]] = field(default_factory=dict)
+    """What it may say; each gets the arguments and the descriptors."""
     _asked: dict[int, Then] = field(default_factory=dict)
     _last: int = 0
 
@@ -57,15 +54,14 @@ class Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.set_inheritable(True)
         command = [sys.executable, *self.program, str(theirs.fileno())]
-        self.pid = os.posix_spawn(sys.executable, command, os.environ)
+        pid = os.posix_spawn(sys.executable, command, os.environ)
         theirs.close()
-        self.link, self.heard, self.started = Link(ours), False, time.monotonic_ns()
-        self.watch()
+        self.adopt(Link(ours), pid)
 
-    def watch(self) -> None:
-        """Listen to it."""
-        assert self.link
-        self.loop.watch(self.link.fileno(), self._ready)
+    def adopt(self, link: Link, pid: int) -> None:
+        """Listen to one that is started."""
+        self.link, self.pid, self.started, self.heard = link, pid, time.monotonic_ns(), False
+        self.loop.watch(link.fileno(), self._ready)
 
     def send(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         """Tell it something; ``fds`` are closed here once they are sent."""
@@ -98,11 +94,9 @@ class Child:
                 return
             self.heard = True
             name, arguments, fds = message
-            if name == "answer":
-                self._asked.pop(arguments[0])(arguments[1], fds)
-            elif name == "refuse":
-                error = wire.error_from(msgspec.convert(arguments[1], wire.Error))
-                self._asked.pop(arguments[0])(error, fds)
+            if name in ("answer", "refuse"):
+                number, said = arguments
+                self._asked.pop(number)(said if name == "answer" else ClawError(*said), fds)
             else:
                 self.handlers[name](*arguments, fds)
 

@@ -85,11 +85,9 @@ class Processes:
         """The steward says that a plugin's files have changed since the core was told of them."""
         self.running[worker].shares = False
 
-    def failed(self, worker: int, said: dict[str, str], fds: list[int]) -> None:
+    def failed(self, worker: int, said: list[Any], fds: list[int]) -> None:
         """The steward says why a worker could not be started."""
-        self.loop.happen(
-            ev.WorkerUnready(worker, wire.error_from(msgspec.convert(said, wire.Error)))
-        )
+        self.loop.happen(ev.WorkerUnready(worker, ClawError(*said)))
 
     def gone(self, worker: int, why: str, fds: list[int]) -> None:
         """The steward says that nothing of a worker lives any more."""

@@ -5,7 +5,7 @@ on the disk. A recorder that dies is started again and told again what it had no
 that fails, or the disk is full, the tasks concerned fail loudly: only what is safe is promised.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel.child import Child
+from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -27,13 +28,13 @@ class Records:
     """The one recorder of this daemon."""
 
     loop: Loop
+    core: Core
+    """Its tasks are looked at."""
     log: Callable[[str, str], None]
     config: Any
     """As plain values, for the recorder."""
     carry: Callable[[Any], None]
     """Carries out one instruction."""
-    live: Callable[[], Iterable[ev.Submitted]]
-    """What the tasks that the core has now were submitted as."""
     lost: Callable[[], None]
     """Something of the event journal is missing."""
     waiting: dict[int, ev.Record] = field(default_factory=dict)
@@ -44,7 +45,6 @@ class Records:
         self.child = Child(self.loop, "recorder", PROGRAM, self._ended)
         self.send, self.close = self.child.offer, self.child.close
         self.child.handlers = {
-            "ready": lambda _: None,
             "safe": self._safe,
             "again": self._again,
             "lost": lambda _: self.lost(),
@@ -54,7 +54,8 @@ class Records:
     def start(self) -> None:
         """Start the recorder, and tell it what no other has confirmed."""
         self.child.start()
-        jobs = {told.job for told in self.waiting.values()} | {each.job for each in self.live()}
+        jobs = {task.asked.job for task in self.core.state.tasks.values()}
+        jobs |= {told.job for told in self.waiting.values()}
         self.child.send("hello", self.config, sorted(jobs))
         for number, told in self.waiting.items():
             self._write(number, told)
@@ -122,16 +123,14 @@ class Records:
     def ask(self, client: int, request: int, uid: int, verb: str, job: str) -> None:
         """What a client wants to know of jobs, or to do to one; the recorder answers it."""
         mine = f"uid:{uid}"
-        live = [each for each in self.live() if each.job == job and each.principal == mine]
+        tasks = [task.asked for task in self.core.state.tasks.values()]
+        live = [asked for asked in tasks if asked.job == job and asked.principal == mine]
         for asked in live if verb == "job-cancel" else ():
             self.loop.happen(ev.CancelAsked(asked.client, asked.request))
 
         def answered(said: Any, _: list[int]) -> None:
-            message: wire.Message
-            if isinstance(said, ClawError):
-                message = wire.error_message(said, request)
-            else:
-                message = wire.Answer(id=request, data=wire.Raw(said))
+            error = isinstance(said, ClawError) and wire.error_message(said, request)
+            message = error or wire.Answer(id=request, data=wire.Raw(said))
             self.carry(ev.Reply(client, message))
 
         if not self.child.link:

@@ -68,7 +68,7 @@ class Server:
         config = told["config"]
         log = self.steward.log
         self.records = Records(
-            self.loop, log, config, self._instruct, self._submitted, self._journal_lost
+            self.loop, self.core, log, config, self._instruct, self._journal_lost
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
         core = self.core
@@ -108,7 +108,6 @@ class Server:
             "forget": self.offers.forget,
             "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
         }
-        self.steward.child.watch()
 
     def _carry_out(self, event: ev.Event) -> None:
         now = time.monotonic_ns()
@@ -124,9 +123,6 @@ class Server:
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
-
-    def _submitted(self) -> list[ev.Submitted]:
-        return [task.asked for task in self.core.state.tasks.values()]
 
     def _journal_lost(self) -> None:
         self.journal.lose(time.monotonic_ns())
@@ -253,6 +249,7 @@ def serve(sock: socket.socket, steward: int) -> None:
         sock: leads to the steward; the settings wait there.
         steward: its process.
     """
+    sys.setrecursionlimit(limits.DEPTH)
     first = Link(sock, blocking=True).receive()
     assert first is not None
     settings = msgspec.convert(first[1][0], Settings)

@@ -28,7 +28,8 @@ class Steward:
         self, loop: Loop, link: Link, pid: int, settings: Any, listeners: list[int]
     ) -> None:
         program = ["-P", "-m", "clawai.kernel.steward"]
-        self.child = Child(loop, "steward", program, self._ended, link, pid)
+        self.child = Child(loop, "steward", program, self._ended)
+        self.child.adopt(link, pid)
         self.ask, self.send, self.close = self.child.ask, self.child.send, self.child.close
         self.settings = settings
         self.listeners = listeners

@@ -11,7 +11,7 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from core_shell import BUDGET, CORES, KIB, SPECS, WIDE, Asked, Choose, Proc, World
+from core_shell import BUDGET, CORES, KIB, MADE_UP, SPECS, WIDE, Asked, Choose, Proc, World
 
 NAMES = ("tool", "small", "engine", "wide", "nothing")
 
@@ -224,7 +224,7 @@ def say(world: World, choose: Choose) -> None:
             wire.Done(id=task, timings={"compute_us": 10**18, "plugin_us": -5}),
             wire.Done(id=task),
             wire.Error(id=task, code="cancelled", message="as asked"),
-            wire.Error(id=task, code="made_up", message="a code that is not ours"),
+            wire.Error(id=task, code=MADE_UP, message="a code that is not ours"),
         )
     )
     if isinstance(message, wire.Chunk):

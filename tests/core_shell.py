@@ -15,7 +15,7 @@ from clawai.kernel import limits
 from clawai.kernel.core import Core
 from clawai.kernel.queue import BATCH
 from clawai.sdk import wire
-from clawai.sdk.errors import CODES
+from clawai.sdk.codes import CODES
 from core_rules import Waiting
 
 Choose = Callable[[Sequence[Any]], Any]
@@ -30,6 +30,8 @@ SMALL = ev.Spec("engine", "small", 128 * KIB, 64 * KIB, 2, cooperative=True)
 LARGE = ev.Spec("engine", "large", 128 * KIB, 512 * KIB, 1, cooperative=True)
 HUGE = ev.Spec("engine", "huge", 128 * KIB, 2048 * KIB, 1)
 SPECS = (TOOL, BULK, OTHER, WIDE, SMALL, LARGE, HUGE)
+MADE_UP = "made_up"
+"""A code of a worker's own, which is passed on."""
 TERMINAL = (wire.Done, wire.Error, wire.Answer, wire.Leased)
 
 
@@ -358,7 +360,7 @@ class World:
         else:
             assert isinstance(message, TERMINAL)
             if isinstance(message, wire.Error):
-                assert message.code in CODES
+                assert message.code in (*CODES, MADE_UP)
             if isinstance(message, wire.Leased):
                 self.leased(client, message.lease)
             del self.asked[key]

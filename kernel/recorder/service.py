@@ -12,8 +12,8 @@ From the daemon:
   ``refuse(question, error)``.
 - ``begin(head, snapshot)``, ``events(data)``, ``crash(name)``: the event journal.
 
-To the daemon, besides: ``ready()``, ``again(submitted)`` (a job, with what runs its operation now),
-``lost()`` (the event journal has to begin again), ``log(level, text)``.
+To the daemon, besides: ``again(submitted)`` (a job, with what runs its operation now), ``lost()``
+(the event journal has to begin again), ``log(level, text)``; one of these lines once it is ready.
 """
 
 import select
@@ -35,6 +35,7 @@ from clawai.kernel.replay.code import ours
 from clawai.kernel.steward.registry import Registry
 from clawai.sdk import jobs, paths, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_fields, error_from
 
 GROUP = 256
 """Messages that are read before what they said is written."""
@@ -96,7 +97,7 @@ class Service:
     def answer(self, question: int, data: Any) -> None:
         """Answer what a client has asked: with data, or with the error that stands for it."""
         if isinstance(data, ClawError):
-            self.link.send("refuse", question, wire.error_message(data))
+            self.link.send("refuse", question, error_fields(data))
         else:
             self.link.send("answer", question, _encode(data))
 
@@ -211,7 +212,7 @@ class Service:
             self.refuse(error)
             self.say("error", f"durable tasks are refused: {self.problem}")
             return
-        self.link.send("ready")
+        self.say("debug", "the recorder is ready")
         if self.recovery.todo:
             self.say("info", f"{len(self.recovery.todo)} durable tasks go on")
         self._send_again()
@@ -252,7 +253,7 @@ class Service:
     def _refused(self, number: int, packed: bytes) -> None:
         """The core did not take a recovered job."""
         asked = self.store.unfinished(number) if self.store else None
-        error = wire.error_from(wire.decode([packed], wire.ToClient))
+        error = error_from(wire.decode([packed], wire.ToClient))
         self.recovery.with_core.discard(number)
         if asked is not None and error.code != "kernel_stopped":
             self._not_taken(number, asked.job, error)

@@ -6,6 +6,7 @@ The daemon loads this only when its journal has to begin again in the middle of 
 import copyreg
 import io
 import pickle
+import sys
 from operator import attrgetter
 from typing import Any
 
@@ -48,7 +49,12 @@ def snapshot(core: Any) -> bytes:
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)
     pickler.dispatch_table = _Reducers({ClawError: lambda error: (ClawError, (error.code, "-"))})
-    pickler.dump(core)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))  # a pickle goes from task to worker to task
+    try:
+        pickler.dump(core)
+    finally:
+        sys.setrecursionlimit(limit)
     return file.getvalue()
 
 

@@ -19,7 +19,7 @@ from clawai.kernel.core import Core
 from clawai.kernel.journal import TIMINGS, fields, whole
 from clawai.kernel.replay.code import CORE
 from clawai.sdk import wire
-from clawai.sdk.errors import CODES, ClawError
+from clawai.sdk.errors import ClawError
 
 _NAMES = frozenset(f"clawai.kernel.{name}" for name in CORE) | {"clawai.sdk.wire"}
 _OTHERS = frozenset(
@@ -116,7 +116,7 @@ def _field(hint: Any, value: Any) -> Any:
         name = next(iter(value))
         if name == "ClawError":
             (code,) = value[name]
-            return ClawError(code if code in CODES else "worker_failed", "-")
+            return ClawError(msgspec.convert(code, str), "-")
         kind = _MESSAGES.get(name)
         if kind is not None and kind in kinds:
             return _thaw(kind, value)

@@ -20,6 +20,8 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel.link import Link
 from clawai.sdk import jobs, wire
+from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import unpack
 from support import PATIENCE, no_leak
 
 SPEC = ev.Spec("tool", "", 1 << 20, 0, 1)
@@ -113,8 +115,8 @@ class Recorder:
         question, said = self.hear("answer", "refuse")
         assert question == 9
         if isinstance(said, bytes):
-            return wire.unpack(said)
-        return msgspec.convert(said, wire.Error)
+            return unpack(said)
+        return ClawError(*said)
 
     def again(self) -> ev.Submitted:
         """The next job that is to run again."""
@@ -313,7 +315,7 @@ def test_who_waits_is_told_the_end(start: Start) -> None:
     recorder.tell("end", "a", done(1))
     question, data = recorder.hear("answer")
     assert question == 9
-    assert wire.unpack(data)["state"] == "done"
+    assert unpack(data)["state"] == "done"
 
 
 def test_cancel_and_forget(start: Start) -> None:
