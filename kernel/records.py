@@ -43,6 +43,7 @@ class Records:
 
     def __post_init__(self) -> None:
         self.child = Child(self.loop, "recorder", PROGRAM, self._ended)
+        # ``send`` is the event journal's, of which something may be lost.
         self.send, self.close = self.child.offer, self.child.close
         self.child.handlers = {
             "safe": self._safe,
@@ -117,8 +118,8 @@ class Records:
 
     def refused(self, message: wire.Message) -> None:
         """The answer to nobody: a job that came back was not taken, or has ended."""
-        if isinstance(message, wire.Error):
-            self.send("refused", message.id, _encode(message))
+        if isinstance(message, wire.Error) and self.child.link:
+            self.child.send("refused", message.id, _encode(message))
 
     def ask(self, client: int, request: int, uid: int, verb: str, job: str) -> None:
         """What a client wants to know of jobs, or to do to one; the recorder answers it."""
