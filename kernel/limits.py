@@ -101,3 +101,6 @@ LOG_LINE = 4096
 """Bytes of one line of a worker's output in the log."""
 LOG_RATE = 200
 """Lines a second that one worker may log."""
+DEPTH = 800
+"""Calls within each other in the daemon, msgpack's own among them: what it passes on unread is not
+so deep that others cannot read it, who have Python's 1000 and are deeper in calls of their own."""

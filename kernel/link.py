@@ -61,7 +61,7 @@ class Link:
             data, fds = self.outbox[0]
             try:
                 socket.send_fds(self.sock, [data], list(fds))
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 return
             except OSError:
                 pass  # the other side is gone, which the reading tells

@@ -88,9 +88,9 @@ class Processes:
         """The steward says that a plugin's files have changed since the core was told of them."""
         self.running[worker].shares = False
 
-    def failed(self, worker: int, said: dict[str, str], fds: list[int]) -> None:
+    def failed(self, worker: int, said: list[Any], fds: list[int]) -> None:
         """The steward says why a worker could not be started."""
-        why = ev.Hidden(msgspec.convert(said, wire.Error))
+        why = ev.Hidden(wire.error_message(ClawError(*said)))
         self.loop.happen(ev.WorkerUnready(worker, why))
 
     def gone(self, worker: int, why: str, fds: list[int]) -> None:

@@ -66,8 +66,9 @@ class Server:
         self.processes = Processes(self.loop, self.steward, self.segments)
         self.objects = Objects(self.loop, self.steward, self.processes)
         config = told["config"]
+        log = self.steward.log
         self.records = Records(
-            self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
+            self.loop, self.core, log, config, self._instruct, self._journal_lost
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
         core = self.core
@@ -109,7 +110,6 @@ class Server:
             "forget": self.offers.forget,
             "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
         }
-        self.steward.watch()
 
     def _carry_out(self, event: ev.Event) -> None:
         now = time.monotonic_ns()
@@ -125,9 +125,6 @@ class Server:
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
-
-    def _submitted(self) -> list[ev.Submitted]:
-        return [task.asked for task in self.core.state.tasks.values()]
 
     def _journal_lost(self) -> None:
         self.journal.lose(time.monotonic_ns())
@@ -254,6 +251,7 @@ def serve(sock: socket.socket, steward: int) -> None:
         sock: leads to the steward; the settings wait there.
         steward: its process.
     """
+    sys.setrecursionlimit(limits.DEPTH)
     first = Link(sock, blocking=True).receive()
     assert first is not None
     settings = msgspec.convert(first[1][0], Settings)

@@ -8,21 +8,18 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "AsyncClient": "clawai.sdk.aclient",
-    "Batch": "clawai.sdk.plugin",
-    "Client": "clawai.sdk.client",
-    "Context": "clawai.sdk.plugin",
-    "ClawError": "clawai.sdk.errors",
-    "Params": "clawai.sdk.plugin",
-    "Tensor": "clawai.sdk.plugin",
-    "batched": "clawai.sdk.plugin",
-    "operation": "clawai.sdk.plugin",
+    "aclient": ["AsyncClient"],
+    "client": ["Client"],
+    "errors": ["ClawError"],
+    "plugin": ["Batch", "Context", "Params", "Tensor", "batched", "operation"],
 }
+"""Module to its names."""
 
-__all__ = sorted(_LAZY)  # noqa: PLE0605
+__all__ = sorted(name for names in _LAZY.values() for name in names)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"clawai.sdk.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

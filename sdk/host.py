@@ -26,6 +26,7 @@ import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
 from clawai.sdk.runner import Job, Runner
 from clawai.sdk.weights import fill_weights, map_weights
@@ -103,7 +104,7 @@ class Host:
             version=wire.VERSION,
             incarnation=self.incarnation,
             slots=self.args["slots"],
-            operations=tuple(op.info() for op in self._runner.operations.values()),
+            operations=wire.pack([op.info() for op in self._runner.operations.values()]),
         )
         self.send(ready)
 
@@ -173,7 +174,7 @@ class Host:
 
     def unready(self, error: ClawError) -> NoReturn:
         """Tell the kernel why this worker cannot serve, and end."""
-        told = wire.error_message(error)
+        told = error_message(error)
         self.send(
             wire.Unready(
                 incarnation=self.incarnation,

@@ -15,6 +15,7 @@ import msgspec
 
 from clawai.sdk import paths, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_from, unpack
 
 SCHEMA_VERSION = 2
 SCHEMA = """
@@ -148,10 +149,10 @@ def show(
     message = wire.decode([packed], wire.ToClient)
     found["timings"] = dict(message.timings)
     if isinstance(message, wire.Done):
-        found["result"] = wire.unpack(message.result)
+        found["result"] = unpack(message.result)
         found["frames"] = msgspec.msgpack.decode(frames)
     else:
-        error = wire.error_from(message)
+        error = error_from(message)
         fields = ("code", "message", "got", "allowed", "hint")
         found["error"] = {name: getattr(error, name) for name in fields}
     return found

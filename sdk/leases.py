@@ -12,6 +12,7 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import unpack
 from clawai.sdk.session import Result
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class LeaseSocket:
         except OSError as error:
             sock.close()
             raise no_kernel(path, error.strerror or str(error) or "it did not answer") from None
-        return cls(sock, wire.unpack(data)["token"])
+        return cls(sock, unpack(data)["token"])
 
     def mapping(self, segment: int) -> mmap.mmap:
         """The mapping of a segment, whose descriptor the kernel sent before its lease."""

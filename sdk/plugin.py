@@ -59,6 +59,15 @@ class Params(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The parameters of one task of a batch operation: make a subclass with the fields."""
 
 
+class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An operation as a worker announces it (``wire.Ready``)."""
+
+    name: wire.Name
+    summary: wire.Text = ""
+    params: wire.Raw = wire.EMPTY_MAP
+    """A JSON schema."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A function with its name and its parameters as a checked type."""
@@ -73,10 +82,10 @@ class Operation:
     items_name: str | None = None
     """Of a batch operation: the parameter that takes the list of parameters."""
 
-    def info(self) -> wire.OperationInfo:
+    def info(self) -> OperationInfo:
         """What the kernel and clients are told of it."""
         schema = msgspec.json.schema(self.params)
-        return wire.OperationInfo(name=self.name, summary=self.summary, params=wire.pack(schema))
+        return OperationInfo(name=self.name, summary=self.summary, params=wire.pack(schema))
 
     @property
     def batch(self) -> bool:

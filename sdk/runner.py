@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from clawai.sdk import wire
 from clawai.sdk.context import Batch, Cancelled, Context, Outlet, Yielded
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import Operation
 
 _RESULT = wire.MAX_HEADER - 4096
@@ -169,7 +170,7 @@ class Runner:
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
                 end = ClawError("worker_failed", f"msgpack cannot carry the result: {error}")
         if isinstance(end, ClawError):
-            return wire.error_message(end, context.task, incarnation), ()
+            return error_message(end, context.task, incarnation), ()
         total = (time.perf_counter_ns() - job.started) // 1000
         timings = {"compute_us": compute, "plugin_us": max(0, total - compute)}
         done = wire.Done(id=context.task, result=result, timings=timings, incarnation=incarnation)

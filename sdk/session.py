@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_from, unpack
 
 Frames = list[bytes | memoryview]
 _BAD = object()
@@ -196,7 +197,7 @@ class Session:
             self.drops.add(message.segment)
             return
         if isinstance(message, wire.Error) and message.id is None:
-            raise wire.error_from(message)
+            raise error_from(message)
         request = self.requests.get(message.id)
         if request is None:
             return  # of a request that this side has given up
@@ -210,16 +211,16 @@ class Session:
             if (data := self._value(request, message.data)) is not _BAD:
                 request.events.append(Event("chunk", data=data, frames=payload))
         elif isinstance(message, wire.Answer):
-            self._end(request, Result(wire.unpack(message.data)))
+            self._end(request, Result(unpack(message.data)))
         elif isinstance(message, wire.Leased):
             self._end(request, Result(message.lease))
         else:
-            self._end(request, wire.error_from(message))
+            self._end(request, error_from(message))
 
     def _value(self, request: Request, raw: wire.Raw) -> Any:
         """What a worker said, which nobody has looked at before; garbage ends its request only."""
         try:
-            return wire.unpack(raw)
+            return unpack(raw)
         except ClawError as error:
             self._end(request, ClawError("bad_worker", f"the plugin's answer is {error.message}"))
             return _BAD

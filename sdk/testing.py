@@ -21,6 +21,7 @@ from typing import Any
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
+from clawai.sdk.plain import unpack
 from clawai.sdk.plugin import (
     Batch,
     Cancelled,
@@ -239,13 +240,13 @@ class FakeKernel:
             except StopIteration as stop:
                 return stop.value
             context.may_yield = False
-            task.events.append(Event("chunk", data=wire.unpack(wire.pack(piece))))
+            task.events.append(Event("chunk", data=unpack(wire.pack(piece))))
             if stop_after is not None and len(task.chunks) >= stop_after:
                 context.control[0] = wire.STOP
 
 
 def _result(value: Any, context: Context) -> Result:
-    plain = wire.unpack(wire.pack(value))
+    plain = unpack(wire.pack(value))
     return Result(plain, tuple(context.reply_frames), {"compute_us": context.compute_us})
 
 

@@ -3,7 +3,8 @@
 A message is a ZeroMQ multipart: frame 0 is one of the structs below as a msgpack map whose
 ``type`` names it, the frames after it are raw payload. Fields that a reader does not know are
 ignored; a type that it does not know, or a field of a wrong type, is a ``ClawError`` with the code
-``bad_message``. Parameters and results travel as msgpack that the kernel never decodes.
+``bad_message``. Parameters, results and the details of errors travel as msgpack that the kernel
+never decodes; those who do find what they need in ``plain``.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clawai.sdk.errors import CODES, ClawError
+from clawai.sdk.errors import ClawError
 
 VERSION = (1, 1)
 """Major (peers must agree) and minor (adds fields and types only)."""
@@ -20,6 +21,8 @@ MAX_FRAMES = 64
 MAX_MESSAGE = 8 << 20
 """Bytes of all frames of one message; larger values travel as leases or as several chunks."""
 MAX_HEADER = 4 << 20
+DETAIL = 8192
+"""Bytes of what was got, or is allowed, in an error."""
 
 GO, STOP, HOLD, YIELD = range(4)
 """The low byte of a control word: run; end the task; wait until it is another; give the task back
@@ -33,6 +36,7 @@ Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 Name = Annotated[str, msgspec.Meta(max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=8192)]
+Code = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,64}\Z")]
 Raw = msgspec.Raw
 EMPTY_MAP = Raw(b"\x80")
 NIL = Raw(b"\xc0")
@@ -203,10 +207,10 @@ class Error(Message, frozen=True, kw_only=True):
     """The end of a task that did not, or (without id) a complaint about the connection."""
 
     id: Id | None = None
-    code: Name
+    code: Code
     message: Text
-    got: Any = None
-    allowed: Any = None
+    got: Raw = NIL
+    allowed: Raw = NIL
     hint: Text = ""
     retry_after_ms: int | None = None
     """When the same request may fare better, where that is known."""
@@ -284,14 +288,6 @@ class Stop(Message, frozen=True, kw_only=True):
 # Worker to kernel.
 
 
-class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An operation as the worker announces it; ``params`` is a JSON schema as msgpack."""
-
-    name: Name
-    summary: Text = ""
-    params: Raw = EMPTY_MAP
-
-
 class Reserve(Message, frozen=True, kw_only=True):
     """What the worker will hold once loaded, in bytes; it waits for ``granted``."""
 
@@ -310,7 +306,8 @@ class Ready(Message, frozen=True, kw_only=True):
     version: tuple[int, int]
     incarnation: Id
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    operations: tuple[OperationInfo, ...] = ()
+    operations: Raw = Raw(b"\x90")
+    """As ``plugin.OperationInfo``; the kernel goes by the manifest."""
     info: Raw = EMPTY_MAP
 
 
@@ -318,10 +315,10 @@ class Unready(Message, frozen=True, kw_only=True):
     """The worker cannot serve (a bad model, no memory) and ends."""
 
     incarnation: Id
-    code: Name
+    code: Code
     message: Text
-    got: Any = None
-    allowed: Any = None
+    got: Raw = NIL
+    allowed: Raw = NIL
     hint: Text = ""
 
 
@@ -376,22 +373,15 @@ def decode(frames: Sequence[bytes], kind: Any) -> Any:
     Raises:
         ClawError: bad_message, with the path of the offending field.
     """
-    if not frames or len(frames[0]) > MAX_HEADER:
-        raise ClawError(
-            "bad_message",
-            "the first frame must be a msgpack header",
-            got=f"{len(frames[0]) if frames else 0} bytes",
-            allowed=f"1 to {MAX_HEADER} bytes",
-        )
+    size = len(frames[0]) if frames else 0
+    if not 0 < size <= MAX_HEADER:
+        raise ClawError("bad_message", "bytes of the first frame, the header", size, MAX_HEADER)
     try:
         return _decoders[kind].decode(frames[0])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ClawError(
-            "bad_message",
-            f"the header is not a message of this protocol: {error}"[:1000],
-            got=bytes(frames[0][:48]),
-            hint="see WIRE.md, section Messages",
-        ) from None
+        text = f"the header is not a message of this protocol: {error}"[:1000]
+        hint = "see WIRE.md, section Messages"
+        raise ClawError("bad_message", text, bytes(frames[0][:48]), hint=hint) from None
 
 
 def pack(value: Any) -> Raw:
@@ -399,59 +389,30 @@ def pack(value: Any) -> Raw:
     return Raw(_encoder.encode(value))
 
 
-def unpack(raw: Raw | bytes) -> Any:
-    """Plain values from a field of type Raw.
-
-    Raises:
-        ClawError: bad_message.
-    """
-    try:
-        return msgspec.msgpack.decode(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError) as error:
-        raise ClawError("bad_message", f"not msgpack: {error}"[:1000]) from None
-
-
-def error_message(error: ClawError, id: int | None = None, incarnation: int = 0) -> Error:  # noqa: A002
-    """A ``ClawError`` as its message."""
+def error_message(error: ClawError, id: int | None = None) -> Error:  # noqa: A002
+    """A ``ClawError`` as its message; a detail that is too large is left out."""
     return Error(
         id=id,
         code=error.code,
         message=error.message[:8000],
-        got=_plain(error.got),
-        allowed=_plain(error.allowed),
+        got=_detail(error.got),
+        allowed=_detail(error.allowed),
         hint=error.hint[:8000],
         retry_after_ms=error.retry_after_ms,
-        incarnation=incarnation,
     )
 
 
 def error_from(message: Error | Unready) -> ClawError:
-    """The message as a ``ClawError``; a code that is not in the list becomes ``worker_failed``."""
-    code = message.code if message.code in CODES else "worker_failed"
+    """The message as a ``ClawError`` to be passed on: nobody has read what it holds."""
     retry = getattr(message, "retry_after_ms", None)
-    return ClawError(code, message.message, message.got, message.allowed, message.hint, retry)
+    what = message.code, message.message, message.got, message.allowed, message.hint
+    return ClawError(*what, retry)
 
 
-def _plain(value: Any, levels: int = 8) -> Any:
-    """``value`` cut to what is small, shallow and msgpack can carry, else its representation.
-
-    Shallow, because what was just decoded may be too deep to encode a few calls further down.
-    """
-    if isinstance(value, dict):
-        plain: Any = {str(key): _below(each, levels) for key, each in value.items()}
-    elif isinstance(value, list | tuple | set | frozenset):
-        plain = [_below(each, levels) for each in value]
-    elif value is None or isinstance(value, bool | int | float | str | bytes):
-        plain = value
-    else:
-        return repr(value)[:2000]
+def _detail(value: Any) -> Raw:
+    """Plain values of our own, or what a stranger wrote (``Raw``), which stays as it is."""
     try:
-        if len(_encoder.encode(plain)) <= 8192:
-            return plain
-    except (ValueError, OverflowError):  # half a surrogate, or an integer beyond 64 bits
-        pass
-    return repr(plain)[:2000].encode("utf-8", "replace").decode()
-
-
-def _below(value: Any, levels: int) -> Any:
-    return _plain(value, levels - 1) if levels else "..."
+        packed = pack(value)
+    except OverflowError:  # the sum of what a peer announced
+        return NIL
+    return packed if packed != NIL and len(packed) <= DETAIL else NIL

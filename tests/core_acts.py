@@ -11,7 +11,7 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
 from core_bench import output
-from core_shell import BUDGET, CORES, KIB, SPECS, WIDE, Asked, Choose, Proc, World
+from core_shell import BUDGET, CORES, KIB, MADE_UP, SPECS, WIDE, Asked, Choose, Proc, World
 
 BROKEN = wire.Unready(incarnation=1, code="bad_model", message="broken")
 NAMES = ("tool", "small", "engine", "wide", "nothing")
@@ -225,7 +225,7 @@ def say(world: World, choose: Choose) -> None:
             wire.Done(id=task, timings={"compute_us": 10**18, "plugin_us": -5}),
             wire.Done(id=task),
             wire.Error(id=task, code="cancelled", message="as asked"),
-            wire.Error(id=task, code="made_up", message="a code that is not ours"),
+            wire.Error(id=task, code=MADE_UP, message="a code that is not ours"),
         )
     )
     if isinstance(message, wire.Chunk):
@@ -328,7 +328,7 @@ def hostile(world: World, choose: Choose) -> None:
         wire.Done(id=task),
         wire.Chunk(id=task),
         wire.Progress(id=task),
-        wire.Error(id=task, code="", message=""),
+        wire.Error(id=task, code="x", message=""),
         wire.Error(id=None, code="x", message=""),
     ]
     events: list[ev.Event] = [output(proc.id, message) for message in said]

@@ -16,7 +16,7 @@ from clawai.kernel.core import Core
 from clawai.kernel.queue import BATCH
 from clawai.kernel.sim.check import check
 from clawai.sdk import wire
-from clawai.sdk.errors import CODES
+from clawai.sdk.codes import CODES
 from core_bench import message
 from core_rules import Waiting
 
@@ -32,6 +32,8 @@ SMALL = ev.Spec("engine", "small", 128 * KIB, 64 * KIB, 2, cooperative=True)
 LARGE = ev.Spec("engine", "large", 128 * KIB, 512 * KIB, 1, cooperative=True)
 HUGE = ev.Spec("engine", "huge", 128 * KIB, 2048 * KIB, 1)
 SPECS = (TOOL, BULK, OTHER, WIDE, SMALL, LARGE, HUGE)
+MADE_UP = "made_up"
+"""A code of a worker's own, which is passed on."""
 TERMINAL = (wire.Done, wire.Error, wire.Answer, wire.Leased)
 
 
@@ -365,7 +367,7 @@ class World:
         else:
             assert isinstance(message, TERMINAL)
             if isinstance(message, wire.Error):
-                assert message.code in CODES
+                assert message.code in (*CODES, MADE_UP)
             if isinstance(message, wire.Leased):
                 self.leased(client, message.lease)
             del self.asked[key]

@@ -18,6 +18,7 @@ import msgspec
 
 from clawai.kernel.segments import ControlPage
 from clawai.sdk import wire
+from clawai.sdk.plain import unpack
 from clawai.sdk.zmtp import Connection
 from support import PATIENCE
 
@@ -126,7 +127,7 @@ class HostProcess:
         """The result of a task that ends next."""
         done = self.next(wire.Done)
         assert done.id == number
-        return wire.unpack(done.result)
+        return unpack(done.result)
 
     def ping(self) -> None:
         """The worker answers, before it says anything else."""

@@ -43,6 +43,8 @@ HEAVY = (
     "clawai.plugins",
     "clawai.sandbox",
     "clawai.kernel.steward",
+    "clawai.sdk.codes",
+    "clawai.sdk.plain",
 )
 
 

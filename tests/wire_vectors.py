@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from clawai.sdk import wire
+from clawai.sdk.plugin import OperationInfo
 from clawai.sdk.zmtp import COMMAND, MORE, Connection, frame
 
 LEASE = wire.Lease(segment=3, offset=4096, length=65536, generation=2)
@@ -67,8 +68,8 @@ MESSAGES: list[tuple[str, str, str, wire.Message]] = [
             id=1,
             code="bad_params",
             message="no",
-            got=-3,
-            allowed=[1, 2.5, None, True],
+            got=wire.pack(-3),
+            allowed=wire.pack([1, 2.5, None, True]),
             hint="say yes",
         ),
     ),
@@ -76,7 +77,12 @@ MESSAGES: list[tuple[str, str, str, wire.Message]] = [
         "error of the connection",
         "kernel",
         "client",
-        wire.Error(code="too_large", message="bytes", got=9_000_000, allowed=8_388_608),
+        wire.Error(
+            code="too_large",
+            message="bytes",
+            got=wire.pack(9_000_000),
+            allowed=wire.pack(8_388_608),
+        ),
     ),
     (
         "run",
@@ -98,14 +104,16 @@ MESSAGES: list[tuple[str, str, str, wire.Message]] = [
             version=(1, 0),
             incarnation=6,
             slots=4,
-            operations=(wire.OperationInfo(name="echo.say", summary="Say it back."),),
+            operations=wire.pack([OperationInfo(name="echo.say", summary="Say it back.")]),
         ),
     ),
     (
         "unready",
         "worker",
         "kernel",
-        wire.Unready(incarnation=6, code="bad_model", message="not a GGUF file", got="PK"),
+        wire.Unready(
+            incarnation=6, code="bad_model", message="not a GGUF file", got=wire.pack("PK")
+        ),
     ),
     ("dropped", "worker", "kernel", wire.Dropped(segment=3, incarnation=6)),
     ("pong", "worker", "kernel", wire.Pong(seq=(1 << 62) - 1, incarnation=6)),

@@ -5,13 +5,15 @@ From the daemon:
 - ``hello(config, live)``: the first. What has no end in the journal and does not live is
   recovered.
 - ``accept(number, job, submitted, ())``, ``start(number, job, nil, ())``, ``end(number, job,
-  outcome, frames)``: answered by ``safe(number, None or the error)`` in their order.
+  outcome, frames)``: answered by ``safe(number, None or the error)`` in their order. A job whose
+  acceptance was not safe has an end as well, which is answered by the same error.
 - ``refused(number, error)``: the core did not take a job that was sent with ``again``.
-- ``ask(client, request, principal, verb, job, lives)``: answered by ``reply(client, message)``.
+- ``ask(question, principal, verb, job, lives)``: answered by ``answer(question, data)`` or
+  ``refuse(question, error)``.
 - ``begin(head, snapshot)``, ``events(data)``, ``crash(name)``: the event journal.
 
-To the daemon, besides: ``ready()``, ``again(submitted)``, ``lost()`` (the event journal has to
-begin again), ``log(level, text)``.
+To the daemon, besides: ``again(submitted)`` (a job, with what runs its operation now), ``lost()``
+(the event journal has to begin again), ``log(level, text)``; one of these lines once it is ready.
 """
 
 import select
@@ -20,16 +22,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from clawai.kernel import events as ev
 from clawai.kernel.link import Link
 from clawai.kernel.recorder.ring import Ring
 from clawai.kernel.recorder.store import Store, Written
 from clawai.kernel.replay.code import ours
+from clawai.kernel.steward.registry import Registry
 from clawai.sdk import jobs, paths, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_fields, error_from
 
 GROUP = 256
 """Messages that are read before what they said is written."""
@@ -47,8 +53,7 @@ class Waiter:
     """A client that wants to know when a job has ended."""
 
     until: float
-    client: int
-    request: int
+    question: int
     principal: str
     job: str
 
@@ -72,8 +77,11 @@ class Service:
         self.problem: ClawError | None = None
         """Why there is no store."""
         self.ring: Ring | None = None
+        self.unkept: dict[str, ClawError] = {}
+        """Jobs whose acceptance is not safe: the daemon ends them with that."""
         self.owed: dict[str, ClawError] = {}
         """Ends that the disk did not take."""
+        self.registry = Registry()
         self.recovery = Recovery()
         self.waiters: list[Waiter] = []
         self._group: list[Written] = []
@@ -86,9 +94,12 @@ class Service:
         """A line of the kernel's log."""
         self.link.send("log", level, text)
 
-    def reply(self, client: int, message: wire.Message) -> None:
-        """Answer a client."""
-        self.link.send("reply", client, _encode(message))
+    def answer(self, question: int, data: Any) -> None:
+        """Answer what a client has asked: with data, or with the error that stands for it."""
+        if isinstance(data, ClawError):
+            self.link.send("refuse", question, error_fields(data))
+        else:
+            self.link.send("answer", question, _encode(data))
 
     # The loop.
 
@@ -134,14 +145,23 @@ class Service:
             problems = self.store.write(group)
         for record, problem in zip(group, problems, strict=True):
             data = None
-            if problem:
-                data = [problem.code, problem.message, None, None, problem.hint]
-                if record.kind != "accept":
-                    self.owed[record.job] = problem
+            why = self._kept(record, problem)
+            if why:
+                data = [why.code, why.message, None, None, why.hint]
             self.link.send("safe", record.number, data)
         if any(record.kind == "end" for record in group):
             self._wake()
             self._send_again()
+
+    def _kept(self, record: Written, problem: ClawError | None) -> ClawError | None:
+        """Why a record is not safe, and what is to be remembered of that."""
+        if record.kind == "accept" and problem:
+            self.unkept[record.job] = problem
+        elif record.kind == "end" and record.job in self.unkept:
+            return self.unkept.pop(record.job)
+        elif record.kind == "end" and problem:
+            self.owed[record.job] = problem
+        return problem
 
     def _later(self) -> None:
         """What does not wait for the daemon."""
@@ -180,6 +200,7 @@ class Service:
             size = journal["mib"] << 20
             ours()  # the core as the daemon has just loaded it
             self.ring = Ring(folder, size, journal["segments"], self.say)
+        self.registry.folders = tuple(Path(folder) for folder in config["plugin_dirs"])
         kept = config["jobs"]
         try:
             self.store = Store(
@@ -191,7 +212,7 @@ class Service:
             self.refuse(error)
             self.say("error", f"durable tasks are refused: {self.problem}")
             return
-        self.link.send("ready")
+        self.say("debug", "the recorder is ready")
         if self.recovery.todo:
             self.say("info", f"{len(self.recovery.todo)} durable tasks go on")
         self._send_again()
@@ -206,44 +227,65 @@ class Service:
                 recovery.with_core.discard(number)
         while recovery.todo and len(recovery.with_core) < WINDOW:
             number = recovery.todo.popleft()
-            if (asked := self.store.unfinished(number)) is not None:
-                recovery.with_core.add(number)
-                self.link.send("again", _encode(asked))
+            found = self.store.unfinished(number)
+            if found is None:
+                continue
+            recovery.with_core.add(number)
+            asked, params, frames = found
+            try:
+                self.link.send("again", _encode((self._resolved(asked), params, frames)))
+            except ClawError as error:
+                self._not_taken(number, asked.job, error)
+
+    def _resolved(self, asked: ev.Submitted) -> ev.Submitted:
+        """A job with what runs its operation today.
+
+        Raises:
+            ClawError: nothing does.
+        """
+        try:
+            batch = asked.priority == "batch"
+            found = self.registry.resolve(asked.op, asked.spec.model, batch)
+        except (TypeError, ValueError, OverflowError, OSError) as error:
+            # Whatever stands in a manifest must not end the recorder.
+            raise ClawError("bad_config", f"the operation cannot be looked up: {error}") from error
+        return msgspec.structs.replace(asked, spec=found["spec"], batch=found["batch"])
 
     def _refused(self, number: int, packed: bytes) -> None:
-        """The core did not take a recovered job: later perhaps, or never."""
+        """The core did not take a recovered job."""
+        found = self.store.unfinished(number) if self.store else None
+        error = error_from(wire.decode([packed], wire.ToClient))
         self.recovery.with_core.discard(number)
-        asked = self.store.unfinished(number) if self.store else None
-        error = wire.error_from(wire.decode([packed], wire.ToClient))
-        if asked is None or self.store is None or error.code == "kernel_stopped":
-            return
+        if found is not None and error.code != "kernel_stopped":
+            self._not_taken(number, found[0].job, error)
+            self._send_again()
+
+    def _not_taken(self, number: int, job: str, error: ClawError) -> None:
+        """A recovered job does not run now: later perhaps, or never."""
+        self.recovery.with_core.discard(number)
         if error.code in TRY_AGAIN:
             after = (error.retry_after_ms or 1000) / 1000
             self.recovery.later.append((time.monotonic() + after, number))
-        elif not self.store.fail(asked[0].job, error):
-            self.owed[asked[0].job] = error
-        self._send_again()
+        elif self.store and not self.store.fail(job, error):
+            self.owed[job] = error
 
     # What clients ask.
 
-    def _ask(
-        self, client: int, request: int, principal: str, verb: str, job: str, live: bool
-    ) -> None:
+    def _ask(self, question: int, principal: str, verb: str, job: str, live: bool) -> None:
         try:
             if self.store is None:
                 raise self.problem or ClawError("bad_state", "the recorder was not greeted")
             if verb == "job-wait":
                 jobs.find(self.store.database, principal, job)
                 until = time.monotonic() + WAIT_S
-                self.waiters.append(Waiter(until, client, request, principal, job))
+                self.waiters.append(Waiter(until, question, principal, job))
                 return
-            data = self._answer(self.store, principal, verb, job, live)
+            data = self._done(self.store, principal, verb, job, live)
         except ClawError as error:
-            self.reply(client, wire.error_message(error, request))
-            return
-        self.reply(client, wire.Answer(id=request, data=wire.pack(data)))
+            data = error
+        self.answer(question, data)
 
-    def _answer(self, store: Store, principal: str, verb: str, job: str, live: bool) -> Any:
+    def _done(self, store: Store, principal: str, verb: str, job: str, live: bool) -> Any:
         database = store.database
         if verb == "jobs":
             return {"jobs": jobs.listing(database, principal)}
@@ -271,15 +313,15 @@ class Service:
             return
         now, waiting = time.monotonic(), []
         for waiter in self.waiters:
+            found: Any
             try:
                 found = jobs.find(self.store.database, waiter.principal, waiter.job)
                 if found["ended"] is None and now < waiter.until:
                     waiting.append(waiter)
                     continue
-                message: wire.Message = wire.Answer(id=waiter.request, data=wire.pack(found))
             except ClawError as error:
-                message = wire.error_message(error, waiter.request)
-            self.reply(waiter.client, message)
+                found = error
+            self.answer(waiter.question, found)
         self.waiters = waiting
 
     # The event journal.

@@ -18,6 +18,7 @@ import msgspec
 from clawai.kernel import events as ev
 from clawai.sdk import jobs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_message
 
 _FULL = (
     sqlite3.SQLITE_FULL,
@@ -174,7 +175,7 @@ class Store:
 
     def fail(self, job: str, error: ClawError) -> bool:
         """Record an end that the daemon did not; False while the disk does not take it."""
-        message = wire.encode(wire.error_message(error, 0))[0]
+        message = wire.encode(error_message(error, 0))[0]
         end = Written("end", 0, job, bytes(message))
         return self.write([end])[0] is None
 

@@ -4,6 +4,7 @@ The daemon loads this only when its journal has to begin again in the middle of 
 """
 
 import pickle
+import sys
 from typing import Any
 
 import msgspec
@@ -14,7 +15,12 @@ from clawai.kernel.replay.code import ours
 
 def snapshot(core: Any) -> bytes:
     """The whole state of a core; ``kernel/replay`` restores it."""
-    return pickle.dumps(core, 5)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))  # a pickle goes from task to worker to task
+    try:
+        return pickle.dumps(core, 5)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def head(number: int, checksum: int, now: int) -> bytes:

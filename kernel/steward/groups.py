@@ -20,8 +20,8 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward import launcher
 from clawai.kernel.steward.launching import Order
 from clawai.kernel.steward.output import Outputs
-from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_fields
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Group:
         self.outputs.log.write("error", f"worker {worker} {text}")
         code = "worker_failed" if layer in ("import", "spawn") else "sandbox_refused"
         error = ClawError(code, text[:2000], hint="`claw doctor` and `claw logs` tell more")
-        self.daemon.send("failed", worker, wire.error_message(error))
+        self.daemon.send("failed", worker, error_fields(error))
 
     def _gone(self, worker: int, code: int, _: list[int]) -> None:
         self._forget(worker, exit_text(code))

@@ -35,6 +35,7 @@ from clawai.sandbox.policy import SandboxRefused
 from clawai.sdk import paths, wire
 from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_fields
 
 LANES = ("main", "bulk")
 
@@ -145,7 +146,7 @@ class Steward:
         self.link.send("answer", question, value, fds=fds)
 
     def _refuse(self, question: int, error: ClawError) -> None:
-        self.link.send("refuse", question, wire.error_message(error))
+        self.link.send("refuse", question, error_fields(error))
 
     # The box.
 
@@ -264,7 +265,7 @@ class Steward:
             error = ClawError("worker_failed", f"the worker could not be started: {wrong}")
         for fd in fds:
             os.close(fd)
-        self.link.send("failed", worker, wire.error_message(error))
+        self.link.send("failed", worker, error_fields(error))
         self.link.send("gone", worker, error.message)
 
     def _signal(self, worker: int, number: int, _: list[int]) -> None:

@@ -14,7 +14,8 @@ import click
 from clawai.sdk import paths
 from clawai.sdk.cli import output
 from clawai.sdk.cli.holder import end_hung, holder, refuse_hung
-from clawai.sdk.errors import CODES, ClawError
+from clawai.sdk.codes import CODES
+from clawai.sdk.errors import ClawError
 
 if TYPE_CHECKING:
     from clawai.sdk.client import Client

@@ -23,6 +23,7 @@ import msgspec
 from clawai.sdk import wire
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_from, error_message, unpack
 from clawai.sdk.zmtp import Connection
 from fuzz.make_corpus import FOLDER, GREETING, HELLO, READY, message
 from fuzz.mutate import mutate
@@ -110,10 +111,11 @@ def _header(data: bytes, kind: Any) -> None:
         for name in ("params", "data", "result"):
             if isinstance(raw := getattr(found, name, None), msgspec.Raw):
                 with contextlib.suppress(ClawError):
-                    wire.unpack(raw)
+                    unpack(raw)
         if isinstance(found, wire.Error | wire.Unready):
-            # What a worker complains of is passed on: it must be possible to send it.
+            # What a worker complains of is passed on: it must be possible to send it, and to any.
             wire.encode(wire.error_message(wire.error_from(found)))
+            wire.encode(error_message(error_from(found)))
 
 
 # A daemon.

@@ -6,6 +6,7 @@ from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.state import BrokenInvariantError
 from clawai.sdk import wire
+from clawai.sdk.plain import unpack
 from core_bench import SECOND, TOOL, Bench, answers, ends, kinds, output, runs
 
 BROKEN = wire.Unready(incarnation=1, code="bad_model", message="not a GGUF file")
@@ -124,7 +125,7 @@ def test_unload_ends_what_runs_and_what_waits() -> None:
     assert ends(said) == {2: "cancelled"}
     answer = kinds(said, ev.Reply)[-1]
     assert answer.client == 9
-    assert wire.unpack(answer.message.data)["stopped"][0]["plugin"] == "tool"
+    assert unpack(answer.message.data)["stopped"][0]["plugin"] == "tool"
     assert kinds(bench.pass_time(limits.STOP_GRACE), ev.Kill)
     assert ends(bench.do(ev.WorkerGone(worker, "killed"))) == {1: "cancelled"}
 
@@ -143,12 +144,27 @@ def test_shutdown_tells_everybody() -> None:
     assert answers(said)[0].code == "kernel_stopped"
 
 
-def test_a_code_that_a_worker_made_up_is_not_passed_on() -> None:
+def test_an_error_of_a_worker_is_passed_on_unread() -> None:
+    """Also a code that it made up: what that means is for the client to say."""
     bench = Bench()
     bench.submit(1)
     worker = bench.ready()
-    said = bench.do(output(worker, wire.Error(id=1, code="all_is_lost", message="boo")))
-    assert ends(said) == {1: "worker_failed"}
+    got = wire.pack(["what", {"it": "got"}])
+    error = wire.Error(id=1, code="all_is_lost", message="boo", got=got, hint="wait")
+    said = bench.do(output(worker, error))
+    assert ends(said) == {1: "all_is_lost"}
+    told = answers(said)[0]
+    assert (told.message, told.got, told.hint) == ("boo", got, "wait")
+
+
+def test_a_detail_that_is_too_large_is_left_out() -> None:
+    bench = Bench()
+    bench.submit(1)
+    worker = bench.ready()
+    large, small = wire.pack(bytes(wire.DETAIL)), wire.pack("small")
+    error = wire.Error(id=1, code="bad_params", message="boo", got=large, allowed=small)
+    told = answers(bench.do(output(worker, error)))[0]
+    assert (told.got, told.allowed) == (wire.NIL, small)
 
 
 def test_figures_of_a_worker_are_cut_to_what_is_possible() -> None:

@@ -5,6 +5,7 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.sdk import wire
+from clawai.sdk.plain import unpack
 from core_bench import MIB, SECOND, TOOL, WIDE, Bench, answers, ends, kinds, output, runs
 
 
@@ -27,7 +28,7 @@ def test_a_reservation_that_can_never_fit_ends_those_who_wait() -> None:
     said = bench.do(ev.WorkerReserved(1, 901 * MIB))
     assert ends(said) == {1: "never_fits", 7: "never_fits"}
     error = answers(said)[0]
-    assert (error.got, error.allowed) == ("1001 MiB", "1000 MiB")
+    assert (unpack(error.got), unpack(error.allowed)) == ("1001 MiB", "1000 MiB")
     assert kinds(said, ev.Tell)[-1].message == wire.Stop()
 
 

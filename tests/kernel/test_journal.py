@@ -187,7 +187,7 @@ def secretive(bench: Bench, journal: Journal, tapped: Tapped) -> None:
     bench.submit(2)
     error = wire.Error(
         id=next(iter(bench.core.state.tasks)), code="worker_failed", message="wh4t",
-        got={"g0t": 1}, allowed=["g0t"], hint="h1nt",
+        got=wire.pack({"g0t": 1}), allowed=wire.pack(["g0t"]), hint="h1nt",
     )  # fmt: skip
     bench.do(output(worker, error))
     bench.submit(3)

@@ -15,6 +15,7 @@ import pytest
 
 from clawai.sdk.client import Task
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import unpack
 from evil_plugin import failing, with_evil
 from support import Kernel, parent_of, wait_until
 
@@ -136,6 +137,22 @@ def test_the_recorder_is_killed_under_durable_tasks(start_kernel: Start) -> None
     assert [job["state"] for job in jobs] == ["done"] * 16
     assert all(job["attempts"] == 1 for job in jobs)
     assert "the recorder process died" in kernel.log()
+
+
+def test_who_asks_a_recorder_that_dies_is_told_to_ask_again(start_kernel: Start) -> None:
+    kernel = start_kernel()
+    kernel.client().call("echo.say", {"text": "x"}, durable=True)
+    victim = recorder(kernel)
+    os.kill(victim, signal.SIGSTOP)
+    with kernel.raw().hello() as peer:
+        peer.send_map(type="query", id=1, what="jobs")
+        peer.send_map(type="query", id=2, what="status")
+        peer.answer(2)  # what was asked before has arrived
+        os.kill(victim, signal.SIGKILL)
+        error = peer.answer(1)
+        assert (error.code, error.retry_after_ms) == ("overloaded", 500)
+        peer.send_map(type="query", id=3, what="jobs")
+        assert len(unpack(peer.answer(3).data)["jobs"]) == 1
 
 
 def test_a_full_disk_refuses_durable_tasks_and_nothing_else(start_kernel: Start) -> None:

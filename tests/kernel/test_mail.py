@@ -8,7 +8,8 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel import mail
 from clawai.sdk import wire
-from clawai.sdk.errors import CODES, ClawError
+from clawai.sdk.codes import CODES
+from clawai.sdk.errors import ClawError
 
 KERNEL = Path(mail.__file__).parent
 USED = {
@@ -49,10 +50,10 @@ def test_another_incarnation_is_refused() -> None:
     assert caught.value.code == "bad_worker"
 
 
-def test_an_error_of_a_code_that_is_not_ours() -> None:
+def test_an_error_of_a_worker_goes_on_under_the_id_of_the_request() -> None:
     said = ev.Hidden(wire.Error(id=9, code="made_up", message="m", incarnation=4))
     answer = mail.to_client(ev.Pass(1, 7, said, (1000, 2000, 3000)))[0]
-    assert (answer.id, answer.code, answer.incarnation) == (7, "worker_failed", 0)
+    assert (answer.id, answer.code, answer.incarnation) == (7, "made_up", 0)
     assert answer.timings == {
         "queue_us": 1, "load_us": 2, "compute_us": 0, "plugin_us": 0, "wire_us": 3,
     }  # fmt: skip

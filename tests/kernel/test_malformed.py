@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from clawai.sdk import wire
+from clawai.sdk.plain import unpack
 from clawai.sdk.zmtp import GREETING
 from support import PATIENCE, Kernel
 
@@ -97,7 +98,7 @@ def test_wrong_requests(target: Kernel, fields: dict[str, Any], code: str) -> No
         peer.send_map(id=3, **fields)
         assert peer.answer(3).code == code
         peer.send_map(type="submit", id=4, op="echo.say", params={"text": "fine"})
-        assert wire.unpack(peer.answer(4).result) == "fine"
+        assert unpack(peer.answer(4).result) == "fine"
 
 
 def test_a_far_deadline(target: Kernel) -> None:
@@ -144,7 +145,8 @@ def test_the_complaint_says_which_limit(target: Kernel) -> None:
         peer.sock.sendall(b"\x02" + (wire.MAX_MESSAGE + 1).to_bytes(8, "big"))
         error = peer.message()
         assert (error.code, error.id) == ("too_large", None)
-        assert (error.got, error.allowed) == (wire.MAX_MESSAGE + 1, wire.MAX_MESSAGE)
+        details = unpack(error.got), unpack(error.allowed)
+        assert details == (wire.MAX_MESSAGE + 1, wire.MAX_MESSAGE)
         assert peer.closed()
 
 

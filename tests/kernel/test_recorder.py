@@ -21,9 +21,20 @@ from clawai.kernel import events as ev
 from clawai.kernel.link import Link
 from clawai.kernel.recorder.store import Submitted
 from clawai.sdk import jobs, wire
+from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import unpack
 from support import PATIENCE, no_leak
 
 SPEC = ev.Spec("tool", "", 1 << 20, 0, 1)
+TOOL = """
+[plugin]
+name = "tool"
+version = "1"
+module = "tool"
+
+[[operation]]
+name = "tool.op"
+"""
 JOURNAL = {"enabled": False, "mib": 1, "segments": 2}
 
 
@@ -66,7 +77,14 @@ class Recorder:
         self.path = state / "clawai" / "jobs.sqlite"
         self.number = 0
         self.logged: list[str] = []
-        config = {"jobs": {"max_mib": 16, "keep_days": 30} | kept, "journal": JOURNAL}
+        folder = state / "plugins" / "tool"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plugin.toml").write_text(TOOL)
+        config = {
+            "jobs": {"max_mib": 16, "keep_days": 30} | kept,
+            "journal": JOURNAL,
+            "plugin_dirs": [str(folder.parent)],
+        }
         self.link.send("hello", config, live)
 
     def hear(self, *names: str) -> list[Any]:
@@ -96,11 +114,12 @@ class Recorder:
 
     def ask(self, verb: str, job: str = "", principal: str = "uid:1", live: bool = False) -> Any:
         """The answer to a client."""
-        self.link.send("ask", 4, 9, principal, verb, job, live)
-        client, packed = self.hear("reply")
-        message = wire.decode([packed], wire.ToClient)
-        assert (client, message.id) == (4, 9)
-        return wire.unpack(message.data) if isinstance(message, wire.Answer) else message
+        self.link.send("ask", 9, principal, verb, job, live)
+        question, said = self.hear("answer", "refuse")
+        assert question == 9
+        if isinstance(said, bytes):
+            return unpack(said)
+        return ClawError(*said)
 
     def again(self) -> ev.Submitted:
         """The next job that is to run again."""
@@ -296,12 +315,11 @@ def test_others_see_nothing(start: Start) -> None:
 def test_who_waits_is_told_the_end(start: Start) -> None:
     recorder = start()
     recorder.write("accept", "a", submitted("a"))
-    recorder.link.send("ask", 4, 9, "uid:1", "job-wait", "a", True)
+    recorder.link.send("ask", 9, "uid:1", "job-wait", "a", True)
     recorder.tell("end", "a", done(1))
-    _, packed = recorder.hear("reply")
-    answer = wire.decode([packed], wire.ToClient)
-    assert isinstance(answer, wire.Answer)
-    assert wire.unpack(answer.data)["state"] == "done"
+    question, data = recorder.hear("answer")
+    assert question == 9
+    assert unpack(data)["state"] == "done"
 
 
 def test_cancel_and_forget(start: Start) -> None:
@@ -355,8 +373,8 @@ def test_a_full_disk_is_said_and_gets_over(start: Start) -> None:
     assert recorder.write("end", "a", done(bytes(1 << 20)))[0] == "disk_full"
     # Whoever waits for it was told so; the journal gets an end for it as soon as it takes one.
     resource.prlimit(recorder.process.pid, limit, before)
-    recorder.link.send("ask", 4, 9, "uid:1", "job-wait", "a", False)
-    recorder.hear("reply")
+    recorder.link.send("ask", 9, "uid:1", "job-wait", "a", False)
+    recorder.hear("answer")
     assert recorder.ask("job", "a")["error"]["code"] == "disk_full"
     assert recorder.write("accept", "d", submitted("d")) is None
 
@@ -402,3 +420,32 @@ def test_signals_of_a_terminal_do_not_end_it(start: Start) -> None:
         recorder.process.send_signal(number)
     assert recorder.write("end", "a", done(1)) is None
     recorder.end()
+
+
+def test_the_end_of_a_job_that_was_not_accepted_says_why(start: Start) -> None:
+    recorder = start(max_mib=1)
+    problem = recorder.write(
+        "accept", "a", submitted("a", body=ev.Hidden(wire.NIL, (bytes(2 << 20),)))
+    )
+    assert problem[0] == "queue_full"
+    assert recorder.write("end", "a", done("cancelled")) == problem
+    assert recorder.ask("jobs") == {"jobs": []}
+    assert recorder.write("end", "a", done("cancelled"))[0] == "unknown_task"
+
+
+def test_a_recovered_job_whose_operation_is_gone_has_ended(start: Start) -> None:
+    recorder = start()
+    recorder.write("accept", "gone", submitted("gone", op="tool.removed"))
+    recorder.write("accept", "a", submitted("a", spec=ev.Spec("old", "", 1, 0, 1)))
+    recorder.end()
+    after = start()
+    asked = after.again()
+    assert (asked.job, asked.spec.plugin) == ("a", "tool")
+    assert after.ask("job", "gone")["error"]["code"] == "unknown_operation"
+
+
+def test_a_listing_that_nobody_knows_is_refused(start: Start) -> None:
+    recorder = start()
+    recorder.write("accept", "a", submitted("a"))
+    refused = recorder.ask("job-fly", "a")
+    assert (refused.code, refused.got) == ("bad_params", "job-fly")

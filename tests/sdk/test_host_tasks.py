@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from clawai.sdk import wire
+from clawai.sdk.plain import unpack
 from host_process import HostProcess
 
 CODE = """
@@ -148,7 +149,7 @@ def test_only_what_can_begin_anew_is_given_back(host: HostProcess) -> None:
     host.send(host.run(2, "t.once"))
     assert host.value(2), "not idempotent: it goes on"
     host.send(host.run(3, "t.pieces", {"count": 2}))
-    assert [wire.unpack(host.next(wire.Chunk).data) for _ in range(2)] == [0, 1]
+    assert [unpack(host.next(wire.Chunk).data) for _ in range(2)] == [0, 1]
     assert host.value(3) == 2, "it has streamed: it goes on"
 
 
@@ -161,7 +162,7 @@ def test_a_task_that_streams_can_be_held_between_its_pieces(host: HostProcess) -
     assert host.next(wire.Chunk).id == 1
     assert host.value(1) == 2
     host.send(host.run(2, "t.spin"))
-    assert wire.unpack(host.next(wire.Chunk).data) == "begun"
+    assert unpack(host.next(wire.Chunk).data) == "begun"
     host.page.set(0, wire.STOP)
     assert host.next(wire.Error).code == "cancelled"
 
@@ -297,19 +298,19 @@ def test_each_task_of_a_batch_has_its_own_answer_and_frames(host: HostProcess) -
     host.receive()
     assert len(host.inbox) == 4, "all answers come in one piece"
     done = host.next(wire.Done, frames=2)
-    assert (done.id, wire.unpack(done.result)) == (1, [5, 3, ["a", "b"], "interactive"])
+    assert (done.id, unpack(done.result)) == (1, [5, 3, ["a", "b"], "interactive"])
     assert host.frames == [b"a", b"b"]
     for number in (2, 3):
         error = host.next(wire.Error)
         assert (error.id, error.code) == (number, "bad_params")
     done = host.next(wire.Done, frames=1)
-    assert (done.id, wire.unpack(done.result)) == (4, [6, 3, ["d"], "batch"])
+    assert (done.id, unpack(done.result)) == (4, [6, 3, ["d"], "batch"])
     assert host.frames == [b"d"]
 
 
 def test_a_lone_task_is_a_batch_of_one(host: HostProcess) -> None:
     host.send(host.run(1, "t.sum", {"x": 2}), frames=[b"f"])
-    assert wire.unpack(host.next(wire.Done, frames=1).result) == [2, 1, ["f"], "interactive"]
+    assert unpack(host.next(wire.Done, frames=1).result) == [2, 1, ["f"], "interactive"]
     host.send(host.run(2, "t.sum", {"x": -2}))
     assert host.next(wire.Error).code == "bad_params"
 
@@ -329,7 +330,7 @@ def test_one_task_of_a_batch_is_cancelled_by_its_number(host: HostProcess) -> No
     host.send(batch({"x": 1, "raises": "hold"}, {"x": 2}))
     assert host.next(wire.Progress).id == 1
     host.send(wire.Cancel(id=2))
-    assert wire.unpack(host.next(wire.Done).result)[:2] == [1, 2]
+    assert unpack(host.next(wire.Done).result)[:2] == [1, 2]
     assert host.next(wire.Error).code == "cancelled"
 
 
@@ -357,4 +358,4 @@ def test_a_manifest_that_promises_batches_needs_a_batch_function(tmp_path: Path)
     )
     with HostProcess(tmp_path, "t_one", code, ["t.one"], batches=["t.one"], ready=False) as host:
         told = host.next(wire.Unready)
-    assert (told.code, told.got) == ("bad_config", ["t.one"])
+    assert (told.code, unpack(told.got)) == ("bad_config", ["t.one"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import unpack
 from clawai.sdk.plugin import (
     Batch,
     Cancelled,
@@ -76,7 +77,7 @@ def test_the_schema_is_announced() -> None:
     def pick(kind: Literal["a", "b"], n: int = 3) -> None:
         """Pick."""
 
-    schema = wire.unpack(build("x.pick", pick).info().params)
+    schema = unpack(build("x.pick", pick).info().params)
     properties = schema["$defs"]["x_pick"]["properties"]
     assert properties["kind"]["enum"] == ["a", "b"]
     assert properties["n"]["default"] == 3
@@ -149,7 +150,7 @@ def test_a_batch_function_has_the_schema_of_one_task() -> None:
         True,
         False,
     )
-    assert set(wire.unpack(found.info().params)["$defs"]["Item"]["properties"]) == {"x", "y"}
+    assert set(unpack(found.info().params)["$defs"]["Item"]["properties"]) == {"x", "y"}
     items = [found.checked(wire.pack({"x": 1})), found.checked(wire.pack({"x": 2, "y": "z"}))]
     assert found.call_batch(items, Batch([context(), context()])) == ["1y", "2z"]
     for bad in ({}, {"x": "a"}, {"x": 1, "z": 2}, []):

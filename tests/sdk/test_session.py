@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.plain import error_message, unpack
 from clawai.sdk.session import Event, Frames, Request, Result, Session
 
 
@@ -43,7 +44,7 @@ def test_what_is_sent() -> None:
     submit = sent(frames[:1])
     assert (submit.id, submit.op, submit.model) == (request.id, "llm.generate", "m")
     assert (submit.priority, submit.deadline_ms, submit.leases) == ("batch", 1500, (lease,))
-    assert wire.unpack(submit.params) == {"prompt": "x"}
+    assert unpack(submit.params) == {"prompt": "x"}
     assert sent(Session.cancel(request)).id == request.id
     back = sent(Session.give_back(lease))
     assert (back.segment, back.generation) == (1, 3)
@@ -117,10 +118,19 @@ def test_what_comes_after_the_end_is_ignored() -> None:
 def test_errors_keep_everything() -> None:
     session, request = open_request()
     error = ClawError("bad_params", "no", got=[1], allowed={"a": 2}, hint="do")
-    told(session, wire.error_message(error, 1))
+    told(session, error_message(error, 1))
     assert isinstance(request.end, ClawError)
     assert str(request.end) == str(error)
     assert request.end.callers_fault
+
+
+def test_a_code_that_a_worker_made_up_is_the_plugins_fault() -> None:
+    session, request = open_request()
+    got = wire.Raw(b"\xa2\xff\xff")  # no text: nobody has looked at it before
+    told(session, wire.Error(id=1, code="all_is_lost", message="boo", got=got))
+    assert isinstance(request.end, ClawError)
+    assert (request.end.code, request.end.callers_fault) == ("worker_failed", False)
+    assert (request.end.message, request.end.got) == ("boo", None)
 
 
 def test_a_complaint_about_the_connection_is_raised() -> None:
