@@ -1,9 +1,9 @@
-"""The clients' side of the shell: connections, handshake, requests, leases out.
+"""The clients' side of the shell: connections, requests, leases out.
 
 Principal is who the operating system says that the peer is (SO_PEERCRED), never what it says. The
-steward accepts connections, and gives one-time tokens out at the lease socket: a token ties a
-connection there to one here. What has to be asked of the steward makes its client wait: what that
-sent afterwards is handled after the answer, in order.
+steward accepts connections and hands over those that have said a proper hello. What has to be asked
+of the steward makes its client wait: what that sent afterwards is handled after the answer, in
+order.
 """
 
 import os
@@ -26,8 +26,6 @@ from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-VERSION = "0.1.0"
-
 
 @dataclass(slots=True)
 class Client:
@@ -37,8 +35,6 @@ class Client:
     peer: Peer
     uid: int
     pid: int
-    since: int
-    greeted: bool = False
     lease: socket.socket | None = None
     urgent: bool = False
     """What it asked for last was."""
@@ -60,28 +56,35 @@ class Clients:
     """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
     watched: dict[int, Client] = field(default_factory=dict)
-    """Those that have not said hello, or for whom much waits."""
+    """Those for whom much waits."""
     last: int = 0
+    """The number that was given last."""
 
     # Connections.
 
-    def connected(self, pid: int, uid: int, fds: list[int]) -> None:
-        """The steward has accepted a connection of a process that may connect."""
-        if not fds:
-            return  # we are out of descriptors; the system has closed it
-        if len(self.by_number) >= limits.CLIENTS:
-            # Who has not said hello must not keep others out.
-            for idle in [c for c in self.by_number.values() if not c.greeted][:1]:
-                self.leave(idle, "it never said hello")
-        if len(self.by_number) >= limits.CLIENTS:
-            os.close(fds[0])
-            self.steward.log("warning", f"refused a connection of process {pid}: too many")
+    def connected(
+        self, number: int, pid: int, uid: int, welcome: bytes, early: bytes, fds: list[int]
+    ) -> None:
+        """The steward hands over a client that has said hello.
+
+        Args:
+            welcome: what it is to be told.
+            early: what it has sent behind its hello.
+            fds: its connection, and its lease socket if it has one.
+        """
+        self.last = number
+        if not fds:  # we are out of descriptors; the system has closed them
+            self.steward.send("left", number)
             return
-        self.last += 1
-        peer = Peer(socket.socket(fileno=fds[0]), b"ROUTER")
-        client = Client(self.last, peer, uid, pid, time.monotonic_ns())
-        self.by_number[client.number] = self.watched[client.number] = client
-        peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
+        client = Client(number, Peer(socket.socket(fileno=fds[0]), early), uid, pid)
+        self.by_number[number] = client
+        if fds[1:]:
+            client.lease = socket.socket(fileno=fds[1])
+            client.lease.setblocking(False)
+            # The client has nothing to say there: whatever comes is the end of it.
+            self.loop.watch(fds[1], lambda _: self._close_lease(client))
+        client.peer.write(welcome)
+        client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
@@ -95,10 +98,10 @@ class Clients:
         self.watched.pop(client.number, None)
         client.peer.close()
         self._close_lease(client)
-        if client.greeted:
-            if why != "closed":
-                self.steward.log("warning", f"client {client.number} is disconnected: {why}")
-            self.loop.happen(ev.ClientLeft(client.number))
+        if why != "closed":
+            self.steward.log("warning", f"client {client.number} is disconnected: {why}")
+        self.steward.send("left", client.number)
+        self.loop.happen(ev.ClientLeft(client.number))
 
     def _close_lease(self, client: Client) -> None:
         if client.lease:
@@ -121,19 +124,16 @@ class Clients:
     # Time.
 
     def next_timer(self) -> int | None:
-        """When somebody who has not said hello, or does not read, is to go."""
-        waiting = [c.since + limits.HANDSHAKE for c in self.watched.values() if not c.greeted]
-        waiting += [c.peer.moved + limits.STUCK for c in self.watched.values() if _full(c)]
-        return min(waiting, default=None)
+        """When somebody who does not read is to go."""
+        full = (c.peer.moved for c in self.watched.values() if _full(c))
+        return min((moved + limits.STUCK for moved in full), default=None)
 
     def expire(self, now: int) -> None:
-        """Close connections that never said hello, or have stopped reading."""
+        """Close connections that have stopped reading."""
         for client in list(self.watched.values()):
-            if not client.greeted and now >= client.since + limits.HANDSHAKE:
-                self.leave(client, "it never said hello")
-            elif _full(client) and now >= client.peer.moved + limits.STUCK:
+            if _full(client) and now >= client.peer.moved + limits.STUCK:
                 self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
-            elif client.greeted and client.peer.waiting <= POST:
+            elif client.peer.waiting <= POST:
                 del self.watched[client.number]
 
     # Messages.
@@ -211,46 +211,12 @@ class Clients:
         try:
             message = wire.decode(frames, wire.FromClient)
             request = getattr(message, "id", None)
-            if not client.greeted and not isinstance(message, wire.Hello):
-                raise ClawError(
-                    "bad_state", "the first message must be hello", type(message).__name__
-                )
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
             self._complain(client, error, request)
 
     def _hello(self, client: Client, hello: wire.Hello, frames: list[bytes]) -> None:
-        if hello.version[0] != wire.VERSION[0]:
-            raise ClawError(
-                "bad_version",
-                "the client speaks another version of the wire",
-                got=list(hello.version),
-                allowed=list(wire.VERSION),
-                hint="install the same version of clawai on both sides, then restart the kernel",
-            )
-        if client.greeted:
-            raise ClawError("bad_state", "hello was said before")
-        if hello.token:
-            welcome = partial(self._welcome, client)
-            self._ask(client, hello, ("claim", hello.token), lambda _, fds: welcome(fds))
-        else:
-            self._welcome(client, [])
-
-    def _welcome(self, client: Client, fds: list[int]) -> None:
-        if fds:
-            client.lease = socket.socket(fileno=fds[0])
-            client.lease.setblocking(False)
-            # The client has nothing to say there: whatever comes is the end of it.
-            self.loop.watch(fds[0], lambda _: self._close_lease(client))
-        client.greeted = True
-        welcome = wire.Welcome(
-            version=wire.VERSION,
-            kernel=VERSION,
-            pid=os.getpid(),
-            principal=f"uid:{client.uid}",
-            leases=client.lease is not None,
-        )
-        self.reply(ev.Reply(client.number, welcome))
+        raise ClawError("bad_state", "hello was said before")
 
     def _submit(self, client: Client, asked: wire.Submit, frames: list[bytes]) -> None:
         deadline = None

@@ -1,4 +1,5 @@
-"""One connection: a non-blocking socket, its ZMTP state, and what waits on both ways."""
+"""One connection, whose handshake is over: a non-blocking socket, its ZMTP state, and what waits on
+both ways."""
 
 import select
 import socket
@@ -27,12 +28,17 @@ _READ_INTO = memoryview(bytearray(READ))
 
 
 class Peer:
-    """Reads whole messages and writes what it can; what it cannot waits in ``outbox``."""
+    """Reads whole messages and writes what it can; what it cannot waits in ``outbox``.
 
-    def __init__(self, sock: socket.socket, role: bytes) -> None:
+    Args:
+        early: what was read from the socket before.
+    """
+
+    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        most, size = wire.MAX_FRAMES, wire.MAX_MESSAGE
+        self.zmtp = Connection(max_frames=most, max_bytes=size, early=early)
         self.waiting = 0
         """Bytes in the outbox."""
         self.moved = 0
@@ -61,7 +67,7 @@ class Peer:
         self.loop, self._taken, self.ended = loop, taken, ended
         loop.watch(self.fileno(), self._ready)
         loop.peers.add(self)
-        self.flush_handshake()
+        self._work()
 
     @property
     def held(self) -> int:
@@ -135,14 +141,14 @@ class Peer:
         if not (size or self.zmtp.stalled):
             return None
         messages = self.zmtp.receive(_READ_INTO[:size], MESSAGES)
-        self.flush_handshake()
+        if (pongs := self.zmtp.outgoing()) and self.waiting < PONGS:
+            self.write(pongs)
         return messages
 
-    def flush_handshake(self) -> None:
-        """Send the greeting, READY and PONGs that are due."""
-        if (data := self.zmtp.outgoing()) and self.waiting < PONGS:
-            self._queue([data])
-            self.flush()
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._queue([data])
+        self.flush()
 
     def send(
         self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False

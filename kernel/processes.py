@@ -70,7 +70,7 @@ class Processes:
             self.loop.happen(ev.WorkerGone(told.worker, text))
             return
         lease_ours.setblocking(False)
-        process = Process(told.worker, Peer(ours, b"PAIR"), lease_ours, control)
+        process = Process(told.worker, Peer(ours), lease_ours, control)
         self.running[told.worker] = process
         fds = theirs.detach(), lease_theirs.detach(), os.dup(control.fd)
         self.steward.send("launch", told.worker, told.spec, fds=fds)

@@ -99,6 +99,7 @@ class Server:
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
+            "clients": lambda: (self.clients.last, list(self.clients.by_number)),
             "started": self.processes.started,
             "changed": self.processes.changed,
             "failed": self.processes.failed,

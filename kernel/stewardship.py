@@ -39,8 +39,9 @@ class Steward:
     settings: Any
     """What a new one is told, and the sockets that it accepts on."""
     listeners: list[int]
-    handlers: dict[str, Callable[..., None]] = field(default_factory=dict)
-    """What it may tell us; ``lost`` is called when it has died."""
+    handlers: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """What it may tell us; also ``lost``, called when it has died, and ``clients``, which gives the
+    last number of a client, and the numbers of those that are here."""
     lost: int = 0
     """Lines of the log that it could not take."""
     _asked: dict[int, Then] = field(default_factory=dict)
@@ -98,7 +99,8 @@ class Steward:
         theirs.close()
         self.link, self._started = Link(ours), time.monotonic_ns()
         self.watch()
-        self.send("serve", self.settings, fds=tuple(map(os.dup, self.listeners)))
+        clients = self.handlers["clients"]()
+        self.send("serve", self.settings, *clients, fds=tuple(map(os.dup, self.listeners)))
         self.log("error", "the steward process died and is started again; so are its workers")
         asked, self._asked = self._asked, {}
         error = ClawError("overloaded", "the steward process died; ask again", retry_after_ms=500)

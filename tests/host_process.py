@@ -82,9 +82,8 @@ class HostProcess:
         )
         theirs.close()
         their_leases.close()
-        self.zmtp = Connection(b"PAIR", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self.zmtp = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self.inbox: list[list[bytes]] = []
-        self.sock.sendall(self.zmtp.outgoing())
         if ready:
             assert self.next(wire.Ready).slots == slots
 

@@ -27,7 +27,7 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.client import Client
-from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure. Never what decides between right and wrong."""
@@ -339,7 +339,7 @@ class RawPeer:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(str(path))
-        self.zmtp = Connection(b"DEALER", max_frames=1 << 30, max_bytes=1 << 40)
+        self.zmtp = Conversation(b"DEALER", max_frames=1 << 30, max_bytes=1 << 40)
         self._inbox: list[list[bytes]] = []
 
     def handshake(self) -> "RawPeer":

@@ -52,8 +52,9 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
             link = Link(sock, blocking=True)
             first = link.receive()
             if first:
-                told, listeners = first[1][0], first[2]
+                (told, last, clients), listeners = first[1:]
                 steward = Steward(link, msgspec.convert(told["config"], Config), told["echo"])
+                steward.door.last, steward.door.clients = last, set(clients)
                 steward.serve(listeners)
         status = 0
     except BaseException:
@@ -74,8 +75,8 @@ class Steward:
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
         self.outputs = Outputs(self.loop, self.log)
         self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
-        self.door = Door(self.loop, self.link, self.log)
         self.daemon = os.getppid()
+        self.door = Door(self.loop, self.link, self.log, self.daemon)
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.running = True
@@ -85,7 +86,7 @@ class Steward:
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
             "view": self._view,
-            "claim": self._claim,
+            "left": lambda client, _: self.door.left(client),
             "launch": self._launch,
             "signal": self._signal,
             "seal": self._seal,
@@ -187,13 +188,6 @@ class Steward:
             self._refuse(question, told)
         else:
             self._answer(question, told)
-
-    def _claim(self, question: int, token: bytes, _: list[int]) -> None:
-        if (fd := self.door.claim(token)) is None:
-            error = ClawError("not_permitted", "the token is unknown, used or too old")
-            self._refuse(question, error)
-        else:
-            self._answer(question, None, fd)
 
     # Memory that takes long.
 

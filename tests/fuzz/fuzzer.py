@@ -24,6 +24,7 @@ from clawai.sdk import wire
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 from fuzz.make_corpus import FOLDER, GREETING, HELLO, READY, message
 from fuzz.mutate import mutate
 from support import Kernel, memory_kib
@@ -88,9 +89,9 @@ def decoders(run: Run) -> None:
 
 
 def _stream(data: bytes, chance: random.Random) -> None:
-    connection = Connection(
-        chance.choice((b"ROUTER", b"PAIR")), max_frames=wire.MAX_FRAMES, max_bytes=1 << 20
-    )
+    limits = {"max_frames": wire.MAX_FRAMES, "max_bytes": 1 << 20}
+    greeted = chance.choice((False, True))
+    connection = Connection(**limits) if greeted else Conversation(b"ROUTER", **limits)
     at = 0
     with contextlib.suppress(ClawError):
         while at < len(data):
@@ -195,7 +196,7 @@ def bad_header(daemon: Daemon, seed: int, chance: random.Random) -> None:
         return
     query = msgspec.msgpack.encode({"type": "query", "id": SENTINEL, "what": "status"})
     with daemon.connect() as sock:
-        zmtp = Connection(b"DEALER", max_frames=1 << 20, max_bytes=1 << 30)
+        zmtp = Conversation(b"DEALER", max_frames=1 << 20, max_bytes=1 << 30)
         sock.sendall(zmtp.outgoing() + message(HELLO) + message(*frames) + message(query))
         refused = False
         with contextlib.suppress(ConnectionError):

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgpack
 import pytest
@@ -62,14 +62,17 @@ def test_endless_empty_parts(target: Kernel) -> None:
         assert flood(peer, itertools.repeat(b"\x01\x00" * 1000, 2000)) < 4 << 20
 
 
-def test_half_messages_on_200_connections(target: Kernel) -> None:
+@pytest.mark.parametrize("begin", [RawPeer.handshake, RawPeer.hello])
+def test_half_messages_on_200_connections(
+    target: Kernel, begin: Callable[[RawPeer], RawPeer]
+) -> None:
     """Each claims 8 MiB and sends nearly all of it: together 1.5 GiB."""
     part = b"\x02" + wire.MAX_MESSAGE.to_bytes(8, "big") + b"x" * (6 << 20)
     with under_attack(target) as victim, contextlib.ExitStack() as stack:
         for number in range(200):
             peer = stack.enter_context(target.raw())
             with contextlib.suppress(ConnectionError):
-                peer.handshake()
+                begin(peer)
                 peer.sock.settimeout(2)
                 peer.sock.sendall(part[: len(part) if number < 20 else 1 << 18])
             if number % 50 == 0:

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from clawai.sdk import wire
-from clawai.sdk.zmtp import GREETING
+from clawai.sdk.zmtp_handshake import GREETING
 from support import PATIENCE, Kernel
 
 MALFORMED: dict[str, list[bytes]] = {
