@@ -1,4 +1,4 @@
-"""The clients' side of the shell: connections, requests, leases out.
+"""The clients' side of the shell: connections, requests, segments for them.
 
 Principal is who the operating system says that the peer is (SO_PEERCRED), never what it says. The
 steward accepts connections and hands over those that have said a proper hello. What has to be asked
@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
@@ -35,7 +33,8 @@ class Client:
     peer: Peer
     uid: int
     pid: int
-    lease: socket.socket | None = None
+    leases: bool
+    """It has a lease socket, at the steward."""
     urgent: bool = False
     """What it asked for last was."""
 
@@ -57,32 +56,38 @@ class Clients:
     by_number: dict[int, Client] = field(default_factory=dict)
     watched: dict[int, Client] = field(default_factory=dict)
     """Those for whom much waits."""
+    making: dict[int, list[ev.Reply]] = field(default_factory=dict)
+    """Segments that are being made, and what is to be said about them then."""
+    left: set[int] = field(default_factory=set)
+    """Clients that have left, which the core is to hear when their segments are made."""
     last: int = 0
     """The number that was given last."""
 
     # Connections.
 
     def connected(
-        self, number: int, pid: int, uid: int, welcome: bytes, early: bytes, fds: list[int]
+        self,
+        number: int,
+        pid: int,
+        uid: int,
+        leases: bool,
+        welcome: bytes,
+        early: bytes,
+        fds: list[int],
     ) -> None:
         """The steward hands over a client that has said hello.
 
         Args:
             welcome: what it is to be told.
             early: what it has sent behind its hello.
-            fds: its connection, and its lease socket if it has one.
+            fds: its connection.
         """
         self.last = number
-        if not fds:  # we are out of descriptors; the system has closed them
+        if not fds:  # we are out of descriptors; the system has closed it
             self.steward.send("left", number)
             return
-        client = Client(number, Peer(socket.socket(fileno=fds[0]), early), uid, pid)
+        client = Client(number, Peer(socket.socket(fileno=fds[0]), early), uid, pid, leases)
         self.by_number[number] = client
-        if fds[1:]:
-            client.lease = socket.socket(fileno=fds[1])
-            client.lease.setblocking(False)
-            # The client has nothing to say there: whatever comes is the end of it.
-            self.loop.watch(fds[1], lambda _: self._close_lease(client))
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
@@ -97,29 +102,56 @@ class Clients:
             return
         self.watched.pop(client.number, None)
         client.peer.close()
-        self._close_lease(client)
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
         self.steward.send("left", client.number)
-        self.loop.happen(ev.ClientLeft(client.number))
+        self.left.add(client.number)
+        self._say_left(client.number)
 
-    def _close_lease(self, client: Client) -> None:
-        if client.lease:
-            self.loop.unwatch(client.lease.fileno())
-            client.lease.close()
-            client.lease = None
+    def _say_left(self, number: int) -> None:
+        wanted = (replies[0].client for replies in self.making.values())
+        if number in self.left and number not in wanted:
+            self.left.remove(number)
+            self.loop.happen(ev.ClientLeft(number))
 
-    def give(self, number: int, segment: int, size: int, fd: int) -> None:
-        """Send a segment's descriptor to its client.
+    # Segments.
 
-        Raises:
-            OSError: it has no lease socket any more, or does not take it.
+    def lease_ended(self, number: int, fds: list[int]) -> None:
+        """The steward says that a client's lease socket is closed."""
+        if client := self.by_number.get(number):
+            client.leases = False
+
+    def lost(self) -> None:
+        """The steward has died, and the lease sockets with it."""
+        for client in self.by_number.values():
+            client.leases = False
+
+    def make_segment(self, told: ev.MakeSegment) -> None:
+        """Have a segment made and passed to both sides, and only then tell its client.
+
+        Until then nothing is heard of that client, not even that it has left: the core takes it
+        that the segment is there.
         """
-        client = self.by_number.get(number)
-        if client is None or client.lease is None:
-            raise OSError(0, "the client has no lease socket")
-        header = msgspec.msgpack.encode({"segment": segment, "bytes": size})
-        socket.send_fds(client.lease, [header], [fd])
+        self.making[told.segment] = [told.reply]
+        client = self.by_number.get(told.client)
+        if client:
+            client.peer.paused += 1
+
+        def made(answer: Any, _: list[int]) -> None:
+            replies = self.making.pop(told.segment)
+            if isinstance(answer, ClawError):
+                self.loop.happen(ev.SegmentFailed(told.segment, str(answer)))
+                for reply in replies:
+                    self.fail(reply.client, reply.message, answer)
+            else:
+                for reply in replies:
+                    self.reply(reply)
+            if client:
+                client.peer.resume()
+            self._say_left(told.client)
+
+        asked = told.segment, told.size, told.client, told.worker, told.rights
+        self.steward.ask("make_segment", *asked, then=made)
 
     # Time.
 
@@ -140,6 +172,10 @@ class Clients:
 
     def reply(self, told: ev.Reply) -> None:
         """Send to a client that is still there; one that does not read is let go."""
+        message = told.message
+        if isinstance(message, wire.Leased) and message.lease.segment in self.making:
+            self.making[message.lease.segment].append(told)
+            return
         client = self.by_number.get(told.client)
         if client is None:
             if not told.client:
@@ -180,7 +216,7 @@ class Clients:
         then: Callable[[Any, list[int]], None],
     ) -> None:
         """Ask the steward on behalf of a client, which waits for the answer."""
-        client.peer.paused = True
+        client.peer.paused += 1
 
         def answered(answer: Any, got: list[int]) -> None:
             if client.number not in self.by_number:
@@ -254,7 +290,7 @@ class Clients:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))
 
     def _borrow(self, client: Client, asked: wire.Borrow, frames: list[bytes]) -> None:
-        if client.lease is None:
+        if not client.leases:
             raise ClawError(
                 "no_lease",
                 "this connection works without leases",
@@ -285,7 +321,7 @@ class Clients:
         try:
             self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
         except OSError as error:
-            client.peer.paused = False
+            client.peer.paused -= 1
             raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
@@ -308,7 +344,6 @@ class Clients:
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
-            self._close_lease(client)
 
 
 def _full(client: Client) -> bool:

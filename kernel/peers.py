@@ -47,8 +47,8 @@ class Peer:
         self.closed = False
         self.inbox: deque[list[bytes]] = deque()
         """Whole messages that were not handled yet."""
-        self.paused = False
-        """Nothing is read or handled now, until ``resume``."""
+        self.paused = 0
+        """While above zero nothing is read or handled, until so many ``resume``."""
         self.loop: Loop | None = None
         self._mask = select.EPOLLIN
 
@@ -105,7 +105,7 @@ class Peer:
 
     def resume(self) -> None:
         """Go on after a pause."""
-        self.paused = False
+        self.paused -= 1
         self._work()
         self._settle()
 

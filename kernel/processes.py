@@ -1,4 +1,4 @@
-"""The workers' side of the shell: their sockets and control pages, turned into events.
+"""The workers' side of the shell: their wires and control pages, turned into events.
 
 All sockets of a worker are pairs made for one incarnation: nothing has a name that another process
 could connect to, and what a dead worker left unread can never reach its successor. The processes
@@ -11,15 +11,14 @@ import signal
 import socket
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
+from clawai.kernel.control import ControlPage
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import Peer
-from clawai.kernel.segments import ControlPage, Segments, read_only
 from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -31,7 +30,6 @@ class Process:
 
     worker: int
     peer: Peer
-    leases: socket.socket
     control: ControlPage
     pidfd: int = -1
     """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
@@ -41,7 +39,6 @@ class Process:
     def close(self) -> None:
         """Close everything of ours."""
         self.peer.close()
-        self.leases.close()
         self.control.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -53,26 +50,23 @@ class Processes:
 
     loop: Loop
     steward: Steward
-    segments: Segments
     running: dict[int, Process] = field(default_factory=dict)
 
     # Start and end.
 
     def start(self, told: ev.Start) -> None:
-        """Make a worker's sockets and have the steward start it."""
+        """Make a worker's wire and control page, and have the steward start it."""
         try:
             ours, theirs = socket.socketpair()
-            lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             control = ControlPage.create()
         except OSError as error:
             text = f"the worker could not be started: {error}"
             self.loop.happen(ev.WorkerUnready(told.worker, ClawError("worker_failed", text)))
             self.loop.happen(ev.WorkerGone(told.worker, text))
             return
-        lease_ours.setblocking(False)
-        process = Process(told.worker, Peer(ours), lease_ours, control)
+        process = Process(told.worker, Peer(ours), control)
         self.running[told.worker] = process
-        fds = theirs.detach(), lease_theirs.detach(), os.dup(control.fd)
+        fds = theirs.detach(), os.dup(control.fd)
         self.steward.send("launch", told.worker, told.spec, fds=fds)
         message, ended = partial(self._message, process), partial(self._ended, process)
         process.peer.attach(self.loop, message, ended)
@@ -99,8 +93,12 @@ class Processes:
                 break
         del self.running[worker]
         process.close()
-        self.segments.worker_gone(worker)
         self.loop.happen(ev.WorkerGone(worker, why))
+
+    def broke(self, worker: int, why: str, fds: list[int]) -> None:
+        """The steward says what a worker has done wrong with memory, or could not be given."""
+        if worker in self.running:
+            self.loop.happen(ev.WorkerBroke(worker, why))
 
     def lost(self) -> None:
         """The steward has died: its launchers die with it, and their workers with them."""
@@ -184,22 +182,6 @@ class Processes:
         """Write a control word."""
         if process := self.running.get(told.worker):
             process.control.set(told.slot, told.value)
-
-    def give(self, worker: int, header: dict[str, Any], fd: int) -> None:
-        """Send the descriptor of a segment or of weights to a worker.
-
-        Raises:
-            OSError: it is gone, or does not take it.
-        """
-        process = self.running.get(worker)
-        if process is None:
-            raise OSError(0, "the worker is gone")
-        theirs = read_only(fd) if header.get("rights") == "r" else fd
-        try:
-            socket.send_fds(process.leases, [msgspec.msgpack.encode(header)], [theirs])
-        finally:
-            if theirs != fd:
-                os.close(theirs)
 
     def close(self) -> None:
         """Let go of what is left; the steward ends it."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.kernel.segments import ControlPage
+from clawai.kernel.control import ControlPage
 from clawai.sdk import wire
 from clawai.sdk.zmtp import Connection
 from support import PATIENCE

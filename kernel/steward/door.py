@@ -1,9 +1,9 @@
 """The two listening sockets: who may connect, the one-time tokens, the handshake, the hand-over.
 
-A connection to the lease socket gets a token and waits here until a client says that token. One to
-the ZeroMQ socket is greeted here, and goes to the daemon once it has said a proper hello; who says
-too much before that, or says nothing, is closed. A client may send requests right behind its hello:
-what of them was read here goes along.
+A connection to the lease socket gets a token and waits until a client says that token; then it
+leads that client's descriptors out. One to the ZeroMQ socket is greeted here, and goes to the
+daemon once it has said a proper hello; who says too much before that, or says nothing, is closed. A
+client may send requests right behind its hello: what of them was read here goes along.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -57,6 +58,15 @@ class Newcomer:
     """Bytes that were read from it."""
 
 
+@dataclass(slots=True)
+class Client:
+    """One that the daemon serves."""
+
+    pid: int
+    """Its process; 0 if it came before this steward."""
+    lease: socket.socket | None = None
+
+
 @dataclass
 class Door:
     """Accepts for the daemon."""
@@ -66,8 +76,8 @@ class Door:
     log: LogFile
     daemon: int
     """Its process."""
-    clients: set[int] = field(default_factory=set)
-    """Numbers of those that the daemon serves."""
+    clients: dict[int, Client] = field(default_factory=dict)
+    """Those that the daemon serves, by number."""
     last: int = 0
     """The number that was given last."""
     newcomers: dict[int, Newcomer] = field(default_factory=dict)
@@ -111,7 +121,7 @@ class Door:
             return
         sock, pid, uid = found
         # Who has not said hello must not keep others out.
-        if self.newcomers and (self._full() or _scarce(sock.fileno())):
+        if self.newcomers and (self._full() or scarce(sock.fileno())):
             self._dismiss(next(iter(self.newcomers.values())))
         if self._full():
             sock.close()
@@ -194,11 +204,11 @@ class Door:
             if not isinstance(message, wire.Hello):
                 kind = type(message).__name__
                 raise ClawError("bad_state", "the first message must be hello", kind)
-            self._let_in(new, self._lease_of(message))
+            self._let_in(new, self._claim(message))
         except ClawError as error:
             self._complain(new, error, request)
 
-    def _lease_of(self, hello: wire.Hello) -> Waiting | None:
+    def _claim(self, hello: wire.Hello) -> socket.socket | None:
         """The connection whose token a hello names, which is used up."""
         if hello.version[0] != wire.VERSION[0]:
             raise ClawError(
@@ -213,9 +223,9 @@ class Door:
         if (peer := self.waiting.pop(hello.token, None)) is None:
             raise ClawError("not_permitted", "the token is unknown, used or too old")
         self.loop.unwatch(peer.sock.fileno())
-        return peer
+        return peer.sock
 
-    def _let_in(self, new: Newcomer, lease: Waiting | None) -> None:
+    def _let_in(self, new: Newcomer, lease: socket.socket | None) -> None:
         """Hand a client over; the daemon says welcome, since it must know who may speak first."""
         welcome = wire.Welcome(
             version=wire.VERSION,
@@ -226,15 +236,46 @@ class Door:
         )
         said = new.zmtp.outgoing() + _packed(welcome)
         self.last += 1
-        self.clients.add(self.last)
+        number = self.last
+        self.clients[number] = Client(new.pid, lease)
+        if lease:
+            # It has nothing to say there: whatever comes is the end of it.
+            self.loop.watch(lease.fileno(), lambda _: self._lease_ended(number))
         del self.newcomers[new.sock.fileno()]
         self.loop.unwatch(new.sock.fileno())
-        fds = [new.sock.detach()] + ([lease.sock.detach()] if lease else [])
-        self.link.send("client", self.last, new.pid, new.uid, said, new.zmtp.rest(), fds=tuple(fds))
+        told = number, new.pid, new.uid, lease is not None, said, new.zmtp.rest()
+        self.link.send("client", *told, fds=(new.sock.detach(),))
 
-    def left(self, client: int) -> None:
+    def left(self, number: int) -> None:
         """The daemon serves a client no more."""
-        self.clients.discard(client)
+        self._close_lease(number)
+        self.clients.pop(number, None)
+
+    def process(self, number: int) -> int:
+        """The process of a client; 0 if that is not known."""
+        return self.clients[number].pid if number in self.clients else 0
+
+    def give(self, number: int, header: dict[str, Any], fd: int) -> None:
+        """Send a descriptor to a client.
+
+        Raises:
+            OSError: it has no lease socket any more, or does not take it.
+        """
+        client = self.clients.get(number)
+        if client is None or client.lease is None:
+            raise OSError(errno.ENOTCONN, "the client has no lease socket")
+        socket.send_fds(client.lease, [msgspec.msgpack.encode(header)], [fd])
+
+    def _lease_ended(self, number: int) -> None:
+        self._close_lease(number)
+        self.link.send("lease_ended", number)
+
+    def _close_lease(self, number: int) -> None:
+        client = self.clients.get(number)
+        if client and client.lease:
+            self.loop.unwatch(client.lease.fileno())
+            client.lease.close()
+            client.lease = None
 
     # The lease socket.
 
@@ -281,6 +322,6 @@ def _packed(message: wire.Message) -> bytes:
     return b"".join(map(bytes, Conversation.message(wire.encode(message))))
 
 
-def _scarce(fd: int) -> bool:
+def scarce(fd: int) -> bool:
     """Whether so few descriptors are left that they are kept for what matters more."""
     return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 7 // 8

@@ -1,80 +1,19 @@
 """The steward's door: who is let in, after how much, and what the daemon is told of it."""
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from clawai.kernel import limits
-from clawai.kernel.link import Link
-from clawai.kernel.loop import Loop
-from clawai.kernel.steward.door import EARLY, Door
-from clawai.kernel.steward.log import LogFile
+from clawai.kernel.steward.door import EARLY, Client
 from clawai.sdk import wire
-from clawai.sdk.zmtp import Connection
 from clawai.sdk.zmtp_handshake import GREETING
+from steward_parts import Served, joined
 from support import Kernel, RawPeer, memory_kib, no_leak, wait_until
 
 HELLO = wire.encode(wire.Hello(version=wire.VERSION))
-
-
-def joined(*messages: list[Any]) -> bytes:
-    return b"".join(bytes(part) for each in messages for part in Connection.message(each))
-
-
-class Served:
-    """A door in this process, with the daemon's end of its link."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path, listeners = folder / "s", []
-        for path, kind in ((self.path, socket.SOCK_STREAM), (folder / "l", socket.SOCK_SEQPACKET)):
-            sock = socket.socket(socket.AF_UNIX, kind)
-            sock.bind(str(path))
-            sock.listen(8)
-            listeners.append(sock.detach())
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.loop, self.daemon = Loop(lambda _: None), Link(ours)
-        self.log = LogFile(folder / "log", "debug", limits.MIB, False)
-        self.door = Door(self.loop, Link(theirs), self.log, daemon=77)
-        self.door.open(listeners)
-        self.listeners = listeners
-        self.peers: list[RawPeer] = []
-
-    def connect(self) -> RawPeer:
-        """A connection that was accepted."""
-        peer, before = RawPeer(self.path), list(self.door.newcomers)
-        self.peers.append(peer)
-        while list(self.door.newcomers) == before:
-            self.loop.turn(1)
-        return peer
-
-    def told(self) -> tuple[list[Any], list[int]] | None:
-        """What the daemon is told next, if anything."""
-        for _ in range(20):
-            self.loop.turn(0)
-        found = self.daemon.receive()
-        if found is None:
-            return None
-        assert found[0] == "client"
-        return found[1], found[2]
-
-    def close(self) -> None:
-        for new in list(self.door.newcomers.values()):
-            self.door._dismiss(new)
-        for peer in self.peers:
-            peer.close()
-        for fd in self.listeners:
-            accept: Any = self.loop.callbacks[fd]
-            self.loop.unwatch(fd)
-            accept.args[0].close()
-        os.close(self.door.spare)
-        self.daemon.close()
-        self.door.link.close()
-        self.log.close()
-        self.loop.poller.close()
 
 
 @pytest.fixture
@@ -91,9 +30,10 @@ def test_a_client_is_handed_over_with_what_it_said_behind_its_hello(served: Serv
     peer.sock.sendall(peer.zmtp.outgoing() + joined(HELLO) + behind)
     told = served.told()
     assert told
-    (number, pid, uid, welcome, early), fds = told
+    (number, pid, uid, leases, welcome, early), fds = told
     assert (number, pid, uid, early) == (1, os.getpid(), os.getuid(), behind)
-    assert served.door.clients == {1}
+    assert not leases
+    assert served.door.clients.keys() == {1}
     assert not served.door.newcomers
     os.write(fds[0], welcome)
     said = peer.message()
@@ -111,7 +51,7 @@ def test_a_hello_in_single_bytes(served: Served) -> None:
         served.loop.turn(1)
     told = served.told()
     assert told
-    assert told[0][4] == b""
+    assert told[0][5] == b""
     os.close(told[1][0])
 
 
@@ -166,11 +106,11 @@ def test_a_first_message_that_is_too_large_is_refused_by_its_length(served: Serv
 
 
 def test_the_oldest_newcomer_makes_room_and_clients_do_not(served: Served) -> None:
-    served.door.clients = set(range(limits.CLIENTS - 2))
+    served.door.clients = {n: Client(0) for n in range(limits.CLIENTS - 2)}
     peers = [served.connect() for _ in range(3)]
     assert peers[0].closed()
     assert len(served.door.newcomers) == 2
-    served.door.clients = set(range(limits.CLIENTS))
+    served.door.clients = {n: Client(0) for n in range(limits.CLIENTS)}
     for new in list(served.door.newcomers.values()):
         served.door._dismiss(new)
     peer = RawPeer(served.path)
