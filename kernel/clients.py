@@ -32,7 +32,6 @@ class Client:
     number: int
     peer: Peer
     uid: int
-    pid: int
     leases: bool
     """It has a lease socket, at the steward."""
     urgent: bool = False
@@ -66,27 +65,20 @@ class Clients:
     # Connections.
 
     def connected(
-        self,
-        number: int,
-        pid: int,
-        uid: int,
-        leases: bool,
-        welcome: bytes,
-        early: bytes,
-        fds: list[int],
+        self, number: int, uid: int, leases: bool, welcome: bytes, early: bytes, fd: int = -1
     ) -> None:
         """The steward hands over a client that has said hello.
 
         Args:
             welcome: what it is to be told.
             early: what it has sent behind its hello.
-            fds: its connection.
+            fd: its connection; -1 if the system had no descriptor for us, and has closed it.
         """
         self.last = number
-        if not fds:  # we are out of descriptors; the system has closed it
+        if fd < 0:
             self.steward.send("left", number)
             return
-        client = Client(number, Peer(socket.socket(fileno=fds[0]), early), uid, pid, leases)
+        client = Client(number, Peer(socket.socket(fileno=fd), early), uid, leases)
         self.by_number[number] = client
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
@@ -116,7 +108,7 @@ class Clients:
 
     # Segments.
 
-    def lease_ended(self, number: int, fds: list[int]) -> None:
+    def lease_ended(self, number: int) -> None:
         """The steward says that a client's lease socket is closed."""
         if client := self.by_number.get(number):
             client.leases = False
@@ -137,7 +129,7 @@ class Clients:
         if client:
             client.peer.paused += 1
 
-        def made(answer: Any, _: list[int]) -> None:
+        def made(answer: Any) -> None:
             replies = self.making.pop(told.segment)
             if isinstance(answer, ClawError):
                 self.loop.happen(ev.SegmentFailed(told.segment, str(answer)))
@@ -213,20 +205,18 @@ class Clients:
         client: Client,
         asked: Any,
         question: tuple[Any, ...],
-        then: Callable[[Any, list[int]], None],
+        then: Callable[[Any], None],
     ) -> None:
         """Ask the steward on behalf of a client, which waits for the answer."""
         client.peer.paused += 1
 
-        def answered(answer: Any, got: list[int]) -> None:
+        def answered(answer: Any) -> None:
             if client.number not in self.by_number:
-                for fd in got:
-                    os.close(fd)
                 return
             try:
                 if isinstance(answer, ClawError):
                     raise answer
-                then(answer, got)
+                then(answer)
             except ClawError as error:
                 self._complain(client, error, getattr(asked, "id", None))
             client.peer.resume()
@@ -240,7 +230,7 @@ class Clients:
             then(offer)
             return
         learn = self.offers.learn
-        self._ask(client, asked, ("resolve", *key), lambda said, _: then(learn(key, said)))
+        self._ask(client, asked, ("resolve", *key), lambda said: then(learn(key, said)))
 
     def _message(self, client: Client, frames: list[bytes]) -> None:
         request = None
@@ -315,7 +305,7 @@ class Clients:
             self.records.ask(client.number, asked.id, client.uid, verb, job)
             return
 
-        def listed(data: bytes, _: list[int]) -> None:
+        def listed(data: bytes) -> None:
             self._answer(client, asked.id, wire.Raw(data))
 
         try:

@@ -28,32 +28,24 @@ class Memory:
         self.freeing.add(told.segment)
         self.steward.send("free", told.segment)
 
-    def freed(self, segment: int, fds: list[int]) -> None:
+    def freed(self, segment: int) -> None:
         """The steward says that the pages of a segment are back."""
         if segment in self.freeing:
             self.freeing.remove(segment)
             self.loop.happen(ev.SegmentGone(segment))
 
-    def make_weights(self, told: ev.MakeWeights) -> None:
-        """Have an object made and passed to the worker that fills it."""
-        self.steward.send("make_weights", told.weights, told.worker, told.size)
-
     def seal_weights(self, told: ev.SealWeights) -> None:
         """Have every write forbidden; while somebody maps it for writing, the system refuses."""
 
-        def sealed(answer: object, _: list[int]) -> None:
+        def sealed(answer: object) -> None:
             self.loop.happen(ev.WeightsSealed(told.weights, told.worker, answer is True))
 
         self.steward.ask("seal_weights", told.weights, then=sealed)
 
-    def give_weights(self, told: ev.GiveWeights) -> None:
-        """Have a sealed one passed on."""
-        self.steward.send("give_weights", told.weights, told.worker)
-
     def drop_weights(self, told: ev.DropWeights) -> None:
         """Have one let go that nobody maps."""
 
-        def gone(answer: object, _: list[int]) -> None:
+        def gone(answer: object) -> None:
             self.loop.happen(ev.WeightsGone(told.weights))
 
         self.steward.ask("drop_weights", told.weights, then=gone)
@@ -61,7 +53,7 @@ class Memory:
     def lost(self) -> None:
         """The steward has died, and every descriptor with it; so have all workers."""
         for segment in list(self.freeing):
-            self.freed(segment, [])
+            self.freed(segment)
         for held in list(self.core.state.weights.values()):
             if held.state == "ready":
                 self.loop.happen(ev.WeightsGone(held.id))

@@ -71,21 +71,21 @@ class Processes:
         message, ended = partial(self._message, process), partial(self._ended, process)
         process.peer.attach(self.loop, message, ended)
 
-    def started(self, worker: int, fds: list[int]) -> None:
+    def started(self, worker: int, pidfd: int = -1) -> None:
         """The steward says that a worker's layers are all on."""
-        self.running[worker].pidfd = fds[0] if fds else -1
+        self.running[worker].pidfd = pidfd
 
-    def changed(self, worker: int, fds: list[int]) -> None:
+    def changed(self, worker: int) -> None:
         """The steward says that a plugin's files have changed since the core was told of them."""
         self.running[worker].shares = False
 
-    def failed(self, worker: int, said: dict[str, str], fds: list[int]) -> None:
+    def failed(self, worker: int, said: dict[str, str]) -> None:
         """The steward says why a worker could not be started."""
         self.loop.happen(
             ev.WorkerUnready(worker, wire.error_from(msgspec.convert(said, wire.Error)))
         )
 
-    def gone(self, worker: int, why: str, fds: list[int]) -> None:
+    def gone(self, worker: int, why: str) -> None:
         """The steward says that nothing of a worker lives any more."""
         process = self.running[worker]
         for _ in range(4096):  # what it had still said before it died
@@ -95,7 +95,7 @@ class Processes:
         process.close()
         self.loop.happen(ev.WorkerGone(worker, why))
 
-    def broke(self, worker: int, why: str, fds: list[int]) -> None:
+    def broke(self, worker: int, why: str) -> None:
         """The steward says what a worker has done wrong with memory, or could not be given."""
         if worker in self.running:
             self.loop.happen(ev.WorkerBroke(worker, why))
@@ -107,7 +107,7 @@ class Processes:
             dead = select.select(pidfds, [], [], 5)[0]
             pidfds = [fd for fd in pidfds if dead and fd not in dead]
         for worker in list(self.running):
-            self.gone(worker, "its launcher died", [])
+            self.gone(worker, "its launcher died")
 
     def _signal(self, worker: int, number: int) -> None:
         process = self.running.get(worker)

@@ -162,7 +162,7 @@ class Records:
         asked = _job(packed)
         key = asked.op, asked.spec.model, asked.priority == "batch"
 
-        def resolved(said: Any, _: list[int]) -> None:
+        def resolved(said: Any) -> None:
             if isinstance(said, ClawError):
                 self.refused(wire.error_message(said, asked.request))
             else:

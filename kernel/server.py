@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -87,9 +88,9 @@ class Server:
             ev.Kill: self.processes.kill,
             ev.MakeSegment: self.clients.make_segment,
             ev.FreeSegment: self.memory.free,
-            ev.MakeWeights: self.memory.make_weights,
+            ev.MakeWeights: partial(self.steward.send, "make_weights"),
             ev.SealWeights: self.memory.seal_weights,
-            ev.GiveWeights: self.memory.give_weights,
+            ev.GiveWeights: partial(self.steward.send, "give_weights"),
             ev.DropWeights: self.memory.drop_weights,
             ev.Log: lambda told: self.steward.log(told.level, told.text),
             ev.Record: self.records.record,
@@ -106,7 +107,7 @@ class Server:
             "lease_ended": self.clients.lease_ended,
             "lost": self._steward_lost,
             "forget": self.offers.forget,
-            "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
+            "pressure": lambda cores, memory: self.loop.happen(ev.Pressure(cores, memory)),
         }
         self.steward.watch()
 
@@ -151,12 +152,7 @@ class Server:
         while not self.core.state.stopping or self.processes.running or self.records.waiting:
             journal = self.journal.due if self.journal.buffer else None
             news = min(self.loop.later.values(), default=None)
-            planned = (
-                self.core.next_timer(),
-                self.clients.next_timer(),
-                journal,
-                news,
-            )
+            planned = (self.core.next_timer(), self.clients.next_timer(), journal, news)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()

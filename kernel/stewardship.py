@@ -23,8 +23,8 @@ from clawai.kernel.loop import Loop
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-Then = Callable[[Any, list[int]], None]
-"""Takes the answer, or the ``ClawError`` that stands for it, and its descriptors."""
+Then = Callable[[Any], None]
+"""Takes the answer, or the ``ClawError`` that stands for it."""
 LOG_ROOM = 256
 """With so many messages waiting for the steward a line of the log is lost instead."""
 
@@ -64,11 +64,11 @@ class Steward:
         else:
             self.lost += 1
 
-    def ask(self, name: str, *arguments: Any, then: Then, fds: tuple[int, ...] = ()) -> None:
+    def ask(self, name: str, *arguments: Any, then: Then) -> None:
         """Ask it something; ``then`` gets the answer, in a later turn of the loop."""
         self._last += 1
         self._asked[self._last] = then
-        self.send(name, self._last, *arguments, fds=fds)
+        self.send(name, self._last, *arguments)
 
     def _ready(self, mask: int) -> None:
         if mask & select.EPOLLOUT:
@@ -81,12 +81,12 @@ class Steward:
                 return
             name, arguments, fds = message
             if name == "answer":
-                self._asked.pop(arguments[0])(arguments[1], fds)
+                self._asked.pop(arguments[0])(arguments[1])
             elif name == "refuse":
                 error = wire.error_from(msgspec.convert(arguments[1], wire.Error))
-                self._asked.pop(arguments[0])(error, fds)
+                self._asked.pop(arguments[0])(error)
             else:
-                self.handlers[name](*arguments, fds)
+                self.handlers[name](*arguments, *fds)
 
     def _ended(self) -> None:
         self.close()
@@ -106,7 +106,7 @@ class Steward:
         error = ClawError("overloaded", "the steward process died; ask again", retry_after_ms=500)
         self.handlers["lost"]()
         for then in asked.values():
-            then(error, [])
+            then(error)
 
     def close(self) -> None:
         """Let it end, which takes its launchers and their workers along, and wait for that."""

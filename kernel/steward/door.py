@@ -243,7 +243,7 @@ class Door:
             self.loop.watch(lease.fileno(), lambda _: self._lease_ended(number))
         del self.newcomers[new.sock.fileno()]
         self.loop.unwatch(new.sock.fileno())
-        told = number, new.pid, new.uid, lease is not None, said, new.zmtp.rest()
+        told = number, new.uid, lease is not None, said, new.zmtp.rest()
         self.link.send("client", *told, fds=(new.sock.detach(),))
 
     def left(self, number: int) -> None:

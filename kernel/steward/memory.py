@@ -274,16 +274,19 @@ class Memory:
 
     # Weights objects.
 
-    def _make_weights(self, number: int, worker: int, size: int, _: list[int]) -> None:
+    def _make_weights(self, told: dict[str, int], _: list[int]) -> None:
+        number, worker, size = told["weights"], told["worker"], told["size"]
         try:
             fd = self.weights[number] = _create("claw-weights", size)
             self._give(worker, {"weights": number, "bytes": size}, fd)
         except OSError as error:
             self._weightless(worker, error)
 
-    def _give_weights(self, number: int, worker: int, _: list[int]) -> None:
+    def _give_weights(self, told: dict[str, int], _: list[int]) -> None:
+        number, worker = told["weights"], told["worker"]
         try:
-            fd = self.weights[number]
+            if (fd := self.weights.get(number)) is None:
+                raise OSError(errno.ENOENT, "they are lost")  # with the steward before this one
             self._give(worker, {"weights": number, "bytes": os.fstat(fd).st_size}, fd)
         except OSError as error:
             self._weightless(worker, error)

@@ -30,8 +30,9 @@ def test_a_client_is_handed_over_with_what_it_said_behind_its_hello(served: Serv
     peer.sock.sendall(peer.zmtp.outgoing() + joined(HELLO) + behind)
     told = served.told()
     assert told
-    (number, pid, uid, leases, welcome, early), fds = told
-    assert (number, pid, uid, early) == (1, os.getpid(), os.getuid(), behind)
+    (number, uid, leases, welcome, early), fds = told
+    assert (number, uid, early) == (1, os.getuid(), behind)
+    assert served.door.process(1) == os.getpid()
     assert not leases
     assert served.door.clients.keys() == {1}
     assert not served.door.newcomers
@@ -51,7 +52,7 @@ def test_a_hello_in_single_bytes(served: Served) -> None:
         served.loop.turn(1)
     told = served.told()
     assert told
-    assert told[0][5] == b""
+    assert told[0][4] == b""
     os.close(told[1][0])
 
 

@@ -5,6 +5,8 @@ import mmap
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import msgspec
 import pytest
 
 from clawai.kernel import limits
-from clawai.kernel.steward.door import Client
+from clawai.kernel.steward import door as doors
 from clawai.kernel.steward.memory import blocks, read_only
 from clawai.sdk import wire
+from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from clawai.sdk.leases import LeaseSocket
 from steward_parts import WEIGHTS, Served
@@ -29,7 +32,7 @@ class Sides(Served):
         super().__init__(folder)
         kernels, self.client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         kernels.setblocking(False)
-        self.door.clients[1] = Client(os.getpid(), kernels)
+        self.door.clients[1] = doors.Client(os.getpid(), kernels)
         self.loop.watch(kernels.fileno(), lambda _: self.door._lease_ended(1))
         self.worker = socket.socket(fileno=self.memory.pair(7))
         for sock in (self.client, self.worker):
@@ -219,7 +222,7 @@ def test_a_read_only_descriptor(sides: Sides) -> None:
 
 def made(sides: Sides) -> int:
     """A weights object (3) as its worker got it."""
-    sides.tell("make_weights", 3, 7, 8192)
+    sides.tell("make_weights", {"weights": 3, "worker": 7, "size": 8192})
     found = taken(sides.worker)
     assert found
     assert found[0] == {"weights": 3, "bytes": 8192}
@@ -235,7 +238,7 @@ def test_an_object_is_sealed_only_when_nobody_can_write_to_it(sides: Sides) -> N
     assert sides.until_said() == ("answer", 5, True)
     with pytest.raises(PermissionError):
         mmap.mmap(fd, 8192)
-    sides.tell("give_weights", 3, 7)
+    sides.tell("give_weights", {"weights": 3, "worker": 7})
     found = taken(sides.worker)
     assert found
     sides.tell("drop_weights", 6, 3)
@@ -258,16 +261,22 @@ def test_an_object_that_is_not_there_is_not_sealed_and_gone(sides: Sides) -> Non
     assert sides.until_said() == ("answer", 4, False)
     sides.tell("drop_weights", 5, 3)
     assert sides.until_said() == ("answer", 5, True)
+    sides.tell("give_weights", {"weights": 3, "worker": 8})
+    assert sides.said() is None, "a worker that died with the steward before this one"
+    sides.tell("give_weights", {"weights": 3, "worker": 7})
+    said = sides.said()
+    assert said
+    assert said[:2] == ("broke", 7)
 
 
 def test_a_worker_that_takes_no_descriptor_is_told_of(sides: Sides) -> None:
     sides.worker.close()
-    sides.tell("make_weights", 3, 7, 8192)
+    sides.tell("make_weights", {"weights": 3, "worker": 7, "size": 8192})
     said = sides.said()
     assert said
     assert said[:2] == ("broke", 7)
     assert "cannot be given its weights" in said[2]
-    sides.tell("make_weights", 4, 8, 8192)
+    sides.tell("make_weights", {"weights": 4, "worker": 8, "size": 8192})
     assert sides.said() is None, "the daemon hears that this worker is gone"
 
 
@@ -282,10 +291,16 @@ def test_the_daemon_holds_no_memory_of_others(kernel: Kernel) -> None:
     assert "claw-segment" in str(descriptors(kernel.steward()).values())
 
 
+def age(pid: int) -> float:
+    """For how many seconds a process has been there."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def kill_steward(kernel: Kernel) -> None:
+    """Kill it once it has lived for a second: the daemon takes one that dies at once for broken."""
     first = kernel.steward()
-    with kernel.client() as client:
-        wait_until(lambda: client.query("status")["uptime_s"] >= 1, "it did not die at once")
+    wait_until(lambda: age(first) > 1.5, "it has lived")
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: kernel.steward() not in (0, first), "there is another")
 
@@ -361,3 +376,62 @@ def test_leases_of_a_segment_that_is_being_made_come_after_it(
         assert found
         os.close(found[1])
     door.close()
+
+
+def test_a_client_that_closes_its_lease_socket_has_no_leases(kernel: Kernel) -> None:
+    assert kernel.client().call("echo.say", {"text": "x"}).value == "x"
+    door = LeaseSocket.connect(kernel.folder / "lease.sock", PATIENCE)
+    with kernel.raw().hello(door.token) as peer:
+        peer.send_map(type="borrow", id=1, op="echo.tensor", bytes=4096)
+        assert isinstance(peer.message(), wire.Leased)
+        found = taken(door.sock)
+        assert found
+        os.close(found[1])
+        door.close()
+
+        def refused() -> str:
+            peer.send_map(type="borrow", id=2, op="echo.tensor", bytes=limits.SLAB + 1)
+            code: str = peer.answer(2).code
+            return code
+
+        wait_until(lambda: refused() == "no_lease", "the daemon has heard of it")
+        peer.send_map(type="submit", id=3, op="echo.say", params={"text": "x"})
+        assert wire.unpack(peer.answer(3).result) == "x"
+
+
+def test_the_steward_dies_whatever_goes_on(kernel: Kernel) -> None:
+    """Segments and weights objects are made, passed and dropped while it is killed."""
+    kernel.plugin("w", WEIGHTS, {"w.look": "idempotent = true"})
+    bystander = kernel.client()
+    over = threading.Event()
+    said: list[Exception] = []
+
+    def borrow() -> None:
+        while not over.is_set():
+            try:
+                with Client(folder=kernel.folder, timeout=PATIENCE) as client:
+                    client.borrow("echo.tensor", limits.SLAB + 1)
+                    client.call("w.look")
+                    client.admin("unload", "w")
+            except ClawError:
+                pass  # typed, whichever it is
+            except Exception as error:
+                said.append(error)
+                return
+
+    threads = [threading.Thread(target=borrow) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        kill_steward(kernel)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not said
+    wait_until(lambda: not bystander.query("status")["segments"], "their memory is back")
+    bystander.admin("unload", "w")
+    bystander.admin("unload", "echo")
+    wait_until(lambda: not bystander.query("status")["used_bytes"], "and all the rest")
+    with kernel.client() as client:
+        assert client.borrow("echo.tensor", 4096)
+        assert client.call("w.look").value == [1, True, b"once"]
