@@ -53,8 +53,8 @@ class Clients:
     in_flight: Callable[[], int]
     """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
-    watched: dict[int, Client] = field(default_factory=dict)
-    """Those for whom much waits."""
+    full: dict[int, Client] = field(default_factory=dict)
+    """Those for whom too much waits, unless they begin to read."""
     making: dict[int, list[ev.Reply]] = field(default_factory=dict)
     """Segments that are being made, and what is to be said about them then."""
     left: set[int] = field(default_factory=set)
@@ -92,7 +92,7 @@ class Clients:
         """Forget a client; its tasks are cancelled and its leases end."""
         if self.by_number.pop(client.number, None) is None:
             return
-        self.watched.pop(client.number, None)
+        self.full.pop(client.number, None)
         client.peer.close()
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
@@ -149,16 +149,15 @@ class Clients:
 
     def next_timer(self) -> int | None:
         """When somebody who does not read is to go."""
-        full = (c.peer.moved for c in self.watched.values() if _full(c))
-        return min((moved + limits.STUCK for moved in full), default=None)
+        return min((c.peer.moved + limits.STUCK for c in self.full.values()), default=None)
 
     def expire(self, now: int) -> None:
         """Close connections that have stopped reading."""
-        for client in list(self.watched.values()):
-            if _full(client) and now >= client.peer.moved + limits.STUCK:
+        for client in list(self.full.values()):
+            if client.peer.waiting <= limits.OUTBOX:
+                del self.full[client.number]
+            elif now >= client.peer.moved + limits.STUCK:
                 self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
-            elif client.peer.waiting <= POST:
-                del self.watched[client.number]
 
     # Messages.
 
@@ -178,8 +177,9 @@ class Clients:
         if client.urgent and isinstance(told.message, wire.Done):
             self._be_eager()
         client.peer.send(told.message, told.frames, later=news)
+        if client.peer.waiting > limits.OUTBOX:
+            self.full[client.number] = client
         if client.peer.waiting > POST:
-            self.watched[client.number] = client
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
                 worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
@@ -334,10 +334,6 @@ class Clients:
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
-
-
-def _full(client: Client) -> bool:
-    return client.peer.waiting > limits.OUTBOX
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")

@@ -84,15 +84,24 @@ class Peer:
     def read(self) -> bool:
         """Take some of what has come; False at its end."""
         try:
-            messages = self.receive()
-            self.inbox.extend(messages or ())
+            # What is stalled is whole already, although the socket may have nothing to read.
+            size = 0 if self.zmtp.stalled else self.sock.recv_into(_READ_INTO)
+        except BlockingIOError:
+            return True
+        except OSError:
+            size = 0
+        if not (size or self.zmtp.stalled):
+            self.ended(None)
+            return False
+        try:
+            self.inbox.extend(self.zmtp.receive(_READ_INTO[:size], MESSAGES))
+            if (pongs := self.zmtp.outgoing()) and self.waiting < PONGS:
+                self.write(pongs)
             self._work()
         except ClawError as error:
             self.ended(error)
             return False
-        if messages is None:
-            self.ended(None)
-        return messages is not None
+        return True
 
     def _work(self) -> None:
         while self.inbox and not self.paused and not self.closed:
@@ -123,27 +132,6 @@ class Peer:
     def fileno(self) -> int:
         """For the poller."""
         return self.sock.fileno()
-
-    def receive(self) -> list[list[bytes]] | None:
-        """Some of the messages that are whole now; None when the peer has closed.
-
-        While ``zmtp.stalled`` there are more, although the socket may have nothing to read.
-
-        Raises:
-            ClawError: the peer broke ZMTP or a limit.
-        """
-        try:
-            size = 0 if self.zmtp.stalled else self.sock.recv_into(_READ_INTO)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError:
-            return None
-        if not (size or self.zmtp.stalled):
-            return None
-        messages = self.zmtp.receive(_READ_INTO[:size], MESSAGES)
-        if (pongs := self.zmtp.outgoing()) and self.waiting < PONGS:
-            self.write(pongs)
-        return messages
 
     def write(self, data: bytes) -> None:
         """Send bytes as they are."""

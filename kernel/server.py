@@ -65,10 +65,14 @@ class Server:
         self.memory = Memory(self.loop, self.steward, self.core)
         config = told["config"]
         self.records = Records(
-            self.loop, self.offers, config, self._instruct, self._submitted, self._journal_lost
+            self.loop,
+            self.offers,
+            config,
+            self._instruct,
+            lambda: [task.asked for task in self.core.state.tasks.values()],
+            lambda: self.journal.lose(time.monotonic_ns()),
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
-        core = self.core
         self.clients = Clients(
             self.loop,
             self.steward,
@@ -76,7 +80,7 @@ class Server:
             self.records,
             self._view,
             self.stop,
-            lambda: len(core.state.tasks),
+            lambda: len(self.core.state.tasks),
         )
         self._started = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
@@ -125,12 +129,6 @@ class Server:
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
-
-    def _submitted(self) -> list[ev.Submitted]:
-        return [task.asked for task in self.core.state.tasks.values()]
-
-    def _journal_lost(self) -> None:
-        self.journal.lose(time.monotonic_ns())
 
     def _view(self, what: str) -> dict[str, Any]:
         now = time.monotonic_ns()

@@ -20,9 +20,10 @@ from typing import Any
 
 import msgspec
 
-from clawai.kernel import limits
+from clawai.kernel.limits import CLIENTS
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
+from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -30,8 +31,6 @@ from clawai.sdk.zmtp_handshake import Conversation
 
 VERSION = "0.1.0"
 """Of the package."""
-EARLY = 64 * 1024
-"""Bytes that a connection may send before it has said a proper hello."""
 _READ = 16 * 1024
 _CREDENTIALS = struct.Struct("3i")
 
@@ -127,14 +126,14 @@ class Door:
             sock.close()
             self.log.write("warning", f"refused a connection of process {pid}: too many")
             return
-        zmtp = Conversation(b"ROUTER", max_frames=wire.MAX_FRAMES, max_bytes=EARLY)
+        zmtp = Conversation(b"ROUTER", max_frames=wire.MAX_FRAMES, max_bytes=limits.EARLY)
         new = Newcomer(sock, pid, uid, time.monotonic_ns(), zmtp)
         self.newcomers[sock.fileno()] = new
         self.loop.watch(sock.fileno(), lambda _: self._heard(new))
         self._say(new, zmtp.outgoing())
 
     def _full(self) -> bool:
-        return len(self.clients) + len(self.newcomers) >= limits.CLIENTS
+        return len(self.clients) + len(self.newcomers) >= CLIENTS
 
     def _dismiss(self, new: Newcomer) -> None:
         """Close a connection that has not said hello."""
@@ -191,8 +190,8 @@ class Door:
                 return None
         new.took += len(data)
         messages = new.zmtp.receive(data, 1)
-        if not messages and new.took > EARLY:
-            raise ClawError("too_large", "bytes before hello", new.took, EARLY)
+        if not messages and new.took > limits.EARLY:
+            raise ClawError("too_large", "bytes before hello", new.took, limits.EARLY)
         return messages
 
     def _first(self, new: Newcomer, frames: list[bytes]) -> None:
@@ -280,7 +279,7 @@ class Door:
     # The lease socket.
 
     def _accept_lease(self, listener: socket.socket, _: int) -> None:
-        if len(self.waiting) >= limits.CLIENTS:
+        if len(self.waiting) >= CLIENTS:
             self._close(next(iter(self.waiting.values())))
         if (found := self._accepted(listener)) is None:
             return

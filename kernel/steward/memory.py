@@ -22,9 +22,10 @@ from typing import Any
 
 import msgspec
 
-from clawai.kernel import limits
+from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
+from clawai.kernel.steward import limits
 from clawai.kernel.steward.door import Door, scarce
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk import wire
@@ -255,7 +256,7 @@ class Memory:
         """Now while pages are to be given back; in a second while they may come back."""
         if self.freeing:
             return 0
-        return self.looked + limits.SECOND if self.fresh else None
+        return self.looked + SECOND if self.fresh else None
 
     def expire(self, now: int) -> None:
         """Give back a part (a gigabyte at once would hold everybody up), and look."""
@@ -266,7 +267,7 @@ class Memory:
                 self.link.send("freed", number)
             else:
                 written.append(segment.worker)
-        if now >= self.looked + limits.SECOND:
+        if now >= self.looked + SECOND:
             self.looked = now
             written += self.violators()
         for worker in written:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clawai.kernel import limits
-from clawai.kernel.steward.door import EARLY, Client
+from clawai.kernel.steward.door import Client
+from clawai.kernel.steward.limits import EARLY
 from clawai.sdk import wire
 from clawai.sdk.zmtp_handshake import GREETING
 from steward_parts import Served, joined

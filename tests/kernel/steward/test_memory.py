@@ -16,6 +16,7 @@ import pytest
 
 from clawai.kernel import limits
 from clawai.kernel.steward import door as doors
+from clawai.kernel.steward import limits as bounds
 from clawai.kernel.steward.memory import blocks, read_only
 from clawai.sdk import wire
 from clawai.sdk.client import Client
@@ -131,7 +132,7 @@ def test_one_that_cannot_be_passed_is_not_made(sides: Sides, missing: str) -> No
 def test_a_large_segment_is_given_back_in_parts(sides: Sides) -> None:
     """A turn of the loop punches so much and no more; what is small goes together."""
     held = sides.memory
-    sizes = {1: 2 * limits.PUNCH + 4096, 2: 4096, 3: 8192}
+    sizes = {1: 2 * bounds.PUNCH + 4096, 2: 4096, 3: 8192}
     fds = {number: held.make(number, size, 9, os.getpid()) for number, size in sizes.items()}
     for number, fd in fds.items():
         fill(fd, sizes[number])
@@ -139,7 +140,7 @@ def test_a_large_segment_is_given_back_in_parts(sides: Sides) -> None:
         sides.tell("free", number)
     assert held.next_timer() == 0
     assert held.punch_some() == []
-    assert blocks(fds[1]) * 512 == limits.PUNCH + 4096
+    assert blocks(fds[1]) * 512 == bounds.PUNCH + 4096
     held.expire(0)
     assert sides.said() is None
     held.expire(0)
