@@ -30,7 +30,6 @@ LEFT_OVER = 1 / 8
 """So much of a larger segment may stay unused while it is lent."""
 UNMAP = 2 * SECOND
 """For so long, memory that its holders were asked to unmap counts as on its way."""
-REQUEST_ID_TEXT = 80
 
 # Tasks.
 TICK = 1 * SECOND
