@@ -326,13 +326,16 @@ class Memory:
         Args:
             close: a descriptor that from now on only the child has.
         """
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:  # no process can be had: then everybody waits
+            done = _went_well(work)
+            if close >= 0:
+                os.close(close)
+            then(done)
+            return
         if child == 0:
-            try:
-                work()
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
+            os._exit(not _went_well(work))
         if close >= 0:
             os.close(close)
         pidfd = os.pidfd_open(child)
@@ -351,6 +354,14 @@ class Memory:
             os.close(fd)
         self.segments.clear()
         self.weights.clear()
+
+
+def _went_well(work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except BaseException:
+        return False
+    return True
 
 
 def _owner_maps(number: int, segment: Segment) -> bool:

@@ -1,5 +1,6 @@
 """The steward's memory: segments and weights objects, made, passed, emptied, watched and sealed."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -270,6 +271,26 @@ def test_an_object_that_is_not_there_is_not_sealed_and_gone(sides: Sides) -> Non
     assert said[:2] == ("broke", 7)
 
 
+def test_without_another_process_it_is_done_all_the_same(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may have used up all that the system gives."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    fd = made(sides)
+    with mmap.mmap(fd, 8192):
+        sides.tell("seal_weights", 4, 3)
+        assert sides.said() == ("answer", 4, False)
+    sides.tell("seal_weights", 5, 3)
+    assert sides.said() == ("answer", 5, True)
+    sides.tell("drop_weights", 6, 3)
+    assert sides.said() == ("answer", 6, True)
+    os.close(fd)
+
+
 def test_a_worker_that_takes_no_descriptor_is_told_of(sides: Sides) -> None:
     sides.worker.close()
     sides.tell("make_weights", {"weights": 3, "worker": 7, "size": 8192})
@@ -301,6 +322,8 @@ def age(pid: int) -> float:
 def kill_steward(kernel: Kernel) -> None:
     """Kill it once it has lived for a second: the daemon takes one that dies at once for broken."""
     first = kernel.steward()
+    with kernel.client() as client:  # the first one is older than the daemon's count of it
+        wait_until(lambda: client.query("status")["uptime_s"] >= 1, "the daemon has lived")
     wait_until(lambda: age(first) > 1.5, "it has lived")
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: kernel.steward() not in (0, first), "there is another")
