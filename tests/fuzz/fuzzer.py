@@ -27,7 +27,7 @@ from clawai.sdk.zmtp import Connection
 from clawai.sdk.zmtp_handshake import Conversation
 from fuzz.make_corpus import FOLDER, GREETING, HELLO, READY, message
 from fuzz.mutate import mutate
-from support import Kernel, memory_kib
+from support import Kernel
 
 GROWTH_KIB = 64 << 10
 FLOOD = 96 << 20
@@ -131,7 +131,7 @@ class Daemon:
     def __post_init__(self) -> None:
         self.good = self.kernel.client()
         assert self.good.call("echo.say", {"text": "warm"}).value == "warm"
-        self.start_kib = memory_kib(self.kernel.pid)
+        self.start_kib = self.kernel.held_kib()
         self.kernel.mark()
 
     def check(self, seed: int) -> None:
@@ -140,8 +140,8 @@ class Daemon:
             holds(self.good.call("echo.say", {"text": "x"}).value == "x", seed, "a wrong answer")
         except ClawError as error:
             raise Failure(f"seed {seed}: others are not served: {error}") from error
-        grown = memory_kib(self.kernel.pid, "VmHWM") - self.start_kib
-        holds(grown <= GROWTH_KIB, seed, f"the daemon has grown by {grown >> 10} MiB")
+        grown = self.kernel.held_kib("VmHWM") - self.start_kib
+        holds(grown <= GROWTH_KIB, seed, f"the kernel has grown by {grown >> 10} MiB")
         holds(not self.kernel.stderr(), seed, self.kernel.stderr()[-2000:])
         holds("Traceback" not in self.kernel.log(), seed, self.kernel.log()[-3000:])
 

@@ -1,4 +1,4 @@
-"""Clients that attack: the daemon stays small, stays up, and serves its other clients meanwhile."""
+"""Clients that attack: the kernel stays small, stays up, and serves its other clients meanwhile."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from clawai.kernel import limits
 from clawai.sdk import wire
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
-from support import Kernel, RawPeer, memory_kib, wait_until
+from support import Kernel, RawPeer, wait_until
 
 GROWTH_KIB = 64 * 1024
 
@@ -24,10 +24,10 @@ def under_attack(kernel: Kernel) -> Iterator[Client]:
     kernel.mark()
     victim = kernel.client(name="victim")
     assert victim.call("echo.say", {"text": "before"}).value == "before"
-    before = memory_kib(kernel.pid)
+    before = kernel.held_kib()
     yield victim
     assert victim.call("echo.say", {"text": "during"}).value == "during"
-    peak = memory_kib(kernel.pid, "VmHWM")
+    peak = kernel.held_kib("VmHWM")
     assert peak - before <= GROWTH_KIB, f"grew by {(peak - before) // 1024} MiB"
 
 

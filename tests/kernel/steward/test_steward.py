@@ -179,7 +179,7 @@ def test_weights_outlive_their_worker(kernel: Kernel) -> None:
     assert client.query("status")["used_bytes"] == used
     client.admin("unload", "w")
     wait_until(lambda: not client.query("status")["used_bytes"], "the memory is back")
-    for pid in (kernel.pid, kernel.steward()):
+    for pid in kernel.exposed():
         assert not [link for link in descriptors(pid).values() if "claw-weights" in link]
 
 
