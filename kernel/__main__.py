@@ -123,7 +123,7 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
     }
     # Each side finds its first message waiting.
     Link(theirs, blocking=True).send("settings", settings)
-    Link(ours, blocking=True).send("serve", told, fds=tuple(map(os.dup, listeners)))
+    Link(ours, blocking=True).send("serve", told, 0, [], fds=tuple(map(os.dup, listeners)))
     daemon = os.getpid()
     steward = os.fork()
     if steward == 0:

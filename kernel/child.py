@@ -20,8 +20,8 @@ from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.sdk.errors import ClawError
 
-Then = Callable[[Any, list[int]], None]
-"""Takes the answer, or the ``ClawError`` that stands for it, and its descriptors."""
+Then = Callable[[Any], None]
+"""Takes the answer, or the ``ClawError`` that stands for it."""
 ROOM = 128
 """With so many messages waiting for a child nothing is added that may be lost."""
 PATIENCE_S = 5.0
@@ -44,7 +44,7 @@ class Child:
     started: int = 0
     heard: bool = False
     """It has said something."""
-    handlers: dict[str, Callable[..., None]] = field(default_factory=dict)
+    handlers: dict[str, Callable[..., Any]] = field(default_factory=dict)
     """What it may say; each gets the arguments and the descriptors."""
     _asked: dict[int, Then] = field(default_factory=dict)
     _last: int = 0
@@ -76,11 +76,11 @@ class Child:
         self.send(name, *arguments)
         return True
 
-    def ask(self, name: str, *arguments: Any, then: Then, fds: tuple[int, ...] = ()) -> None:
+    def ask(self, name: str, *arguments: Any, then: Then) -> None:
         """Ask it something; ``then`` gets the answer, in a later turn of the loop."""
         self._last += 1
         self._asked[self._last] = then
-        self.send(name, self._last, *arguments, fds=fds)
+        self.send(name, self._last, *arguments)
 
     def _ready(self, mask: int) -> None:
         assert self.link
@@ -96,9 +96,9 @@ class Child:
             name, arguments, fds = message
             if name in ("answer", "refuse"):
                 number, said = arguments
-                self._asked.pop(number)(said if name == "answer" else ClawError(*said), fds)
+                self._asked.pop(number)(said if name == "answer" else ClawError(*said))
             else:
-                self.handlers[name](*arguments, fds)
+                self.handlers[name](*arguments, *fds)
 
     def _died(self) -> None:
         self.close()
@@ -107,7 +107,7 @@ class Child:
         text = f"the {self.name} process died; ask again"
         error = ClawError("overloaded", text, retry_after_ms=500)
         for then in asked.values():
-            then(error, [])
+            then(error)
 
     def close(self) -> None:
         """Let it read what it was told and end by itself, and wait for it; one that hangs dies."""

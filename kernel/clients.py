@@ -1,9 +1,9 @@
-"""The clients' side of the shell: connections, handshake, requests, leases out.
+"""The clients' side of the shell: connections, requests, segments for them.
 
 Principal is who the operating system says that the peer is (SO_PEERCRED), never what it says. The
-steward accepts connections, and gives one-time tokens out at the lease socket: a token ties a
-connection there to one here. What has to be asked of the steward makes its client wait: what that
-sent afterwards is handled after the answer, in order.
+steward accepts connections and hands over those that have said a proper hello. What has to be asked
+of the steward makes its client wait: what that sent afterwards is handled after the answer, in
+order.
 """
 
 import os
@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
@@ -26,8 +24,6 @@ from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-VERSION = "0.1.0"
-
 
 @dataclass(slots=True)
 class Client:
@@ -36,10 +32,8 @@ class Client:
     number: int
     peer: Peer
     uid: int
-    pid: int
-    since: int
-    greeted: bool = False
-    lease: socket.socket | None = None
+    leases: bool
+    """It has a lease socket, at the steward."""
     urgent: bool = False
     """What it asked for last was."""
 
@@ -59,29 +53,35 @@ class Clients:
     in_flight: Callable[[], int]
     """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
-    watched: dict[int, Client] = field(default_factory=dict)
-    """Those that have not said hello, or for whom much waits."""
+    full: dict[int, Client] = field(default_factory=dict)
+    """Those for whom too much waits, unless they begin to read."""
+    making: dict[int, list[ev.Reply]] = field(default_factory=dict)
+    """Segments that are being made, and what is to be said about them then."""
+    left: set[int] = field(default_factory=set)
+    """Clients that have left, which the core is to hear when their segments are made."""
     last: int = 0
+    """The number that was given last."""
 
     # Connections.
 
-    def connected(self, pid: int, uid: int, fds: list[int]) -> None:
-        """The steward has accepted a connection of a process that may connect."""
-        if not fds:
-            return  # we are out of descriptors; the system has closed it
-        if len(self.by_number) >= limits.CLIENTS:
-            # Who has not said hello must not keep others out.
-            for idle in [c for c in self.by_number.values() if not c.greeted][:1]:
-                self.leave(idle, "it never said hello")
-        if len(self.by_number) >= limits.CLIENTS:
-            os.close(fds[0])
-            self.steward.log("warning", f"refused a connection of process {pid}: too many")
+    def connected(
+        self, number: int, uid: int, leases: bool, welcome: bytes, early: bytes, fd: int = -1
+    ) -> None:
+        """The steward hands over a client that has said hello.
+
+        Args:
+            welcome: what it is to be told.
+            early: what it has sent behind its hello.
+            fd: its connection; -1 if the system had no descriptor for us, and has closed it.
+        """
+        self.last = number
+        if fd < 0:
+            self.steward.send("left", number)
             return
-        self.last += 1
-        peer = Peer(socket.socket(fileno=fds[0]), b"ROUTER")
-        client = Client(self.last, peer, uid, pid, time.monotonic_ns())
-        self.by_number[client.number] = self.watched[client.number] = client
-        peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
+        client = Client(number, Peer(socket.socket(fileno=fd), early), uid, leases)
+        self.by_number[number] = client
+        client.peer.write(welcome)
+        client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
@@ -92,55 +92,82 @@ class Clients:
         """Forget a client; its tasks are cancelled and its leases end."""
         if self.by_number.pop(client.number, None) is None:
             return
-        self.watched.pop(client.number, None)
+        self.full.pop(client.number, None)
         client.peer.close()
-        self._close_lease(client)
-        if client.greeted:
-            if why != "closed":
-                self.steward.log("warning", f"client {client.number} is disconnected: {why}")
-            self.loop.happen(ev.ClientLeft(client.number))
+        if why != "closed":
+            self.steward.log("warning", f"client {client.number} is disconnected: {why}")
+        self.steward.send("left", client.number)
+        self.left.add(client.number)
+        self._say_left(client.number)
 
-    def _close_lease(self, client: Client) -> None:
-        if client.lease:
-            self.loop.unwatch(client.lease.fileno())
-            client.lease.close()
-            client.lease = None
+    def _say_left(self, number: int) -> None:
+        wanted = (replies[0].client for replies in self.making.values())
+        if number in self.left and number not in wanted:
+            self.left.remove(number)
+            self.loop.happen(ev.ClientLeft(number))
 
-    def give(self, number: int, segment: int, size: int, fd: int) -> None:
-        """Send a segment's descriptor to its client.
+    # Segments.
 
-        Raises:
-            OSError: it has no lease socket any more, or does not take it.
+    def lease_ended(self, number: int) -> None:
+        """The steward says that a client's lease socket is closed."""
+        if client := self.by_number.get(number):
+            client.leases = False
+
+    def lost(self) -> None:
+        """The steward has died, and the lease sockets with it."""
+        for client in self.by_number.values():
+            client.leases = False
+
+    def make_segment(self, told: ev.MakeSegment) -> None:
+        """Have a segment made and passed to both sides, and only then tell its client.
+
+        Until then nothing is heard of that client, not even that it has left: the core takes it
+        that the segment is there.
         """
-        client = self.by_number.get(number)
-        if client is None or client.lease is None:
-            raise OSError(0, "the client has no lease socket")
-        header = msgspec.msgpack.encode({"segment": segment, "bytes": size})
-        socket.send_fds(client.lease, [header], [fd])
+        self.making[told.segment] = [told.reply]
+        client = self.by_number.get(told.client)
+        if client:
+            client.peer.paused += 1
+
+        def made(answer: Any) -> None:
+            replies = self.making.pop(told.segment)
+            if isinstance(answer, ClawError):
+                self.loop.happen(ev.SegmentFailed(told.segment, str(answer)))
+                for reply in replies:
+                    self.fail(reply.client, reply.message, answer)
+            else:
+                for reply in replies:
+                    self.reply(reply)
+            if client:
+                client.peer.resume()
+            self._say_left(told.client)
+
+        asked = told.segment, told.size, told.client, told.worker, told.rights
+        self.steward.ask("make_segment", *asked, then=made)
 
     # Time.
 
     def next_timer(self) -> int | None:
-        """When somebody who has not said hello, or does not read, is to go."""
-        waiting = [c.since + limits.HANDSHAKE for c in self.watched.values() if not c.greeted]
-        waiting += [c.peer.moved + limits.STUCK for c in self.watched.values() if _full(c)]
-        return min(waiting, default=None)
+        """When somebody who does not read is to go."""
+        return min((c.peer.moved + limits.STUCK for c in self.full.values()), default=None)
 
     def expire(self, now: int) -> None:
-        """Close connections that never said hello, or have stopped reading."""
-        for client in list(self.watched.values()):
-            if not client.greeted and now >= client.since + limits.HANDSHAKE:
-                self.leave(client, "it never said hello")
-            elif _full(client) and now >= client.peer.moved + limits.STUCK:
+        """Close connections that have stopped reading."""
+        for client in list(self.full.values()):
+            if client.peer.waiting <= limits.OUTBOX:
+                del self.full[client.number]
+            elif now >= client.peer.moved + limits.STUCK:
                 self.leave(client, f"it does not read, {client.peer.waiting} bytes wait for it")
-            elif client.greeted and client.peer.waiting <= POST:
-                del self.watched[client.number]
 
     # Messages.
 
     def reply(self, told: ev.Reply) -> None:
         """Send what the kernel says to a client."""
-        self._send(told.client, told.message)
+        message = told.message
+        if isinstance(message, wire.Leased) and message.lease.segment in self.making:
+            self.making[message.lease.segment].append(told)
+        else:
+            self._send(told.client, message)
 
     def passed(self, told: ev.Pass) -> None:
         """Send a client what a worker says, or why not."""
@@ -158,8 +185,9 @@ class Clients:
         if client.urgent and isinstance(message, wire.Done):
             self._be_eager()
         client.peer.send(message, frames, later=news)
+        if client.peer.waiting > limits.OUTBOX:
+            self.full[client.number] = client
         if client.peer.waiting > POST:
-            self.watched[client.number] = client
             total = sum(other.peer.waiting for other in self.by_number.values())
             if total > limits.OUTBOX_TOTAL:
                 worst = max(self.by_number.values(), key=lambda other: other.peer.waiting)
@@ -185,20 +213,18 @@ class Clients:
         client: Client,
         asked: Any,
         question: tuple[Any, ...],
-        then: Callable[[Any, list[int]], None],
+        then: Callable[[Any], None],
     ) -> None:
         """Ask the steward on behalf of a client, which waits for the answer."""
-        client.peer.paused = True
+        client.peer.paused += 1
 
-        def answered(answer: Any, got: list[int]) -> None:
+        def answered(answer: Any) -> None:
             if client.number not in self.by_number:
-                for fd in got:
-                    os.close(fd)
                 return
             try:
                 if isinstance(answer, ClawError):
                     raise answer
-                then(answer, got)
+                then(answer)
             except ClawError as error:
                 self._complain(client, error, getattr(asked, "id", None))
             client.peer.resume()
@@ -212,53 +238,19 @@ class Clients:
             then(offer)
             return
         learn = self.offers.learn
-        self._ask(client, asked, ("resolve", *key), lambda said, _: then(learn(key, said)))
+        self._ask(client, asked, ("resolve", *key), lambda said: then(learn(key, said)))
 
     def _message(self, client: Client, frames: list[bytes]) -> None:
         request = None
         try:
             message = wire.decode(frames, wire.FromClient)
             request = getattr(message, "id", None)
-            if not client.greeted and not isinstance(message, wire.Hello):
-                raise ClawError(
-                    "bad_state", "the first message must be hello", type(message).__name__
-                )
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
             self._complain(client, error, request)
 
     def _hello(self, client: Client, hello: wire.Hello, frames: list[bytes]) -> None:
-        if hello.version[0] != wire.VERSION[0]:
-            raise ClawError(
-                "bad_version",
-                "the client speaks another version of the wire",
-                got=list(hello.version),
-                allowed=list(wire.VERSION),
-                hint="install the same version of clawai on both sides, then restart the kernel",
-            )
-        if client.greeted:
-            raise ClawError("bad_state", "hello was said before")
-        if hello.token:
-            welcome = partial(self._welcome, client)
-            self._ask(client, hello, ("claim", hello.token), lambda _, fds: welcome(fds))
-        else:
-            self._welcome(client, [])
-
-    def _welcome(self, client: Client, fds: list[int]) -> None:
-        if fds:
-            client.lease = socket.socket(fileno=fds[0])
-            client.lease.setblocking(False)
-            # The client has nothing to say there: whatever comes is the end of it.
-            self.loop.watch(fds[0], lambda _: self._close_lease(client))
-        client.greeted = True
-        welcome = wire.Welcome(
-            version=wire.VERSION,
-            kernel=VERSION,
-            pid=os.getpid(),
-            principal=f"uid:{client.uid}",
-            leases=client.lease is not None,
-        )
-        self._send(client.number, welcome)
+        raise ClawError("bad_state", "hello was said before")
 
     def _submit(self, client: Client, asked: wire.Submit, frames: list[bytes]) -> None:
         deadline = None
@@ -294,7 +286,7 @@ class Clients:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))
 
     def _borrow(self, client: Client, asked: wire.Borrow, frames: list[bytes]) -> None:
-        if client.lease is None:
+        if not client.leases:
             raise ClawError(
                 "no_lease",
                 "this connection works without leases",
@@ -319,13 +311,13 @@ class Clients:
             self.records.ask(client.number, asked.id, client.uid, verb, job)
             return
 
-        def listed(data: bytes, _: list[int]) -> None:
+        def listed(data: bytes) -> None:
             self._answer(client, asked.id, wire.Raw(data))
 
         try:
             self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
         except OSError as error:
-            client.peer.paused = False
+            client.peer.paused -= 1
             raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
@@ -348,11 +340,6 @@ class Clients:
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
-            self._close_lease(client)
-
-
-def _full(client: Client) -> bool:
-    return client.peer.waiting > limits.OUTBOX
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")

@@ -1,4 +1,7 @@
-"""Every limit of the kernel, in one place. Times are nanoseconds, sizes bytes."""
+"""Every limit of the kernel, in one place. Times are nanoseconds, sizes bytes.
+
+What the steward alone keeps to is in ``clawai.kernel.steward.limits``.
+"""
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -17,9 +20,6 @@ STUCK = 3 * SECOND
 """So many bytes waiting, and none taken for so long: the client does not read, and is let go."""
 OUTBOX_TOTAL = 24 * MIB
 """Bytes waiting for all clients. The three totals bound what strangers can make us hold."""
-HANDSHAKE = 5 * SECOND
-"""A connection that has not said hello by then is closed."""
-TOKEN_LIFE = 30 * SECOND
 SEGMENTS_PER_CLIENT = 64
 LEASES_PER_CLIENT = 1024
 SLAB = 2 * MIB
@@ -30,9 +30,6 @@ LEFT_OVER = 1 / 8
 """So much of a larger segment may stay unused while it is lent."""
 UNMAP = 2 * SECOND
 """For so long, memory that its holders were asked to unmap counts as on its way."""
-PUNCH = 16 * MIB
-"""Bytes that one turn of the loop gives back; it takes a millisecond."""
-REQUEST_ID_TEXT = 80
 
 # Tasks.
 TICK = 1 * SECOND
@@ -87,20 +84,10 @@ SQUEEZED = 0.4
 """With fewer processors than that left to us by others, bulk workers are suspended."""
 TURN = 100 * MS
 """How long a worker computes when there are more of its class than processors."""
-WORKER_SLACK = 64 * MIB
-"""Private memory that a worker may map beyond what is charged for it."""
 WORKER_OUTBOX = PAYLOAD_TOTAL + 8 * MIB
 """More than all requests together hold: only a worker that answers unread ones gets there."""
 RETIRED = 32
 """Segments whose pages a worker gave back but could still map; then it is renewed when idle."""
-WATCHED = 128
-"""Of these segments so many are watched for pages that come back, the latest."""
-OUTPUT_RATE = MIB
-"""Bytes a second of one worker's output that are read; then its writes wait."""
-LOG_LINE = 4096
-"""Bytes of one line of a worker's output in the log."""
-LOG_RATE = 200
-"""Lines a second that one worker may log."""
 DEPTH = 800
 """Calls within each other in the daemon, msgpack's own among them: what it passes on unread is not
 so deep that others cannot read it, who have Python's 1000 and are deeper in calls of their own."""

@@ -36,13 +36,13 @@ class Loop:
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
 
-    def happen(self, event: Event, *, next_one: bool = False) -> None:
+    def happen(self, event: Event) -> None:
         """Hand an event to the core.
 
         Carrying out may make more happen (a send that fails, a start that is refused); that is
-        queued, so that the core sees one event at a time. ``next_one`` comes before all others.
+        queued, so that the core sees one event at a time.
         """
-        self._events.insert(0 if next_one else len(self._events), event)
+        self._events.append(event)
         if self._busy:
             return
         self._busy = True

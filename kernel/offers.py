@@ -47,7 +47,7 @@ class Offers:
         now = time.monotonic_ns()
         if now - offer.learned > SECOND:
             offer.learned = now
-            self.steward.ask("resolve", *key, then=lambda said, _: self._relearn(key, said))
+            self.steward.ask("resolve", *key, then=lambda said: self._relearn(key, said))
         return offer
 
     def learn(self, key: Key, said: dict[str, Any]) -> Offer:
@@ -63,7 +63,7 @@ class Offers:
         else:
             self.learn(key, said)
 
-    def forget(self, fds: list[int]) -> None:
+    def forget(self) -> None:
         """Somebody has changed a folder."""
         self.by_key.clear()
 

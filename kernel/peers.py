@@ -1,4 +1,5 @@
-"""One connection: a non-blocking socket, its ZMTP state, and what waits on both ways."""
+"""One connection, whose handshake is over: a non-blocking socket, its ZMTP state, and what waits on
+both ways."""
 
 import select
 import socket
@@ -27,12 +28,17 @@ _READ_INTO = memoryview(bytearray(READ))
 
 
 class Peer:
-    """Reads whole messages and writes what it can; what it cannot waits in ``outbox``."""
+    """Reads whole messages and writes what it can; what it cannot waits in ``outbox``.
 
-    def __init__(self, sock: socket.socket, role: bytes) -> None:
+    Args:
+        early: what was read from the socket before.
+    """
+
+    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.zmtp = Connection(role, max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        most, size = wire.MAX_FRAMES, wire.MAX_MESSAGE
+        self.zmtp = Connection(max_frames=most, max_bytes=size, early=early)
         self.waiting = 0
         """Bytes in the outbox."""
         self.moved = 0
@@ -41,8 +47,8 @@ class Peer:
         self.closed = False
         self.inbox: deque[list[bytes]] = deque()
         """Whole messages that were not handled yet."""
-        self.paused = False
-        """Nothing is read or handled now, until ``resume``."""
+        self.paused = 0
+        """While above zero nothing is read or handled, until so many ``resume``."""
         self.loop: Loop | None = None
         self._mask = select.EPOLLIN
 
@@ -61,7 +67,7 @@ class Peer:
         self.loop, self._taken, self.ended = loop, taken, ended
         loop.watch(self.fileno(), self._ready)
         loop.peers.add(self)
-        self.flush_handshake()
+        self._work()
 
     @property
     def held(self) -> int:
@@ -78,15 +84,24 @@ class Peer:
     def read(self) -> bool:
         """Take some of what has come; False at its end."""
         try:
-            messages = self.receive()
-            self.inbox.extend(messages or ())
+            # What is stalled is whole already, although the socket may have nothing to read.
+            size = 0 if self.zmtp.stalled else self.sock.recv_into(_READ_INTO)
+        except BlockingIOError:
+            return True
+        except OSError:
+            size = 0
+        if not (size or self.zmtp.stalled):
+            self.ended(None)
+            return False
+        try:
+            self.inbox.extend(self.zmtp.receive(_READ_INTO[:size], MESSAGES))
+            if (pongs := self.zmtp.outgoing()) and self.waiting < PONGS:
+                self.write(pongs)
             self._work()
         except ClawError as error:
             self.ended(error)
             return False
-        if messages is None:
-            self.ended(None)
-        return messages is not None
+        return True
 
     def _work(self) -> None:
         while self.inbox and not self.paused and not self.closed:
@@ -99,7 +114,7 @@ class Peer:
 
     def resume(self) -> None:
         """Go on after a pause."""
-        self.paused = False
+        self.paused -= 1
         self._work()
         self._settle()
 
@@ -119,31 +134,10 @@ class Peer:
         """For the poller."""
         return self.sock.fileno()
 
-    def receive(self) -> list[list[bytes]] | None:
-        """Some of the messages that are whole now; None when the peer has closed.
-
-        While ``zmtp.stalled`` there are more, although the socket may have nothing to read.
-
-        Raises:
-            ClawError: the peer broke ZMTP or a limit.
-        """
-        try:
-            size = 0 if self.zmtp.stalled else self.sock.recv_into(_READ_INTO)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError:
-            return None
-        if not (size or self.zmtp.stalled):
-            return None
-        messages = self.zmtp.receive(_READ_INTO[:size], MESSAGES)
-        self.flush_handshake()
-        return messages
-
-    def flush_handshake(self) -> None:
-        """Send the greeting, READY and PONGs that are due."""
-        if (data := self.zmtp.outgoing()) and self.waiting < PONGS:
-            self._queue([data])
-            self.flush()
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._queue([data])
+        self.flush()
 
     def send(
         self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False

@@ -1,4 +1,4 @@
-"""The workers' side of the shell: their sockets and control pages, turned into events.
+"""The workers' side of the shell: their wires and control pages, turned into events.
 
 All sockets of a worker are pairs made for one incarnation: nothing has a name that another process
 could connect to, and what a dead worker left unread can never reach its successor. The processes
@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.control import ControlPage
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import Peer
-from clawai.kernel.segments import ControlPage, Segments, read_only
 from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -34,7 +32,6 @@ class Process:
 
     worker: int
     peer: Peer
-    leases: socket.socket
     control: ControlPage
     pidfd: int = -1
     """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
@@ -44,7 +41,6 @@ class Process:
     def close(self) -> None:
         """Close everything of ours."""
         self.peer.close()
-        self.leases.close()
         self.control.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -56,44 +52,41 @@ class Processes:
 
     loop: Loop
     steward: Steward
-    segments: Segments
     running: dict[int, Process] = field(default_factory=dict)
 
     # Start and end.
 
     def start(self, told: ev.Start) -> None:
-        """Make a worker's sockets and have the steward start it."""
+        """Make a worker's wire and control page, and have the steward start it."""
         try:
             ours, theirs = socket.socketpair()
-            lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             control = ControlPage.create()
         except OSError as error:
             why = ev.Fault("launch_failed", because=str(error))
             self.loop.happen(ev.WorkerUnready(told.worker, why))
             self.loop.happen(ev.WorkerGone(told.worker, "it could not be started"))
             return
-        lease_ours.setblocking(False)
-        process = Process(told.worker, Peer(ours, b"PAIR"), lease_ours, control)
+        process = Process(told.worker, Peer(ours), control)
         self.running[told.worker] = process
-        fds = theirs.detach(), lease_theirs.detach(), os.dup(control.fd)
+        fds = theirs.detach(), os.dup(control.fd)
         self.steward.send("launch", told.worker, told.spec, fds=fds)
         message, ended = partial(self._message, process), partial(self._ended, process)
         process.peer.attach(self.loop, message, ended)
 
-    def started(self, worker: int, fds: list[int]) -> None:
+    def started(self, worker: int, pidfd: int = -1) -> None:
         """The steward says that a worker's layers are all on."""
-        self.running[worker].pidfd = fds[0] if fds else -1
+        self.running[worker].pidfd = pidfd
 
-    def changed(self, worker: int, fds: list[int]) -> None:
+    def changed(self, worker: int) -> None:
         """The steward says that a plugin's files have changed since the core was told of them."""
         self.running[worker].shares = False
 
-    def failed(self, worker: int, said: list[Any], fds: list[int]) -> None:
+    def failed(self, worker: int, said: list[Any]) -> None:
         """The steward says why a worker could not be started."""
         why = ev.Hidden(wire.error_message(ClawError(*said)))
         self.loop.happen(ev.WorkerUnready(worker, why))
 
-    def gone(self, worker: int, why: str, fds: list[int]) -> None:
+    def gone(self, worker: int, why: str) -> None:
         """The steward says that nothing of a worker lives any more."""
         process = self.running[worker]
         for _ in range(4096):  # what it had still said before it died
@@ -101,8 +94,12 @@ class Processes:
                 break
         del self.running[worker]
         process.close()
-        self.segments.worker_gone(worker)
         self.loop.happen(ev.WorkerGone(worker, why))
+
+    def broke(self, worker: int, why: str) -> None:
+        """The steward says what a worker has done wrong with memory, or could not be given."""
+        if worker in self.running:
+            self.loop.happen(ev.WorkerBroke(worker, why))
 
     def lost(self) -> None:
         """The steward has died: its launchers die with it, and their workers with them."""
@@ -111,7 +108,7 @@ class Processes:
             dead = select.select(pidfds, [], [], 5)[0]
             pidfds = [fd for fd in pidfds if dead and fd not in dead]
         for worker in list(self.running):
-            self.gone(worker, "its launcher died", [])
+            self.gone(worker, "its launcher died")
 
     def _signal(self, worker: int, number: int) -> None:
         process = self.running.get(worker)
@@ -172,22 +169,6 @@ class Processes:
         """Write a control word."""
         if process := self.running.get(told.worker):
             process.control.set(told.slot, told.value)
-
-    def give(self, worker: int, header: dict[str, Any], fd: int) -> None:
-        """Send the descriptor of a segment or of weights to a worker.
-
-        Raises:
-            OSError: it is gone, or does not take it.
-        """
-        process = self.running.get(worker)
-        if process is None:
-            raise OSError(0, "the worker is gone")
-        theirs = read_only(fd) if header.get("rights") == "r" else fd
-        try:
-            socket.send_fds(process.leases, [msgspec.msgpack.encode(header)], [theirs])
-        finally:
-            if theirs != fd:
-                os.close(theirs)
 
     def close(self) -> None:
         """Let go of what is left; the steward ends it."""

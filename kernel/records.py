@@ -49,8 +49,8 @@ class Records:
         self.child.handlers = {
             "safe": self._safe,
             "again": self._again,
-            "lost": lambda _: self.lost(),
-            "log": lambda level, text, _: self.log(level, text),
+            "lost": self.lost,
+            "log": self.log,
         }
 
     def start(self) -> None:
@@ -97,7 +97,7 @@ class Records:
             message, frames = to_client(told.then[0])
         self.child.send(told.kind, number, told.job, _encode(message), frames)
 
-    def _safe(self, number: int, problem: list[Any] | None, _: list[int]) -> None:
+    def _safe(self, number: int, problem: list[Any] | None) -> None:
         told = self.waiting.pop(number)
         if problem:
             self._fail(told, ClawError(*problem))
@@ -119,7 +119,7 @@ class Records:
             for number, _, _ in inner.tasks:
                 self.loop.happen(ev.Output(inner.worker, number, "error", body))
 
-    def _again(self, packed: bytes, _: list[int]) -> None:
+    def _again(self, packed: bytes) -> None:
         """A job that an earlier daemon left; its request is its number in the journal."""
         asked, params, frames = _job(packed)
         body = ev.Hidden(wire.Raw(bytes(params)), frames)
@@ -138,7 +138,7 @@ class Records:
         for asked in live if verb == "job-cancel" else ():
             self.loop.happen(ev.CancelAsked(asked.client, asked.request))
 
-        def answered(said: Any, _: list[int]) -> None:
+        def answered(said: Any) -> None:
             error = isinstance(said, ClawError) and wire.error_message(said, request)
             message = error or wire.Answer(id=request, data=wire.Raw(said))
             self.carry(ev.Reply(client, message))

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,14 +24,12 @@ from clawai.kernel.core import Core
 from clawai.kernel.journal import Journal
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.kernel.objects import Objects
+from clawai.kernel.memory import Memory
 from clawai.kernel.offers import Offers
 from clawai.kernel.processes import Processes
 from clawai.kernel.records import Records
 from clawai.kernel.rows import rows
-from clawai.kernel.segments import Segments
 from clawai.kernel.stewardship import Steward
-from clawai.sdk.errors import ClawError
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -58,20 +57,22 @@ class Server:
         self.settings = settings
         made_of = (settings.budget, settings.idle_ns, settings.cores, frozenset(settings.rungs))
         self.core = Core(*made_of)
-        self.segments = Segments()
         self.loop = Loop(self._carry_out)
         told, listeners = settings.told, settings.listeners
         self.steward = Steward(self.loop, link, steward, told, listeners)
         self.offers = Offers(self.steward)
-        self.processes = Processes(self.loop, self.steward, self.segments)
-        self.objects = Objects(self.loop, self.steward, self.processes)
+        self.processes = Processes(self.loop, self.steward)
+        self.memory = Memory(self.loop, self.steward, self.core)
         config = told["config"]
-        log = self.steward.log
         self.records = Records(
-            self.loop, self.core, log, config, self._instruct, self._journal_lost
+            self.loop,
+            self.core,
+            self.steward.log,
+            config,
+            self._instruct,
+            lambda: self.journal.lose(time.monotonic_ns()),
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
-        core = self.core
         self.clients = Clients(
             self.loop,
             self.steward,
@@ -79,9 +80,9 @@ class Server:
             self.records,
             self._view,
             self.stop,
-            lambda: len(core.state.tasks),
+            lambda: len(self.core.state.tasks),
         )
-        self._started = self._looked = time.monotonic_ns()
+        self._started = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
             ev.Pass: self.clients.passed,
@@ -91,24 +92,28 @@ class Server:
             ev.Control: self.processes.control,
             ev.Suspend: self.processes.suspend,
             ev.Kill: self.processes.kill,
-            ev.MakeSegment: self._make_segment,
-            ev.FreeSegment: self._free_segment,
-            ev.MakeWeights: self.objects.make,
-            ev.SealWeights: self.objects.seal,
-            ev.GiveWeights: self.objects.give,
-            ev.DropWeights: self.objects.drop,
+            ev.MakeSegment: self.clients.make_segment,
+            ev.FreeSegment: self.memory.free,
+            ev.MakeWeights: partial(self.steward.send, "make_weights"),
+            ev.SealWeights: self.memory.seal_weights,
+            ev.GiveWeights: partial(self.steward.send, "give_weights"),
+            ev.DropWeights: self.memory.drop_weights,
             ev.Log: lambda told: self.steward.log(told.level, told.text),
             ev.Record: self.records.record,
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
+            "clients": lambda: (self.clients.last, list(self.clients.by_number)),
             "started": self.processes.started,
             "changed": self.processes.changed,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
-            "lost": self.processes.lost,
+            "broke": self.processes.broke,
+            "freed": self.memory.freed,
+            "lease_ended": self.clients.lease_ended,
+            "lost": self._steward_lost,
             "forget": self.offers.forget,
-            "pressure": lambda cores, memory, _: self.loop.happen(ev.Pressure(cores, memory)),
+            "pressure": lambda cores, memory: self.loop.happen(ev.Pressure(cores, memory)),
         }
 
     def _carry_out(self, event: ev.Event) -> None:
@@ -126,9 +131,6 @@ class Server:
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
 
-    def _journal_lost(self) -> None:
-        self.journal.lose(time.monotonic_ns())
-
     def _view(self, what: str) -> dict[str, Any]:
         now = time.monotonic_ns()
         shell = {
@@ -139,60 +141,17 @@ class Server:
         }
         return shell | rows(self.core, what, now)
 
-    def _make_segment(self, made: ev.MakeSegment) -> None:
-        client = self.clients.by_number.get(made.client)
-        try:
-            fd = self.segments.make(made.segment, made.size, client.pid if client else 0)
-            # The client first: a worker that had it would keep it if the client's way is blocked.
-            self.clients.give(made.client, made.segment, made.size, fd)
-            header = {"segment": made.segment, "bytes": made.size, "rights": made.rights}
-            self.processes.give(made.worker, header, fd)
-        except OSError as error:
-            self.steward.log("error", f"segment {made.segment}: {error.strerror}")
-            self.segments.drop(made.segment)
-            failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
-            self.loop.happen(ev.SegmentFailed(made.segment, str(error)), next_one=True)
-            self.clients.fail(made.client, made.reply.message, failed)
-            return
-        self.clients.reply(made.reply)
-
-    def _free_segment(self, told: ev.FreeSegment) -> None:
-        self.segments.freeing[told.segment] = 0
-
-    def _free_some(self) -> None:
-        """A part of what is to be given back: a gigabyte at once would hold everybody up."""
-        for number in self.segments.punch_some():
-            worker = self.core.state.segments[number].worker
-            if self.segments.retire(number, worker, worker in self.processes.running):
-                self.loop.happen(ev.SegmentGone(number))
-            else:
-                self._refilled(worker)
-
-    def _refilled(self, worker: int) -> None:
-        self.loop.happen(ev.WorkerBroke(worker, "it wrote to memory that was taken back"))
-
-    def _look(self, now: int) -> None:
-        """Once a second while awake, whether a worker has taken memory back that it gave back."""
-        if now >= self._looked + limits.SECOND:
-            self._looked = now
-            for worker in self.segments.violators():
-                self._refilled(worker)
+    def _steward_lost(self) -> None:
+        self.clients.lost()
+        self.processes.lost()
+        self.memory.lost()
 
     def run(self) -> None:
         """Serve until the core stops and every worker is gone."""
         while not self.core.state.stopping or self.processes.running or self.records.waiting:
-            look = self._looked + limits.SECOND if self.segments.fresh else None
-            punch = 0 if self.segments.freeing else None
             journal = self.journal.due if self.journal.buffer else None
             news = min(self.loop.later.values(), default=None)
-            planned = (
-                self.core.next_timer(),
-                self.clients.next_timer(),
-                look,
-                punch,
-                journal,
-                news,
-            )
+            planned = (self.core.next_timer(), self.clients.next_timer(), journal, news)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
@@ -203,8 +162,6 @@ class Server:
             self.clients.expire(now)
             if journal is not None and now >= journal:
                 self.journal.flush(now)
-            self._free_some()
-            self._look(now)
 
     def stop(self) -> None:
         """Begin the end: tasks are told, workers are killed."""
@@ -219,8 +176,6 @@ class Server:
                 os.unlink(path)  # noqa: PTH108
         self.clients.close()
         self.processes.close()
-        self.objects.close()
-        self.segments.close()
         self.journal.flush(time.monotonic_ns())
         self.records.close()
         self.steward.close()

@@ -55,7 +55,7 @@ WEIGHTS = table(
     "new: make > filling",
     "filling: filled > sealing, lose > dropping",
     "sealing: sealed > ready, lose > dropping",
-    "ready: lose > dropping",
+    "ready: lose > dropping, gone > gone",
     "dropping: gone > gone",
 )
 SEGMENT = table(

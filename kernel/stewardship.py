@@ -34,7 +34,8 @@ class Steward:
         self.settings = settings
         self.listeners = listeners
         self.handlers = self.child.handlers
-        """What it may tell us; ``lost`` is called when it has died."""
+        """What it may tell us; also ``lost``, called when it has died, and ``clients``, which gives
+        the last number of a client, and the numbers of those that are here."""
         self.lost = 0
         """Lines of the log that it could not take."""
 
@@ -46,6 +47,7 @@ class Steward:
         if time.monotonic_ns() < self.child.started + limits.SECOND:
             raise RuntimeError("the steward process dies as soon as it is started")
         self.child.start()
-        self.send("serve", self.settings, fds=tuple(map(os.dup, self.listeners)))
+        clients = self.handlers["clients"]()
+        self.send("serve", self.settings, *clients, fds=tuple(map(os.dup, self.listeners)))
         self.log("error", "the steward process died and is started again; so are its workers")
         self.handlers["lost"]()

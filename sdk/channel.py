@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clawai.sdk import wire
 from clawai.sdk.session import Frames
-from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 
 _READ = 256 * 1024
 _JOIN = 16 * 1024
@@ -38,9 +38,9 @@ def connect(path: Path, timeout: float) -> socket.socket:
     return sock
 
 
-def connection() -> Connection:
+def connection() -> Conversation:
     """A client's half of ZMTP."""
-    return Connection(b"DEALER", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+    return Conversation(b"DEALER", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
 
 
 class Channel:

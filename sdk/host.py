@@ -67,7 +67,7 @@ class Host:
         self._leases = socket.socket(fileno=fds["leases"])
         page = mmap.mmap(fds["control"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self.control = memoryview(page).cast("I")
-        self._zmtp = Connection(b"PAIR", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self._zmtp = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self._sending = threading.Lock()
         self._segments: dict[int, mmap.mmap] = {}
         self._segment_lock = threading.Lock()
@@ -86,7 +86,6 @@ class Host:
         self._counting = threading.Lock()
         self._threads = self._busy = 0
         self._buffer = memoryview(bytearray(_READ))
-        self._transmit([self._zmtp.outgoing()])
 
     # Start.
 

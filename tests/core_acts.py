@@ -292,6 +292,19 @@ def _end(world: World, proc: Proc, why: str) -> None:
     world.do(ev.WorkerGone(proc.id, why))
 
 
+def lose_steward(world: World, choose: Choose) -> None:
+    """The process that holds all memory dies, and every worker with it."""
+    for proc in list(world.procs.values()):
+        _end(world, proc, "its launcher died")
+    while world.freeing:
+        number = world.freeing.pop(0)
+        del world.memory[number]
+        world.do(ev.SegmentGone(number))
+    for held in [w for w in world.weights.values() if w.sealed and not w.dropping]:
+        del world.weights[held.id]
+        world.do(ev.WeightsGone(held.id))
+
+
 def broke(world: World, choose: Choose) -> None:
     """The shell sees a breach of the protocol."""
     if proc := _pick(world, choose, lambda p: True):
@@ -465,10 +478,11 @@ ACTIONS = (
     free,
     hostile,
     advance,
+    lose_steward,
     shutdown,
 )
 WEIGHTS = (
     *(30, 6, 2, 8, 6, 4, 6, 3, 2),
     *(8, 6, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
-    *(16, 0.05),
+    *(16, 0.2, 0.05),
 )

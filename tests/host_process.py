@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.kernel.segments import ControlPage
+from clawai.kernel.control import ControlPage
 from clawai.sdk import wire
 from clawai.sdk.plain import unpack
 from clawai.sdk.zmtp import Connection
@@ -83,9 +83,8 @@ class HostProcess:
         )
         theirs.close()
         their_leases.close()
-        self.zmtp = Connection(b"PAIR", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self.zmtp = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self.inbox: list[list[bytes]] = []
-        self.sock.sendall(self.zmtp.outgoing())
         if ready:
             assert self.next(wire.Ready).slots == slots
 

@@ -27,7 +27,7 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.client import Client
-from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure. Never what decides between right and wrong."""
@@ -240,10 +240,19 @@ class Kernel:
         return self.log_file.read_text()[self._mark :] if self.log_file.exists() else ""
 
     def mark(self) -> None:
-        """Have ``log`` begin here, and the peak of the daemon's memory (VmHWM) too."""
+        """Have ``log`` begin here, and the peak of the kernel's memory (VmHWM) too."""
         self._mark = 0
         self._mark = len(self.log())
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        for pid in self.exposed():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def exposed(self) -> tuple[int, int]:
+        """The processes that strangers talk to: the daemon, and the steward with its door."""
+        return self.pid, self.steward()
+
+    def held_kib(self, key: str = "VmRSS") -> int:
+        """Memory of these two together, as ``memory_kib`` says it."""
+        return sum(memory_kib(pid, key) for pid in self.exposed())
 
     def close_clients(self) -> None:
         """Close every client of ``client``."""
@@ -339,7 +348,7 @@ class RawPeer:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(str(path))
-        self.zmtp = Connection(b"DEALER", max_frames=1 << 30, max_bytes=1 << 40)
+        self.zmtp = Conversation(b"DEALER", max_frames=1 << 30, max_bytes=1 << 40)
         self._inbox: list[list[bytes]] = []
 
     def handshake(self) -> "RawPeer":

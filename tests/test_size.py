@@ -83,7 +83,7 @@ from clawai.kernel import events as ev
 def stop_when_it_has_served(self):
     # A worker is started and every listing is made, so that what is imported late is loaded too.
     ours, theirs = socket.socketpair()
-    self.clients.connected(0, 0, [theirs.detach()])
+    self.clients.connected(1, 0, True, b"", b"", theirs.detach())
     client, said = self.clients.by_number[1], []
     self.clients._answer = lambda client, request, data: said.append(data)
     asked = server.Clients._query

@@ -11,7 +11,8 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.plugin import OperationInfo
-from clawai.sdk.zmtp import COMMAND, MORE, Connection, frame
+from clawai.sdk.zmtp import COMMAND, MORE, frame
+from clawai.sdk.zmtp_handshake import Conversation
 
 LEASE = wire.Lease(segment=3, offset=4096, length=65536, generation=2)
 MESSAGES: list[tuple[str, str, str, wire.Message]] = [
@@ -222,10 +223,10 @@ def vectors() -> list[dict[str, Any]]:
             {"name": name, "from": sender, "to": receiver, "header": header.hex(), "value": value}
         )
     streams = {
-        "greeting and READY of a client": Connection(
+        "greeting and READY of a client": Conversation(
             b"DEALER", max_frames=64, max_bytes=1
         ).outgoing(),
-        "greeting and READY of the kernel": Connection(
+        "greeting and READY of the kernel": Conversation(
             b"ROUTER", max_frames=64, max_bytes=1
         ).outgoing(),
         "a frame of 3 bytes, and more": b"".join(map(bytes, frame(b"abc", MORE))),

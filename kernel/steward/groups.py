@@ -42,6 +42,8 @@ class Group:
     loop: Loop
     daemon: Link
     outputs: Outputs
+    gone: Callable[[int, str], None]
+    """Is told when nothing of a worker lives any more, and why."""
     entry: tuple[bool, dict[str, Any]] | None = None
     """Whether the groups lead sessions of their own, and the means by which this one is entered."""
     workers: dict[int, Started] = field(default_factory=dict)
@@ -77,14 +79,14 @@ class Group:
         self.loop.rewatch(self._link.fileno(), self._link.mask)
 
     def spawn(self, order: Order, bpf: bytes, fds: list[int]) -> None:
-        """Have a worker started; ``fds`` (wire, leases, control page) are closed here.
+        """Have a worker started; ``fds`` (wire, control page, leases) are closed here.
 
         Raises:
             OSError: no descriptor could be had; ``fds`` are still open then.
         """
         if self._link is None:
             self.fork()
-        names = ["wire", "leases", "control", "stdout"]
+        names = ["wire", "control", "leases", "stdout"]
         given = [*fds, self.outputs.pipe(order.worker, order.plugin)]
         if order.model_fd >= 0:
             names.append("model")
@@ -133,7 +135,7 @@ class Group:
         if (pidfd := self.workers.pop(worker).pidfd) >= 0:
             os.close(pidfd)
         self.outputs.ended(worker)
-        self.daemon.send("gone", worker, why)
+        self.gone(worker, why)
 
     def _died(self) -> None:
         """The launcher has; each of its workers dies with it, by two ways."""

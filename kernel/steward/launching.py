@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clawai.kernel import limits
 from clawai.kernel.events import Spec
+from clawai.kernel.steward import limits
 from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.sandbox.launch import require_level
 from clawai.sandbox.policy import Policy

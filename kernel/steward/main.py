@@ -4,7 +4,6 @@ One thread, so that a launcher can be forked from it at any time. It may wait fo
 never waits for it.
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -23,9 +22,10 @@ from clawai.kernel.limits import MIB
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
-from clawai.kernel.steward.door import Door
+from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.log import LogFile
+from clawai.kernel.steward.memory import Memory
 from clawai.kernel.steward.output import Outputs
 from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
@@ -53,8 +53,10 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
             link = Link(sock, blocking=True)
             first = link.receive()
             if first:
-                told, listeners = first[1][0], first[2]
+                (told, last, clients), listeners = first[1:]
                 steward = Steward(link, msgspec.convert(told["config"], Config), told["echo"])
+                steward.door.last = last
+                steward.door.clients = {number: Client(0) for number in clients}
                 steward.serve(listeners)
         status = 0
     except BaseException:
@@ -74,9 +76,11 @@ class Steward:
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
         self.outputs = Outputs(self.loop, self.log)
-        self.groups = {lane: Group(lane, self.loop, self.link, self.outputs) for lane in LANES}
-        self.door = Door(self.loop, self.link, self.log)
         self.daemon = os.getppid()
+        self.door = Door(self.loop, self.link, self.log, self.daemon)
+        self.memory = Memory(self.loop, self.link, self.log, self.door)
+        shared = self.loop, self.link, self.outputs, self._gone
+        self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.running = True
@@ -86,11 +90,10 @@ class Steward:
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
             "view": self._view,
-            "claim": self._claim,
+            "left": lambda client, _: self.door.left(client),
             "launch": self._launch,
             "signal": self._signal,
-            "seal": self._seal,
-            "release": self._release,
+            **self.memory.handlers(),
         }
 
     def serve(self, listeners: list[int]) -> None:
@@ -109,12 +112,13 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.outputs, self.watch)
+            parts = (self.door, self.memory, self.outputs, self.watch)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             self.door.expire(now)
+            self.memory.expire(now)
             self.outputs.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
@@ -189,40 +193,6 @@ class Steward:
         else:
             self._answer(question, told)
 
-    def _claim(self, question: int, token: bytes, _: list[int]) -> None:
-        if (fd := self.door.claim(token)) is None:
-            error = ClawError("not_permitted", "the token is unknown, used or too old")
-            self._refuse(question, error)
-        else:
-            self._answer(question, None, fd)
-
-    # Memory that takes long.
-
-    def _seal(self, question: int, fds: list[int]) -> None:
-        try:
-            fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
-            sealed = True
-        except OSError:
-            sealed = False  # somebody maps it for writing
-        os.close(fds[0])
-        self._answer(question, sealed)
-
-    def _release(self, question: int, fds: list[int]) -> None:
-        """Close the last descriptor of something large in a child, which pays for it."""
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        for fd in fds:
-            os.close(fd)
-        pidfd = os.pidfd_open(child)
-        self.loop.watch(pidfd, lambda _: self._released(question, pidfd, child))
-
-    def _released(self, question: int, pidfd: int, child: int) -> None:
-        self.loop.unwatch(pidfd)
-        os.close(pidfd)
-        os.waitpid(child, 0)
-        self._answer(question, True)
-
     # Workers.
 
     def _proved(self) -> None:
@@ -248,6 +218,7 @@ class Steward:
         found = self.proofs.sandbox
         assert found
         try:
+            fds.append(self.memory.pair(worker))
             level, advice = found["level"], tuple(found.get("advice", ()))
             if level == "none":
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
@@ -266,13 +237,18 @@ class Steward:
         for fd in fds:
             os.close(fd)
         self.link.send("failed", worker, error_fields(error))
-        self.link.send("gone", worker, error.message)
+        self._gone(worker, error.message)
+
+    def _gone(self, worker: int, why: str) -> None:
+        """Nothing of a worker lives any more."""
+        self.memory.worker_gone(worker)
+        self.link.send("gone", worker, why)
 
     def _signal(self, worker: int, number: int, _: list[int]) -> None:
         if worker in self._waiting and number == signal.SIGKILL:
             for fd in self._waiting.pop(worker)[1]:
                 os.close(fd)
-            self.link.send("gone", worker, "killed before it was started")
+            self._gone(worker, "killed before it was started")
         for group in self.groups.values():
             if worker in group.workers:
                 group.send("signal", worker, int(number))

@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-from clawai.kernel import limits
+from clawai.kernel.limits import SECOND
 from clawai.kernel.loop import Loop
+from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
 
 
@@ -51,7 +52,7 @@ class Outputs:
             # The rest of the second it waits in its write, not we in our reads.
             self.loop.unwatch(output.fd)
             self.muted.append(worker)
-            self._unmute = (second + 1) * limits.SECOND
+            self._unmute = (second + 1) * SECOND
 
     def _read(self, output: Output, second: int) -> bool:
         """Log what came since last time, within the rate; False when there is no more."""

@@ -25,9 +25,10 @@ from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_from, error_message, unpack
 from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 from fuzz.make_corpus import FOLDER, GREETING, HELLO, READY, message
 from fuzz.mutate import mutate
-from support import Kernel, memory_kib
+from support import Kernel
 
 GROWTH_KIB = 64 << 10
 FLOOD = 96 << 20
@@ -89,9 +90,9 @@ def decoders(run: Run) -> None:
 
 
 def _stream(data: bytes, chance: random.Random) -> None:
-    connection = Connection(
-        chance.choice((b"ROUTER", b"PAIR")), max_frames=wire.MAX_FRAMES, max_bytes=1 << 20
-    )
+    limits = {"max_frames": wire.MAX_FRAMES, "max_bytes": 1 << 20}
+    greeted = chance.choice((False, True))
+    connection = Connection(**limits) if greeted else Conversation(b"ROUTER", **limits)
     at = 0
     with contextlib.suppress(ClawError):
         while at < len(data):
@@ -132,7 +133,7 @@ class Daemon:
     def __post_init__(self) -> None:
         self.good = self.kernel.client()
         assert self.good.call("echo.say", {"text": "warm"}).value == "warm"
-        self.start_kib = memory_kib(self.kernel.pid)
+        self.start_kib = self.kernel.held_kib()
         self.kernel.mark()
 
     def check(self, seed: int) -> None:
@@ -141,8 +142,8 @@ class Daemon:
             holds(self.good.call("echo.say", {"text": "x"}).value == "x", seed, "a wrong answer")
         except ClawError as error:
             raise Failure(f"seed {seed}: others are not served: {error}") from error
-        grown = memory_kib(self.kernel.pid, "VmHWM") - self.start_kib
-        holds(grown <= GROWTH_KIB, seed, f"the daemon has grown by {grown >> 10} MiB")
+        grown = self.kernel.held_kib("VmHWM") - self.start_kib
+        holds(grown <= GROWTH_KIB, seed, f"the kernel has grown by {grown >> 10} MiB")
         holds(not self.kernel.stderr(), seed, self.kernel.stderr()[-2000:])
         holds("Traceback" not in self.kernel.log(), seed, self.kernel.log()[-3000:])
 
@@ -197,7 +198,7 @@ def bad_header(daemon: Daemon, seed: int, chance: random.Random) -> None:
         return
     query = msgspec.msgpack.encode({"type": "query", "id": SENTINEL, "what": "status"})
     with daemon.connect() as sock:
-        zmtp = Connection(b"DEALER", max_frames=1 << 20, max_bytes=1 << 30)
+        zmtp = Conversation(b"DEALER", max_frames=1 << 20, max_bytes=1 << 30)
         sock.sendall(zmtp.outgoing() + message(HELLO) + message(*frames) + message(query))
         refused = False
         with contextlib.suppress(ConnectionError):

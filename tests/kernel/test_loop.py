@@ -2,7 +2,6 @@
 
 import functools
 import os
-import select
 import socket
 
 from clawai.kernel import events as ev
@@ -58,27 +57,65 @@ def test_an_event_is_not_for_the_next_owner_of_its_descriptor() -> None:
     loop.poller.close()
 
 
+def never(*_: object) -> None:
+    raise AssertionError("this does not happen")
+
+
 def test_what_a_peer_sent_is_handled_in_turns() -> None:
     """A flood of one is cut into pieces, although nothing new comes on its socket."""
     loop = Loop(lambda event: None)
     ours, theirs = socket.socketpair()
-    peer = Peer(ours, b"ROUTER")
-    other = Connection(b"DEALER", max_frames=64, max_bytes=1 << 20)
+    peer = Peer(ours)
     ping = wire.encode(wire.Cancel(id=1))
-    theirs.sendall(other.outgoing() + b"".join(map(bytes, other.message(ping))) * 100)
+    theirs.sendall(b"".join(map(bytes, Connection.message(ping))) * 100)
+    taken: list[list[bytes]] = []
     turns: list[int] = []
-
-    def ready(_: int) -> None:
-        messages = peer.receive()
-        assert messages is not None
-        turns.append(len(messages))
-        if peer.zmtp.stalled:
-            loop.again.add(peer.fileno())
-
-    loop.watch(peer.fileno(), ready, select.EPOLLIN)
+    peer.attach(loop, taken.append, never)
     while sum(turns) < 100:
+        before = len(taken)
         loop.turn(1)
+        turns.append(len(taken) - before)
     assert set(turns[:-1]) == {MESSAGES}
+    peer.close()
+    theirs.close()
+    loop.poller.close()
+
+
+def test_what_was_read_before_is_handled_first_and_in_turns() -> None:
+    """The steward hands over what a client has said behind its hello."""
+    loop = Loop(lambda event: None)
+    ours, theirs = socket.socketpair()
+    whole = [b"".join(map(bytes, Connection.message([b"%d" % number]))) for number in range(30)]
+    data = b"".join(whole)
+    peer = Peer(ours, data[:50])
+    theirs.sendall(data[50:])
+    taken: list[list[bytes]] = []
+    peer.attach(loop, taken.append, never)
+    assert not taken
+    loop.turn(1)
+    assert len(taken) == MESSAGES
+    while len(taken) < 30:
+        loop.turn(1)
+    assert taken == [[b"%d" % number] for number in range(30)]
+    peer.close()
+    theirs.close()
+    loop.poller.close()
+
+
+def test_a_pause_lasts_until_everybody_who_asked_for_it_is_done() -> None:
+    loop = Loop(lambda event: None)
+    ours, theirs = socket.socketpair()
+    peer = Peer(ours)
+    taken: list[list[bytes]] = []
+    peer.attach(loop, taken.append, never)
+    peer.paused += 2
+    peer.resume()
+    theirs.sendall(b"".join(map(bytes, Connection.message([b"x"]))))
+    loop.turn(0)
+    assert not taken
+    peer.resume()
+    loop.turn(1)
+    assert taken == [[b"x"]]
     peer.close()
     theirs.close()
     loop.poller.close()
@@ -86,15 +123,12 @@ def test_what_a_peer_sent_is_handled_in_turns() -> None:
 
 def test_who_does_not_read_gets_no_pongs() -> None:
     ours, theirs = socket.socketpair()
-    peer = Peer(ours, b"ROUTER")
-    other = Connection(b"DEALER", max_frames=64, max_bytes=1 << 20)
+    peer = Peer(ours)
     ping = b"".join(map(bytes, frame(b"\x04PING\x00\x00" + b"c" * 16, COMMAND)))
-    theirs.sendall(other.outgoing())
-    peer.receive()
     theirs.setblocking(False)
     for _ in range(2000):
         theirs.send(ping * 500)
-        assert peer.receive() == []
+        assert peer.read()
     assert peer.waiting < 2 * PONGS
     peer.close()
     theirs.close()

@@ -9,7 +9,7 @@ import zmq
 
 from clawai.sdk import wire
 from clawai.sdk.plain import unpack
-from clawai.sdk.zmtp import GREETING
+from clawai.sdk.zmtp_handshake import GREETING
 from support import PATIENCE, Kernel
 
 MALFORMED: dict[str, list[bytes]] = {

@@ -1,6 +1,5 @@
 """Memory that is shared, asked back and given to others, with real holders."""
 
-import fcntl
 import mmap
 import os
 import threading
@@ -10,7 +9,6 @@ import numpy
 import pytest
 
 from clawai.kernel import limits
-from clawai.kernel.segments import Segments, blocks, read_only
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from clawai.sdk.leases import Loan
@@ -172,40 +170,3 @@ def test_a_worker_cannot_write_where_it_may_only_read(start_kernel: Callable[...
     free = client.borrow("writer.write", 4096)
     assert client.call("writer.write", {"x": x}, leases=[free]).value == []
     assert free.array("<u1", (1,))[0] == 1
-
-
-def test_a_large_segment_is_given_back_in_parts() -> None:
-    """A turn of the loop punches so much and no more; what is small goes together."""
-    held = Segments()
-    sizes = {1: 2 * limits.PUNCH + 4096, 2: 4096, 3: 8192}
-    for number, size in sizes.items():
-        fd = held.make(number, size, os.getpid())
-        with mmap.mmap(fd, size) as mapping:
-            for page in range(0, size, mmap.PAGESIZE):
-                mapping[page] = 1
-        assert blocks(fd) * 512 == size
-    held.freeing = dict.fromkeys(sizes, 0)
-    assert held.punch_some() == []
-    assert blocks(held.fds[1]) * 512 == limits.PUNCH + 4096
-    assert held.punch_some() == []
-    assert held.punch_some() == [1, 2, 3]
-    assert not held.freeing
-    assert all(blocks(held.fds[number]) == 0 for number in sizes)
-    assert all(held.retire(number, 1, alive=False) for number in sizes)
-    held.close()
-
-
-def test_a_read_only_descriptor() -> None:
-    held = Segments()
-    fd = held.make(1, 4096, os.getpid())
-    reading = read_only(fd)
-    with pytest.raises(PermissionError):
-        mmap.mmap(reading, 4096)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.write(reading, b"x")
-    flags = fcntl.fcntl(reading, fcntl.F_GETFL)
-    fcntl.fcntl(reading, fcntl.F_SETFL, flags | os.O_RDWR)
-    with pytest.raises(PermissionError):
-        mmap.mmap(reading, 4096)
-    os.close(reading)
-    held.close()

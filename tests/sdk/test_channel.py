@@ -10,7 +10,7 @@ import pytest
 from clawai.sdk import wire
 from clawai.sdk.channel import Channel, connect
 from clawai.sdk.errors import ClawError
-from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import Conversation
 from support import PATIENCE
 
 
@@ -22,7 +22,7 @@ class Server:
         self.door = socket.socket(socket.AF_UNIX)
         self.door.bind(str(self.path))
         self.door.listen()
-        self.zmtp = Connection(b"ROUTER", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self.zmtp = Conversation(b"ROUTER", max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
 
     def accept(self) -> None:
         self.peer, _ = self.door.accept()

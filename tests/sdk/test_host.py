@@ -8,7 +8,8 @@ import sys
 import msgspec
 import pytest
 
-from clawai.kernel.segments import ControlPage, create
+from clawai.kernel.control import ControlPage
+from clawai.kernel.steward.memory import create
 from clawai.sdk.errors import ClawError
 from clawai.sdk.host import Host
 

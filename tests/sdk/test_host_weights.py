@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clawai.kernel.segments import create
+from clawai.kernel.steward.memory import create
 from clawai.sdk import wire
 from host_process import HostProcess, WeightsObject
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import wire_vectors
 from clawai.kernel import limits
+from clawai.kernel.steward import limits as door
 from clawai.sdk import wire
 from clawai.sdk.codes import CALLER, CODES, PEER
 from clawai.sdk.errors import ClawError
@@ -341,6 +342,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"bytes of all frames of one message | {wire.MAX_MESSAGE >> 20} MiB ",
         f"header | {wire.MAX_HEADER >> 20} MiB ",
         f"connections | {limits.CLIENTS} ",
+        f"bytes before a proper `hello` | {door.EARLY >> 10} KiB ",
         f"half-received messages of all connections | {limits.PARTIAL_TOTAL >> 20} MiB ",
         f"open tasks of one client | {limits.TASKS_PER_CLIENT} ",
         f"open tasks of all clients | {limits.TASKS:,} ",
@@ -352,8 +354,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     ):
         assert f"| {row}" in text, row
     seconds = {
-        "hello": limits.HANDSHAKE,
-        "it counts": limits.TOKEN_LIFE,
+        "hello": door.HANDSHAKE,
+        "it counts": door.TOKEN_LIFE,
         "cancel": limits.CANCEL_GRACE,
         "hung": limits.HUNG,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clawai.sdk.errors import ClawError
+from steward_parts import WEIGHTS
 from support import Kernel, descriptors, parent_of, wait_until
 
 LANES = """
@@ -18,28 +19,6 @@ from clawai.sdk.plugin import operation
 def nap(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
-"""
-WEIGHTS = """
-import os, signal
-from clawai.sdk import operation
-from clawai.sdk.hookspecs import hookimpl
-
-class Plugin:
-    @hookimpl
-    def claw_start(self, worker):
-        self.filled = 0
-        self.view = worker.weights("layout", 4 << 20, 4096, self.fill)
-
-    def fill(self, view):
-        self.filled += 1
-        view[:4] = b"once"
-
-claw_plugin = Plugin()
-
-@operation("w.look")
-def look() -> list:
-    view = claw_plugin.view
-    return [claw_plugin.filled, view.readonly, bytes(view[:4])]
 """
 
 
@@ -200,7 +179,8 @@ def test_weights_outlive_their_worker(kernel: Kernel) -> None:
     assert client.query("status")["used_bytes"] == used
     client.admin("unload", "w")
     wait_until(lambda: not client.query("status")["used_bytes"], "the memory is back")
-    assert not [link for link in descriptors(kernel.pid).values() if "claw-weights" in link]
+    for pid in kernel.exposed():
+        assert not [link for link in descriptors(pid).values() if "claw-weights" in link]
 
 
 def test_a_worker_is_suspended_and_goes_on(kernel: Kernel) -> None:

@@ -1,0 +1,29 @@
+"""Every limit of the steward, in one place; the daemon's are in ``clawai.kernel.limits``.
+
+Times are nanoseconds, sizes bytes.
+"""
+
+from clawai.kernel.limits import MIB, SECOND
+
+# The door.
+HANDSHAKE = 5 * SECOND
+"""A connection that has not said hello by then is closed."""
+EARLY = 64 * 1024
+"""Bytes that a connection may send before it has said a proper hello."""
+TOKEN_LIFE = 30 * SECOND
+
+# Memory.
+PUNCH = 16 * MIB
+"""Bytes that one turn of the loop gives back; it takes a millisecond."""
+WATCHED = 128
+"""Segments of one worker, the latest, that are watched for pages that come back."""
+
+# Workers.
+WORKER_SLACK = 64 * MIB
+"""Private memory that a worker may map beyond what is charged for it."""
+OUTPUT_RATE = MIB
+"""Bytes a second of one worker's output that are read; then its writes wait."""
+LOG_LINE = 4096
+"""Bytes of one line of a worker's output in the log."""
+LOG_RATE = 200
+"""Lines a second that one worker may log."""
