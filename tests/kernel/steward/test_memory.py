@@ -299,7 +299,7 @@ def test_a_worker_that_takes_no_descriptor_is_told_of(sides: Sides) -> None:
     assert said
     assert said[:2] == ("broke", 7)
     assert "cannot be given its weights" in said[2]
-    sides.tell("make_weights", {"weights": 4, "worker": 8, "size": 8192})
+    sides.tell("make_weights", ["MakeWeights", 4, 8, 8192])
     assert sides.said() is None, "the daemon hears that this worker is gone"
 
 
