@@ -70,13 +70,14 @@ class Loop:
     def turn(self, pause: float | None) -> None:
         """Wait for at most ``pause`` seconds and serve what is ready."""
         self.post()
-        again, self.again = self.again, set()
-        ready = dict.fromkeys(again, select.EPOLLIN)
-        for fd, mask in self._wait(0 if again else pause):
-            ready[fd] = ready.get(fd, 0) | mask
+        ready = self._wait(0 if self.again else pause)
+        if self.again:
+            masks = dict.fromkeys(self.again, 0) | dict(ready)
+            ready = [(fd, m | (select.EPOLLIN * (fd in self.again))) for fd, m in masks.items()]
+            self.again = set()
         # A callback of this round may close the descriptor of a later one, and a new connection may
         # get its number: the event was not for that one.
-        served = [(fd, mask, self.callbacks.get(fd)) for fd, mask in ready.items()]
+        served = [(fd, mask, self.callbacks.get(fd)) for fd, mask in ready]
         for number, (fd, mask, callback) in enumerate(served, 1):
             if callback and self.callbacks.get(fd) is callback:
                 callback(mask)

@@ -13,9 +13,6 @@ from clawai.kernel import events as ev
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-TIMINGS = ("compute_us", "plugin_us")
-"""What a worker may say of where the time went."""
-
 
 def _texts() -> dict[str, dict[str, str]]:
     with open(os.path.join(os.path.dirname(__file__), "texts.json"), "rb") as file:  # noqa: PTH118, PTH120, PTH123
@@ -78,13 +75,17 @@ def _times(told: ev.Pass) -> dict[str, int]:
     if told.times is None:
         return {}
     queue, load, ran = told.times
-    times, left = {"queue_us": queue // 1000, "load_us": load // 1000}, ran // 1000
-    said = getattr(getattr(told.word, "message", None), "timings", {})
-    for key in TIMINGS:
-        times[key] = min(left, max(0, said.get(key, 0)))
-        left -= times[key]
-    times["wire_us"] = left
-    return times
+    said = getattr(getattr(told.word, "message", None), "timings", None) or {}
+    left = ran // 1000
+    compute = min(left, max(0, said.get("compute_us", 0)))
+    plugin = min(left - compute, max(0, said.get("plugin_us", 0)))
+    return {
+        "queue_us": queue // 1000,
+        "load_us": load // 1000,
+        "compute_us": compute,
+        "plugin_us": plugin,
+        "wire_us": left - compute - plugin,
+    }
 
 
 def to_worker(told: ev.Dispatch) -> tuple[wire.Message, tuple[bytes, ...]]:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from clawai.kernel import limits
 from clawai.kernel.loop import Loop
@@ -17,7 +18,8 @@ READ = 256 * 1024
 MESSAGES = 8
 """Most bytes and messages taken from one peer before the others get their turn."""
 SMALL = 4096
-"""Shorter buffers are joined: many of them would cost several times their bytes."""
+"""Shorter buffers are joined: many of them would cost several times their bytes. And so little of a
+message that has not arrived whole cannot add up to anything, over all clients that there may be."""
 PONGS = 64 * 1024
 """With so much in the outbox a PING gets no PONG: who does not read has no use for it."""
 POST = 64 * 1024
@@ -109,7 +111,7 @@ class Peer:
         if self.loop and not self.closed:
             if self.zmtp.stalled and not self.paused:
                 self.loop.again.add(self.fileno())
-            if self.zmtp.buffered or self.inbox:
+            if self.zmtp.buffered > SMALL or self.inbox:
                 self.loop.shed()
 
     def resume(self) -> None:
@@ -159,7 +161,7 @@ class Peer:
         self.flush()
         self._settle()
 
-    def _queue(self, buffers: Sequence[bytes | memoryview]) -> None:
+    def _queue(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
         if self.closed:
             return
         if not self.waiting:
@@ -170,14 +172,14 @@ class Peer:
                 self._outbox.append(memoryview(buffer))
             elif isinstance(last, bytearray) and len(last) < READ:
                 last += buffer
-            elif len(buffer):
+            elif buffer:
                 self._outbox.append(bytearray(buffer))
-        self.waiting += sum(map(len, buffers))
+            self.waiting += len(buffer)
 
     def flush(self) -> None:
         """Write what the socket takes."""
         while self._outbox and not self.closed:
-            batch = [self._outbox[i] for i in range(min(_BATCH, len(self._outbox)))]
+            batch = list(islice(self._outbox, _BATCH))
             try:
                 sent = self.sock.sendmsg(batch)
             except (BlockingIOError, InterruptedError):

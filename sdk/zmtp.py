@@ -13,6 +13,8 @@ from clawai.sdk.errors import ClawError
 
 MORE, LONG, COMMAND = 1, 2, 4
 MAX_COMMAND = 512
+_SHORT = [[bytes((flags, size)) for size in range(256)] for flags in (0, MORE)]
+"""The headers of short frames."""
 
 
 def frame(payload: bytes | memoryview, flags: int) -> list[bytes | memoryview]:
@@ -87,12 +89,21 @@ class Connection:
         return data
 
     @staticmethod
-    def message(frames: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The buffers of one message, to be sent without copying the payloads."""
-        last = len(frames) - 1
-        out: list[bytes | memoryview] = []
-        for index, payload in enumerate(frames):
-            out += frame(payload, MORE if index < last else 0)
+    def message(frames: Sequence[bytes | memoryview]) -> list[bytes | bytearray | memoryview]:
+        """The buffers of one message: short frames in one, the payload of long ones not copied."""
+        short = bytearray()
+        out: list[bytes | bytearray | memoryview] = [short]
+        left = len(frames)
+        for payload in frames:
+            left -= 1
+            size, more = len(payload), MORE if left else 0
+            if size < 256:
+                short += _SHORT[more][size]
+                short += payload
+            else:
+                short += bytes((more | LONG,)) + size.to_bytes(8, "big")
+                short = bytearray()
+                out += (payload, short)
         return out
 
     def receive(self, data: bytes | memoryview, most: int = 1 << 30) -> list[list[bytes]]:
@@ -101,40 +112,46 @@ class Connection:
         Raises:
             ClawError: bad_frame or too_large; the connection must then be closed.
         """
-        self.buffer += data
-        messages: list[list[bytes]] = []
-        position = 0
         buffer = self.buffer
+        buffer += data
+        messages: list[list[bytes]] = []
+        parts = self._parts
+        position, end = 0, len(buffer)
         self.stalled = False
-        while (found := self._header(buffer, position)) is not None:
-            flags, start, size = found
-            if len(buffer) - start < size:
+        while position < end:
+            flags = buffer[position]
+            if flags <= MORE and position + 1 < end:  # as nearly all are
+                start, size = position + 2, buffer[position + 1]
+            elif (found := header(buffer, position)) is not None:
+                flags, start, size = found
+            else:
                 break
-            payload = bytes(memoryview(buffer)[start : start + size])
+            if not flags & COMMAND:
+                self._check(len(parts), size)
+            if end - start < size:
+                break
             position = start + size
+            payload = bytes(memoryview(buffer)[start:position])
             if flags & COMMAND:
                 self._command(payload)
                 continue
-            self._parts.append(payload)
-            self._parts_bytes += size
-            if not flags & MORE:
-                messages.append(self._parts)
-                self._parts, self._parts_bytes = [], 0
-                if len(messages) == most:
-                    self.stalled = True
-                    break
-        if position:
-            del buffer[:position]
+            parts.append(payload)
+            if flags & MORE:
+                self._parts_bytes += size
+                continue
+            messages.append(parts)
+            parts = self._parts = []
+            self._parts_bytes = 0
+            if len(messages) == most:
+                self.stalled = True
+                break
+        del buffer[:position]
         self.buffered = len(buffer) + self._parts_bytes
         return messages
 
-    def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
-        """A frame's header, checked against every limit."""
-        found = header(buffer, at)
-        if found is None or found[0] & COMMAND:
-            return found
-        size = found[2]
-        if len(self._parts) >= self._max_frames:
+    def _check(self, parts: int, size: int) -> None:
+        """Refuse a frame of a message before its bytes are stored, if it passes a limit."""
+        if parts >= self._max_frames:
             raise ClawError("too_large", "frames of one message", allowed=self._max_frames)
         if self._parts_bytes + size > self._max_bytes:
             raise ClawError(
@@ -144,7 +161,6 @@ class Connection:
                 allowed=self._max_bytes,
                 hint="send large values as leases or as several messages",
             )
-        return found
 
     def _command(self, payload: bytes) -> None:
         name, body = command(payload)

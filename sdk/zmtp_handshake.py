@@ -57,7 +57,7 @@ class Conversation:
         return hello + self._frames.outgoing()
 
     @staticmethod
-    def message(frames: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    def message(frames: Sequence[bytes | memoryview]) -> list[bytes | bytearray | memoryview]:
         """The buffers of one message, to be sent without copying the payloads."""
         return Connection.message(frames)
 
