@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from clawai.sdk import wire
@@ -128,7 +129,7 @@ class Channel:
         if due := self._zmtp.outgoing():
             self._write([due])
 
-    def _write(self, buffers: Frames) -> None:
+    def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
         left = [memoryview(buffer) for buffer in buffers if len(buffer)]
         if sum(map(len, left)) <= _JOIN:
             left = [memoryview(b"".join(left))]
