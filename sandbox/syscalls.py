@@ -6,6 +6,7 @@ the kernel's generic table and not run on hardware.
 """
 
 import ctypes
+import mmap
 import os
 from collections.abc import Sequence
 
@@ -105,6 +106,21 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 def umount(target: str) -> None:
     """Detach ``target`` now, free it when the last user is gone."""
     _checked(f"umount {target}", _libc.umount2(target.encode(), MNT_DETACH))
+
+
+def lock_file(fd: int, size: int) -> None:
+    """Map a file for reading and keep all of it in memory, for as long as this process lives.
+
+    Raises:
+        OSError: the system does not permit it (RLIMIT_MEMLOCK).
+    """
+    _libc.mmap.restype = ctypes.c_void_p
+    _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    _libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == ctypes.c_void_p(-1).value:
+        _checked("mmap", -1)
+    _checked("mlock", _libc.mlock(address, size))
 
 
 def pivot_root(new: str, old: str) -> None:

@@ -33,6 +33,8 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Left to the system and the desktop in any case."""
     spare_cores: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     """Processors that workers are never granted."""
+    lock_weights: bool = False
+    """Models' weights are kept from being swapped out (mlock), where the system permits it."""
 
     def budget(self, memory: int) -> int:
         """Bytes that may be handed out on a box with ``memory`` bytes."""

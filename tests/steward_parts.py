@@ -9,6 +9,7 @@ from clawai.kernel import limits
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward.door import Door
+from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.memory import Memory
 from clawai.sdk.zmtp import Connection
@@ -57,7 +58,8 @@ class Served:
         self.loop, self.daemon = Loop(lambda _: None), Link(ours)
         self.log = LogFile(folder / "log", "debug", limits.MIB, False)
         self.door = Door(self.loop, Link(theirs), self.log, daemon=77)
-        self.memory = Memory(self.loop, self.door.link, self.log, self.door)
+        self.keepers = Keepers(self.loop, self.log, on=False)
+        self.memory = Memory(self.loop, self.door.link, self.log, self.door, self.keepers)
         self.door.open(listeners)
         self.listeners = listeners
         self.peers: list[RawPeer] = []

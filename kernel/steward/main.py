@@ -24,6 +24,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.groups import Group
+from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.memory import Memory
 from clawai.kernel.steward.output import Outputs
@@ -34,6 +35,7 @@ from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import SandboxRefused
 from clawai.sdk import paths, wire
 from clawai.sdk.config import Config, budget_bytes
+from clawai.sdk.device import choose
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_fields
 
@@ -78,7 +80,8 @@ class Steward:
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()
         self.door = Door(self.loop, self.link, self.log, self.daemon)
-        self.memory = Memory(self.loop, self.link, self.log, self.door)
+        keepers = Keepers(self.loop, self.log, choose(config.device).lock_weights)
+        self.memory = Memory(self.loop, self.link, self.log, self.door, keepers)
         shared = self.loop, self.link, self.outputs, self._gone
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)

@@ -28,6 +28,7 @@ from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.door import Door, scarce
+from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_fields
@@ -96,6 +97,8 @@ class Memory:
     link: Link
     log: LogFile
     door: Door
+    keepers: Keepers
+    """Of the weights that are to stay in memory."""
     workers: dict[int, socket.socket] = field(default_factory=dict)
     """Our ends of the lease sockets of those that live."""
     segments: dict[int, Segment] = field(default_factory=dict)
@@ -308,6 +311,8 @@ class Memory:
 
         def sealed(done: bool) -> None:
             self.link.send("answer", question, done)
+            if done:
+                self.keepers.keep(number, fd)
             for waiting in self.sealing.pop(number):
                 self._drop_weights(waiting, number, [])
 
@@ -319,6 +324,7 @@ class Memory:
             self.sealing[number].append(question)
             return
         fd = self.weights.pop(number, -1)
+        self.keepers.release(number)
         self._in_child(lambda: None, lambda _: self.link.send("answer", question, True), fd)
 
     def _in_child(
@@ -351,6 +357,7 @@ class Memory:
 
     def close(self) -> None:
         """Close everything."""
+        self.keepers.close()
         for worker in [*self.retired, *self.workers]:
             self.worker_gone(worker)
         for fd in [*(segment.fd for segment in self.segments.values()), *self.weights.values()]:

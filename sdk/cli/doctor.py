@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import click
 import msgspec
 
-from clawai.sdk import config, paths
+from clawai.sdk import config, device, paths
 from clawai.sdk.cli import ladder, output
 from clawai.sdk.cli.daemon import require_system
 from clawai.sdk.cli.holder import holder
@@ -152,6 +153,23 @@ def huge_pages() -> Check:
     return Check("huge pages", "ok", found, "", details)
 
 
+def locked_weights() -> Check:
+    """Whether weights stay in memory, where the device profile asks for it."""
+    wanted = device.choose(config.load().device)
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    free = limit == resource.RLIM_INFINITY or os.geteuid() == 0
+    may = "no limit" if free else f"{output.size(limit)} a process"
+    details = {"lock_weights": wanted.lock_weights, "limit_bytes": None if free else limit}
+    if not wanted.lock_weights:
+        found = f"not asked for by the device profile {wanted.name}"
+        return Check("mlock", "ok", found, "", details)
+    found = f"asked for by the device profile {wanted.name}; this user may lock: {may}"
+    if not free and limit < config.budget_bytes(config.load()):
+        advice = "for models larger than that: LimitMEMLOCK=infinity in the unit, or ulimit -l"
+        return Check("mlock", "warn", found, advice, details)
+    return Check("mlock", "ok", found, "", details)
+
+
 def preemption() -> Check:
     """Which rungs of the ladder are in force, by their measured effect."""
     found, source = ladder.report()
@@ -245,8 +263,8 @@ def kernel() -> Check:
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
-    system, python, packages, libseccomp, processor, memory, huge_pages, pressure, disk,
-    configuration, models, sandbox, preemption, kernel,
+    system, python, packages, libseccomp, processor, memory, huge_pages, locked_weights, pressure,
+    disk, configuration, models, sandbox, preemption, kernel,
 )  # fmt: skip
 
 
