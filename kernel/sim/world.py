@@ -2,7 +2,7 @@
 
 ``World.run`` hands events to the production state machine and carries out what it says as the shell
 would. Cheap checks are made at every event (the books, memory that really exists, who is told
-what), ``Core.check`` every so many. A broken promise is a ``BrokenError``.
+what), ``check`` every so many. A broken promise is a ``BrokenError``.
 """
 
 import random
