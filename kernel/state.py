@@ -103,8 +103,8 @@ class Task(Struct, eq=False):
     """Expected run time, 0 if nothing is known."""
     sort: int = 0
     """When it is due, or would be: its place in its class."""
-    ages_at: int = 0
-    """When it moves to the next higher class."""
+    since: int = 0
+    """When it came into its class, while it is queued."""
     state: str = "new"
     worker: int = 0
     slot: int = 0

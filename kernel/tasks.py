@@ -135,7 +135,7 @@ def submitted(state: State, event: ev.Submitted) -> None:
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
     task.position = service.queue.ahead(rank)[0]
-    service.queue.push(task)
+    service.queue.push(task, state.now)
     service.batching.arrived(state.now)
     estimate = wait // limits.MS if cost else None
     told: ev.Instruction = ev.Reply(
