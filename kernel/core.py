@@ -216,7 +216,6 @@ _TIMERS: dict[str, tuple[str | None, Any]] = {
     "idle": ("workers", _idle),
     "ping": ("workers", workers.watch),
     "held": ("workers", grants.held),
-    "tick": (None, tasks.tick),
     "turn": (None, grants.turn),
 }
 """Of what each is (a table of ``State``), and what then happens if it is still there."""

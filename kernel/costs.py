@@ -29,7 +29,8 @@ class Costs:
 
     def learn(self, key: Key, took: int) -> None:
         """Note that a task of ``key`` ran for ``took`` nanoseconds."""
-        cost = self.known[key] = self.known.pop(key, None) or Cost()
+        cost = self.known.pop(key, None) or Cost()
+        self.known[key] = cost
         cost.seen.append(took)
         cost.runs += 1
         if cost.runs <= limits.SAMPLES or cost.runs % 8 == 0:  # later, a single run says little

@@ -378,10 +378,10 @@ class Record(Instruction, frozen=True):
 
     kind: str
     """accept, start, end"""
-    job: str
-    task: int
     asked: Submitted
-    then: tuple[Any, ...]
+    """Whose ``job`` it is."""
+    then: Any
+    """Another instruction."""
 
 
 class Kill(Instruction, frozen=True):

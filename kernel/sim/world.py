@@ -230,9 +230,7 @@ class World:
             self.later(MS, self._unmap, told.client, message.segment)
             return
         ask = self._open_ask(told, message.id)
-        if kind is wire.Progress:
-            self.counts["news"] += 1
-        elif kind is wire.Accepted:
+        if kind is wire.Accepted:
             self.books.accepted(ask, message)
         else:
             self.books.end(ask, "done", self.clock)
@@ -369,5 +367,4 @@ class World:
 
     def _record(self, told: ev.Record) -> None:
         self.counts[f"journal {told.kind}"] += 1
-        for then in told.then:
-            self._carry[type(then)](then)
+        self._carry[type(told.then)](told.then)
