@@ -201,7 +201,6 @@ _FROM_WORKER: dict[type, Any] = {
     ev.WeightsSealed: weights.sealed,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
-    ev.WorkerYielded: tasks.yielded,
     ev.WorkerBroke: _broke,
     ev.WorkerAnswered: _answered,
     ev.Output: tasks.output,

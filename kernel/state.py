@@ -40,7 +40,7 @@ TASK = table(
     "running: finish > done, fail > failed, requeue > queued, cancel > cancelling",
     "running: expire > expiring",
     "cancelling: finish > cancelled, fail > cancelled",
-    "expiring: finish > expired, fail > expired, cancel > cancelling",
+    "expiring: finish > expired, fail > expired",
 )
 TASK_ENDS = frozenset(("done", "failed", "cancelled", "expired"))
 WORKER = table(

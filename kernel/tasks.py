@@ -36,9 +36,7 @@ def quarantined(state: State, service: Service) -> ev.Fault:
 
 def cost_key(asked: ev.Submitted) -> Key:
     """What tasks that cost the same have in common."""
-    size = asked.payload
-    for lease in asked.leases:
-        size += lease.length
+    size = asked.payload + sum([lease.length for lease in asked.leases])
     return asked.op, asked.spec.model, size.bit_length()
 
 
@@ -213,43 +211,26 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
 def output(state: State, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
     worker = state.workers[event.worker]
-    task = running(state, worker, event.task)
-    if event.kind == "done" or event.kind == "error":
-        let_go(state, worker, task)
-        worker.service.deaths.clear()
-        worker.service.quarantines = 0
-        if event.kind == "done":
-            state.costs.learn(task.key, state.now - task.dispatched)
-        end(state, task, "finish" if event.kind == "done" else "fail", event.body)
-    elif task.state == "running":
-        task.streamed = task.streamed or event.kind == "chunk"
-        state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
-
-
-def running(state: State, worker: Worker, number: int) -> Task:
-    """The task of a number that a worker runs.
-
-    Raises:
-        BreachError: it runs no such task.
-    """
-    task = state.tasks.get(number)
+    task = state.tasks.get(event.task)
     if task is None or task.worker != worker.id:
-        raise BreachError(f"a message about task {number}, which it does not run")
-    return task
-
-
-def yielded(state: State, event: ev.WorkerYielded) -> None:
-    """A worker gave a task back, which it may only when asked; it runs again later."""
-    worker = state.workers[event.worker]
-    task = running(state, worker, event.task)
-    if not task.yielding or task.streamed:
+        raise BreachError(f"a message about task {event.task}, which it does not run")
+    if event.kind == "yielded" and (task.streamed or not task.yielding):
         raise BreachError(f"gave task {event.task} back, which it was to finish")
+    if event.kind in ("progress", "chunk"):
+        if task.state == "running":
+            task.streamed = task.streamed or event.kind == "chunk"
+            state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
+        return
     let_go(state, worker, task)
-    if task.state == "running":
+    if event.kind == "yielded" and task.state == "running":
         requeue(state, task)
         task.attempts -= 1
-    else:
-        end(state, task, "fail")
+        return
+    worker.service.deaths.clear()
+    worker.service.quarantines = 0
+    if event.kind == "done":
+        state.costs.learn(task.key, state.now - task.dispatched)
+    end(state, task, "finish" if event.kind == "done" else "fail", event.body)
 
 
 def requeue(state: State, task: Task) -> None:
@@ -288,7 +269,7 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
     if task.state == "queued":
         end(state, task, happened, fault)
-    elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
+    elif task.state == "running":  # or its end is on the way
         step(TASK, task, happened)
         task.fault = fault
         worker = state.workers[task.worker]

@@ -182,12 +182,11 @@ class World:
         if isinstance(event, ev.WorkerReserved):
             process.wanted = event.size
         elif isinstance(event, ev.Output):
-            if event.kind in ("done", "error"):
+            if event.kind in ("done", "error", "yielded"):
                 process.given.pop(event.task, None)
-        elif isinstance(event, ev.WorkerYielded):
-            self.counts["yielded"] += 1
-            process.given.pop(event.task, None)
-            self.books.requeued(event.task)
+            if event.kind == "yielded":
+                self.counts["yielded"] += 1
+                self.books.requeued(event.task)
         self.do(event)
 
     def reap(self, process: Process, why: str) -> None:
