@@ -22,6 +22,7 @@ from clawai.kernel import limits
 CLASSES = ("critical", "interactive", "normal", "batch")
 RANK = {name: rank for rank, name in enumerate(CLASSES)}
 BATCH = RANK["batch"]
+NEVER = 1 << 62
 
 
 class Share:
@@ -42,7 +43,7 @@ class Fair:
     __slots__ = ("circle", "cost", "patience", "tasks")
 
     def __init__(self, rank: int) -> None:
-        self.patience = limits.PROMOTE[CLASSES[rank]]
+        self.patience = limits.PROMOTE[CLASSES[rank]] or NEVER
         self.tasks: OrderedDict[int, Any] = OrderedDict()
         """By number, in the order in which they came into the class."""
         self.circle: OrderedDict[str, Share] = OrderedDict()
@@ -90,6 +91,8 @@ class Queue:
     def __init__(self) -> None:
         self.classes = tuple(Fair(rank) for rank in range(len(CLASSES)))
         self.count = 0
+        self.ages_at = NEVER
+        """No task moves up before that."""
 
     def __len__(self) -> int:
         return self.count
@@ -99,11 +102,14 @@ class Queue:
 
     def push(self, task: Any, now: int) -> None:
         """Add a task to its class, in which it ages from now on."""
-        self._age(now)
+        if now >= self.ages_at:
+            self._age(now)
         patient = task.submitted + limits.PATIENCE
         task.sort = patient if task.deadline is None else min(task.deadline, patient)
         task.since = now
-        self.classes[task.rank].push(task)
+        fair = self.classes[task.rank]
+        fair.push(task)
+        self.ages_at = min(self.ages_at, now + fair.patience)
         self.count += 1
 
     def remove(self, task: Any) -> None:
@@ -113,7 +119,8 @@ class Queue:
 
     def take(self, now: int, op: str = "", worst: int = BATCH) -> Any | None:
         """Take out what is next, if it is of ``op`` (or any) and of class ``worst`` or better."""
-        self._age(now)
+        if now >= self.ages_at:
+            self._age(now)
         if (best := self.best()) > worst:
             return None
         share = self.classes[best].turn()
@@ -144,13 +151,15 @@ class Queue:
 
         Done before anything is added, so that each class stays in the order of ``since``.
         """
-        for fair in self.classes[:0:-1]:
+        self.ages_at = NEVER
+        for fair in reversed(self.classes):
             while fair.tasks:
                 task = next(iter(fair.tasks.values()))
-                if task.since + fair.patience > now:
+                if (due := task.since + fair.patience) > now:
+                    self.ages_at = min(self.ages_at, due)
                     break
                 fair.remove(task)
-                task.since += fair.patience
+                task.since = due
                 task.rank -= 1
                 self.classes[task.rank].push(task)
 

@@ -36,7 +36,9 @@ def quarantined(state: State, service: Service) -> ev.Fault:
 
 def cost_key(asked: ev.Submitted) -> Key:
     """What tasks that cost the same have in common."""
-    size = asked.payload + sum([lease.length for lease in asked.leases])
+    size = asked.payload
+    for lease in asked.leases:
+        size += lease.length
     return asked.op, asked.spec.model, size.bit_length()
 
 
@@ -52,7 +54,8 @@ def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
     if len(worker.running) >= worker.slots:
         for batch in worker.running.values():
             first = next(iter(batch.values()))  # what runs in one slot runs together
-            ahead += max(0, first.cost + first.dispatched - now)
+            if (left := first.cost + first.dispatched - now) > 0:
+                ahead += left
     return ahead // (worker.slots * at_once)
 
 
@@ -153,7 +156,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
 
     False: none of them could run any more.
     """
-    good = []
+    good, runs = [], []
     for task in batch:
         if fault := leases.objection(state, task.asked, worker):
             end(state, task, "fail", fault)
@@ -164,6 +167,8 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         task.attempts += 1
         task.dispatched = state.now
         task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
+        left = task.deadline and max(1, (task.deadline - state.now) // limits.MS)
+        runs.append((task.id, task.asked, left))
         good.append(task)
     if not good:
         return False
@@ -175,15 +180,8 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         worker.pinged, worker.missed = True, 0
         state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
-    runs = tuple([(task.id, task.asked, _left(state, task)) for task in good])
-    _say(state, "start", good, ev.Dispatch(worker.id, slot, runs))
+    _say(state, "start", good, ev.Dispatch(worker.id, slot, tuple(runs)))
     return True
-
-
-def _left(state: State, task: Task) -> int | None:
-    if task.deadline is None:
-        return None
-    return max(1, (task.deadline - state.now) // limits.MS)
 
 
 def let_go(state: State, worker: Worker, task: Task) -> None:
