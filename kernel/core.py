@@ -201,7 +201,6 @@ _FROM_WORKER: dict[type, Any] = {
     ev.WeightsSealed: weights.sealed,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
-    ev.WorkerYielded: tasks.yielded,
     ev.WorkerBroke: _broke,
     ev.WorkerAnswered: _answered,
     ev.Output: tasks.output,
@@ -216,7 +215,6 @@ _TIMERS: dict[str, tuple[str | None, Any]] = {
     "idle": ("workers", _idle),
     "ping": ("workers", workers.watch),
     "held": ("workers", grants.held),
-    "tick": (None, tasks.tick),
     "turn": (None, grants.turn),
 }
 """Of what each is (a table of ``State``), and what then happens if it is still there."""

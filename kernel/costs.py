@@ -1,4 +1,4 @@
-"""What tasks have taken: run times learned for each (operation, model, size), as percentiles.
+"""What tasks have taken: the median run time of each (operation, model, size), and of batches.
 
 The size is a power of two of the bytes that came with the task. The last ``limits.SAMPLES`` runs
 count, so that a box that has become slower is believed soon.
@@ -18,18 +18,7 @@ class Cost:
 
     seen: deque[int] = field(default_factory=lambda: deque(maxlen=limits.SAMPLES))
     p50: int = 0
-    p90: int = 0
     runs: int = 0
-
-    def add(self, took: int) -> None:
-        """Learn one run."""
-        self.seen.append(took)
-        self.runs += 1
-        if self.runs > limits.SAMPLES and self.runs % 8:
-            return  # each single run says little more
-        ranked = sorted(self.seen)
-        self.p50 = ranked[len(ranked) // 2]
-        self.p90 = ranked[len(ranked) * 9 // 10]
 
 
 @dataclass(slots=True)
@@ -42,17 +31,16 @@ class Costs:
         """Note that a task of ``key`` ran for ``took`` nanoseconds."""
         cost = self.known.pop(key, None) or Cost()
         self.known[key] = cost
-        cost.add(took)
+        cost.seen.append(took)
+        cost.runs += 1
+        if cost.runs <= limits.SAMPLES or cost.runs % 8 == 0:  # later, a single run says little
+            cost.p50 = sorted(cost.seen)[len(cost.seen) // 2]
         if len(self.known) > limits.COSTS:
             del self.known[next(iter(self.known))]
 
     def p50(self, key: Key) -> int:
         """Median run time; 0 if nothing is known."""
         return cost.p50 if (cost := self.known.get(key)) else 0
-
-    def p90(self, key: Key) -> int:
-        """What nine of ten runs stay within; 0 if nothing is known."""
-        return cost.p90 if (cost := self.known.get(key)) else 0
 
 
 @dataclass(slots=True)

@@ -202,13 +202,6 @@ class WeightsGone(Event, frozen=True):
     weights: int
 
 
-class WorkerYielded(Event, frozen=True):
-    """A worker gave a task back as asked; it can run again from its beginning."""
-
-    worker: int
-    task: int
-
-
 class Pressure(Event, frozen=True):
     """What others on the box leave us has changed."""
 
@@ -254,11 +247,11 @@ class WorkerAnswered(Event, frozen=True):
 
 
 class Output(Event, frozen=True):
-    """A worker says something of a task: progress, chunk, done or error."""
+    """A worker says something of a task: yielded is that it gives it back, as it was asked to."""
 
     worker: int
     task: int
-    kind: Literal["progress", "chunk", "done", "error"]
+    kind: Literal["progress", "chunk", "done", "error", "yielded"]
     body: Any = None
     """The message itself (``Hidden``), or a ``Fault`` of the shell."""
 
@@ -378,10 +371,10 @@ class Record(Instruction, frozen=True):
 
     kind: str
     """accept, start, end"""
-    job: str
-    task: int
     asked: Submitted
-    then: tuple[Any, ...]
+    """Whose ``job`` it is."""
+    then: Any
+    """Another instruction."""
 
 
 class Kill(Instruction, frozen=True):

@@ -33,6 +33,9 @@ UNMAP = 2 * SECOND
 
 # Tasks.
 TICK = 1 * SECOND
+"""So often every owner hears where its task stands."""
+PART = 128
+"""Where there are many tasks, the news are of about so many at a time."""
 CANCEL_GRACE = 3 * SECOND
 """A worker that has not ended a cancelled task by then is killed."""
 ATTEMPTS = 2

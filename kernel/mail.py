@@ -142,8 +142,6 @@ def from_worker(worker: int, frames: list[bytes]) -> ev.Event:
             return ev.SegmentDropped(worker, message.segment)
         case wire.Filled():
             return ev.WorkerFilled(worker)
-        case wire.Yielded():
-            return ev.WorkerYielded(worker, message.id)
     return ev.WorkerAnswered(worker)
 
 
@@ -152,4 +150,5 @@ _KINDS: dict[type, Any] = {
     wire.Chunk: "chunk",
     wire.Done: "done",
     wire.Error: "error",
+    wire.Yielded: "yielded",
 }

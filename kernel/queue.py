@@ -9,11 +9,12 @@
   keeps its place by age there. So no task waits for ever behind higher classes: after the sum of
   the patiences above it, at most, only older ones and fair turns are before it.
 
-Every operation costs O(log n); what was taken out leaves its heap entry behind until it comes up.
+A principal's tasks in a class are a sorted list: bisection, and moving some thousand pointers, is
+less than what else a decision takes.
 """
 
-import heapq
-from collections import deque
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from typing import Any
 
 from clawai.kernel import limits
@@ -21,166 +22,148 @@ from clawai.kernel import limits
 CLASSES = ("critical", "interactive", "normal", "batch")
 RANK = {name: rank for rank, name in enumerate(CLASSES)}
 BATCH = RANK["batch"]
+NEVER = 1 << 62
+
+
+class Share:
+    """What one principal has in one class."""
+
+    __slots__ = ("credit", "tasks")
+
+    def __init__(self) -> None:
+        self.credit = 0
+        """Run time that it may still use in its turn; less than 0 is what it has had too much."""
+        self.tasks: list[tuple[int, int, Any]] = []
+        """By ``Task.sort`` and number: the most urgent first."""
 
 
 class Fair:
-    """One class of one queue: a heap for each principal, and whose turn it is."""
+    """One class of one queue."""
 
-    __slots__ = ("cost", "count", "credit", "heaps", "rank", "stale", "tasks", "turns")
+    __slots__ = ("circle", "cost", "patience", "tasks")
 
-    def __init__(self, rank: int, tasks: dict[int, Any]) -> None:
-        self.rank = rank
-        self.tasks = tasks
-        """Of the whole queue: an entry whose task is not there, in this class, is stale."""
-        self.heaps: dict[str, list[tuple[int, int]]] = {}
-        self.turns: deque[str] = deque()
-        self.credit: dict[str, int] = {}
-        self.count = self.cost = self.stale = 0
+    def __init__(self, rank: int) -> None:
+        self.patience = limits.PROMOTE[CLASSES[rank]] or NEVER
+        self.tasks: OrderedDict[int, Any] = OrderedDict()
+        """By number, in the order in which they came into the class."""
+        self.circle: OrderedDict[str, Share] = OrderedDict()
+        """By principal, the one whose turn it is first; at its turn one without tasks leaves."""
+        self.cost = 0
 
     def push(self, task: Any) -> None:
         """Add a task."""
-        principal = task.asked.principal
-        if principal not in self.heaps:
-            self.heaps[principal] = []
-            self.turns.append(principal)
-            self.credit[principal] = 0
-        task.sort = sort_key(task)
-        heapq.heappush(self.heaps[principal], (task.sort, task.id))
-        self.count += 1
+        if (name := task.asked.principal) not in self.circle:
+            self.circle[name] = Share()
+        insort(self.circle[name].tasks, (task.sort, task.id, task))
+        self.tasks[task.id] = task
         self.cost += task.cost
 
-    def waits(self, entry: tuple[int, int]) -> bool:
-        """Whether an entry of a heap is of a task that is in this class, and its latest."""
-        task = self.tasks.get(entry[1])
-        return task is not None and task.rank == self.rank and entry[0] == task.sort
-
     def remove(self, task: Any) -> None:
-        """Forget a task that is no longer among ``tasks``."""
-        heap = self.heaps[task.asked.principal]
-        if heap[0][1] == task.id:
-            heapq.heappop(heap)
-        else:
-            self.stale += 1
-        self.count -= 1
+        """Take a task out."""
+        mine = self.circle[task.asked.principal].tasks
+        del mine[bisect_left(mine, (task.sort, task.id))]
+        del self.tasks[task.id]
         self.cost -= task.cost
-        if self.stale > self.count + 64:
-            self.stale = 0
-            for principal, old in self.heaps.items():
-                self.heaps[principal] = [entry for entry in old if self.waits(entry)]
-                heapq.heapify(self.heaps[principal])
 
-    def head(self) -> int | None:
-        """The task that is next, of the principal whose turn it is."""
+    def turn(self) -> Share:
+        """Whose turn it is; there are tasks."""
         passed = 0
-        while self.turns:
-            principal = self.turns[0]
-            heap = self.heaps[principal]
-            while heap and not self.waits(heap[0]):
-                heapq.heappop(heap)
-                self.stale -= 1
-            if not heap:
-                self.turns.popleft()
-                del self.heaps[principal], self.credit[principal]
-            elif len(self.turns) == 1 or self.credit[principal] > 0:
-                return heap[0][1]
-            elif passed < len(self.turns):
-                self.turns.rotate(-1)
+        while True:
+            name, share = next(iter(self.circle.items()))
+            if not share.tasks:
+                del self.circle[name]
+            elif len(self.circle) == 1 or share.credit > 0:
+                return share
+            elif passed < len(self.circle):
+                self.circle.move_to_end(name)
                 passed += 1
             else:  # nobody has credit left: as many rounds at once as give it to one of them
-                rounds = 1 + -max(self.credit.values()) // limits.QUANTUM
-                for name in self.credit:
-                    self.credit[name] += rounds * limits.QUANTUM
+                shares = self.circle.values()
+                rounds = 1 + -max(each.credit for each in shares) // limits.QUANTUM
+                for each in shares:
+                    each.credit += rounds * limits.QUANTUM
                 passed = 0
-        return None
-
-
-def sort_key(task: Any) -> int:
-    """When a task is due, or would be."""
-    patient: int = task.submitted + limits.PATIENCE
-    return patient if task.deadline is None else min(task.deadline, patient)
 
 
 class Queue:
     """Holds tasks (``state.Task``), each in one class."""
 
     def __init__(self) -> None:
-        self.tasks: dict[int, Any] = {}
-        self.classes = tuple(Fair(rank, self.tasks) for rank in range(len(CLASSES)))
-        self._ages: list[tuple[int, int]] = []
+        self.classes = tuple(Fair(rank) for rank in range(len(CLASSES)))
+        self.count = 0
+        self.ages_at = NEVER
+        """No task moves up before that."""
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return self.count
 
-    def __contains__(self, task_id: int) -> bool:
-        return task_id in self.tasks
+    def __contains__(self, task: Any) -> bool:
+        return task.id in self.classes[task.rank].tasks
 
-    def push(self, task: Any, since: int | None = None) -> None:
-        """Add a task, which has been in its class since then (or since it was submitted)."""
-        self.tasks[task.id] = task
-        self.classes[task.rank].push(task)
-        task.ages_at = 0
-        if patience := limits.PROMOTE[CLASSES[task.rank]]:
-            task.ages_at = (task.submitted if since is None else since) + patience
-            heapq.heappush(self._ages, (task.ages_at, task.id))
+    def push(self, task: Any, now: int) -> None:
+        """Add a task to its class, in which it ages from now on."""
+        if now >= self.ages_at:
+            self._age(now)
+        patient = task.submitted + limits.PATIENCE
+        task.sort = patient if task.deadline is None else min(task.deadline, patient)
+        task.since = now
+        fair = self.classes[task.rank]
+        fair.push(task)
+        self.ages_at = min(self.ages_at, now + fair.patience)
+        self.count += 1
 
     def remove(self, task: Any) -> None:
         """Take a task out, wherever it stands."""
-        del self.tasks[task.id]
         self.classes[task.rank].remove(task)
-        if len(self._ages) > 2 * len(self.tasks) + 64:
-            self._ages = [entry for entry in self._ages if self._ages_then(entry)]
-            heapq.heapify(self._ages)
+        self.count -= 1
 
     def take(self, now: int, op: str = "", worst: int = BATCH) -> Any | None:
         """Take out what is next, if it is of ``op`` (or any) and of class ``worst`` or better."""
-        if self._ages and self._ages[0][0] <= now:
-            self._promote(now)
-        for fair in self.classes:
-            if not fair.count:
-                continue
-            number = fair.head()
-            if number is None or fair.rank > worst:
-                return None
-            task = self.tasks[number]
-            if op and task.asked.op != op:
-                return None
-            fair.credit[task.asked.principal] -= max(task.cost, limits.QUANTUM)
-            self.remove(task)
-            return task
-        return None
+        if now >= self.ages_at:
+            self._age(now)
+        if (best := self.best()) > worst:
+            return None
+        share = self.classes[best].turn()
+        task = share.tasks[0][2]
+        if op and task.asked.op != op:
+            return None
+        share.credit -= max(task.cost, limits.QUANTUM)
+        self.remove(task)
+        return task
 
     def best(self) -> int:
         """Rank of the highest class in which something waits; beyond all if nothing does."""
         for rank, fair in enumerate(self.classes):
-            if fair.count:
+            if fair.tasks:
                 return rank
         return len(CLASSES)
 
     def ahead(self, rank: int) -> tuple[int, int]:
         """How many wait in this class and those above it, and their cost."""
         count = cost = 0
-        for fair in self.classes:
-            if fair.rank > rank:
-                break
-            count += fair.count
+        for fair in self.classes[: rank + 1]:
+            count += len(fair.tasks)
             cost += fair.cost
         return count, cost
 
-    def _promote(self, now: int) -> None:
-        while self._ages and self._ages[0][0] <= now:
-            entry = heapq.heappop(self._ages)
-            if self._ages_then(entry):
-                task = self.tasks[entry[1]]
-                self.remove(task)
-                task.rank -= 1
-                self.push(task, entry[0])
+    def _age(self, now: int) -> None:
+        """Move up what has waited long enough: from the lowest class, as one may move up twice.
 
-    def _ages_then(self, entry: tuple[int, int]) -> bool:
-        task = self.tasks.get(entry[1])
-        return task is not None and task.ages_at == entry[0]
+        Done before anything is added, so that each class stays in the order of ``since``.
+        """
+        self.ages_at = NEVER
+        for fair in reversed(self.classes):
+            while fair.tasks:
+                task = next(iter(fair.tasks.values()))
+                if (due := task.since + fair.patience) > now:
+                    self.ages_at = min(self.ages_at, due)
+                    break
+                fair.remove(task)
+                task.since = due
+                task.rank -= 1
+                self.classes[task.rank].push(task)
 
     def ordered(self) -> list[Any]:
         """All tasks by class and due time; the turns of principals are not foreseen."""
-        tasks = self.tasks
-        keys = sorted((task.rank, task.sort, task.id) for task in tasks.values())
-        return [tasks[key[2]] for key in keys]
+        tasks = [task for fair in self.classes for task in fair.tasks.values()]
+        return sorted(tasks, key=lambda task: (task.rank, task.sort, task.id))

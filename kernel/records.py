@@ -57,7 +57,7 @@ class Records:
         """Start the recorder, and tell it what no other has confirmed."""
         self.child.start()
         jobs = {task.asked.job for task in self.core.state.tasks.values()}
-        jobs |= {told.job for told in self.waiting.values()}
+        jobs |= {told.asked.job for told in self.waiting.values()}
         self.child.send("hello", self.config, sorted(jobs))
         for number, told in self.waiting.items():
             self._write(number, told)
@@ -94,27 +94,26 @@ class Records:
             body = told.asked.body
             message = told.asked, body.message, body.frames
         elif told.kind == "end":
-            message, frames = to_client(told.then[0])
-        self.child.send(told.kind, number, told.job, _encode(message), frames)
+            message, frames = to_client(told.then)
+        self.child.send(told.kind, number, told.asked.job, _encode(message), frames)
 
     def _safe(self, number: int, problem: list[Any] | None) -> None:
         told = self.waiting.pop(number)
         if problem:
             self._fail(told, ClawError(*problem))
             return
-        for instruction in told.then:
-            self.carry(instruction)
+        self.carry(told.then)
 
     def _fail(self, told: ev.Record, error: ClawError) -> None:
         """End a task whose record is not safe: unaccepted, not run, or without its result."""
-        asked, inner = told.asked, told.then[0]
+        asked, inner = told.asked, told.then
         if told.kind == "accept":
             self.loop.happen(ev.CancelAsked(asked.client, asked.request))
         elif told.kind == "end":
             self.carry(ev.Reply(asked.client, wire.error_message(error, asked.request)))
         else:  # nothing of its batch runs
             while isinstance(inner, ev.Record):
-                inner = inner.then[0]
+                inner = inner.then
             body = ev.Hidden(wire.error_message(error))
             for number, _, _ in inner.tasks:
                 self.loop.happen(ev.Output(inner.worker, number, "error", body))

@@ -1,4 +1,4 @@
-"""The raw rows of which the steward makes listings: named fields of what the core holds.
+"""The raw rows of which the steward makes listings and news: named fields of what the core holds.
 
 A row is a map of a dotted path to what is found there; times are nanoseconds of the same clock as
 ``now``. What a listing shows of them, ``steward/views`` decides.
@@ -10,12 +10,15 @@ from typing import Any
 
 from clawai.kernel.core import Core
 from clawai.kernel.mail import in_words
+from clawai.kernel.state import Task
+from clawai.kernel.tasks import wait_ns
 
 _SPEC = ("spec.plugin", "spec.model")
 _SERVICE = (*_SPEC, "spec.lane", "started", "quarantined_until", "failing", "last_why")
 _WORKER = (*_SPEC, "id", "spec.lane", "state", "suspended", "threads", "idle_since")
 _TASK = ("id", "state", "submitted", "worker", "asked.client", "asked.op", "asked.priority")
 _ASKED = ("asked.spec.model", "asked.spec.lane", "asked.job")
+_STANDS = ("id", "state", "service.key", "rank", "sort", "cost")
 
 
 def _rows(things: Iterable[Any], *paths: str) -> list[dict[str, Any]]:
@@ -48,3 +51,23 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
         found["tasks"] = _rows(state.tasks.values(), *_TASK, *_ASKED)
         found["queues"] = [[task.id for task in service.queue.ordered()] for service in services]
     return found
+
+
+def news(
+    core: Core, tasks: list[Task], now: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is needed to say where tasks stand: of each class of a service, and of each task."""
+    groups = []
+    for service, rank in {(t.service.key, t.rank): (t.service, t.rank) for t in tasks}.values():
+        worker = service.worker
+        row = {
+            "service.key": service.key,
+            "rank": rank,
+            "state": worker.state if worker else "",
+            "suspended": bool(worker and worker.suspended),
+            "held": bool(worker and worker.threads < 0),
+            "ahead": service.queue.ahead(rank)[0],
+            "wait": wait_ns(core.state, service, rank, now),
+        }
+        groups.append(row)
+    return groups, _rows(tasks, *_STANDS)

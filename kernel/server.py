@@ -25,6 +25,7 @@ from clawai.kernel.journal import Journal
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.memory import Memory
+from clawai.kernel.news import News
 from clawai.kernel.offers import Offers
 from clawai.kernel.processes import Processes
 from clawai.kernel.records import Records
@@ -82,6 +83,7 @@ class Server:
             self.stop,
             lambda: len(self.core.state.tasks),
         )
+        self.news = News(self.core, self.steward, self.clients.reply)
         self._started = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
@@ -150,15 +152,18 @@ class Server:
         """Serve until the core stops and every worker is gone."""
         while not self.core.state.stopping or self.processes.running or self.records.waiting:
             journal = self.journal.due if self.journal.buffer else None
-            news = min(self.loop.later.values(), default=None)
-            planned = (self.core.next_timer(), self.clients.next_timer(), journal, news)
+            later = min(self.loop.later.values(), default=None)
+            news = self.news.next_timer()
+            planned = (self.core.next_timer(), self.clients.next_timer(), journal, later, news)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
-            if news is not None:
+            if later is not None:
                 self.loop.overdue(now)
+            if news is not None and now >= news:
+                self.news.ask(now)
             self.clients.expire(now)
             if journal is not None and now >= journal:
                 self.journal.flush(now)

@@ -40,7 +40,7 @@ TASK = table(
     "running: finish > done, fail > failed, requeue > queued, cancel > cancelling",
     "running: expire > expiring",
     "cancelling: finish > cancelled, fail > cancelled",
-    "expiring: finish > expired, fail > expired, cancel > cancelling",
+    "expiring: finish > expired, fail > expired",
 )
 TASK_ENDS = frozenset(("done", "failed", "cancelled", "expired"))
 WORKER = table(
@@ -103,8 +103,8 @@ class Task(Struct, eq=False):
     """Expected run time, 0 if nothing is known."""
     sort: int = 0
     """When it is due, or would be: its place in its class."""
-    ages_at: int = 0
-    """When it moves to the next higher class."""
+    since: int = 0
+    """When it came into its class, while it is queued."""
     state: str = "new"
     worker: int = 0
     slot: int = 0
@@ -116,7 +116,6 @@ class Task(Struct, eq=False):
     """Its owner has been told the end, at the deadline; the worker still has to let go."""
     dispatched: int = 0
     load_ns: int = 0
-    position: int = 0
     fault: Fault | None = None
     """Why it is being ended, while it is cancelling or expiring."""
     grace: int = 0
@@ -273,8 +272,6 @@ class State:
     purged: int = 0
     """Timers that were left when those of what is gone were last thrown away."""
     last: dict[str, int] = field(default_factory=dict)
-    ticking: bool = False
-    phase: int = 0
 
     def number(self, kind: str) -> int:
         """The next number of a kind, from 1; numbers are never used again."""
@@ -293,7 +290,7 @@ class State:
     def _matters(self, action: str, subject: Any) -> bool:
         if action in ("deadline", "grace"):
             return subject in self.tasks
-        return action in ("tick", "wake", "turn") or subject in self.workers
+        return action in ("wake", "turn") or subject in self.workers
 
     def log(self, level: str, text: str) -> None:
         """Write a line."""

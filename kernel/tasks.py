@@ -42,72 +42,61 @@ def cost_key(asked: ev.Submitted) -> Key:
     return asked.op, asked.spec.model, size.bit_length()
 
 
-def wait_ns(state: State, service: Service, rank: int) -> int:
+def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
     """How long a task of a class would wait now, by what those before it have taken."""
     ahead = service.queue.ahead(rank)[1]
     worker = service.worker
     at_once = service.batching.expected or 1
     if worker is None or worker.state != "ready":
         load = state.costs.p50(("", service.title, 0))
-        load -= min(load, state.now - worker.started) if worker else 0
+        load -= min(load, now - worker.started) if worker else 0
         return load + ahead // (service.spec.slots * at_once)
     if len(worker.running) >= worker.slots:
         for batch in worker.running.values():
-            for task in batch.values():
-                if (left := task.cost + task.dispatched - state.now) > 0:
-                    ahead += left
-                break  # what runs in one slot runs together
+            first = next(iter(batch.values()))  # what runs in one slot runs together
+            if (left := first.cost + first.dispatched - now) > 0:
+                ahead += left
     return ahead // (worker.slots * at_once)
 
 
-def _objection(state: State, event: ev.Submitted, service: Service | None) -> ev.Fault | None:
-    mine = state.requests.get(event.client, {})
+def _objection(
+    state: State, event: ev.Submitted, service: Service | None, wait: int, cost: int
+) -> ev.Fault | None:
+    """Refuse at once what would only fail later."""
     if state.stopping:
         return ev.Fault("kernel_stopped")
-    if event.request in mine:
+    if event.request in state.requests.get(event.client, ()):
         return ev.Fault("request_in_use", got=event.request)
-    if event.deadline is not None and event.deadline <= state.now:
-        return ev.Fault("deadline_had_passed")
     if event.job and event.leases:
         return ev.Fault("durable_with_leases")
-    if len(mine) >= limits.TASKS_PER_CLIENT and event.client:
-        return _full(state, event)
     if (need := event.spec.base_bytes + event.spec.model_bytes) > state.ledger.budget:
         return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
     if service and state.now < service.quarantined_until:
         return quarantined(state, service)
-    worker = service.worker if service else None
-    return leases.objection(state, event, worker) if event.leases else None
+    if event.deadline is not None:
+        left = event.deadline - state.now
+        if left <= 0:
+            return ev.Fault("deadline_had_passed")
+        if cost and wait + cost > left:
+            figures = f"{left // limits.MS} ms", f"{(wait + cost) // limits.MS} ms"
+            return ev.Fault("deadline_unreachable", event.op, *figures, wait // limits.MS)
+    return leases.objection(state, event, service.worker if service else None)
 
 
-def _full(state: State, event: ev.Submitted) -> ev.Fault:
-    mine = len(state.requests.get(event.client, ()))
-    got = {"yours": mine, "all": len(state.tasks), "bytes": state.payload + event.payload}
-    most = (limits.TASKS_PER_CLIENT, state.most_tasks, limits.PAYLOAD_TOTAL)
-    return ev.Fault("queue_full", "", got, dict(zip(got, most, strict=True)), limits.RETRY_MS)
-
-
-def _unreachable(state: State, event: ev.Submitted, wait: int, cost: int) -> ev.Fault | None:
-    """Refuse at once what would only fail later."""
-    if event.deadline is None or not cost or state.now + wait + cost <= event.deadline:
-        return None
-    takes = f"{(wait + cost) // limits.MS} ms"
-    left = f"{(event.deadline - state.now) // limits.MS} ms"
-    return ev.Fault("deadline_unreachable", event.op, left, takes, wait // limits.MS)
-
-
-def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
-    """While everything is full, give up the last of the lowest class; False if there is none."""
-    most = limits.PAYLOAD_TOTAL - event.payload
-    while len(state.tasks) >= state.most_tasks or state.payload > most:
+def _no_room(state: State, event: ev.Submitted, rank: int) -> ev.Fault | None:
+    """While everything is full, give up the last of the lowest class; refuse if none is lower."""
+    mine = state.requests.get(event.client, {})
+    has_its_most = event.client and len(mine) >= limits.TASKS_PER_CLIENT
+    more, most = event.payload, limits.PAYLOAD_TOTAL
+    while has_its_most or len(state.tasks) >= state.most_tasks or state.payload + more > most:
         lower = [t for t in state.tasks.values() if t.state == "queued" and t.rank > rank]
-        if not lower:
-            return False
+        if has_its_most or not lower:
+            got = {"yours": len(mine), "all": len(state.tasks), "bytes": state.payload + more}
+            allowed = {"yours": limits.TASKS_PER_CLIENT, "all": state.most_tasks, "bytes": most}
+            return ev.Fault("queue_full", "", got, allowed, limits.RETRY_MS)
         victim = max(lower, key=lambda task: (task.rank, task.submitted, task.id))
-        victim.service.queue.remove(victim)
-        fault = ev.Fault("overloaded", event.priority, retry_ms=limits.RETRY_MS)
-        end(state, victim, "fail", fault)
-    return True
+        end(state, victim, "fail", ev.Fault("overloaded", event.priority, retry_ms=limits.RETRY_MS))
+    return None
 
 
 def submitted(state: State, event: ev.Submitted) -> None:
@@ -120,42 +109,28 @@ def submitted(state: State, event: ev.Submitted) -> None:
     rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.services.get(event.spec.key)
     cost = state.costs.p50(key := cost_key(event))
-    wait = wait_ns(state, service, rank) if service and cost else 0
-    fault = _objection(state, event, service) or _unreachable(state, event, wait, cost)
-    if not fault and not _shed(state, event, rank):
-        fault = _full(state, event)
+    wait = wait_ns(state, service, rank, state.now) if service and cost else 0
+    fault = _objection(state, event, service, wait, cost) or _no_room(state, event, rank)
     if fault:
         refuse(state, event.client, event.request, fault)
         return
     service = state.service(event.spec)
-    number = state.number("task")
+    number, place = state.number("task"), service.queue.ahead(rank)[0]
     task = Task(number, event, service, state.now, rank, event.deadline, key, cost)
     step(TASK, task, "accept")
-    state.tasks[task.id] = task
+    state.tasks[number] = task
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
-    task.position = service.queue.ahead(rank)[0]
-    service.queue.push(task)
+    service.queue.push(task, state.now)
     service.batching.arrived(state.now)
-    estimate = wait // limits.MS if cost else None
-    told: ev.Instruction = ev.Reply(
-        event.client,
-        wire.Accepted(
-            id=event.request,
-            task=task.id,
-            position=task.position,
-            estimate_ms=estimate,
-            job=event.job,
-        ),
-    )
-    if event.job and event.client:  # one that came back after a restart is in the journal
-        told = ev.Record("accept", event.job, task.id, event, (told,))
-    state.out.append(told)
     if event.deadline is not None:
-        state.timer(event.deadline, "deadline", task.id)
-    if not state.ticking:
-        state.ticking = True
-        state.timer(state.now + limits.TICK, "tick")
+        state.timer(event.deadline, "deadline", number)
+    estimate = wait // limits.MS if cost else None
+    accepted = wire.Accepted(
+        id=event.request, task=number, position=place, estimate_ms=estimate, job=event.job
+    )
+    # One that came back after a restart is in the journal.
+    _say(state, "accept", [task] if event.client else [], ev.Reply(event.client, accepted))
 
 
 # Running.
@@ -181,18 +156,19 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
 
     False: none of them could run any more.
     """
-    good = []
+    good, runs = [], []
     for task in batch:
-        if task.asked.leases and (fault := leases.objection(state, task.asked, worker)):
+        if fault := leases.objection(state, task.asked, worker):
             end(state, task, "fail", fault)
             continue
         step(TASK, task, "dispatch")
-        if task.asked.leases:
-            leases.pin(state, task.asked.leases, 1)
+        leases.pin(state, task.asked.leases, 1)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
         task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
+        left = task.deadline and max(1, (task.deadline - state.now) // limits.MS)
+        runs.append((task.id, task.asked, left))
         good.append(task)
     if not good:
         return False
@@ -204,27 +180,15 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
         worker.pinged, worker.missed = True, 0
         state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
     refresh(state, worker, slot)
-    runs = tuple([(task.id, task.asked, _left(state, task)) for task in good])
-    told: ev.Instruction = ev.Dispatch(worker.id, slot, runs)
-    for task in good:
-        if task.asked.job:  # it must be known to have begun before it begins
-            told = ev.Record("start", task.asked.job, task.id, task.asked, (told,))
-    state.out.append(told)
+    _say(state, "start", good, ev.Dispatch(worker.id, slot, tuple(runs)))
     return True
-
-
-def _left(state: State, task: Task) -> int | None:
-    if task.deadline is None:
-        return None
-    return max(1, (task.deadline - state.now) // limits.MS)
 
 
 def let_go(state: State, worker: Worker, task: Task) -> None:
     """A worker no longer runs a task."""
     batch = worker.running[task.slot]
     del batch[task.id]
-    if task.asked.leases:
-        leases.pin(state, task.asked.leases, -1)
+    leases.pin(state, task.asked.leases, -1)
     service = worker.service
     state.dirty[service.key] = service
     if batch:
@@ -245,52 +209,34 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
 def output(state: State, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
     worker = state.workers[event.worker]
-    task = running(state, worker, event.task)
-    if event.kind == "done" or event.kind == "error":
-        let_go(state, worker, task)
-        worker.service.deaths.clear()
-        worker.service.quarantines = 0
-        if event.kind == "done":
-            state.costs.learn(task.key, state.now - task.dispatched)
-        end(state, task, "finish" if event.kind == "done" else "fail", event.body)
-    elif task.state == "running":
-        task.streamed = task.streamed or event.kind == "chunk"
-        state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
-
-
-def running(state: State, worker: Worker, number: int) -> Task:
-    """The task of a number that a worker runs.
-
-    Raises:
-        BreachError: it runs no such task.
-    """
-    task = state.tasks.get(number)
-    if task is None or task.worker != worker.id or number not in worker.running.get(task.slot, ()):
-        raise BreachError(f"a message about task {number}, which it does not run")
-    return task
-
-
-def yielded(state: State, event: ev.WorkerYielded) -> None:
-    """A worker gave a task back, which it may only when asked; it runs again later."""
-    worker = state.workers[event.worker]
-    task = running(state, worker, event.task)
-    if not task.yielding or task.streamed:
+    task = state.tasks.get(event.task)
+    if task is None or task.worker != worker.id:
+        raise BreachError(f"a message about task {event.task}, which it does not run")
+    if event.kind == "yielded" and (task.streamed or not task.yielding):
         raise BreachError(f"gave task {event.task} back, which it was to finish")
+    if event.kind in ("progress", "chunk"):
+        if task.state == "running":
+            task.streamed = task.streamed or event.kind == "chunk"
+            state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
+        return
     let_go(state, worker, task)
-    if task.state == "running":
-        requeue(state, worker.service, task)
+    if event.kind == "yielded" and task.state == "running":
+        requeue(state, task)
         task.attempts -= 1
-    else:
-        end(state, task, "fail")
+        return
+    worker.service.deaths.clear()
+    worker.service.quarantines = 0
+    if event.kind == "done":
+        state.costs.learn(task.key, state.now - task.dispatched)
+    end(state, task, "finish" if event.kind == "done" else "fail", event.body)
 
 
-def requeue(state: State, service: Service, task: Task) -> None:
+def requeue(state: State, task: Task) -> None:
     """Back to the queue, at its old place."""
     step(TASK, task, "requeue")
     task.worker = 0
     task.yielding = False
-    service.queue.push(task, state.now)
-    state.dirty[service.key] = service
+    task.service.queue.push(task, state.now)
 
 
 # Ends.
@@ -312,18 +258,16 @@ def client_left(state: State, client: int) -> None:
 def deadline(state: State, task: Task) -> None:
     """Its time may be over; that of a suspended worker stands still."""
     worker = state.workers.get(task.worker)
-    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
-        return
-    if task.state in ("queued", "running"):
+    due = task.deadline is not None and task.deadline <= state.now
+    if due and not (worker and worker.suspended):
         stop(state, task, "expire", ev.Fault("deadline_passed"))
 
 
 def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
     if task.state == "queued":
-        task.service.queue.remove(task)
         end(state, task, happened, fault)
-    elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
+    elif task.state == "running":  # or its end is on the way
         step(TASK, task, happened)
         task.fault = fault
         worker = state.workers[task.worker]
@@ -340,9 +284,10 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
 
 def end(state: State, task: Task, happened: str, word: Any = None) -> None:
     """The one way a task ends: out of every table, and its owner is told."""
+    if task in task.service.queue:
+        task.service.queue.remove(task)
     step(TASK, task, happened)
-    if task.state not in TASK_ENDS:
-        raise AssertionError(f"{happened!r} does not end {task!r}")
+    assert task.state in TASK_ENDS, f"{happened!r} does not end {task!r}"
     asked = task.asked
     del state.tasks[task.id]
     mine = state.requests[asked.client]
@@ -355,58 +300,22 @@ def end(state: State, task: Task, happened: str, word: Any = None) -> None:
 
 
 def _tell_end(state: State, task: Task, word: Any) -> None:
-    """Tell the owner, once; of a durable task only when the outcome is safe."""
+    """Tell the owner, once."""
     if task.told:
         return
     task.told = True
     asked = task.asked
+    if asked.job and isinstance(word, ev.Fault) and word.key == "kernel_stopped":
+        return  # one that the kernel's own end cut short goes on when it is back
     began = task.dispatched or state.now
     queued = max(0, began - task.submitted - task.load_ns)
-    told = ev.Pass(asked.client, asked.request, word, (queued, task.load_ns, state.now - began))
-    if not asked.job:
-        state.out.append(told)
-    elif not (isinstance(word, ev.Fault) and word.key == "kernel_stopped"):
-        # One that the kernel's own end cut short goes on when it is back.
-        state.out.append(ev.Record("end", asked.job, task.id, asked, (told,)))
+    times = queued, task.load_ns, state.now - began
+    _say(state, "end", [task], ev.Pass(asked.client, asked.request, word, times))
 
 
-# Once a second.
-
-
-def tick(state: State) -> None:
-    """Tell every owner, once a second, that its task lives and where it stands.
-
-    Where there are many, a part of them at a time: nothing urgent is to wait for this.
-    """
-    state.ticking = bool(state.tasks)
-    if not state.ticking:
-        return
-    parts = 1 + min(15, len(state.tasks) // 64)
-    state.phase = (state.phase + 1) % parts
-    state.timer(state.now + limits.TICK // parts, "tick")
-    if state.phase == 0:
-        for service in state.services.values():
-            for position, task in enumerate(service.queue.ordered() if service.queue else ()):
-                task.position = position
-    waits: dict[Any, int] = {}
-    for task in state.tasks.values():
-        if task.id % parts == state.phase and task.state in ("queued", "running"):
-            state.out.append(ev.Reply(task.asked.client, _progress(state, task, waits)))
-
-
-def _progress(state: State, task: Task, waits: dict[Any, int]) -> wire.Progress:
-    service = task.service
-    worker = service.worker
-    request = task.asked.request
-    if task.state == "running":
-        held = "held" if worker and worker.threads < 0 else "running"
-        now = "suspended" if worker and worker.suspended else held
-        return wire.Progress(id=request, state=now)
-    how = "loading" if worker and worker.state in ("starting", "waiting", "loading") else "queued"
-    count, wait = service.queue.ahead(task.rank)[0], None
-    if task.cost:
-        key = service.key, task.rank
-        if key not in waits:
-            waits[key] = wait_ns(state, service, task.rank)
-        wait = waits[key] * task.position // count // limits.MS
-    return wire.Progress(id=request, state=how, position=task.position, estimate_ms=wait)
+def _say(state: State, what: str, tasks: list[Task], told: ev.Instruction) -> None:
+    """Say what happens to tasks: when that is safe in the journal, of those that are durable."""
+    for task in tasks:
+        if task.asked.job:
+            told = ev.Record(what, task.asked, told)
+    state.out.append(told)

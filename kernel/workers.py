@@ -249,7 +249,6 @@ def _give_up(state: State, worker: Worker, fault: Any) -> None:
 def fail_waiting(state: State, service: Service, fault: Any) -> None:
     """End all that waits for a service."""
     for task in service.queue.ordered():
-        service.queue.remove(task)
         tasks.end(state, task, "fail", fault)
     for borrow in service.borrows:
         tasks.refuse(state, borrow.client, borrow.request, fault)
@@ -337,7 +336,7 @@ def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str
     # A lease ends with the worker, so a task with leases cannot run on the next one.
     again = asked.idempotent and not (asked.leases or task.streamed or state.stopping)
     if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.fault:
-        tasks.requeue(state, service, task)
+        tasks.requeue(state, task)
         return
     fault = worker.fault or ev.Fault("worker_died", service.title, because=why)
     tasks.end(state, task, "fail", fault)

@@ -246,7 +246,7 @@ def give_way(world: World, choose: Choose) -> None:
         if world.heard(proc):
             world.requeue(proc, task)
             proc.let_go(task)
-        world.do(ev.WorkerYielded(proc.id, task))
+        world.do(ev.Output(proc.id, task, "yielded"))
 
 
 def pong(world: World, choose: Choose) -> None:
@@ -347,7 +347,8 @@ def hostile(world: World, choose: Choose) -> None:
     events: list[ev.Event] = [output(proc.id, message) for message in said]
     segments = [m for m in world.memory if m not in proc.drops]
     events += [ev.SegmentDropped(proc.id, number) for number in [*segments, 0, 1 << 61]]
-    events += [ev.WorkerYielded(proc.id, n) for n in (task, *(set(proc.tasks) - proc.yielding))]
+    to_keep = set(proc.tasks) - proc.yielding
+    events += [ev.Output(proc.id, number, "yielded") for number in (task, *to_keep)]
     if proc.ready or (proc.wanted >= 0 and not proc.granted) or proc.weights < 0:
         events.append(ev.WorkerReady(proc.id, 64))
     if proc.wanted >= 0 or proc.ready:

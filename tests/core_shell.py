@@ -197,14 +197,13 @@ class World:
 
     def _record(self, told: ev.Record) -> None:
         """A job is accepted once, begins after that, and ends once, and nothing follows its end."""
-        kinds = self.journal.setdefault(told.job, [])
+        kinds = self.journal.setdefault(told.asked.job, [])
         assert told.kind == "accept" if not kinds else told.kind != "accept", (told, kinds)
         assert "end" not in kinds, "a job that ended goes on"
         if told.kind == "start" and "start" in kinds:
             assert told.asked.idempotent or kinds[-1] == "again", "run twice, and not idempotent"
         kinds.append(told.kind)
-        for then in told.then:
-            self._carry(then)
+        self._carry(told.then)
 
     def _control(self, proc: Proc, told: ev.Control) -> None:
         assert 0 <= told.slot < proc.slots

@@ -119,7 +119,7 @@ def measure(count: int, sizes: dict[str, int]) -> dict[str, float]:
             queue.decide(min(count, 200))
             rounds = [queue.decide(count) for _ in range(3)]
             submit, done, _ = min(rounds, key=lambda times: times[0] + times[1])
-            # Apart: a tick looks at every task and leaves nothing of the caches.
+            # Apart: they come in heaps, and leave nothing of the caches.
             timers = queue.decide(count, with_timers=True)[2]
         finally:
             gc.enable()

@@ -19,7 +19,7 @@ def check(core: Core) -> None:
         worker = state.workers.get(task.worker)
         batch = worker.running.get(task.slot, {}) if worker else {}
         running = task.state in ("running", "cancelling", "expiring")
-        assert (task.id in service.queue) == (task.state == "queued"), f"{task} is lost"
+        assert (task in service.queue) == (task.state == "queued"), f"{task} is lost"
         assert (batch.get(task.id) is task) == running, f"{task} is lost"
     owned = sum(len(mine) for mine in state.requests.values())
     assert len(state.tasks) == owned, "a request without a task"

@@ -339,4 +339,4 @@ class Process:
         if not job.over and self.control.get(job.slot, 0) & 0xFF == wire.YIELD:
             self._free(job)
             for task in job.tasks:
-                self._say(ev.WorkerYielded(self.id, task))
+                self._say(ev.Output(self.id, task, "yielded"))

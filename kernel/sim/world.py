@@ -182,12 +182,11 @@ class World:
         if isinstance(event, ev.WorkerReserved):
             process.wanted = event.size
         elif isinstance(event, ev.Output):
-            if event.kind in ("done", "error"):
+            if event.kind in ("done", "error", "yielded"):
                 process.given.pop(event.task, None)
-        elif isinstance(event, ev.WorkerYielded):
-            self.counts["yielded"] += 1
-            process.given.pop(event.task, None)
-            self.books.requeued(event.task)
+            if event.kind == "yielded":
+                self.counts["yielded"] += 1
+                self.books.requeued(event.task)
         self.do(event)
 
     def reap(self, process: Process, why: str) -> None:
@@ -230,9 +229,7 @@ class World:
             self.later(MS, self._unmap, told.client, message.segment)
             return
         ask = self._open_ask(told, message.id)
-        if kind is wire.Progress:
-            self.counts["news"] += 1
-        elif kind is wire.Accepted:
+        if kind is wire.Accepted:
             self.books.accepted(ask, message)
         else:
             self.books.end(ask, "done", self.clock)
@@ -369,5 +366,4 @@ class World:
 
     def _record(self, told: ev.Record) -> None:
         self.counts[f"journal {told.kind}"] += 1
-        for then in told.then:
-            self._carry[type(then)](then)
+        self._carry[type(told.then)](told.then)

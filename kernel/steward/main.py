@@ -27,6 +27,7 @@ from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.memory import Memory
+from clawai.kernel.steward.news import News
 from clawai.kernel.steward.output import Outputs
 from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
@@ -86,6 +87,7 @@ class Steward:
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.watch = Watch(budget_bytes(config), self._processes)
+        self.news = News()
         self.running = True
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
         """Workers to be started once the sandbox is proved."""
@@ -93,6 +95,7 @@ class Steward:
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
             "view": self._view,
+            "news": self._news,
             "left": lambda client, _: self.door.left(client),
             "launch": self._launch,
             "signal": self._signal,
@@ -177,6 +180,9 @@ class Steward:
         rows["pids"] = {number: each.pid for workers in started for number, each in workers}
         rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
         self._reply(question, lambda: bytes(wire.pack(views.view(what, rows, self.registry))))
+
+    def _news(self, question: int, *rows: Any) -> None:
+        self._answer(question, self.news.tell(*rows[:-1]))
 
     def _reply(self, question: int, make: Callable[[], Any]) -> None:
         """Answer with what ``make`` gives; if it has found folders changed, that is told first."""

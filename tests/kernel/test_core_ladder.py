@@ -30,7 +30,7 @@ def test_a_lower_task_that_can_run_again_makes_way() -> None:
     worker = bench.ready()
     bench.submit(2, priority="critical")
     assert words(bench)[worker][0] == wire.YIELD
-    said = bench.do(ev.WorkerYielded(worker, 1))
+    said = bench.do(ev.Output(worker, 1, "yielded"))
     assert [run.id for run in runs(said)] == [2]
     finish(bench, 2)
     assert bench.core.state.requests[1][1].state == "running", "it runs again afterwards"
@@ -44,7 +44,7 @@ def test_nobody_else_makes_way() -> None:
     worker = bench.ready()
     bench.submit(2, priority="critical")
     assert words(bench).get(worker, (wire.GO, 0))[0] == wire.GO
-    bench.do(ev.WorkerYielded(worker, 1))
+    bench.do(ev.Output(worker, 1, "yielded"))
     assert kinds(bench.said, ev.Kill), "a task that was not asked must not be given back"
 
 

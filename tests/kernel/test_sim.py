@@ -112,7 +112,7 @@ def _everything_fits(self: ledger.Ledger, holder: Any, size: int) -> bool:
 
 
 def _bulk_first(self: queue.Queue, now: int, op: str = "", worst: int = queue.BATCH) -> Any:
-    tasks = sorted(self.tasks.values(), key=lambda task: (-task.rank, task.id))
+    tasks = sorted(self.ordered(), key=lambda task: (-task.rank, task.id))
     found = next((t for t in tasks if t.rank <= worst and op in ("", t.asked.op)), None)
     if found:
         self.remove(found)
