@@ -112,7 +112,7 @@ def _shed(state: State, event: ev.Submitted, rank: int) -> bool:
 
 def submitted(state: State, event: ev.Submitted) -> None:
     """Queue a task, or refuse it with the reason."""
-    if event.leases and (segment := state.segments.get(event.leases[0].segment)):
+    if event.leases and (segment := state.memory.get(event.leases[0].segment)):
         sharer = state.workers.get(segment.worker)
         if sharer and sharer.spec.key[:2] == event.spec.key[:2]:
             # The worker that shares the memory, whatever lane the task's class would have chosen.
@@ -187,8 +187,6 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
             end(state, task, "fail", fault)
             continue
         step(TASK, task, "dispatch")
-        if task.asked.leases:
-            leases.pin(state, task.asked.leases, 1)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
@@ -224,7 +222,7 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     batch = worker.running[task.slot]
     del batch[task.id]
     if task.asked.leases:
-        leases.pin(state, task.asked.leases, -1)
+        leases.unused(state, task.asked.leases)
     service = worker.service
     state.dirty[service.key] = service
     if batch:

@@ -11,8 +11,8 @@ def check(core: Core) -> None:
     assert total == ledger.used, f"{total} held, {ledger.used} used"
     assert 0 <= total <= ledger.budget, f"{total} held of {ledger.budget}"
     holders = {("worker", number) for number in state.workers}
-    holders |= {("segment", number) for number in state.segments}
-    holders |= {("weights", number) for number in state.weights}
+    mappers = holders | {("client", held.client) for held in state.memory.values()}
+    holders |= {("memory", number) for number in state.memory}
     assert set(state.ledger.holders) <= holders, "somebody who is gone holds memory"
     for task in state.tasks.values():
         service = task.service
@@ -27,5 +27,6 @@ def check(core: Core) -> None:
     for worker in state.workers.values():
         assert len(worker.running) <= worker.slots
         assert worker.service.worker is worker
-    for held in state.weights.values():
-        assert all(user.weights is held for user in held.users.values())
+    for held in state.memory.values():
+        assert held.maps <= mappers, f"somebody who is gone maps {held}"
+        assert held.state != "freeing" or not held.maps, f"{held} is freed, and mapped"

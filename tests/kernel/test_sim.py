@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from clawai.kernel import core, leases, ledger, queue, tasks, workers
+from clawai.kernel import core, ledger, queue, shared, tasks, workers
 from clawai.kernel.sim import __main__ as program
 from clawai.kernel.sim import bench, scenario
 from clawai.kernel.sim import world as simulated
@@ -132,7 +132,7 @@ BUGS = [
     (ledger.Ledger, "charge", _everything_fits, "bytes|held"),
     (queue.Queue, "take", _bulk_first, "overtook"),
     (workers, "in_use", _never_in_use, "stopped while in use"),
-    (leases, "lent", _never_lent, "stopped while in use"),
+    (shared, "lent", _never_lent, "stopped while in use"),
 ]
 
 
