@@ -31,7 +31,7 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
     workers = _rows(state.workers.values(), *_WORKER, "service.pinned")
     for row, worker in zip(workers, state.workers.values(), strict=True):
         held = sum(each.size for each in segments if each.worker == worker.id)
-        row["bytes"] = state.ledger.holders.get(("worker", worker.id), 0) + held
+        row["bytes"] = worker.holds + held
         row["running"], row["queued"] = len(worker.tasks()), len(worker.service.queue)
     known = _rows(services, *_SERVICE)
     for row in known:

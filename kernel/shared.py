@@ -16,7 +16,7 @@ from clawai.sdk import wire
 def make(state: State, held: Memory, happened: str) -> Memory:
     """Have an object made, for which there is room."""
     step(MEMORY, held, happened)
-    state.ledger.charge(("memory", held.id), held.size)
+    state.ledger.charge(held.size)
     state.memory[held.id] = held
     made = ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights)
     state.out.append(made)
@@ -122,5 +122,6 @@ def unmapped(state: State, event: ev.Unmapped) -> None:
 
 def gone(state: State, event: ev.MemoryGone) -> None:
     """The pages are back, or could not be had."""
-    step(MEMORY, state.memory.pop(event.memory), "gone")
-    state.ledger.release(("memory", event.memory))
+    held = state.memory.pop(event.memory)
+    step(MEMORY, held, "gone")
+    state.ledger.release(held.size)

@@ -127,6 +127,8 @@ class Worker:
     spec: Spec
     due: int
     """When it must be ready, or gone."""
+    holds: int
+    """Bytes of its own that are charged."""
     state: str = "new"
     slots: int = 0
     running: dict[int, dict[int, Task]] = field(default_factory=dict)

@@ -115,13 +115,14 @@ def in_use(state: State, worker: Worker) -> bool:
 def _start(state: State, service: Service) -> None:
     if state.now < max(service.retry_at, service.quarantined_until):
         return
-    number = state.last.get("worker", 0) + 1
-    if not state.ledger.charge(("worker", number), service.spec.base_bytes):
+    base = service.spec.base_bytes
+    if state.ledger.free < base:
         state.hungry[service.key] = service
-        make_room(state, service.spec.base_bytes, None)
+        make_room(state, base)
         return
+    state.ledger.charge(base)
     due = state.now + limits.START * _patience(service.spec)
-    worker = Worker(state.number("worker"), service, state.now, service.spec, due)
+    worker = Worker(state.number("worker"), service, state.now, service.spec, due, base)
     step(WORKER, worker, "start")
     service.worker = worker
     service.revive = False
@@ -157,7 +158,8 @@ def _grant(state: State, worker: Worker) -> None:
         if not filling:  # else it waits until the other worker has filled it
             make_room(state, need, worker)
         return
-    state.ledger.charge(("worker", worker.id), wish.size)
+    state.ledger.charge(wish.size)
+    worker.holds += wish.size
     step(WORKER, worker, "grant")
     worker.due = state.now + limits.LOAD * _patience(worker.spec)
     state.timer(worker.due, "start", worker.id)
@@ -200,9 +202,8 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
 
 def _coming(state: State, need: int) -> int:
     """Bytes that are free, or on their way; what is idle is asked back as far as they need it."""
-    held = state.ledger.holders
-    leaving = [worker.id for worker in state.workers.values() if worker.leaving]
-    coming = state.ledger.free + sum(held.get(("worker", number), 0) for number in leaving)
+    leaving = sum(worker.holds for worker in state.workers.values() if worker.leaving)
+    coming = state.ledger.free + leaving
     return coming + shared.reclaim(state, need - coming)
 
 
@@ -298,7 +299,7 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     service.worker = None
     service.last_why = why
     state.dirty[service.key] = service
-    state.ledger.release(("worker", worker.id))
+    state.ledger.release(worker.holds)
     shared.holder_gone(state, ("worker", worker.id), keep=not asked_for)
     bereft, slots = worker.tasks(), len(worker.running)
     worker.running.clear()

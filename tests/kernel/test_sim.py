@@ -105,10 +105,9 @@ def _nobody_is_told(state: Any, task: Any, word: Any) -> None:
     task.told = True
 
 
-def _everything_fits(self: ledger.Ledger, holder: Any, size: int) -> bool:
-    self.holders[holder] = self.holders.get(holder, 0) + size
-    self.used += size
-    return True
+@property  # type: ignore[misc]
+def _everything_fits(self: ledger.Ledger) -> int:
+    return 1 << 60
 
 
 def _bulk_first(self: queue.Queue, now: int, op: str = "", worst: int = queue.BATCH) -> Any:
@@ -129,7 +128,7 @@ def _never_lent(state: Any, worker: int) -> bool:
 
 BUGS = [
     (tasks, "_tell_end", _nobody_is_told, "lost|forgotten|never|wait"),
-    (ledger.Ledger, "charge", _everything_fits, "bytes|held"),
+    (ledger.Ledger, "free", _everything_fits, "bytes|held"),
     (queue.Queue, "take", _bulk_first, "overtook"),
     (workers, "in_use", _never_in_use, "stopped while in use"),
     (shared, "lent", _never_lent, "stopped while in use"),
