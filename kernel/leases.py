@@ -9,7 +9,7 @@ from collections.abc import Callable
 from clawai.kernel import events as ev
 from clawai.kernel import limits, shared, tasks
 from clawai.kernel.pool import PAGE, Memory
-from clawai.kernel.state import MEMORY, Service, State, Worker, step
+from clawai.kernel.state import Service, State, Worker
 from clawai.sdk import wire
 
 Room = Callable[[State, int], int]
@@ -95,18 +95,16 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
     pages = -(-wish.size // PAGE)
     mine = [held for held in state.memory.values() if held.client == wish.client]
     pair = [held for held in mine if (held.worker, held.rights) == (worker.id, wish.rights)]
-    pair = [held for held in pair if held.state in ("used", "idle")]
-    pair.sort(key=lambda held: (held.state == "idle", held.size, held.id))
+    pair = [held for held in pair if held.state == "shared"]
+    pair.sort(key=lambda held: (held.idle, held.size, held.id))
     full = len(mine) >= limits.SEGMENTS_PER_CLIENT
-    found = next((held for held in pair if held.place(pages) >= 0), None)
-    if found is None and not full:
+    lease = next((lease for held in pair if (lease := held.lend(pages))), None)
+    if lease is None and not full:
         slabs = sum(held.size for held in pair if held.size <= limits.SLAB)
-        found = _make(state, worker, wish, pages * PAGE, slabs)
-    if found:
-        if found.state == "idle":
-            step(MEMORY, found, "use")
-        leased = wire.Leased(id=wish.request, lease=found.lend(pages))
-        state.out.append(ev.Reply(wish.client, leased))
+        made = _make(state, worker, wish, pages * PAGE, slabs)
+        lease = made.lend(pages) if made else None
+    if lease:
+        state.out.append(ev.Reply(wish.client, wire.Leased(id=wish.request, lease=lease)))
         return True
     if full:
         fault = ev.Fault("too_many", "segments", len(mine), limits.SEGMENTS_PER_CLIENT)
@@ -128,4 +126,4 @@ def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int, slabs: int
     if size > state.ledger.free:
         return None
     number = state.number("memory")
-    return shared.make(state, Memory(number, size, worker.id, wish.client, wish.rights), "use")
+    return shared.make(state, Memory(number, size, worker.id, wish.client, wish.rights), "share")

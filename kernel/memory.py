@@ -46,5 +46,5 @@ class Memory:
         for number in list(self.freeing):
             self.freed(number)
         for held in list(self.core.state.memory.values()):
-            if held.state == "idle":  # weights: of a segment, one side is gone
+            if held.idle:  # weights: of a segment, one side is gone
                 self.loop.happen(ev.MemoryGone(held.id))

@@ -34,7 +34,7 @@ class Memory:
     """Of weights: what is in them."""
     state: str = "new"
     since: int = 0
-    """When it became idle, or was asked back."""
+    """When it was last in use, or was asked back."""
     maps: set[Holder] = field(default_factory=set)
     free: int = 0
     """A bit for each page that is not lent."""
@@ -56,16 +56,18 @@ class Memory:
         """Weights while somebody maps them, a segment while somebody uses pages of it."""
         return bool(self.leases or self.returned if self.client else self.maps)
 
-    def place(self, pages: int) -> int:
-        """The first page where so many can be lent, -1 if there is none."""
-        # A small lease must not hold a large segment.
+    @property
+    def idle(self) -> bool:
+        """Nobody uses it now, but somebody may, at once."""
+        return self.state == "shared" and not self.in_use
+
+    def lend(self, pages: int) -> wire.Lease | None:
+        """A lease of so many pages, if they are free: a small one must not hold a large segment."""
         left_over = self.size - pages * PAGE
         roomy = self.size <= limits.SLAB or left_over <= self.size * limits.LEFT_OVER
-        return find(self.free, pages) if roomy else -1
-
-    def lend(self, pages: int) -> wire.Lease:
-        """A lease of pages that are free; ``place`` has found them."""
-        first = self.place(pages)
+        first = find(self.free, pages)
+        if not roomy or first < 0:
+            return None
         self.free &= ~(((1 << pages) - 1) << first)
         where = {"segment": self.id, "offset": first * PAGE, "length": pages * PAGE}
         lease = wire.Lease(**where, generation=self.generation, rights=self.rights)

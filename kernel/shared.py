@@ -18,8 +18,7 @@ def make(state: State, held: Memory, happened: str) -> Memory:
     step(MEMORY, held, happened)
     state.ledger.charge(held.size)
     state.memory[held.id] = held
-    made = ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights)
-    state.out.append(made)
+    state.out.append(ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights))
     return held
 
 
@@ -39,11 +38,9 @@ def settle(state: State, held: Memory, keep: bool = False) -> None:
         step(MEMORY, held, "unmapped")
         state.out.append(ev.FreeMemory(held.id))
     elif held.state != "dropping" and not held.in_use:
-        again = len(held.maps) == 2 if held.client else keep and held.state == "used"
-        if again:
-            step(MEMORY, held, "leave")
-            held.since = state.now
-        else:
+        held.since = state.now
+        again = len(held.maps) == 2 if held.client else keep and held.state == "shared"
+        if not again:
             _drop(state, held)
 
 
@@ -70,7 +67,7 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
     for held in state.memory.values():
         if client not in (None, held.client):
             continue
-        if held.state == "idle":
+        if held.idle:
             idle.append(held)
         elif held.maps <= leaving or (held.state == "dropping" and held.since > late):
             coming += held.size
@@ -84,8 +81,8 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
 
 def lent(state: State, worker: int) -> bool:
     """Whether somebody uses memory that it shares with a client."""
-    shared = (held for held in state.memory.values() if held.client and held.worker == worker)
-    return any(held.state == "used" for held in shared)
+    segments = (held for held in state.memory.values() if held.client and held.worker == worker)
+    return any(held.in_use for held in segments)
 
 
 def holder_gone(state: State, who: Holder, keep: bool = False) -> None:

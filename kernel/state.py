@@ -52,10 +52,9 @@ WORKER = table(
     "stopping: gone > gone",
 )
 MEMORY = table(
-    "new: use > used, fill > filling",
-    "filling: use > used, drop > dropping",
-    "used: leave > idle, drop > dropping, gone > gone",
-    "idle: use > used, drop > dropping, gone > gone",
+    "new: fill > filling, share > shared",
+    "filling: share > shared, drop > dropping",
+    "shared: drop > dropping, gone > gone",
     "dropping: unmapped > freeing",
     "freeing: gone > gone",
 )

@@ -14,7 +14,7 @@ from clawai.sdk import wire
 
 def find(state: State, worker: Worker, wish: ev.WorkerReserved) -> Memory | None:
     """The object that a worker wants, if there is one."""
-    key, alive = _key(worker, wish), ("filling", "used", "idle")
+    key, alive = _key(worker, wish), ("filling", "shared")
     return next((m for m in state.memory.values() if m.key == key and m.state in alive), None)
 
 
@@ -28,8 +28,6 @@ def grant(state: State, worker: Worker, wish: ev.WorkerReserved, held: Memory | 
     granted = wire.Granted()
     if held:
         granted = wire.Granted(weights="map")
-        if held.state == "idle":
-            step(MEMORY, held, "use")
         held.maps.add(("worker", worker.id))
         state.out.append(ev.GiveMemory(held.id, worker.id))
     elif wish.weights and wish.weights_bytes:
@@ -50,6 +48,6 @@ def filled(state: State, event: ev.WorkerFilled) -> None:
     held = unfilled(state, event.worker)
     if held is None or not event.sealed:
         raise BreachError("its weights could still be written, or it had none to fill")
-    step(MEMORY, held, "use")
+    step(MEMORY, held, "share")
     state.ledger.freed = True  # who waits for the same is looked at again
     state.out.append(ev.Tell(event.worker, wire.Sealed()))

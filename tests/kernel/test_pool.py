@@ -49,15 +49,14 @@ def test_pages_of_a_segment(data: st.DataObject) -> None:
             del lent[generation]
             continue
         wanted = data.draw(st.integers(1, 20))
-        first = segment.place(wanted)
         runs = [p for p in range(65 - wanted) if taken.isdisjoint(range(p, p + wanted))]
-        assert first == min(runs, default=-1)
-        if first >= 0:
-            lease = segment.lend(wanted)
-            assert lease.offset == first * PAGE
+        lease = segment.lend(wanted)
+        assert bool(lease) == bool(runs)
+        if lease:
+            assert lease.offset == runs[0] * PAGE
             assert lease.length == wanted * PAGE
             assert lease.generation not in lent
-            lent[lease.generation] = range(first, first + wanted)
+            lent[lease.generation] = range(runs[0], runs[0] + wanted)
     for generation in list(segment.leases):
         give_back(segment, generation)
     assert segment.free == (1 << 64) - 1
