@@ -30,7 +30,7 @@ def settle(state: State, held: Memory, keep: bool = False) -> None:
     """
     worker = state.workers.get(held.worker)
     running = worker.tasks() if worker and held.returned else []
-    used = {(le.segment, le.generation) for task in running for le in task.asked.leases}
+    used = {(lease.segment, lease.generation) for task in running for lease in task.asked.leases}
     for generation in [each for each in held.returned if (held.id, each) not in used]:
         held.take_back(generation)
         state.ledger.freed = True  # who waits for memory of this pair is looked at again
