@@ -101,7 +101,7 @@ class Clients:
         self._say_left(client.number)
 
     def _say_left(self, number: int) -> None:
-        wanted = (replies[0].client for replies in self.making.values())
+        wanted = [reply.client for replies in self.making.values() for reply in replies]
         if number in self.left and number not in wanted:
             self.left.remove(number)
             self.loop.happen(ev.ClientLeft(number))
@@ -118,21 +118,21 @@ class Clients:
         for client in self.by_number.values():
             client.leases = False
 
-    def make_segment(self, told: ev.MakeSegment) -> None:
-        """Have a segment made and passed to both sides, and only then tell its client.
+    def make_segment(self, told: ev.MakeMemory) -> None:
+        """Have a segment made and passed to both sides, and only then tell its client of leases.
 
         Until then nothing is heard of that client, not even that it has left: the core takes it
         that the segment is there.
         """
-        self.making[told.segment] = [told.reply]
+        self.making[told.memory] = []
         client = self.by_number.get(told.client)
         if client:
             client.peer.paused += 1
 
         def made(answer: Any) -> None:
-            replies = self.making.pop(told.segment)
+            replies = self.making.pop(told.memory)
             if isinstance(answer, ClawError):
-                self.loop.happen(ev.SegmentFailed(told.segment, str(answer)))
+                self.loop.happen(ev.MemoryGone(told.memory))
                 for reply in replies:
                     self.fail(reply.client, reply.message, answer)
             else:
@@ -142,7 +142,7 @@ class Clients:
                 client.peer.resume()
             self._say_left(told.client)
 
-        asked = told.segment, told.size, told.client, told.worker, told.rights
+        asked = told.memory, told.size, told.client, told.worker, told.rights
         self.steward.ask("make_segment", *asked, then=made)
 
     # Time.

@@ -9,7 +9,7 @@ import heapq
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, limits, tasks, weights, workers
+from clawai.kernel import grants, leases, limits, shared, tasks, weights, workers
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.state import BreachError, Service, State, Task, Worker
 from clawai.sdk import wire
@@ -136,7 +136,7 @@ def _commanded(state: State, event: ev.Commanded) -> None:
         if worker or event.command in ("pin", "unpin"):
             found.append({"plugin": plugin, "model": model, "lane": lane, "waiting": waiting})
     if event.command == "unload":
-        weights.drop_unused(state, state.ledger.budget)
+        shared.reclaim(state, state.ledger.budget, client=0)
     told = "stopped" if event.command == "unload" else "changed"
     answer = wire.Answer(id=event.request, data=wire.pack({told: found}))
     state.out.append(ev.Reply(event.client, answer))
@@ -188,23 +188,20 @@ _HANDLERS: dict[type, Any] = {
     ev.Commanded: _commanded,
     ev.ShutdownAsked: _shutdown,
     ev.WorkerGone: workers.gone,
-    ev.WeightsGone: weights.freed,
     ev.Pressure: _pressure,
-    ev.SegmentGone: leases.freed,
-    ev.SegmentFailed: leases.failed,
-    ev.Unmapped: leases.unmapped,
+    ev.MemoryGone: shared.gone,
+    ev.Unmapped: shared.unmapped,
     ev.Timer: _timer,
 }
 _FROM_WORKER: dict[type, Any] = {
     ev.WorkerReserved: workers.reserved,
     ev.WorkerFilled: weights.filled,
-    ev.WeightsSealed: weights.sealed,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
     ev.WorkerBroke: _broke,
     ev.WorkerAnswered: _answered,
     ev.Output: tasks.output,
-    ev.SegmentDropped: leases.dropped,
+    ev.WorkerDropped: shared.dropped,
 }
 _TIMERS: dict[str, tuple[str | None, Any]] = {
     "deadline": ("tasks", tasks.deadline),

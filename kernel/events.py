@@ -156,7 +156,7 @@ class Unmapped(Event, frozen=True):
     """A client says that it has unmapped a segment."""
 
     client: int
-    segment: int
+    memory: int
 
 
 class Commanded(Event, frozen=True):
@@ -183,23 +183,11 @@ class WorkerReserved(Event, frozen=True):
 
 
 class WorkerFilled(Event, frozen=True):
-    """A worker has written the weights object that it was given, and has unmapped it."""
+    """A worker says that it has written its weights and unmapped them."""
 
     worker: int
-
-
-class WeightsSealed(Event, frozen=True):
-    """What came of ``SealWeights``; without success somebody still could write to it."""
-
-    weights: int
-    worker: int
-    success: bool
-
-
-class WeightsGone(Event, frozen=True):
-    """The pages of a dropped weights object are back."""
-
-    weights: int
+    sealed: bool
+    """Nobody can write to them any more, for ever; the shell has seen to it."""
 
 
 class Pressure(Event, frozen=True):
@@ -256,24 +244,17 @@ class Output(Event, frozen=True):
     """The message itself (``Hidden``), or a ``Fault`` of the shell."""
 
 
-class SegmentDropped(Event, frozen=True):
+class WorkerDropped(Event, frozen=True):
     """A worker says that it has unmapped a segment."""
 
     worker: int
-    segment: int
+    memory: int
 
 
-class SegmentGone(Event, frozen=True):
-    """The pages of a segment are back."""
+class MemoryGone(Event, frozen=True):
+    """The pages of a memory object are back, or could not be had when it was to be made."""
 
-    segment: int
-
-
-class SegmentFailed(Event, frozen=True):
-    """The system has no memory for a segment. Comes before any other event."""
-
-    segment: int
-    why: str
+    memory: int
 
 
 class Timer(Event, frozen=True):
@@ -338,34 +319,6 @@ class Suspend(Instruction, frozen=True):
     stopped: bool
 
 
-class MakeWeights(Instruction, frozen=True):
-    """Create a weights object and pass it to the worker that will fill it."""
-
-    weights: int
-    worker: int
-    size: int
-
-
-class SealWeights(Instruction, frozen=True):
-    """Forbid every write to it for ever, then say ``WeightsSealed``."""
-
-    weights: int
-    worker: int
-
-
-class GiveWeights(Instruction, frozen=True):
-    """Pass a sealed object to another worker, which maps it for reading."""
-
-    weights: int
-    worker: int
-
-
-class DropWeights(Instruction, frozen=True):
-    """Let go of an object that no worker maps, then say ``WeightsGone``."""
-
-    weights: int
-
-
 class Record(Instruction, frozen=True):
     """Write to the job journal; carry out ``then`` when that is safe on the disk."""
 
@@ -384,25 +337,32 @@ class Kill(Instruction, frozen=True):
     why: str
 
 
-class MakeSegment(Instruction, frozen=True):
-    """Create a memfd and give it to both sides of the pair, then send ``reply``."""
+class MakeMemory(Instruction, frozen=True):
+    """Create a memfd and pass it on: a segment to both of its pair, weights to who fills them.
 
-    segment: int
-    client: int
-    worker: int
+    A client is told of leases of a segment only when both sides have it.
+    """
+
+    memory: int
     size: int
-    reply: Reply
+    worker: int
+    client: int = 0
+    """0: these are weights."""
     rights: wire.Rights = "rw"
     """Of the worker's descriptor."""
 
 
-class FreeSegment(Instruction, frozen=True):
-    """Give the pages back and, when they are, say ``SegmentGone``.
+class GiveMemory(Instruction, frozen=True):
+    """Pass sealed weights to another worker, which maps them for reading."""
 
-    Told again when the worker that kept writing to them has died.
-    """
+    memory: int
+    worker: int
 
-    segment: int
+
+class FreeMemory(Instruction, frozen=True):
+    """Give the pages of what nobody maps back and, when they are, say ``MemoryGone``."""
+
+    memory: int
 
 
 class Log(Instruction, frozen=True):

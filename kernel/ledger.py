@@ -1,10 +1,11 @@
-"""The byte ledger: who holds how much of the budget. Nothing is handed out that is not charged."""
+"""The byte ledger: how much of the budget is handed out. Nothing is that is not charged.
 
-from collections.abc import Hashable
+Whoever holds memory knows how much (``Worker.holds``, ``Memory.size``); here is the sum of it.
+"""
 
 
 class Ledger:
-    """Charges by holder. ``charge`` says no rather than go over the limit."""
+    """Whoever charges has looked whether there is room: one that goes over the limit is a bug."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -13,26 +14,19 @@ class Ledger:
         self.used = 0
         self.freed = False
         """Something came back, or could be evicted, since the scheduler looked."""
-        self.holders: dict[Hashable, int] = {}
 
     @property
     def free(self) -> int:
         """Bytes that nobody holds; below 0 when the limit was lowered under what is held."""
         return self.limit - self.used
 
-    def charge(self, holder: Hashable, size: int) -> bool:
-        """Add ``size`` bytes to what ``holder`` holds, or change nothing and return False."""
-        if size < 0:
-            raise ValueError(f"a charge cannot be negative: {size}")
-        if size > self.free:
-            return False
-        self.holders[holder] = self.holders.get(holder, 0) + size
+    def charge(self, size: int) -> None:
+        """Somebody holds so many bytes more."""
+        if not 0 <= size <= self.free:
+            raise ValueError(f"{size} bytes are charged, {self.free} are free")
         self.used += size
-        return True
 
-    def release(self, holder: Hashable) -> int:
-        """Take back all that ``holder`` holds, and return it."""
-        size = self.holders.pop(holder, 0)
+    def release(self, size: int) -> None:
+        """So many bytes are back."""
         self.used -= size
-        self.freed = self.freed or size > 0
-        return size
+        self.freed = True

@@ -139,9 +139,9 @@ def from_worker(worker: int, frames: list[bytes]) -> ev.Event:
         case wire.Unready():
             return ev.WorkerUnready(worker, ev.Hidden(message))
         case wire.Dropped():
-            return ev.SegmentDropped(worker, message.segment)
+            return ev.WorkerDropped(worker, message.segment)
         case wire.Filled():
-            return ev.WorkerFilled(worker)
+            return ev.WorkerFilled(worker, False)  # until it is sealed
     return ev.WorkerAnswered(worker)
 
 

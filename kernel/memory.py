@@ -20,40 +20,31 @@ class Memory:
     steward: Steward
     core: Core
     freeing: set[int] = field(default_factory=set)
-    """Segments whose pages are to come back."""
+    """What is to come back."""
 
-    def free(self, told: ev.FreeSegment) -> None:
-        """Have the pages of a segment given back; the core says it again when a worker that was in
-        the way is gone."""
-        self.freeing.add(told.segment)
-        self.steward.send("free", told.segment)
+    def make_weights(self, told: ev.MakeMemory) -> None:
+        """Have weights made, and passed to the worker that fills them."""
+        self.steward.send("make_weights", told.memory, told.worker, told.size)
 
-    def freed(self, segment: int) -> None:
-        """The steward says that the pages of a segment are back."""
-        if segment in self.freeing:
-            self.freeing.remove(segment)
-            self.loop.happen(ev.SegmentGone(segment))
+    def give_weights(self, told: ev.GiveMemory) -> None:
+        """Have weights passed to a worker that maps them."""
+        self.steward.send("give_weights", told.memory, told.worker)
 
-    def seal_weights(self, told: ev.SealWeights) -> None:
-        """Have every write forbidden; while somebody maps it for writing, the system refuses."""
+    def free(self, told: ev.FreeMemory) -> None:
+        """Have pages given back."""
+        self.freeing.add(told.memory)
+        self.steward.send("free", told.memory)
 
-        def sealed(answer: object) -> None:
-            self.loop.happen(ev.WeightsSealed(told.weights, told.worker, answer is True))
-
-        self.steward.ask("seal_weights", told.weights, then=sealed)
-
-    def drop_weights(self, told: ev.DropWeights) -> None:
-        """Have one let go that nobody maps."""
-
-        def gone(answer: object) -> None:
-            self.loop.happen(ev.WeightsGone(told.weights))
-
-        self.steward.ask("drop_weights", told.weights, then=gone)
+    def freed(self, number: int) -> None:
+        """The steward says that pages are back."""
+        if number in self.freeing:
+            self.freeing.remove(number)
+            self.loop.happen(ev.MemoryGone(number))
 
     def lost(self) -> None:
         """The steward has died, and every descriptor with it; so have all workers."""
-        for segment in list(self.freeing):
-            self.freed(segment)
-        for held in list(self.core.state.weights.values()):
-            if held.state == "ready":
-                self.loop.happen(ev.WeightsGone(held.id))
+        for number in list(self.freeing):
+            self.freed(number)
+        for held in list(self.core.state.memory.values()):
+            if held.idle:  # weights: of a segment, one side is gone
+                self.loop.happen(ev.MemoryGone(held.id))

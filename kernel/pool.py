@@ -1,66 +1,83 @@
-"""A segment of the pool: pages that one client and one worker share, and which of them are lent.
+"""Shared memory as the core sees it: memfds that several processes map.
 
-A segment is a memfd of one pair (client, worker incarnation) for life: a mapping once given cannot
-be taken back, so nobody else may ever see these pages. Small leases share a segment, large ones
-have one of their own. Which pages are free is one integer with a bit for each: there is no list to
-keep in order, and what is returned has joined its neighbours by itself (``docs/decisions/008``).
+A **segment** is shared by one pair (client, worker incarnation) for life: a mapping once given
+cannot be taken back, so nobody else may ever see these pages. Small leases share a segment, large
+ones have one of their own. Which pages are free is one integer with a bit for each: there is no
+list to keep in order, and what is returned has joined its neighbours by itself
+(``docs/decisions/008``). **Weights** belong to the kernel and are mapped by any worker that has
+their key. What becomes of both is in ``shared``.
 """
 
 from dataclasses import dataclass, field
 
+from clawai.kernel import limits
 from clawai.sdk import wire
 
 PAGE = 4096
+Holder = tuple[str, int]
+"""Who maps memory: ``client`` or ``worker``, and its number."""
 
 
 @dataclass(slots=True)
-class Lent:
-    """One lease."""
-
-    lease: wire.Lease
-    pins: int = 0
-    """Running tasks that use it."""
-    returned: bool = False
-    """Its client is done with it; it ends with the last of these tasks."""
-
-
-@dataclass(slots=True)
-class Segment:
-    """See the module."""
+class Memory:
+    """One memfd."""
 
     id: int
-    client: int
-    worker: int
     size: int
-    rights: wire.Rights
-    """Of the worker."""
+    worker: int
+    """Of the pair; of weights, who fills them."""
+    client: int = 0
+    """Of the pair; 0: these are weights."""
+    rights: wire.Rights = "rw"
+    """Of the worker of the pair."""
+    key: tuple[str, ...] = ()
+    """Of weights: what is in them."""
     state: str = "new"
+    since: int = 0
+    """When it was last in use, or was asked back."""
+    maps: set[Holder] = field(default_factory=set)
     free: int = 0
     """A bit for each page that is not lent."""
-    leases: dict[int, Lent] = field(default_factory=dict)
-    """By generation."""
+    leases: dict[int, wire.Lease] = field(default_factory=dict)
+    """By generation, what the client holds."""
+    returned: dict[int, wire.Lease] = field(default_factory=dict)
+    """What the client has returned, and running tasks still use."""
     generation: int = 0
     """Of the next lease; none is ever used twice."""
-    client_maps: bool = True
-    worker_maps: bool = True
-    since: int = 0
-    """When it became idle, or its holders were asked to unmap it."""
 
     def __post_init__(self) -> None:
-        self.free = (1 << self.size // PAGE) - 1
+        self.maps.add(("worker", self.worker))
+        if self.client:
+            self.maps.add(("client", self.client))
+            self.free = (1 << self.size // PAGE) - 1
 
-    def lend(self, first: int, pages: int) -> wire.Lease:
-        """A lease of pages that are free."""
+    @property
+    def in_use(self) -> bool:
+        """Weights while somebody maps them, a segment while somebody uses pages of it."""
+        return bool(self.leases or self.returned if self.client else self.maps)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody uses it now, but somebody may, at once."""
+        return self.state == "shared" and not self.in_use
+
+    def lend(self, pages: int) -> wire.Lease | None:
+        """A lease of so many pages, if they are free: a small one must not hold a large segment."""
+        left_over = self.size - pages * PAGE
+        roomy = self.size <= limits.SLAB or left_over <= self.size * limits.LEFT_OVER
+        first = find(self.free, pages)
+        if not roomy or first < 0:
+            return None
         self.free &= ~(((1 << pages) - 1) << first)
         where = {"segment": self.id, "offset": first * PAGE, "length": pages * PAGE}
         lease = wire.Lease(**where, generation=self.generation, rights=self.rights)
-        self.leases[self.generation] = Lent(lease)
+        self.leases[self.generation] = lease
         self.generation += 1
         return lease
 
     def take_back(self, generation: int) -> None:
-        """End a lease."""
-        lease = self.leases.pop(generation).lease
+        """End a lease that was returned."""
+        lease = self.returned.pop(generation)
         self.free |= ((1 << lease.length // PAGE) - 1) << lease.offset // PAGE
 
 

@@ -97,16 +97,15 @@ class Pairs:
         follow = deque([event])
         while follow:
             for said in self.core.handle(follow.popleft(), 0):
-                reply = said.reply if isinstance(said, ev.MakeSegment) else said
-                match reply:
+                match said:
                     case ev.Reply(message=wire.Drop(segment=number)):
-                        follow.append(ev.Unmapped(reply.client, number))
+                        follow.append(ev.Unmapped(said.client, number))
                     case ev.Reply():
-                        told = reply.message
+                        told = said.message
                     case ev.Tell(message=wire.Drop(segment=number)):
-                        follow.append(ev.SegmentDropped(reply.worker, number))
-                    case ev.FreeSegment():
-                        follow.append(ev.SegmentGone(reply.segment))
+                        follow.append(ev.WorkerDropped(said.worker, number))
+                    case ev.FreeMemory():
+                        follow.append(ev.MemoryGone(said.memory))
         return told
 
     def borrow(self, pair: int, lease: int, size: int) -> bool:
@@ -129,7 +128,7 @@ def run(steps: list[pooltrace.Step], budget: int, pairs: int) -> dict[str, float
     """The pool at the first refusal; None if it refuses nothing."""
     world = Pairs(budget, pairs)
     state = world.core.state
-    borrows, first = 0, state.last["segment"]
+    borrows, first = 0, state.last["memory"]
     for step in steps:
         if not step.size:
             world.give_back(step.pair, step.lease)
@@ -140,8 +139,8 @@ def run(steps: list[pooltrace.Step], budget: int, pairs: int) -> dict[str, float
             return {
                 "utilisation_ratio": world.live / budget,
                 "fragmentation_ratio": 1 - world.live / state.ledger.used,
-                "reused_ratio": 1 - (state.last["segment"] - first) / borrows,
-                "segments": len(state.segments),
+                "reused_ratio": 1 - (state.last["memory"] - first) / borrows,
+                "segments": len(state.memory),
             }
     return None
 

@@ -37,6 +37,8 @@ class Process:
     """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
     shares: bool = True
     """Its code is what the core was told, so that it may share weights with others of it."""
+    fills: bool = False
+    """It was given weights to fill."""
 
     def close(self) -> None:
         """Close everything of ours."""
@@ -146,10 +148,20 @@ class Processes:
         event = mail.from_worker(process.worker, frames)
         if isinstance(event, ev.WorkerReserved) and not process.shares:
             event = ev.WorkerReserved(event.worker, event.size + event.weights_bytes)
-        self.loop.happen(event)
+        if isinstance(event, ev.WorkerFilled) and process.fills:
+            process.fills = False
+            self.steward.ask("seal_weights", event.worker, then=partial(self._sealed, event.worker))
+        else:
+            self.loop.happen(event)
+
+    def _sealed(self, worker: int, answer: object) -> None:
+        """Whether every write is forbidden: while somebody maps it so, the system refuses."""
+        self.loop.happen(ev.WorkerFilled(worker, answer is True))
 
     def tell(self, told: ev.Tell) -> None:
         """Send to a worker; a dying one does not hear it."""
+        if isinstance(told.message, wire.Granted) and told.worker in self.running:
+            self.running[told.worker].fills = told.message.weights == "fill"
         self._send(told.worker, told.message, ())
 
     def dispatch(self, told: ev.Dispatch) -> None:

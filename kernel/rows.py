@@ -30,10 +30,11 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
     """What the core knows, with the tasks only if they are asked for."""
     state = core.state
     services = state.services.values()
+    segments = [held for held in state.memory.values() if held.client]
     workers = _rows(state.workers.values(), *_WORKER, "service.pinned")
     for row, worker in zip(workers, state.workers.values(), strict=True):
-        held = sum(s.size for s in state.segments.values() if s.worker == worker.id)
-        row["bytes"] = state.ledger.holders.get(("worker", worker.id), 0) + held
+        held = sum(each.size for each in segments if each.worker == worker.id)
+        row["bytes"] = worker.holds + held
         row["running"], row["queued"] = len(worker.tasks()), len(worker.service.queue)
     known = _rows(services, *_SERVICE)
     for row in known:
@@ -44,7 +45,7 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
         "used_bytes": state.ledger.used,
         "workers": workers,
         "services": known,
-        "count": {"tasks": len(state.tasks), "segments": len(state.segments)},
+        "count": {"tasks": len(state.tasks), "segments": len(segments)},
         "ended": state.counts,
     }
     if what == "tasks":

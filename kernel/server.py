@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -94,12 +93,9 @@ class Server:
             ev.Control: self.processes.control,
             ev.Suspend: self.processes.suspend,
             ev.Kill: self.processes.kill,
-            ev.MakeSegment: self.clients.make_segment,
-            ev.FreeSegment: self.memory.free,
-            ev.MakeWeights: partial(self.steward.send, "make_weights"),
-            ev.SealWeights: self.memory.seal_weights,
-            ev.GiveWeights: partial(self.steward.send, "give_weights"),
-            ev.DropWeights: self.memory.drop_weights,
+            ev.MakeMemory: self._make_memory,
+            ev.GiveMemory: self.memory.give_weights,
+            ev.FreeMemory: self.memory.free,
             ev.Log: lambda told: self.steward.log(told.level, told.text),
             ev.Record: self.records.record,
         }
@@ -129,6 +125,9 @@ class Server:
         for instruction in told:
             self._carry[type(instruction)](instruction)
         self.journal.note(event, now, told)
+
+    def _make_memory(self, told: ev.MakeMemory) -> None:
+        (self.clients.make_segment if told.client else self.memory.make_weights)(told)
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)

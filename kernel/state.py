@@ -23,7 +23,7 @@ from clawai.kernel.events import (
     WorkerReserved,
 )
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.pool import Segment
+from clawai.kernel.pool import Memory
 from clawai.kernel.queue import BATCH, Queue
 
 
@@ -51,17 +51,10 @@ WORKER = table(
     "ready: stop > stopping, gone > gone",
     "stopping: gone > gone",
 )
-WEIGHTS = table(
-    "new: make > filling",
-    "filling: filled > sealing, lose > dropping",
-    "sealing: sealed > ready, lose > dropping",
-    "ready: lose > dropping, gone > gone",
-    "dropping: gone > gone",
-)
-SEGMENT = table(
-    "new: lend > lent",
-    "lent: return > idle, client_left > dropping, failed > gone",
-    "idle: lend > lent, reclaim > dropping, client_left > dropping",
+MEMORY = table(
+    "new: fill > filling, share > shared",
+    "filling: share > shared, drop > dropping",
+    "shared: drop > dropping, gone > gone",
     "dropping: unmapped > freeing",
     "freeing: gone > gone",
 )
@@ -132,6 +125,8 @@ class Worker:
     spec: Spec
     due: int
     """When it must be ready, or gone."""
+    holds: int
+    """Bytes of its own that are charged."""
     state: str = "new"
     slots: int = 0
     running: dict[int, dict[int, Task]] = field(default_factory=dict)
@@ -151,7 +146,6 @@ class Worker:
     """A timer is set that looks how long it has been held."""
     wanted: WorkerReserved | None = None
     """What it waits for, in state waiting."""
-    weights: "Weights | None" = None
     ready_at: int = 0
     idle_since: int = 0
     missed: int = 0
@@ -167,6 +161,11 @@ class Worker:
     why: str = ""
     fault: Any = None
     """What its tasks are told (a ``Fault``, or what the plugin said)."""
+
+    @property
+    def leaving(self) -> bool:
+        """Its memory is on its way back."""
+        return self.state == "stopping" or self.killed
 
     def tasks(self) -> list[Task]:
         """All that it runs."""
@@ -211,22 +210,6 @@ class Service:
         return " ".join(filter(None, self.key[:2]))
 
 
-@dataclass(slots=True)
-class Weights:
-    """A weights object: filled by one worker, sealed, mapped by any of the same plugin and model.
-
-    It outlives its workers, and goes when its memory is needed and nobody maps it.
-    """
-
-    id: int
-    key: tuple[str, ...]
-    size: int
-    filler: int
-    state: str = "new"
-    users: dict[int, Worker] = field(default_factory=dict)
-    idle_since: int = 0
-
-
 @dataclass
 class State:
     """Everything."""
@@ -246,8 +229,7 @@ class State:
     """By client, then by its request."""
     services: dict[tuple[str, str, str], Service] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
-    segments: dict[int, Segment] = field(default_factory=dict)
-    weights: dict[int, Weights] = field(default_factory=dict)
+    memory: dict[int, Memory] = field(default_factory=dict)
     dirty: dict[tuple[str, str, str], Service] = field(default_factory=dict)
     """To be looked at before this event is over."""
     hungry: dict[tuple[str, str, str], Service] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def _no_room(state: State, event: ev.Submitted, rank: int) -> ev.Fault | None:
 
 def submitted(state: State, event: ev.Submitted) -> None:
     """Queue a task, or refuse it with the reason."""
-    if event.leases and (segment := state.segments.get(event.leases[0].segment)):
+    if event.leases and (segment := state.memory.get(event.leases[0].segment)):
         sharer = state.workers.get(segment.worker)
         if sharer and sharer.spec.key[:2] == event.spec.key[:2]:
             # The worker that shares the memory, whatever lane the task's class would have chosen.
@@ -162,7 +162,6 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
             end(state, task, "fail", fault)
             continue
         step(TASK, task, "dispatch")
-        leases.pin(state, task.asked.leases, 1)
         task.worker, task.slot = worker.id, slot
         task.attempts += 1
         task.dispatched = state.now
@@ -188,7 +187,8 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     """A worker no longer runs a task."""
     batch = worker.running[task.slot]
     del batch[task.id]
-    leases.pin(state, task.asked.leases, -1)
+    if task.asked.leases:
+        leases.unused(state, task.asked.leases)
     service = worker.service
     state.dirty[service.key] = service
     if batch:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, limits, tasks, weights
+from clawai.kernel import grants, leases, limits, shared, tasks, weights
 from clawai.kernel.queue import BATCH
 from clawai.kernel.state import WORKER, BreachError, Service, State, Task, Worker, step
 from clawai.sdk import wire
@@ -108,20 +108,21 @@ def in_use(state: State, worker: Worker) -> bool:
         worker.running
         or worker.service.queue
         or worker.service.borrows
-        or leases.lent(state, worker.id)
+        or shared.lent(state, worker.id)
     )
 
 
 def _start(state: State, service: Service) -> None:
     if state.now < max(service.retry_at, service.quarantined_until):
         return
-    number = state.last.get("worker", 0) + 1
-    if not state.ledger.charge(("worker", number), service.spec.base_bytes):
+    base = service.spec.base_bytes
+    if state.ledger.free < base:
         state.hungry[service.key] = service
-        make_room(state, service.spec.base_bytes, None)
+        make_room(state, base)
         return
+    state.ledger.charge(base)
     due = state.now + limits.START * _patience(service.spec)
-    worker = Worker(state.number("worker"), service, state.now, service.spec, due)
+    worker = Worker(state.number("worker"), service, state.now, service.spec, due, base)
     step(WORKER, worker, "start")
     service.worker = worker
     service.revive = False
@@ -150,14 +151,15 @@ def _grant(state: State, worker: Worker) -> None:
     wish = worker.wanted
     assert wish is not None
     held = weights.find(state, worker, wish)
-    if held and held.state in ("filling", "sealing"):
-        return  # it is looked at again when the other worker has filled it
     need = wish.size + (wish.weights_bytes if held is None else 0)
-    if state.ledger.free < need:
+    filling = held is not None and held.state == "filling"
+    if filling or state.ledger.free < need:
         state.hungry[worker.service.key] = worker.service
-        make_room(state, need, worker)
+        if not filling:  # else it waits until the other worker has filled it
+            make_room(state, need, worker)
         return
-    state.ledger.charge(("worker", worker.id), wish.size)
+    state.ledger.charge(wish.size)
+    worker.holds += wish.size
     step(WORKER, worker, "grant")
     worker.due = state.now + limits.LOAD * _patience(worker.spec)
     state.timer(worker.due, "start", worker.id)
@@ -172,21 +174,15 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     What is on its way out counts as free to come; the charge is made only when it is really back.
     If only other loads stand in the way, the youngest of them starts over later.
     """
-    holders = state.ledger.holders
-    coming = state.ledger.free + leases.reclaim(state, need - state.ledger.free)
-    coming += weights.coming(state)
-    idle = []
-    for worker in state.workers.values():
-        if worker.state == "stopping" or worker.killed:
-            coming += holders.get(("worker", worker.id), 0)
-        elif worker is not wanting and not (worker.service.pinned or in_use(state, worker)):
-            idle.append(worker)
-    coming += weights.drop_unused(state, need - coming)
-    for worker in sorted(idle, key=lambda worker: (-worker.rank, worker.idle_since, worker.id)):
-        if coming >= need:
-            return coming
-        coming += holders[("worker", worker.id)] + weights.alone(worker)
-        stop(state, worker, "evicted: its memory is needed")
+    idle = [
+        worker
+        for worker in state.workers.values()
+        if not (worker is wanting or worker.leaving or worker.service.pinned)
+        and not in_use(state, worker)
+    ]
+    idle.sort(key=lambda worker: (worker.rank, -worker.idle_since, -worker.id))
+    while (coming := _coming(state, need)) < need and idle:
+        stop(state, idle.pop(), "evicted: its memory is needed")
     busy = any(worker.running or worker.state == "loading" for worker in state.workers.values())
     waiting = [
         worker
@@ -204,12 +200,19 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     return coming
 
 
+def _coming(state: State, need: int) -> int:
+    """Bytes that are free, or on their way; what is idle is asked back as far as they need it."""
+    leaving = sum(worker.holds for worker in state.workers.values() if worker.leaving)
+    coming = state.ledger.free + leaving
+    return coming + shared.reclaim(state, need - coming)
+
+
 def ready(state: State, event: ev.WorkerReady) -> None:
     """A worker takes tasks from now on."""
     worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
-    if worker.state not in ("starting", "loading") or weights.filling(worker):
+    if worker.state not in ("starting", "loading") or weights.unfilled(state, worker.id):
         raise BreachError("a second ready, or one before its memory was granted")
     step(WORKER, worker, "ready")
     worker.slots = min(event.slots, worker.spec.slots)
@@ -295,9 +298,8 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     service.worker = None
     service.last_why = why
     state.dirty[service.key] = service
-    state.ledger.release(("worker", worker.id))
-    leases.worker_gone(state, worker.id)
-    weights.worker_gone(state, worker, keep=not asked_for)
+    state.ledger.release(worker.holds)
+    shared.holder_gone(state, ("worker", worker.id), keep=not asked_for)
     bereft, slots = worker.tasks(), len(worker.running)
     worker.running.clear()
     if slots:

@@ -155,40 +155,25 @@ def reserve(world: World, choose: Choose) -> None:
 
 
 def fill(world: World, choose: Choose) -> None:
-    """A worker has written its weights object."""
-
-    def may(proc: Proc) -> bool:
-        return proc.weights < 0 and not world.weights[-proc.weights].sealing
-
-    if proc := _pick(world, choose, may):
-        world.do(ev.WorkerFilled(proc.id))
-
-
-def seal(world: World, choose: Choose) -> None:
-    """The system forbids every write to a weights object, or finds that it cannot."""
-    ready = [w for w in world.weights.values() if w.sealing and not w.sealed]
-    if not ready:
-        return
-    held = choose(ready)
-    worker, good = held.sealing, choose((True, True, False))
-    proc = world.procs.get(worker)
-    if held.dropping or proc is None or not world.heard(proc):
-        good = False  # nobody waits for it
-    if good:
-        held.sealed = True
-    elif proc:
-        proc.may_stop_busy = True
-    held.sealing = 0 if good else -1
-    world.do(ev.WeightsSealed(held.id, worker, good))
+    """A worker has written its weights; the system forbids every write, or finds it cannot."""
+    if proc := _pick(world, choose, lambda p: p.weights < 0):
+        held, good = world.weights[-proc.weights], choose((True, True, False))
+        held.sealed = good and world.heard(proc)
+        proc.may_stop_busy |= not good
+        world.do(ev.WorkerFilled(proc.id, good))
 
 
 def melt(world: World, choose: Choose) -> None:
-    """The pages of a dropped weights object come back."""
-    dropping = [w for w in world.weights.values() if w.dropping]
-    if dropping:
-        held = choose(dropping)
-        del world.weights[held.id]
-        world.do(ev.WeightsGone(held.id))
+    """The pages of weights come back."""
+    if freeing := [number for number in world.freeing if number in world.weights]:
+        _melted(world, choose(freeing))
+
+
+def _melted(world: World, number: int) -> None:
+    if number in world.freeing:
+        world.freeing.remove(number)
+    (world.memory if number in world.memory else world.weights).pop(number)
+    world.do(ev.MemoryGone(number))
 
 
 def ready(world: World, choose: Choose) -> None:
@@ -265,7 +250,7 @@ def _dropped(world: World, proc: Proc) -> None:
     number = proc.drops.pop()
     if world.heard(proc):
         world.memory[number].worker_maps = False
-    world.do(ev.SegmentDropped(proc.id, number))
+    world.do(ev.WorkerDropped(proc.id, number))
 
 
 def die(world: World, choose: Choose) -> None:
@@ -296,13 +281,10 @@ def lose_steward(world: World, choose: Choose) -> None:
     """The process that holds all memory dies, and every worker with it."""
     for proc in list(world.procs.values()):
         _end(world, proc, "its launcher died")
-    while world.freeing:
-        number = world.freeing.pop(0)
-        del world.memory[number]
-        world.do(ev.SegmentGone(number))
-    for held in [w for w in world.weights.values() if w.sealed and not w.dropping]:
-        del world.weights[held.id]
-        world.do(ev.WeightsGone(held.id))
+    for number in [*world.freeing]:
+        _melted(world, number)
+    for number in list(world.weights):  # those that were kept for the next worker
+        _melted(world, number)
 
 
 def broke(world: World, choose: Choose) -> None:
@@ -314,19 +296,18 @@ def broke(world: World, choose: Choose) -> None:
 
 def free(world: World, choose: Choose) -> None:
     """Pages come back; or the worker that still maps them fills them again, and is caught."""
-    if not world.freeing:
+    freeing = [number for number in world.freeing if number in world.memory]
+    if not freeing:
         return
-    number = choose(world.freeing)
-    world.freeing.remove(number)
+    number = choose(freeing)
     segment = world.memory[number]
     proc = world.procs.get(segment.worker)
     if proc and choose((False, False, True)):
-        proc.may_stop_busy = True
+        segment.refilled = proc.may_stop_busy = True
         world.do(ev.WorkerBroke(segment.worker, "it wrote to memory that was taken back"))
         assert proc.killed
-        return
-    del world.memory[number]
-    world.do(ev.SegmentGone(number))
+    elif not (proc and segment.refilled):  # else they come back when it is gone
+        _melted(world, number)
 
 
 def hostile(world: World, choose: Choose) -> None:
@@ -346,15 +327,15 @@ def hostile(world: World, choose: Choose) -> None:
     ]
     events: list[ev.Event] = [output(proc.id, message) for message in said]
     segments = [m for m in world.memory if m not in proc.drops]
-    events += [ev.SegmentDropped(proc.id, number) for number in [*segments, 0, 1 << 61]]
+    events += [ev.WorkerDropped(proc.id, number) for number in [*segments, 0, 1 << 61]]
     to_keep = set(proc.tasks) - proc.yielding
     events += [ev.Output(proc.id, number, "yielded") for number in (task, *to_keep)]
     if proc.ready or (proc.wanted >= 0 and not proc.granted) or proc.weights < 0:
         events.append(ev.WorkerReady(proc.id, 64))
     if proc.wanted >= 0 or proc.ready:
         events.append(ev.WorkerReserved(proc.id, 1))
-    if proc.weights >= 0 or world.weights[-proc.weights].sealing:
-        events.append(ev.WorkerFilled(proc.id))
+    if proc.weights >= 0:
+        events.append(ev.WorkerFilled(proc.id, False))
     proc.may_stop_busy = True
     was_over = proc.killed or proc.told_to_stop
     world.do(choose(events))
@@ -405,11 +386,9 @@ def drain(world: World) -> None:
         for proc in list(world.procs.values()):
             if proc.id in world.procs:
                 _wind_up(world, proc)
-        while world.freeing:
-            number = world.freeing.pop()
-            del world.memory[number]
-            world.do(ev.SegmentGone(number))
-        for act in (reserve, fill, seal, melt, ready):
+        for number in [*world.freeing]:
+            _melted(world, number)
+        for act in (reserve, fill, ready):
             act(world, _first)
         world.now += 30 * limits.SECOND
         run_timers(world)
@@ -444,7 +423,7 @@ def _nothing_left(world: World) -> None:
     assert not world.asked, world.asked
     assert not state.tasks
     assert not state.requests
-    assert not state.segments
+    assert not any(held.client for held in state.memory.values())
     assert not state.workers
     assert not state.computing
     assert state.plain == 0
@@ -465,7 +444,6 @@ ACTIONS = (
     fail_next_segment,
     reserve,
     fill,
-    seal,
     melt,
     ready,
     unready,
@@ -484,6 +462,6 @@ ACTIONS = (
 )
 WEIGHTS = (
     *(30, 6, 2, 8, 6, 4, 6, 3, 2),
-    *(8, 6, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
+    *(8, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
     *(16, 0.2, 0.05),
 )

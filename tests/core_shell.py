@@ -103,6 +103,8 @@ class Mem:
     worker_maps: bool = True
     asked_back: bool = False
     """Of the client."""
+    refilled: bool = False
+    """Its worker wrote to it while its pages were given back: they are back when it is gone."""
 
 
 @dataclass(slots=True)
@@ -112,9 +114,6 @@ class Weights:
     id: int
     size: int
     sealed: bool = False
-    sealing: int = 0
-    """The worker for which it is being sealed."""
-    dropping: bool = False
 
 
 @dataclass(slots=True)
@@ -146,6 +145,8 @@ class World:
         self.requests = 0
         self.fail_segments = ""
         """How the next segment fails, if it does."""
+        self.unmade: set[int] = set()
+        """Segments that could not be made: nobody hears of leases of them."""
         self.stopping = False
         self.follow_ups: list[ev.Event] = []
 
@@ -188,12 +189,18 @@ class World:
                 self.procs[told.worker].killed = True
             case ev.Record():
                 self._record(told)
-            case ev.MakeSegment() | ev.FreeSegment():
-                self._segment(told)
+            case ev.MakeMemory():
+                self._make(told)
+            case ev.GiveMemory():
+                assert self.weights[told.memory].sealed, "a map of what can still be written"
+                assert told.memory not in self.freeing
+                self.procs[told.worker].weights = told.memory
+            case ev.FreeMemory():
+                self._free(told.memory)
             case ev.Log():
                 pass
             case _:
-                self._weights(told)
+                raise AssertionError(f"what is {told}?")
 
     def _record(self, told: ev.Record) -> None:
         """A job is accepted once, begins after that, and ends once, and nothing follows its end."""
@@ -227,50 +234,31 @@ class World:
                 wait.deadline += self.now - proc.suspended_at
         proc.suspended_at = 0
 
-    def _segment(self, told: ev.Instruction) -> None:
-        if isinstance(told, ev.MakeSegment):
-            self._make(told)
-            return
-        freed = self.memory[told.segment]
-        assert not (freed.client_maps or freed.worker_maps), "freed what is mapped"
-        if told.segment not in self.freeing:
-            self.freeing.append(told.segment)
+    def _free(self, number: int) -> None:
+        if freed := self.memory.get(number):
+            assert not (freed.client_maps or freed.worker_maps), "freed what is mapped"
+        else:
+            assert number in self.weights
+            mapped = [p.id for p in self.procs.values() if abs(p.weights) == number]
+            assert not mapped, "freed what is mapped"
+        assert number not in self.freeing, "freed twice"
+        self.freeing.append(number)
 
-    def _make(self, told: ev.MakeSegment) -> None:
+    def _make(self, told: ev.MakeMemory) -> None:
         assert told.worker in self.procs
-        if self.fail_segments:
-            request = told.reply.message.id  # type: ignore[attr-defined]
-            self._reply(told.client, wire.Error(id=request, code="no_memory", message=""))
-            if self.fail_segments == "leave":  # the same reply finds that the client is gone
+        if not told.client:
+            self.weights[told.memory] = Weights(told.memory, told.size)
+            self.procs[told.worker].weights = -told.memory
+        elif self.fail_segments:
+            self.unmade.add(told.memory)
+            if self.fail_segments == "leave":  # what it is told finds that the client is gone
                 self.client_leaves(told.client)
-            self.follow_ups.insert(0, ev.SegmentFailed(told.segment, "no memory"))
+            self.follow_ups.insert(0, ev.MemoryGone(told.memory))
             self.fail_segments = ""
-            return
-        made = self.memory[told.segment] = Mem(told.segment, told.client, told.worker, told.size)
-        made.client_maps = told.client in self.clients
-        self._reply(told.client, told.reply.message)
-
-    def _weights(self, told: ev.Instruction) -> None:
-        match told:
-            case ev.MakeWeights():
-                self.weights[told.weights] = Weights(told.weights, told.size)
-                self.procs[told.worker].weights = -told.weights
-            case ev.SealWeights():
-                assert self.procs[told.worker].weights == -told.weights
-                self.weights[told.weights].sealing = told.worker
-            case ev.GiveWeights():
-                held = self.weights[told.weights]
-                assert held.sealed, "a map of what can still be written"
-                assert not held.dropping
-                self.procs[told.worker].weights = told.weights
-            case ev.DropWeights():
-                held = self.weights[told.weights]
-                mapped = [p.id for p in self.procs.values() if abs(p.weights) == held.id]
-                assert not mapped, "dropped what is mapped"
-                assert not held.dropping
-                held.dropping = True
-            case _:
-                raise AssertionError(f"what is {told}?")
+        else:
+            made = Mem(told.memory, told.client, told.worker, told.size)
+            made.client_maps = told.client in self.clients
+            self.memory[told.memory] = made
 
     def _tell(self, proc: Proc, message: Any) -> None:
         match message:
@@ -365,6 +353,8 @@ class World:
             assert asked.task, "news of a task that was not accepted"
         else:
             assert isinstance(message, TERMINAL)
+            if isinstance(message, wire.Leased) and message.lease.segment in self.unmade:
+                message = wire.Error(id=message.id, code="no_memory", message="")
             if isinstance(message, wire.Error):
                 assert message.code in (*CODES, MADE_UP)
             if isinstance(message, wire.Leased):

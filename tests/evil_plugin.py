@@ -127,6 +127,7 @@ def impostor(ctx: Context, what: str) -> None:
         "another task": wire.Done(id=999, incarnation=me),
         "a drop": wire.Dropped(segment=1, incarnation=me),
         "ready again": wire.Ready(version=(1, 0), incarnation=me),
+        "filled": wire.Filled(incarnation=me),
         "reserve": wire.Reserve(bytes=1, incarnation=me),
         "an order": wire.Stop(),
         "no id": wire.Error(code="x", message="y", incarnation=me),

@@ -24,6 +24,7 @@ CORE_MODULES = (
     "limits",
     "pool",
     "queue",
+    "shared",
     "state",
     "tasks",
     "weights",

@@ -5,8 +5,8 @@ import hashlib
 from pathlib import Path
 
 CORE = (
-    *("core", "costs", "events", "grants", "leases", "ledger", "limits", "pool", "queue", "state"),
-    *("tasks", "weights", "workers"),
+    *("core", "costs", "events", "grants", "leases", "ledger", "limits", "pool", "queue", "shared"),
+    *("state", "tasks", "weights", "workers"),
 )
 """The modules of the pure core."""
 

@@ -80,7 +80,7 @@ def state(core: Core) -> dict[str, Any]:
         "tasks": len(held.tasks),
         "queued": sum(task.state == "queued" for task in held.tasks.values()),
         "workers": {str(each.id): each.state for each in held.workers.values()},
-        "segments": len(held.segments),
+        "segments": sum(each.client > 0 for each in held.memory.values()),
         "budget_bytes": held.ledger.budget,
         "used_bytes": held.ledger.used,
         "timers": len(held.timers),

@@ -7,13 +7,10 @@ def check(core: Core) -> None:
     """Raise AssertionError if an invariant is broken."""
     state = core.state
     ledger = state.ledger
-    total = sum(ledger.holders.values())
+    total = sum(worker.holds for worker in state.workers.values())
+    total += sum(held.size for held in state.memory.values())
     assert total == ledger.used, f"{total} held, {ledger.used} used"
     assert 0 <= total <= ledger.budget, f"{total} held of {ledger.budget}"
-    holders = {("worker", number) for number in state.workers}
-    holders |= {("segment", number) for number in state.segments}
-    holders |= {("weights", number) for number in state.weights}
-    assert set(state.ledger.holders) <= holders, "somebody who is gone holds memory"
     for task in state.tasks.values():
         service = task.service
         worker = state.workers.get(task.worker)
@@ -27,5 +24,7 @@ def check(core: Core) -> None:
     for worker in state.workers.values():
         assert len(worker.running) <= worker.slots
         assert worker.service.worker is worker
-    for held in state.weights.values():
-        assert all(user.weights is held for user in held.users.values())
+    workers = {("worker", number) for number in state.workers}
+    for held in state.memory.values():
+        assert held.maps <= workers | {("client", held.client)}, f"who is gone maps {held}"
+        assert held.state != "freeing" or not held.maps, f"{held} is freed, and mapped"

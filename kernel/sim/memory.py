@@ -15,7 +15,6 @@ class Segment:
     leases: set[int] = field(default_factory=set)
     """Generations that its client has not returned."""
     client_maps: bool = True
-    freeing: bool = False
 
 
 class Memory:
@@ -30,6 +29,7 @@ class Memory:
         self.peak = 0
         self.segments: dict[int, Segment] = {}
         self.objects: dict[int, int] = {}
+        self.freeing: set[int] = set()
         self._of: dict[int, set[int]] = {}
 
     @property
@@ -58,18 +58,21 @@ class Memory:
         """Segments that clients use with this worker."""
         return [n for n in self._of.get(worker, ()) if self.segments[n].leases]
 
-    def free(self, number: int) -> bool:
-        """A segment is to be given back; whether that is news."""
+    def free(self, number: int) -> None:
+        """A segment or weights object is to be given back."""
         segment = self.segments.get(number)
-        if segment is None:
-            raise BrokenError(f"segment {number} is freed, and does not exist")
-        if segment.client_maps:
+        if number in self.freeing or (segment is None and number not in self.objects):
+            raise BrokenError(f"{number} is freed, and was before, or does not exist")
+        if segment and segment.client_maps:
             raise BrokenError(f"segment {number} is freed, and its client maps it")
-        fresh, segment.freeing = not segment.freeing, True
-        return fresh
+        self.freeing.add(number)
 
     def gone(self, number: int) -> None:
         """Its pages are back."""
+        self.freeing.remove(number)
+        if number in self.objects:
+            self.give(self.objects.pop(number))
+            return
         segment = self.segments.pop(number)
         self._of[segment.worker].discard(number)
         self.give(segment.size)
@@ -78,10 +81,6 @@ class Memory:
         """A weights object is made."""
         self.objects[number] = size
         self.take(size)
-
-    def drop_weights(self, number: int) -> None:
-        """Its pages are back."""
-        self.give(self.objects.pop(number))
 
     def client_left(self, client: int) -> None:
         """A process that ended maps nothing."""

@@ -38,6 +38,7 @@ class Around(Protocol):
     def reap(self, process: "Process", why: str) -> None: ...
     def injected(self, kind: str) -> None: ...
     def held(self, task: int, span: int) -> None: ...
+    def seals(self, process: "Process") -> bool: ...
     def work_of(self, task: int) -> tuple[int, str, int]: ...
 
 
@@ -186,7 +187,7 @@ class Process:
         self._say(ev.WorkerReady(self.id, self.slots))
 
     def _filled(self) -> None:
-        self._say(ev.WorkerFilled(self.id))
+        self._say(ev.WorkerFilled(self.id, self.world.seals(self)), MS)
 
     # What it is told.
 
@@ -203,7 +204,7 @@ class Process:
         elif isinstance(message, wire.Sealed):
             self._later(10 * MS, self._become_ready)
         elif isinstance(message, wire.Drop):
-            self._later(MS, self._say, ev.SegmentDropped(self.id, message.segment))
+            self._later(MS, self._say, ev.WorkerDropped(self.id, message.segment))
         elif isinstance(message, wire.Stop):
             self._stop()
 

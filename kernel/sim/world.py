@@ -62,6 +62,7 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._soon: deque[ev.Event] = deque()
+        self._unmade: set[int] = set()
         self.clients = Clients(self, tasks)
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self._reply,
@@ -72,12 +73,9 @@ class World:
             ev.Control: self._control,
             ev.Suspend: lambda told: self._process(told).suspend(told.stopped),
             ev.Kill: self._kill,
-            ev.MakeSegment: self._make_segment,
-            ev.FreeSegment: self._free_segment,
-            ev.MakeWeights: self._make_weights,
-            ev.SealWeights: self._seal,
-            ev.GiveWeights: self._give_weights,
-            ev.DropWeights: self._drop_weights,
+            ev.MakeMemory: self._make_memory,
+            ev.GiveMemory: self._give_weights,
+            ev.FreeMemory: self._free_memory,
             ev.Record: self._record,
             ev.Log: lambda told: self.counts.update((f"log {told.level}",)),
         }
@@ -167,7 +165,8 @@ class World:
         self._turn(lambda: self.clock > until or not (self.processes or self.memory.segments))
         self.check()
         state = self.core.state
-        left = (self.processes, self.books.open, state.tasks, state.workers, state.segments)
+        segments = {held.id: held for held in state.memory.values() if held.client}
+        left = (self.processes, self.books.open, state.tasks, state.workers, segments)
         if any(left):
             raise BrokenError(
                 f"left behind at the end: {[dict(list(x.items())[:2]) for x in left]}"
@@ -227,6 +226,9 @@ class World:
         kind = type(message)
         if kind is wire.Drop:
             self.later(MS, self._unmap, told.client, message.segment)
+            return
+        if kind is wire.Leased and message.lease.segment in self._unmade:
+            self._pass(ev.Pass(told.client, message.id, ev.Fault("no_memory")))
             return
         ask = self._open_ask(told, message.id)
         if kind is wire.Accepted:
@@ -314,16 +316,17 @@ class World:
             raise BrokenError(f"a control word of no slot: {told}")
         process.set_control(told.slot, told.value)
 
-    def _make_segment(self, told: ev.MakeSegment) -> None:
-        self._process(told)
-        if self.rng.random() < self.faults.segment:
+    def _make_memory(self, told: ev.MakeMemory) -> None:
+        process = self._process(told)
+        if not told.client:
+            process.weights = True
+            self.memory.weights(told.memory, told.size)
+        elif self.rng.random() < self.faults.segment:
             self.injected("segment")
-            request = told.reply.message.id  # type: ignore[attr-defined]
-            self._pass(ev.Pass(told.client, request, ev.Fault("no_memory")))
-            self._soon.append(ev.SegmentFailed(told.segment, "no memory"))
-            return
-        self.memory.segment(told.segment, told.client, told.worker, told.size)
-        self._reply(told.reply)
+            self._unmade.add(told.memory)  # its leases, which the core tells next, are refused
+            self._soon.append(ev.MemoryGone(told.memory))
+        else:
+            self.memory.segment(told.memory, told.client, told.worker, told.size)
 
     def _unmap(self, client: int, number: int) -> None:
         segment = self.memory.segments.get(number)
@@ -331,38 +334,27 @@ class World:
             segment.client_maps = False
             self.do(ev.Unmapped(client, number))
 
-    def _free_segment(self, told: ev.FreeSegment) -> None:
-        if self.memory.free(told.segment):
-            self.later(2 * MS, self._segment_gone, told.segment)
+    def _free_memory(self, told: ev.FreeMemory) -> None:
+        self.memory.free(told.memory)
+        weights = told.memory in self.memory.objects
+        self.later(REAP if weights else 2 * MS, self._memory_gone, told.memory)
 
-    def _segment_gone(self, number: int) -> None:
+    def _memory_gone(self, number: int) -> None:
         self.memory.gone(number)
-        self.do(ev.SegmentGone(number))
+        self.do(ev.MemoryGone(number))
 
-    def _make_weights(self, told: ev.MakeWeights) -> None:
-        self._process(told).weights = True
-        self.memory.weights(told.weights, told.size)
-
-    def _seal(self, told: ev.SealWeights) -> None:
+    def seals(self, process: Process) -> bool:
+        """Whether nobody can write any more to the weights that a worker has filled."""
         good = self.rng.random() >= self.faults.seal
         if not good:
             self.injected("seal")
-            self._process(told).excused = True
-        self.later(MS, self.do, ev.WeightsSealed(told.weights, told.worker, good))
+            process.excused = True
+        return good
 
-    def _give_weights(self, told: ev.GiveWeights) -> None:
-        if told.weights not in self.memory.objects:
+    def _give_weights(self, told: ev.GiveMemory) -> None:
+        if told.memory not in self.memory.objects:
             raise BrokenError(f"weights that do not exist: {told}")
         self._process(told).weights = True
-
-    def _drop_weights(self, told: ev.DropWeights) -> None:
-        if told.weights not in self.memory.objects:
-            raise BrokenError(f"weights that do not exist: {told}")
-        self.later(REAP, self._weights_gone, told.weights)
-
-    def _weights_gone(self, number: int) -> None:
-        self.memory.drop_weights(number)
-        self.do(ev.WeightsGone(number))
 
     def _record(self, told: ev.Record) -> None:
         self.counts[f"journal {told.kind}"] += 1

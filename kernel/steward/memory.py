@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 
-from clawai.kernel import events as ev
 from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
@@ -109,8 +108,12 @@ class Memory:
     fresh: bool = False
     """Pages were given back since the last look at ``violators``."""
     weights: dict[int, int] = field(default_factory=dict)
-    sealing: dict[int, list[int]] = field(default_factory=dict)
-    """Weights objects that are being sealed, and who waits to hear that they are gone."""
+    filling: dict[int, int] = field(default_factory=dict)
+    """Workers to the weights that they are to fill."""
+    sealing: dict[int, bool] = field(default_factory=dict)
+    """Weights objects that are being sealed, and whether they are to be freed then."""
+    refilled: dict[int, list[int]] = field(default_factory=dict)
+    """Workers to segments that are given back again when they are gone, as they filled them."""
     looked: int = 0
 
     def handlers(self) -> dict[str, Callable[..., None]]:
@@ -121,7 +124,6 @@ class Memory:
             "make_weights": self._make_weights,
             "seal_weights": self._seal_weights,
             "give_weights": self._give_weights,
-            "drop_weights": self._drop_weights,
         }
 
     # Workers.
@@ -143,6 +145,8 @@ class Memory:
             sock.close()
         for segment in self.retired.pop(worker, {}).values():
             os.close(segment.fd)
+        self.freeing |= dict.fromkeys(self.refilled.pop(worker, ()), 0)
+        self.filling.pop(worker, None)
 
     def _broke(self, worker: int, why: str) -> None:
         if worker in self.workers:
@@ -207,7 +211,9 @@ class Memory:
     def _free(self, number: int, _: list[int]) -> None:
         if number in self.segments:
             self.freeing[number] = 0
-        else:  # it was answered before, or lost with the steward before this one
+        elif number in self.weights:
+            self._free_weights(number)
+        else:  # lost with the steward before this one
             self.link.send("freed", number)
 
     def punch_some(self) -> list[int]:
@@ -270,6 +276,7 @@ class Memory:
             if self.retire(number):
                 self.link.send("freed", number)
             else:
+                self.refilled.setdefault(segment.worker, []).append(number)
                 written.append(segment.worker)
         if now >= self.looked + SECOND:
             self.looked = now
@@ -279,18 +286,15 @@ class Memory:
 
     # Weights objects.
 
-    def _make_weights(self, told: list[Any], _: list[int]) -> None:
-        made = msgspec.convert(told, ev.MakeWeights)
-        number, worker, size = made.weights, made.worker, made.size
+    def _make_weights(self, number: int, worker: int, size: int, _: list[int]) -> None:
         try:
             fd = self.weights[number] = _create("claw-weights", size)
             self._give(worker, {"weights": number, "bytes": size}, fd)
+            self.filling[worker] = number
         except OSError as error:
             self._weightless(worker, error)
 
-    def _give_weights(self, told: list[Any], _: list[int]) -> None:
-        given = msgspec.convert(told, ev.GiveWeights)
-        number, worker = given.weights, given.worker
+    def _give_weights(self, number: int, worker: int, _: list[int]) -> None:
         try:
             if (fd := self.weights.get(number)) is None:
                 raise OSError(errno.ENOENT, "they are lost")  # with the steward before this one
@@ -301,31 +305,34 @@ class Memory:
     def _weightless(self, worker: int, error: OSError) -> None:
         self._broke(worker, f"it cannot be given its weights: {error}")
 
-    def _seal_weights(self, question: int, number: int, _: list[int]) -> None:
-        """Forbid every write; while somebody maps it for writing, the system refuses."""
-        if (fd := self.weights.get(number)) is None:
+    def _seal_weights(self, question: int, worker: int, _: list[int]) -> None:
+        """Forbid every write to what a worker has filled; while somebody maps it for writing, the
+        system refuses."""
+        number = self.filling.pop(worker, None)
+        if number is None:
             self.link.send("answer", question, False)
             return
-        self.sealing[number] = []
+        fd = self.weights[number]
+        self.sealing[number] = False
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
         def sealed(done: bool) -> None:
             self.link.send("answer", question, done)
             if done:
                 self.keepers.keep(number, fd)
-            for waiting in self.sealing.pop(number):
-                self._drop_weights(waiting, number, [])
+            if self.sealing.pop(number):
+                self._free_weights(number)
 
         self._in_child(lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals), sealed)
 
-    def _drop_weights(self, question: int, number: int, _: list[int]) -> None:
+    def _free_weights(self, number: int) -> None:
         """Close the last descriptor in a child, which pays for the freeing of the pages."""
         if number in self.sealing:
-            self.sealing[number].append(question)
+            self.sealing[number] = True
             return
-        fd = self.weights.pop(number, -1)
+        fd = self.weights.pop(number)
         self.keepers.release(number)
-        self._in_child(lambda: None, lambda _: self.link.send("answer", question, True), fd)
+        self._in_child(lambda: None, lambda _: self.link.send("freed", number), fd)
 
     def _in_child(
         self, work: Callable[[], object], then: Callable[[bool], None], close: int = -1

@@ -186,7 +186,7 @@ def test_figures_of_a_worker_are_cut_to_what_is_possible() -> None:
 def test_a_bug_of_the_shell_stops_the_kernel() -> None:
     bench = Bench()
     with pytest.raises((BrokenInvariantError, KeyError)):
-        bench.do(ev.SegmentGone(7))
+        bench.do(ev.MemoryGone(7))
 
 
 def test_why_a_worker_cannot_serve_reaches_those_who_wait() -> None:

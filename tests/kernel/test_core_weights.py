@@ -22,10 +22,9 @@ def loaded(bench: Bench, spec: ev.Spec = MODEL, request: int = 1) -> int:
     worker = bench.core.state.services[spec.key].worker
     assert worker
     said = bench.do(reserve(worker.id))
-    assert [type(t) for t in said] == [ev.MakeWeights, ev.Tell]
+    assert [type(t) for t in said] == [ev.MakeMemory, ev.Tell]
     assert said[1].message == wire.Granted(weights="fill")
-    assert kinds(bench.do(ev.WorkerFilled(worker.id)), ev.SealWeights)
-    said = bench.do(ev.WeightsSealed(1, worker.id, True))
+    said = bench.do(ev.WorkerFilled(worker.id, True))
     assert said == [ev.Tell(worker.id, wire.Sealed())]
     bench.ready(spec)
     return worker.id
@@ -38,11 +37,11 @@ def test_a_restarted_worker_maps_what_is_there() -> None:
     assert used == 330 * MIB, "base, private memory, and the object once"
     bench.do(ev.WorkerGone(first, "killed by SIGSEGV"))
     said = bench.do(reserve(2))
-    assert [type(t) for t in said] == [ev.GiveWeights, ev.Tell]
+    assert [type(t) for t in said] == [ev.GiveMemory, ev.Tell]
     assert said[1].message == wire.Granted(weights="map")
     bench.ready(MODEL)
     assert bench.core.state.ledger.used == used
-    assert not kinds(bench.said, ev.DropWeights)
+    assert not kinds(bench.said, ev.FreeMemory)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +56,14 @@ def test_nobody_else_maps_it(changed: dict[str, str]) -> None:
         bench.do(output(1, wire.Done(id=1)))
         bench.do(ev.WorkerGone(1, "exited"))
     said = bench.do(reserve(2))
-    assert kinds(said, ev.MakeWeights)
-    assert not kinds(said, ev.GiveWeights)
+    assert kinds(said, ev.MakeMemory)
+    assert not kinds(said, ev.GiveMemory)
 
 
 def test_another_layout_is_another_object() -> None:
     bench = Bench()
     bench.do(ev.WorkerGone(loaded(bench), "killed"))
-    assert kinds(bench.do(reserve(2, "rows16")), ev.MakeWeights)
+    assert kinds(bench.do(reserve(2, "rows16")), ev.MakeMemory)
 
 
 def test_two_lanes_fill_it_once() -> None:
@@ -72,10 +71,9 @@ def test_two_lanes_fill_it_once() -> None:
     bulk = replace(MODEL, lane="bulk")
     bench.submit(1, MODEL)
     bench.submit(2, bulk)
-    assert kinds(bench.do(reserve(1)), ev.MakeWeights)
+    assert kinds(bench.do(reserve(1)), ev.MakeMemory)
     assert not bench.do(reserve(2)), "it waits until the other has filled it"
-    bench.do(ev.WorkerFilled(1))
-    said = bench.do(ev.WeightsSealed(1, 1, True))
+    said = bench.do(ev.WorkerFilled(1, True))
     assert ev.Tell(2, wire.Granted(weights="map")) in said
     assert bench.core.state.ledger.used == 360 * MIB
 
@@ -87,22 +85,21 @@ def test_if_the_first_dies_while_it_fills_the_second_fills() -> None:
     bench.do(reserve(1))
     bench.do(reserve(2))
     said = bench.do(ev.WorkerGone(1, "killed"))
-    assert kinds(said, ev.DropWeights) == [ev.DropWeights(1)]
+    assert kinds(said, ev.FreeMemory) == [ev.FreeMemory(1)]
     assert ev.Tell(2, wire.Granted(weights="fill")) in said
-    bench.do(ev.WeightsGone(1))
-    assert list(bench.core.state.weights) == [2]
+    bench.do(ev.MemoryGone(1))
+    assert list(bench.core.state.memory) == [2]
 
 
 def test_one_that_could_still_be_written_is_never_mapped() -> None:
     bench = Bench()
     bench.submit(1, MODEL)
     bench.do(reserve(1))
-    bench.do(ev.WorkerFilled(1))
-    said = bench.do(ev.WeightsSealed(1, 1, False))
+    said = bench.do(ev.WorkerFilled(1, False))
     assert kinds(said, ev.Kill)
     assert not kinds(said, ev.Tell)
     said = bench.do(ev.WorkerGone(1, "killed"))
-    assert kinds(said, ev.DropWeights)
+    assert kinds(said, ev.FreeMemory)
     assert kinds(said, ev.Start), "the next one tries, until there were too many"
 
 
@@ -111,12 +108,12 @@ def test_what_a_worker_may_not_say(step: str) -> None:
     bench = Bench()
     bench.submit(1, MODEL)
     if step == "before":
-        said = bench.do(ev.WorkerFilled(1))
+        said = bench.do(ev.WorkerFilled(1, False))
     else:
         bench.do(reserve(1))
         if step == "twice":
-            bench.do(ev.WorkerFilled(1))
-            said = bench.do(ev.WorkerFilled(1))
+            bench.do(ev.WorkerFilled(1, True))
+            said = bench.do(ev.WorkerFilled(1, False))
         else:
             said = bench.do(ev.WorkerReady(1, 1))
     assert kinds(said, ev.Kill)
@@ -128,9 +125,9 @@ def test_it_goes_with_a_worker_that_was_stopped_on_purpose() -> None:
     bench.do(output(worker, wire.Done(id=1)))
     bench.pass_time(61 * SECOND)
     said = bench.do(ev.WorkerGone(worker, "exited"))
-    assert kinds(said, ev.DropWeights)
+    assert kinds(said, ev.FreeMemory)
     assert bench.core.state.ledger.used == SIZE, "charged until its pages are back"
-    bench.do(ev.WeightsGone(1))
+    bench.do(ev.MemoryGone(1))
     assert bench.core.state.ledger.used == 0
 
 
@@ -139,13 +136,13 @@ def test_it_makes_room_when_nobody_maps_it_and_only_then() -> None:
     worker = loaded(bench)
     large = ev.Spec("large", "", 500 * MIB, 0, 1)
     said = bench.submit(2, large)
-    assert not kinds(said, ev.DropWeights), "it is in use"
+    assert not kinds(said, ev.FreeMemory), "it is in use"
     bench.do(output(worker, wire.Done(id=1)))
     assert bench.core.state.workers[worker].state == "stopping", "now its worker is idle"
     said = bench.do(ev.WorkerGone(worker, "exited"))
-    assert kinds(said, ev.DropWeights)
+    assert kinds(said, ev.FreeMemory)
     assert not kinds(said, ev.Start), "the memory is not back yet"
-    assert kinds(bench.do(ev.WeightsGone(1)), ev.Start)
+    assert kinds(bench.do(ev.MemoryGone(1)), ev.Start)
 
 
 def test_what_a_crash_left_behind_makes_room_first() -> None:
@@ -157,9 +154,9 @@ def test_what_a_crash_left_behind_makes_room_first() -> None:
             break
         bench.do(ev.WorkerGone(alive.id, "killed"))
     assert worker not in bench.core.state.workers
-    assert not kinds(bench.said, ev.DropWeights), "kept for the next one"
+    assert not kinds(bench.said, ev.FreeMemory), "kept for the next one"
     said = bench.submit(3, ev.Spec("large", "", 500 * MIB, 0, 1))
-    assert kinds(said, ev.DropWeights)
+    assert kinds(said, ev.FreeMemory)
 
 
 def test_never_fits_counts_the_object() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from clawai.sdk.errors import ClawError
 from evil_plugin import failing
+from steward_parts import WEIGHTS
 from support import (
     Kernel,
     memory_kib,
@@ -21,6 +22,7 @@ from support import (
         "another task",
         "a drop",
         "ready again",
+        "filled",
         "reserve",
         "an order",
         "no id",
@@ -31,6 +33,24 @@ def test_a_worker_that_breaks_the_protocol_is_ended(evil: Kernel, what: str) -> 
     error = failing(client, "evil.impostor", what=what)
     assert error.code == "bad_worker"
     assert client.call("evil.fine").value == "fine"
+
+
+@pytest.mark.parametrize("how", ["while it maps them", "twice", "without end"])
+def test_a_worker_that_says_too_early_that_its_weights_are_filled(kernel: Kernel, how: str) -> None:
+    """They are sealed before it is believed, and it is asked once."""
+    said = {"while it maps them": 1, "twice": 2, "without end": 20_000}[how]
+    word = "wire.Filled(incarnation=self.worker.incarnation)"
+    lie = f"for _ in range({said}): self.worker.send({word})"
+    wait = "time.sleep(1000)" if how == "while it maps them" else "pass"
+    start = "    def claw_start(self, worker):\n"
+    code = WEIGHTS.replace("import os, signal\n", "import time\nfrom clawai.sdk import wire\n")
+    code = code.replace(start, start + "        self.worker = worker\n")
+    code = code.replace("        self.filled += 1\n", f"        {lie}\n        {wait}\n")
+    kernel.plugin("w", code, {"w.look": ""})
+    client = kernel.client()
+    assert failing(client, "w.look").code == "quarantined", "it was tried again in vain"
+    assert client.call("echo.say", {"text": "x"}).value == "x"
+    assert "its weights could still be written, or it had none to fill" in kernel.log()
 
 
 @pytest.mark.parametrize(

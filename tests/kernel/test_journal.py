@@ -265,7 +265,7 @@ def test_a_core_that_breaks_again(tmp_path: Path) -> None:
     tapped = Tapped(bench.core, kept)
     bench.core = tapped  # type: ignore[assignment]
     bench.submit(1)
-    name = tapped.journal.crash(ev.SegmentGone(99), bench.now)
+    name = tapped.journal.crash(ev.MemoryGone(99), bench.now)
     assert re.fullmatch(r"crash-[\d-]+\.journal", name)
     path = tmp_path / name
     path.write_bytes(kept.data)

@@ -25,7 +25,7 @@ from clawai.kernel import events as ev
 from clawai.kernel import server
 
 def cancel(self, client, asked, frames):
-    self.loop.happen(ev.SegmentGone(12345))  # of a segment that never was
+    self.loop.happen(ev.MemoryGone(12345))  # of a segment that never was
 
 server.Clients._cancel = cancel
 from clawai.kernel import clients

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
-from clawai.kernel.pool import PAGE, Segment, find
+from clawai.kernel.pool import PAGE, Memory, find
 from clawai.sdk import wire
 from core_bench import MIB, Bench, output
 from core_bench import message as sent
@@ -31,30 +31,34 @@ def test_find_is_the_first_run_that_is_long_enough(free: int, pages: int) -> Non
     assert find(free, pages) == min(fits, default=-1)
 
 
+def give_back(segment: Memory, generation: int) -> None:
+    segment.returned[generation] = segment.leases.pop(generation)
+    segment.take_back(generation)
+
+
 @given(st.data())
 def test_pages_of_a_segment(data: st.DataObject) -> None:
     """No page is lent twice, a run is found when there is one, and all of them come back."""
-    segment = Segment(1, 1, 1, 64 * PAGE, "rw")
+    segment = Memory(1, 64 * PAGE, 1, client=1)
     lent: dict[int, range] = {}
     for _ in range(data.draw(st.integers(1, 40))):
         taken = {page for pages in lent.values() for page in pages}
         if lent and data.draw(st.booleans()):
             generation = data.draw(st.sampled_from(sorted(lent)))
-            segment.take_back(generation)
+            give_back(segment, generation)
             del lent[generation]
             continue
         wanted = data.draw(st.integers(1, 20))
-        first = find(segment.free, wanted)
         runs = [p for p in range(65 - wanted) if taken.isdisjoint(range(p, p + wanted))]
-        assert first == min(runs, default=-1)
-        if first >= 0:
-            lease = segment.lend(first, wanted)
-            assert lease.offset == first * PAGE
+        lease = segment.lend(wanted)
+        assert bool(lease) == bool(runs)
+        if lease:
+            assert lease.offset == runs[0] * PAGE
             assert lease.length == wanted * PAGE
             assert lease.generation not in lent
-            lent[lease.generation] = range(first, first + wanted)
+            lent[lease.generation] = range(runs[0], runs[0] + wanted)
     for generation in list(segment.leases):
-        segment.take_back(generation)
+        give_back(segment, generation)
     assert segment.free == (1 << 64) - 1
 
 
@@ -65,7 +69,7 @@ class Pairs(RuleBasedStateMachine):
         super().__init__()
         self.bench = Bench(100 * MIB)
         self.clients = [1, 2, 3]
-        self.made: dict[int, ev.MakeSegment] = {}
+        self.made: dict[int, ev.MakeMemory] = {}
         self.held: dict[tuple[int, int], wire.Lease] = {}
         """By segment and generation, what a client has and has not returned."""
         self.tasks: dict[int, tuple[int, wire.Lease]] = {}
@@ -81,48 +85,45 @@ class Pairs(RuleBasedStateMachine):
     # What the core says.
 
     def do(self, event: Any) -> None:
-        failed = []
+        failed: list[int] = []
         for said in self.bench.do(event):
-            if isinstance(said, ev.MakeSegment):
+            if isinstance(said, ev.MakeMemory):
                 if self.failing:
-                    failed.append(said)
+                    failed.append(said.memory)
                 else:
-                    self.made[said.segment] = said
-                    self.maps |= {("client", said.segment), ("worker", said.segment)}
-                    self._reply(said.reply)
+                    self.made[said.memory] = said
+                    self.maps |= {("client", said.memory), ("worker", said.memory)}
                 self.failing = False
             elif isinstance(said, ev.Reply | ev.Pass):
-                self._reply(said)
+                self._reply(said, failed)
             elif isinstance(said, ev.Tell) and isinstance(said.message, wire.Drop):
                 self._wanted("worker", said.message.segment)
             elif isinstance(said, ev.Dispatch):
                 number, asked, _ = said.tasks[0]
                 self.tasks[number] = said.worker, asked.leases[0]
-            elif isinstance(said, ev.FreeSegment):
-                assert not self.maps & {("client", said.segment), ("worker", said.segment)}
-                if said.segment not in self.freeing:  # told again when its worker has died
-                    self.freeing.append(said.segment)
-        for made in failed:
-            assert self.asked.pop((made.client, made.reply.message.id))
-            self.do(ev.SegmentFailed(made.segment, "no memory"))
+            elif isinstance(said, ev.FreeMemory):
+                assert not self.maps & {("client", said.memory), ("worker", said.memory)}
+                assert said.memory not in self.freeing, "told twice"
+                self.freeing.append(said.memory)
+        for number in failed:
+            self.do(ev.MemoryGone(number))
 
     def _wanted(self, side: str, segment: int) -> None:
         assert (side, segment) in self.maps, "asked back twice, or what nobody maps"
         assert (side, segment) not in self.wanted_back
-        client_left = self.made[segment].client not in self.clients
-        if not client_left:
-            assert not any(number == segment for number, _ in self.held), "a lease is lent"
-            used = [lease for _, lease in self.tasks.values() if lease.segment == segment]
-            assert not used, "a running task uses it"
+        assert not any(number == segment for number, _ in self.held), "a lease is lent"
+        used = [lease for _, lease in self.tasks.values() if lease.segment == segment]
+        assert not used, "a running task uses it"
         self.wanted_back.add((side, segment))
 
-    def _reply(self, told: ev.Reply | ev.Pass) -> None:
+    def _reply(self, told: ev.Reply | ev.Pass, failed: list[int]) -> None:
         message = sent(told)
         if isinstance(message, wire.Drop):
             self._wanted("client", message.segment)
         elif isinstance(message, wire.Leased):
             assert self.asked.pop((told.client, message.id))
-            self._lent(told.client, message.lease)
+            if message.lease.segment not in failed:
+                self._lent(told.client, message.lease)
         elif isinstance(message, wire.Error):
             self.asked.pop((told.client, message.id), None)
 
@@ -195,7 +196,7 @@ class Pairs(RuleBasedStateMachine):
         if side == "client":
             self.do(ev.Unmapped(made.client, segment))
         else:
-            self.do(ev.SegmentDropped(made.worker, segment))
+            self.do(ev.WorkerDropped(made.worker, segment))
 
     @precondition(lambda self: self.freeing)
     @rule(data=st.data())
@@ -203,7 +204,7 @@ class Pairs(RuleBasedStateMachine):
         segment = data.draw(st.sampled_from(self.freeing))
         self.freeing.remove(segment)
         del self.made[segment]
-        self.do(ev.SegmentGone(segment))
+        self.do(ev.MemoryGone(segment))
 
     @rule()
     def fail(self) -> None:
@@ -251,19 +252,17 @@ class Pairs(RuleBasedStateMachine):
         """Those of the core are those that clients hold, and returned ones that tasks still use."""
         state = self.bench.core.state
         known = {
-            (segment.id, generation): lent.returned
-            for segment in state.segments.values()
-            for generation, lent in segment.leases.items()
+            (segment.id, generation): generation in segment.returned
+            for segment in state.memory.values()
+            for generation in [*segment.leases, *segment.returned]
         }
         assert {key for key, returned in known.items() if not returned} == set(self.held)
         used = {(lease.segment, lease.generation) for _, lease in self.tasks.values()}
         assert {key for key, returned in known.items() if returned} <= used
-        for segment in state.segments.values():
-            lent = sum(each.lease.length for each in segment.leases.values())
-            assert segment.free.bit_count() * PAGE == segment.size - lent or segment.state in (
-                "dropping",
-                "freeing",
-            )
+        for segment in state.memory.values():
+            lent = [*segment.leases.values(), *segment.returned.values()]
+            used = sum(each.length for each in lent)
+            assert segment.free.bit_count() * PAGE == segment.size - used
 
     def teardown(self) -> None:
         """Everybody leaves: every byte comes back."""
@@ -273,8 +272,8 @@ class Pairs(RuleBasedStateMachine):
         for worker in list(self.bench.core.state.workers):
             self.do(ev.WorkerGone(worker, "killed"))
         for segment in self.freeing:
-            self.do(ev.SegmentGone(segment))
-        assert not self.bench.core.state.segments
+            self.do(ev.MemoryGone(segment))
+        assert not self.bench.core.state.memory
         assert self.bench.core.state.ledger.used == 0
 
 

@@ -64,8 +64,8 @@ def test_an_object_is_locked_until_it_is_dropped(kept: Kept) -> None:
     pid = kept.keepers.pids[1]
     assert memory_kib(pid, "VmLck") == SIZE // 1024
     assert Path(f"/proc/{pid}/comm").read_text() == "claw-keeper\n"
-    held = list(Path(f"/proc/{pid}/fd").iterdir())
-    assert len(held) == 1, "the memfd, and nothing else of the steward's"
+    held = Path(f"/proc/{pid}/fd")
+    wait_until(lambda: len(list(held.iterdir())) == 1, "it has nothing else of the steward's")
     kept.keepers.release(1)
     assert gone(pid)
     kept.keepers.release(1)

@@ -1,0 +1,124 @@
+"""The life of shared memory: made, in use, idle, asked back, and given back to the system.
+
+It is charged at its full size until everybody has unmapped it and its pages are back. What nobody
+uses is kept for the next one who may have it, until the memory is needed by anybody else
+(``reclaim``). A holder that does not unmap what it was asked to keeps the charge: a client until it
+disconnects, a worker until it ends.
+"""
+
+from clawai.kernel import events as ev
+from clawai.kernel import limits
+from clawai.kernel.pool import Holder, Memory
+from clawai.kernel.state import MEMORY, BreachError, State, step
+from clawai.sdk import wire
+
+
+def make(state: State, held: Memory, happened: str) -> Memory:
+    """Have an object made, for which there is room."""
+    step(MEMORY, held, happened)
+    state.ledger.charge(held.size)
+    state.memory[held.id] = held
+    state.out.append(ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights))
+    return held
+
+
+def settle(state: State, held: Memory, keep: bool = False) -> None:
+    """What becomes of an object when somebody has let go of it, or of pages of it.
+
+    Args:
+        keep: weights that nobody maps any more are kept for the next worker.
+    """
+    worker = state.workers.get(held.worker)
+    running = worker.tasks() if worker and held.returned else []
+    used = {(lease.segment, lease.generation) for task in running for lease in task.asked.leases}
+    for generation in [each for each in held.returned if (held.id, each) not in used]:
+        held.take_back(generation)
+        state.ledger.freed = True  # who waits for memory of this pair is looked at again
+    if held.state == "dropping" and not held.maps:
+        step(MEMORY, held, "unmapped")
+        state.out.append(ev.FreeMemory(held.id))
+    elif held.state != "dropping" and not held.in_use:
+        held.since = state.now
+        again = len(held.maps) == 2 if held.client else keep and held.state == "shared"
+        if not again:
+            _drop(state, held)
+
+
+def _drop(state: State, held: Memory) -> None:
+    """Ask everybody who maps an object to unmap it."""
+    step(MEMORY, held, "drop")
+    held.since = state.now
+    drop = wire.Drop(segment=held.id)
+    for kind, number in sorted(held.maps):
+        asked = ev.Reply(number, drop) if kind == "client" else ev.Tell(number, drop)
+        state.out.append(asked)
+    settle(state, held)
+
+
+def reclaim(state: State, need: int, client: int | None = None) -> int:
+    """Drop what is idle, longest idle first, until ``need`` bytes are coming; how many are.
+
+    What was asked back long ago is not counted any more: its holder may never let go.
+    """
+    leaving = {("worker", worker.id) for worker in state.workers.values() if worker.leaving}
+    # One that is suspended cannot answer now.
+    asleep = {("worker", worker.id) for worker in state.workers.values() if worker.suspended}
+    coming, idle, late = 0, [], state.now - limits.UNMAP
+    for held in state.memory.values():
+        if client not in (None, held.client):
+            continue
+        if held.idle:
+            idle.append(held)
+        elif held.maps <= leaving or (held.state == "dropping" and held.since > late):
+            coming += held.size
+    for held in sorted(idle, key=lambda held: (bool(held.maps & asleep), held.since, held.id)):
+        if coming >= need:
+            break
+        coming += held.size
+        _drop(state, held)
+    return coming
+
+
+def lent(state: State, worker: int) -> bool:
+    """Whether somebody uses memory that it shares with a client."""
+    segments = (held for held in state.memory.values() if held.client and held.worker == worker)
+    return any(held.in_use for held in segments)
+
+
+def holder_gone(state: State, who: Holder, keep: bool = False) -> None:
+    """A client or worker that is gone maps nothing any more, and has returned every lease."""
+    for held in [held for held in state.memory.values() if who in held.maps]:
+        held.maps.remove(who)
+        if who == ("client", held.client):
+            held.returned |= held.leases
+            held.leases.clear()
+        settle(state, held, keep)
+
+
+def _let_go(state: State, number: int, who: Holder) -> bool:
+    """Whether ``who`` was to unmap an object, as it says it has."""
+    held = state.memory.get(number)
+    if held is None or held.state != "dropping" or who not in held.maps:
+        return False
+    held.maps.remove(who)
+    settle(state, held)
+    return True
+
+
+def dropped(state: State, event: ev.WorkerDropped) -> None:
+    """A worker says it has unmapped a segment."""
+    if not _let_go(state, event.memory, ("worker", event.worker)):
+        raise BreachError("dropped a segment that it was not told to drop")
+    state.workers[event.worker].retired += 1
+
+
+def unmapped(state: State, event: ev.Unmapped) -> None:
+    """A client says it has unmapped a segment; unasked it means nothing."""
+    _let_go(state, event.memory, ("client", event.client))
+
+
+def gone(state: State, event: ev.MemoryGone) -> None:
+    """The pages are back, or could not be had."""
+    held = state.memory.pop(event.memory)
+    step(MEMORY, held, "gone")
+    state.ledger.release(held.size)
