@@ -148,7 +148,7 @@ def _refuse(state: State, wish: ev.Borrowed, fault: ev.Fault) -> bool:
 
 def _wait(state: State, worker: Worker, span: int = limits.UNMAP) -> bool:
     """Look again when memory has come back, or else when it should have."""
-    state.timer(state.now + span, "wake", worker.service.key)
+    state.timer(state.now + span, "services", worker.service.key)
     return False
 
 

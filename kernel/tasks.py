@@ -152,7 +152,7 @@ def submitted(state: State, event: ev.Submitted) -> None:
         told = ev.Record("accept", event.job, task.id, event, (told,))
     state.out.append(told)
     if event.deadline is not None:
-        state.timer(event.deadline, "deadline", task.id)
+        state.timer(event.deadline, "tasks", task.id)
     if not state.ticking:
         state.ticking = True
         state.timer(state.now + limits.TICK, "tick")
@@ -200,9 +200,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     worker.sizes[slot] = len(good)
     worker.rank = min([task.rank for task in good])
     state.computes(worker, 1)
-    if not worker.pinged:
-        worker.pinged, worker.missed = True, 0
-        state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
+    state.look(worker, state.now + limits.PING)
     refresh(state, worker, slot)
     runs = tuple([(task.id, task.asked, _left(state, task)) for task in good])
     told: ev.Instruction = ev.Dispatch(worker.id, slot, runs)
@@ -237,9 +235,10 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     state.computes(worker, -1)
     worker.idle_since = state.now
     state.ledger.freed = True  # it may be evicted now
-    if service.keep_ns != task.asked.keep_ns is not None:
+    if task.asked.keep_ns is not None:
         service.keep_ns = task.asked.keep_ns
-        state.timer(state.now + task.asked.keep_ns, "idle", worker.id)
+    if service.keep_ns is not None:
+        state.look(worker, state.now + service.keep_ns)
 
 
 def output(state: State, event: ev.Output) -> None:
@@ -302,20 +301,12 @@ def cancel_asked(state: State, event: ev.CancelAsked) -> None:
         stop(state, task, "cancel", ev.Fault("cancelled"))
 
 
-def client_left(state: State, client: int) -> None:
+def client_left(state: State, event: ev.ClientLeft) -> None:
     """Nobody waits for these any more, but the durable ones."""
-    for task in list(state.requests.get(client, {}).values()):
+    for task in list(state.requests.get(event.client, {}).values()):
         if not task.asked.job:
             stop(state, task, "cancel", ev.Fault("client_left"))
-
-
-def deadline(state: State, task: Task) -> None:
-    """Its time may be over; that of a suspended worker stands still."""
-    worker = state.workers.get(task.worker)
-    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
-        return
-    if task.state in ("queued", "running"):
-        stop(state, task, "expire", ev.Fault("deadline_passed"))
+    leases.client_left(state, event.client)
 
 
 def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
@@ -325,7 +316,7 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         end(state, task, happened, fault)
     elif task.state == "running" or (task.state == "expiring" and happened == "cancel"):
         step(TASK, task, happened)
-        task.fault = fault
+        task.fault, task.deadline = fault, None
         worker = state.workers[task.worker]
         batch = worker.running[task.slot].values()
         if happened == "expire" or worker.suspended or len(batch) > 1:
@@ -334,8 +325,8 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         refresh(state, worker, task.slot)
         state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
         if all(each.state != "running" for each in batch):  # a batch ends as a whole
-            task.grace = state.now + limits.CANCEL_GRACE
-            state.timer(task.grace, "grace", task.id)
+            task.deadline = state.now + limits.CANCEL_GRACE
+            state.timer(task.deadline, "tasks", task.id)
 
 
 def end(state: State, task: Task, happened: str, word: Any = None) -> None:

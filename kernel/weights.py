@@ -6,7 +6,7 @@ workers were stopped on purpose, or when its memory is needed and nobody maps it
 """
 
 from clawai.kernel import events as ev
-from clawai.kernel.state import WEIGHTS, BreachError, State, Weights, Worker, step
+from clawai.kernel.state import LEAVING, WEIGHTS, BreachError, State, Weights, Worker, step
 from clawai.sdk import wire
 
 
@@ -106,7 +106,7 @@ def coming(state: State) -> int:
     """Bytes of objects on their way out, with workers or without."""
     total = 0
     for held in state.weights.values():
-        leaving = (w.state == "stopping" or w.killed for w in held.users.values())
+        leaving = (w.state in LEAVING for w in held.users.values())
         if held.state == "dropping" or (held.users and all(leaving)):
             total += held.size
     return total

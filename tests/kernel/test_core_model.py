@@ -92,11 +92,11 @@ def test_no_dead_transition(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"TASK": state.TASK, "WORKER": state.WORKER, "SEGMENT": state.SEGMENT}
     tables |= {"WEIGHTS": state.WEIGHTS}
     tables = {name: _Recording(table) for name, table in tables.items()}
-    for module in (core, leases, tasks, weights, workers):
+    for module in (core, leases, state, tasks, weights, workers):
         for name, table in tables.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, table)
-    for seed in range(300):
+    for seed in range(600):
         _wander(seed, 300)
         if all(table.used >= set(table) for table in tables.values()):
             break
