@@ -62,9 +62,10 @@ def suspend(state: State, worker: Worker) -> None:
 
     Every clock of it and of its tasks stands still meanwhile.
     """
-    squeezed = 3 in state.rungs and state.cores * state.share < limits.SQUEEZED
-    held = worker.service.held or (squeezed and worker.spec.lane == "bulk")
-    stopped = held and worker.state == "ready"
+    stopped = worker.service.held
+    if worker.spec.lane == "bulk" and 3 in state.rungs:
+        stopped = stopped or state.cores * state.share < limits.SQUEEZED
+    stopped = stopped and worker.state == "ready"
     if stopped == bool(worker.suspended):
         return
     paused = state.now - worker.suspended
