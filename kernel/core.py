@@ -31,25 +31,25 @@ class Core:
         state = self.state
         state.now = max(now, state.now)
         state.out = []
-        kind = type(event)
-        if kind in _FROM_WORKER:
-            self._from_worker(_FROM_WORKER[kind], event)
+        handler = _HANDLERS.get(type(event))
+        if handler:
+            handler(state, event)
         else:
-            _HANDLERS[kind](state, event)
+            self._from_worker(event)
         workers.schedule(state)
         if state.redivide:
             grants.divide(state)
         return state.out
 
-    def _from_worker(self, handler: Any, event: Any) -> None:
+    def _from_worker(self, event: Any) -> None:
         """A worker's word counts until it is killed, and a breach of the protocol kills it."""
         worker = self.state.workers.get(event.worker)
         if worker is None or worker.state in DEAF:
             return
         try:
-            handler(self.state, event)
+            _FROM_WORKER[type(event)](self.state, worker, event)
         except BreachError as breach:
-            workers.broke(self.state, ev.WorkerBroke(worker.id, str(breach)))
+            workers.broke(self.state, worker, ev.WorkerBroke(worker.id, str(breach)))
 
     def next_timer(self) -> int | None:
         """When ``Timer`` is due at the latest; None when nothing is planned."""
@@ -126,10 +126,6 @@ def _shutdown(state: State, event: ev.ShutdownAsked) -> None:
         workers.kill(state, worker, "the kernel stops", fault)
 
 
-def _answered(state: State, event: ev.WorkerAnswered) -> None:
-    state.workers[event.worker].missed = 0
-
-
 _HANDLERS: dict[type, Any] = {
     ev.Submitted: tasks.submitted,
     ev.CancelAsked: tasks.cancel_asked,
@@ -154,7 +150,7 @@ _FROM_WORKER: dict[type, Any] = {
     ev.WorkerUnready: workers.unready,
     ev.WorkerYielded: tasks.yielded,
     ev.WorkerBroke: workers.broke,
-    ev.WorkerAnswered: _answered,
+    ev.WorkerAnswered: workers.answered,
     ev.Output: tasks.output,
     ev.SegmentDropped: leases.dropped,
 }

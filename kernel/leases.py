@@ -232,14 +232,14 @@ def worker_gone(state: State, worker: int) -> None:
         _free_if_due(state, segment)
 
 
-def dropped(state: State, event: ev.SegmentDropped) -> None:
+def dropped(state: State, worker: Worker, event: ev.SegmentDropped) -> None:
     """A worker says it has unmapped a segment."""
     segment = state.segments.get(event.segment)
     told = segment and segment.state == "dropping" and segment.worker_maps
-    if segment is None or not told or segment.worker != event.worker:
+    if segment is None or not told or segment.worker != worker.id:
         raise BreachError("dropped a segment that it was not told to drop")
     segment.worker_maps = False
-    state.workers[event.worker].retired += 1
+    worker.retired += 1
     _free_if_due(state, segment)
 
 

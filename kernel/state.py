@@ -189,6 +189,8 @@ class Service:
     key: tuple[str, str, str]
     spec: ev.Spec
     """The latest; the key is always the same."""
+    keep_ns: int
+    """How long its worker stays when idle: as the last task that said so wished."""
     queue: Queue = field(default_factory=Queue)
     batching: Batching = field(default_factory=Batching)
     borrows: list[ev.Borrowed] = field(default_factory=list)
@@ -207,8 +209,6 @@ class Service:
     pinned: bool = False
     held: bool = False
     """Suspended by its owner."""
-    keep_ns: int | None = None
-    """How long its worker stays when idle, as the last task that said so wished."""
     last_why: Any = ""
     """Why its last worker could not start, or died (as ``Worker.fault``, or our own text)."""
 
@@ -328,9 +328,7 @@ class State:
     def service(self, spec: ev.Spec) -> Service:
         """The service of a spec, which is looked at before the event is over."""
         key = spec.key
-        service = self.services.get(key)
-        if service is None:
-            service = self.services[key] = Service(key, spec)
+        service = self.services.get(key) or Service(key, spec, self.idle_ns or NEVER)
         service.spec = spec
-        self.dirty[key] = service
+        self.services[key] = self.dirty[key] = service
         return service

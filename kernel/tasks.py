@@ -237,13 +237,11 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     state.ledger.freed = True  # it may be evicted now
     if task.asked.keep_ns is not None:
         service.keep_ns = task.asked.keep_ns
-    if service.keep_ns is not None:
-        state.look(worker, state.now + service.keep_ns)
+    state.look(worker, state.now + service.keep_ns)
 
 
-def output(state: State, event: ev.Output) -> None:
+def output(state: State, worker: Worker, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
-    worker = state.workers[event.worker]
     task = running(state, worker, event.task)
     if event.kind == "done" or event.kind == "error":
         let_go(state, worker, task)
@@ -269,9 +267,8 @@ def running(state: State, worker: Worker, number: int) -> Task:
     return task
 
 
-def yielded(state: State, event: ev.WorkerYielded) -> None:
+def yielded(state: State, worker: Worker, event: ev.WorkerYielded) -> None:
     """A worker gave a task back, which it may only when asked; it runs again later."""
-    worker = state.workers[event.worker]
     task = running(state, worker, event.task)
     if not task.yielding or task.streamed:
         raise BreachError(f"gave task {event.task} back, which it was to finish")

@@ -47,9 +47,8 @@ def filling(worker: Worker) -> bool:
     return worker.weights is not None and worker.weights.state != "ready"
 
 
-def filled(state: State, event: ev.WorkerFilled) -> None:
+def filled(state: State, worker: Worker, event: ev.WorkerFilled) -> None:
     """A worker says that it has written its object."""
-    worker = state.workers[event.worker]
     held = worker.weights
     if held is None or held.state != "filling":
         raise BreachError("filled no weights object of its own")
@@ -57,7 +56,7 @@ def filled(state: State, event: ev.WorkerFilled) -> None:
     state.out.append(ev.SealWeights(held.id, worker.id))
 
 
-def sealed(state: State, event: ev.WeightsSealed) -> None:
+def sealed(state: State, worker: Worker, event: ev.WeightsSealed) -> None:
     """The object is whole and nobody can change it; or its worker cannot go on."""
     held = state.weights[event.weights]
     if held.state == "dropping":
@@ -65,7 +64,7 @@ def sealed(state: State, event: ev.WeightsSealed) -> None:
     if not event.success:
         raise BreachError("its weights object could still be written, or was not made")
     step(WEIGHTS, held, "sealed")
-    state.out.append(ev.Tell(event.worker, wire.Sealed()))
+    state.out.append(ev.Tell(worker.id, wire.Sealed()))
     _wake(state, held)
 
 

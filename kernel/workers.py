@@ -122,9 +122,8 @@ def _start(state: State, service: Service) -> None:
     state.out.append(ev.Start(worker.id, spec))
 
 
-def reserved(state: State, event: ev.WorkerReserved) -> None:
+def reserved(state: State, worker: Worker, event: ev.WorkerReserved) -> None:
     """A worker knows what its model needs; it loads when that is charged."""
-    worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
     if worker.state != "starting":
@@ -135,7 +134,7 @@ def reserved(state: State, event: ev.WorkerReserved) -> None:
     need = worker.spec.base_bytes + event.size + event.weights_bytes
     if need > state.ledger.budget:
         fault = tasks.never_fits(state.ledger, need, worker.service.title)
-        unready(state, ev.WorkerUnready(worker.id, fault))
+        unready(state, worker, ev.WorkerUnready(worker.id, fault))
 
 
 def _grant(state: State, worker: Worker) -> None:
@@ -179,22 +178,20 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
 
 def _put_off_others(state: State, wanting: Worker) -> None:
     """If only other loads stand in its way, the youngest starts over later: or all would wait."""
-    all_workers = state.workers.values()
-    if any(worker.running or worker.state == "loading" for worker in all_workers):
+    waiting = ("starting", "waiting")
+    busy = [w for w in state.workers.values() if w.running or w.state in (*waiting, "loading")]
+    youngest = busy[-1]
+    if youngest is wanting or not all(worker.state in waiting for worker in busy):
         return
-    younger = [worker for worker in all_workers if worker.id > wanting.id]
-    younger = [worker for worker in younger if worker.state in ("starting", "waiting")]
-    if younger:
-        service = younger[-1].service  # each time for longer, as nothing may have changed
-        service.retry_at = state.now + (limits.SECOND << service.put_off)
-        service.put_off = min(service.put_off + 1, 6)
-        state.timer(service.retry_at, "services", service.key)
-        stop(state, younger[-1], "made to wait: another load came first")
+    service = youngest.service  # each time for longer, as nothing may have changed
+    service.retry_at = state.now + (limits.SECOND << service.put_off)
+    service.put_off = min(service.put_off + 1, 6)
+    state.timer(service.retry_at, "services", service.key)
+    stop(state, youngest, "made to wait: another load came first")
 
 
-def ready(state: State, event: ev.WorkerReady) -> None:
+def ready(state: State, worker: Worker, event: ev.WorkerReady) -> None:
     """A worker takes tasks from now on."""
-    worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
     if worker.state not in ("starting", "loading") or weights.filling(worker):
@@ -251,10 +248,7 @@ def _watch(state: State, worker: Worker) -> None:
 def _rest(state: State, worker: Worker) -> None:
     """Stop a worker that has been idle for as long as it may be."""
     worker.missed = 0
-    keep = worker.service.keep_ns
-    if keep is None:
-        keep = state.idle_ns or NEVER
-    due = worker.idle_since + keep
+    due = worker.idle_since + worker.service.keep_ns
     if state.now < due:
         state.look(worker, due)
     elif worker.service.pinned or worker.suspended or in_use(state, worker):
@@ -263,12 +257,16 @@ def _rest(state: State, worker: Worker) -> None:
         stop(state, worker, "idle")
 
 
+def answered(state: State, worker: Worker, event: ev.WorkerAnswered) -> None:
+    """It lives."""
+    worker.missed = 0
+
+
 # The end.
 
 
-def unready(state: State, event: ev.WorkerUnready) -> None:
+def unready(state: State, worker: Worker, event: ev.WorkerUnready) -> None:
     """A worker cannot serve: those who wait for it are told its reason."""
-    worker = state.workers[event.worker]
     worker.fault = worker.service.last_why = event.why
     fail_waiting(state, worker.service, event.why)
     stop(state, worker, "it cannot serve")
@@ -311,9 +309,9 @@ def kill(state: State, worker: Worker, why: str, fault: Any = None) -> None:
     state.out.append(ev.Kill(worker.id, why))
 
 
-def broke(state: State, event: ev.WorkerBroke) -> None:
+def broke(state: State, worker: Worker, event: ev.WorkerBroke) -> None:
     """A worker said or did what it may not."""
-    worker, why = state.workers[event.worker], f"broke the protocol: {event.why}"
+    why = f"broke the protocol: {event.why}"
     state.log("error", f"worker {worker.id} {worker.service.title} {why}")
     kill(state, worker, why, ev.Fault("bad_worker", because=event.why))
 
@@ -331,8 +329,7 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     leases.worker_gone(state, worker.id)
     weights.worker_gone(state, worker, keep=died)
     worker.running.clear()
-    if slots:
-        state.computes(worker, 0 if worker.suspended else -slots)
+    state.computes(worker, 0 if worker.suspended else -slots)
     for task in bereft:
         _bereft(state, worker, task)
     if died and not state.stopping:
