@@ -160,12 +160,12 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     What is on its way out counts as free to come; the charge is made only when it is really back.
     """
     holders = state.ledger.holders
-    leaving = [worker.id for worker in state.workers.values() if worker.state in LEAVING]
+    leaving = [worker for worker in state.workers.values() if worker.state in LEAVING]
     coming = state.ledger.free + weights.coming(state)
-    coming += sum(holders.get(("worker", number), 0) for number in leaving)
+    coming += sum(holders.get(("worker", worker.id), 0) for worker in leaving)
     coming += leases.reclaim(state, need - coming)
     coming += weights.drop_unused(state, need - coming)
-    idle = [worker for worker in state.workers.values() if worker.id not in leaving]
+    idle = [worker for worker in state.workers.values() if worker.state not in LEAVING]
     idle = [worker for worker in idle if not (worker is wanting or in_use(state, worker))]
     for worker in sorted(idle, key=lambda worker: (-worker.rank, worker.idle_since, worker.id)):
         if coming < need and not worker.service.pinned:
@@ -205,6 +205,7 @@ def ready(state: State, worker: Worker, event: ev.WorkerReady) -> None:
     state.costs.learn(("", service.title, 0), took)
     state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = state.now
+    grants.suspend(state, worker)
     _rest(state, worker)
 
 
@@ -344,8 +345,8 @@ def _bereft(state: State, worker: Worker, task: Task) -> None:
     if task.again and task.attempts < limits.ATTEMPTS and not lost:
         tasks.requeue(state, worker.service, task)
         return
-    fault = worker.fault or ev.Fault("worker_died", worker.service.title, because=worker.why)
-    tasks.end(state, task, "fail", fault)
+    died = ev.Fault("worker_died", worker.service.title, because=worker.why)
+    tasks.end(state, task, "fail", worker.fault or died)
 
 
 def _died(state: State, worker: Worker, counts: bool) -> None:
