@@ -196,6 +196,25 @@ def test_a_squeezed_box_suspends_bulk_workers_only() -> None:
     assert kinds(bench.said, ev.Suspend)[-1] == ev.Suspend(worker, False)
 
 
+def test_the_owner_and_a_squeezed_box_suspend_apart() -> None:
+    """Who is suspended for two reasons goes on when both are over, and is not pinged till then."""
+    bench = Bench()
+    bulk = replace(PLAIN, lane="bulk")
+    bench.submit(1, bulk, priority="batch")
+    worker = bench.ready(bulk)
+    bench.do(ev.Pressure(0.2, 1000 * MIB))
+    bench.do(ev.Commanded(1, 8, "suspend", "tool"))
+    bench.do(ev.Commanded(1, 9, "resume", "tool"))
+    assert kinds(bench.said, ev.Suspend) == [ev.Suspend(worker, True)]
+    assert not kinds(bench.pass_time(100 * SECOND), ev.Tell)
+    bench.do(ev.Commanded(1, 10, "suspend", "tool"))
+    bench.do(ev.Pressure(2.0, 1000 * MIB))
+    assert kinds(bench.said, ev.Suspend) == [ev.Suspend(worker, True)]
+    bench.do(ev.Commanded(1, 11, "resume", "tool"))
+    assert kinds(bench.said, ev.Suspend)[-1] == ev.Suspend(worker, False)
+    assert len(kinds(bench.said, ev.Suspend)) == 2
+
+
 def test_memory_that_others_use_is_not_handed_out() -> None:
     bench = Bench()
     bench.submit(1)
