@@ -96,7 +96,8 @@ def _commanded(state: State, event: ev.Commanded) -> None:
             service.pinned = event.command == "pin"
         else:
             service.held = event.command == "suspend"
-        state.dirty[service.key] = service
+            if service.worker:
+                grants.suspend(state, service.worker)
     if event.command == "unload":
         weights.drop_unused(state, state.ledger.budget)
     told = "stopped" if event.command == "unload" else "changed"

@@ -77,6 +77,7 @@ def suspend(state: State, worker: Worker) -> None:
         return
     worker.missed = 0
     worker.idle_since += paused
+    state.dirty[worker.service.key] = worker.service
     for task in worker.tasks():
         task.dispatched += paused
         if task.deadline is not None:

@@ -237,7 +237,6 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     state.ledger.freed = True  # it may be evicted now
     if task.asked.keep_ns is not None:
         service.keep_ns = task.asked.keep_ns
-    state.look(worker, state.now + service.keep_ns)
 
 
 def output(state: State, worker: Worker, event: ev.Output) -> None:

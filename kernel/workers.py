@@ -27,9 +27,7 @@ def _serve(state: State, service: Service) -> None:
     if worker is None:
         if service.waited_for:
             _start(state, service)
-        return
-    grants.suspend(state, worker)
-    if worker.state == "waiting":
+    elif worker.state == "waiting":
         _grant(state, worker)
     elif worker.spec.identity != service.spec.identity:
         # Its model was replaced in the store: nothing new goes to it.
@@ -39,6 +37,8 @@ def _serve(state: State, service: Service) -> None:
         if service.borrows:
             leases.lend_waiting(state, service, worker, make_room)
         _fill(state, service, worker)
+        if not worker.running:
+            state.look(worker, worker.idle_since + service.keep_ns)
         if worker.retired >= limits.RETIRED and not in_use(state, worker):
             stop(state, worker, "renewed: many segments were taken back")
 
@@ -66,8 +66,8 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
     """As many of the same operation as may run together and still meet the tightest deadline."""
     batch, tightest = [first], first.deadline
-    most = max(1, int(first.asked.batch * state.share))
-    while len(batch) < most and service.queue:
+    most = first.asked.batch * state.share
+    while len(batch) + 1 <= most and service.queue:
         # Where nothing is known yet, a batch of any size may be tried.
         ends = state.now + service.batching.estimate(len(batch) + 1)
         if tightest is not None and ends > tightest:
@@ -82,11 +82,14 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
 
 def _make_way(state: State, worker: Worker, rank: int) -> None:
     """Ask the lowest task that can run again to go back to the queue for a higher one."""
-    alone = [
-        task for batch in worker.running.values() if len(batch) == 1 for task in batch.values()
-    ]
-    lower = [task for task in alone if task.rank > rank and task.again]
-    if lower and not any(task.yielding for task in alone):
+    lower = []
+    for batch in worker.running.values():
+        task = next(iter(batch.values()))
+        if task.yielding:
+            return
+        if task.rank > rank and task.again and len(batch) == 1:
+            lower.append(task)
+    if lower:
         lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
         lowest.yielding = True
         tasks.refresh(state, worker, lowest.slot)
@@ -206,7 +209,6 @@ def ready(state: State, worker: Worker, event: ev.WorkerReady) -> None:
     state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = state.now
     grants.suspend(state, worker)
-    _rest(state, worker)
 
 
 # Time.
@@ -378,5 +380,6 @@ def pressure(state: State, event: ev.Pressure) -> None:
     state.share = min(1.0, event.cores / state.cores)
     state.ledger.limit = min(state.ledger.budget, event.memory)
     state.ledger.freed = state.redivide = True
-    state.dirty |= state.services
+    for worker in state.workers.values():
+        grants.suspend(state, worker)
     make_room(state, 0)
