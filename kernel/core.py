@@ -9,12 +9,10 @@ import heapq
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, limits, shared, tasks, weights, workers
+from clawai.kernel import grants, leases, shared, tasks, weights, workers
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.state import BreachError, Service, State, Task, Worker
+from clawai.kernel.state import DEAF, BreachError, Service, State, Task
 from clawai.sdk import wire
-
-RUNGS = frozenset((0, 1, 2, 3, 4))
 
 
 class Core:
@@ -22,48 +20,36 @@ class Core:
 
     Args:
         budget: bytes that may be handed out.
-        idle_ns: how long a worker stays without work; 0: for ever.
-        cores: processors that running workers share.
-        rungs: of the preemption ladder, those in use.
-        hung_ns: a busy worker that answers no ping for so long is ended.
-        most_tasks: that may wait or run at a time.
+        settings, named: of the fields of ``State``, those from ``idle_ns`` to ``most_tasks``.
     """
 
-    def __init__(
-        self,
-        budget: int,
-        idle_ns: int = 0,
-        cores: int = 2,
-        rungs: frozenset[int] = RUNGS,
-        hung_ns: int = limits.HUNG,
-        most_tasks: int = limits.TASKS,
-    ) -> None:
-        self.state = State(Ledger(budget), idle_ns, cores, rungs, hung_ns, most_tasks)
+    def __init__(self, budget: int, *settings: Any, **named: Any) -> None:
+        self.state = State(Ledger(budget), *settings, **named)
 
     def handle(self, event: ev.Event, now: int) -> list[ev.Instruction]:
         """Take one event; return what is to be done, in order."""
         state = self.state
         state.now = max(now, state.now)
         state.out = []
-        kind = type(event)
-        if kind in _FROM_WORKER:
-            self._from_worker(_FROM_WORKER[kind], event)
+        handler = _HANDLERS.get(type(event))
+        if handler:
+            handler(state, event)
         else:
-            _HANDLERS[kind](state, event)
+            self._from_worker(event)
         workers.schedule(state)
         if state.redivide:
             grants.divide(state)
         return state.out
 
-    def _from_worker(self, handler: Any, event: Any) -> None:
-        """A worker's word counts only while it lives, and a breach of the protocol ends it."""
+    def _from_worker(self, event: Any) -> None:
+        """A worker's word counts until it is killed, and a breach of the protocol kills it."""
         worker = self.state.workers.get(event.worker)
-        if worker is None or worker.broke:
+        if worker is None or worker.state in DEAF:
             return
         try:
-            handler(self.state, event)
+            _FROM_WORKER[type(event)](self.state, worker, event)
         except BreachError as breach:
-            workers.broke(self.state, worker, str(breach))
+            workers.broke(self.state, worker, ev.WorkerBroke(worker.id, str(breach)))
 
     def next_timer(self) -> int | None:
         """When ``Timer`` is due at the latest; None when nothing is planned."""
@@ -72,69 +58,46 @@ class Core:
 
 def _timer(state: State, event: ev.Timer) -> None:
     while state.timers and state.timers[0][0] <= state.now:
-        _, _, action, subject = heapq.heappop(state.timers)
-        of, handler = _TIMERS[action]
-        if of is None:
-            handler(state)
-        elif (thing := getattr(state, of).get(subject)) is not None:
-            handler(state, thing)
+        _, _, kind, number = heapq.heappop(state.timers)
+        if number is None:
+            _TIMERS[kind](state)
+        elif (thing := getattr(state, kind).get(number)) is not None:
+            _TIMERS[kind](state, thing)
 
 
-def _grace(state: State, task: Task) -> None:
-    if task.grace and task.grace <= state.now and task.state in ("cancelling", "expiring"):
-        worker = state.workers[task.worker]
-        if not worker.suspended:
-            workers.kill(state, worker, "it did not let go of a task")
+def _overdue(state: State, task: Task) -> None:
+    """A task has had its time, or that to let go of it; a suspended worker has no time."""
+    worker = state.workers.get(task.worker)
+    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
+        return
+    if task.state in ("queued", "running"):
+        tasks.stop(state, task, "expire", ev.Fault("deadline_passed"))
+    elif worker:
+        workers.kill(state, worker, "it did not let go of a task")
 
 
 def _wake(state: State, service: Service) -> None:
     state.dirty[service.key] = service
 
 
-def _start_late(state: State, worker: Worker) -> None:
-    if worker.state in ("starting", "loading") and worker.due <= state.now:
-        workers.too_slow(state, worker)
-
-
-def _stop_late(state: State, worker: Worker) -> None:
-    if worker.state == "stopping" and worker.due <= state.now:
-        state.out.append(ev.Kill(worker.id, worker.why))
-
-
-def _idle(state: State, worker: Worker) -> None:
-    if worker.state != "ready":
-        return
-    keep = worker.service.keep_ns
-    due = worker.idle_since + (state.idle_ns if keep is None else keep)
-    kept = worker.service.pinned or worker.suspended or (keep is None and not state.idle_ns)
-    if due <= state.now and not kept and not workers.in_use(state, worker):
-        workers.stop(state, worker, "idle")
-    else:
-        state.timer(max(due, state.now + limits.SECOND), "idle", worker.id)
-
-
-def _client_left(state: State, event: ev.ClientLeft) -> None:
-    tasks.client_left(state, event.client)
-    leases.client_left(state, event.client)
-
-
 def _commanded(state: State, event: ev.Commanded) -> None:
     """Do what the owner says to all that runs under a name."""
     found = []
-    for (plugin, model, lane), service in state.services.items():
-        if event.name not in (plugin, model):
+    names = ("plugin", "model", "lane", "waiting")
+    for service in state.services.values():
+        if event.name not in service.key[:2]:
             continue
-        worker, waiting = service.worker, len(service.queue)
-        if event.command in ("pin", "unpin"):
-            service.pinned = event.command == "pin"
-        elif event.command in ("suspend", "resume"):
-            service.held = event.command == "suspend"
-            if worker:
-                (grants.suspend if service.held else grants.resume)(state, worker)
-        else:
+        if service.worker or event.command in ("pin", "unpin"):
+            row = (*service.key, len(service.queue))
+            found.append(dict(zip(names, row, strict=True)))
+        if event.command == "unload":
             _unload(state, service, event.name)
-        if worker or event.command in ("pin", "unpin"):
-            found.append({"plugin": plugin, "model": model, "lane": lane, "waiting": waiting})
+        elif event.command in ("pin", "unpin"):
+            service.pinned = event.command == "pin"
+        else:
+            service.held = event.command == "suspend"
+            if service.worker:
+                grants.suspend(state, service.worker)
     if event.command == "unload":
         shared.reclaim(state, state.ledger.budget, client=0)
     told = "stopped" if event.command == "unload" else "changed"
@@ -160,35 +123,20 @@ def _shutdown(state: State, event: ev.ShutdownAsked) -> None:
     fault = ev.Fault("kernel_stopped")
     for service in state.services.values():
         workers.fail_waiting(state, service, fault)
-    for worker in list(state.workers.values()):
-        worker.fault = fault
-        state.out.append(ev.Kill(worker.id, "the kernel stops"))
-
-
-def _answered(state: State, event: ev.WorkerAnswered) -> None:
-    state.workers[event.worker].missed = 0
-
-
-def _broke(state: State, event: ev.WorkerBroke) -> None:
-    workers.broke(state, state.workers[event.worker], event.why)
-
-
-def _pressure(state: State, event: ev.Pressure) -> None:
-    grants.pressure(state, event)
-    if state.ledger.free < 0:
-        workers.make_room(state, 0, None)
+    for worker in state.workers.values():
+        workers.kill(state, worker, "the kernel stops", fault)
 
 
 _HANDLERS: dict[type, Any] = {
     ev.Submitted: tasks.submitted,
     ev.CancelAsked: tasks.cancel_asked,
-    ev.ClientLeft: _client_left,
+    ev.ClientLeft: tasks.client_left,
     ev.Borrowed: leases.borrowed,
     ev.Returned: leases.returned,
     ev.Commanded: _commanded,
     ev.ShutdownAsked: _shutdown,
     ev.WorkerGone: workers.gone,
-    ev.Pressure: _pressure,
+    ev.Pressure: workers.pressure,
     ev.MemoryGone: shared.gone,
     ev.Unmapped: shared.unmapped,
     ev.Timer: _timer,
@@ -198,20 +146,15 @@ _FROM_WORKER: dict[type, Any] = {
     ev.WorkerFilled: weights.filled,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
-    ev.WorkerBroke: _broke,
-    ev.WorkerAnswered: _answered,
+    ev.WorkerBroke: workers.broke,
+    ev.WorkerAnswered: workers.answered,
     ev.Output: tasks.output,
     ev.WorkerDropped: shared.dropped,
 }
-_TIMERS: dict[str, tuple[str | None, Any]] = {
-    "deadline": ("tasks", tasks.deadline),
-    "grace": ("tasks", _grace),
-    "wake": ("services", _wake),
-    "start": ("workers", _start_late),
-    "stop": ("workers", _stop_late),
-    "idle": ("workers", _idle),
-    "ping": ("workers", workers.watch),
-    "held": ("workers", grants.held),
-    "turn": (None, grants.turn),
+_TIMERS: dict[str, Any] = {
+    "tasks": _overdue,
+    "services": _wake,
+    "workers": workers.look,
+    "turn": grants.next_turn,
 }
-"""Of what each is (a table of ``State``), and what then happens if it is still there."""
+"""Of what a timer is (a table of ``State``, or else no thing), and what then happens."""

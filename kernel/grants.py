@@ -15,15 +15,11 @@ from clawai.kernel.state import State, Worker
 def divide(state: State) -> None:
     """Grant threads anew: the set of those that compute has changed, or whose turn it is."""
     state.redivide = False
-    if not state.computing:
-        return
     cores = max(1, round(state.cores * state.share))
-    free = max(1, cores - state.plain)
+    free, turn = max(1, cores - state.plain), state.now // limits.TURN
     groups: dict[int, list[Worker]] = {}
-    for number in sorted(state.computing):
-        worker = state.computing[number]
-        ranks = [task.rank for batch in worker.running.values() for task in batch.values()]
-        worker.group = len(CLASSES) if worker.missed > 1 else min(ranks)
+    for _, worker in sorted(state.computing.items()):
+        worker.group = len(CLASSES) if worker.missed > 1 else worker.best()
         groups.setdefault(worker.group, []).append(worker)
     for rank, group in sorted(groups.items()):
         # Where there are many processors, a part of them is left to the classes below.
@@ -31,91 +27,59 @@ def divide(state: State) -> None:
         mine, free = free - left, left
         if len(group) > mine and not state.turning:
             state.turning = True
-            state.timer(state.now + limits.TURN, "turn")
-        first = state.turn * mine % len(group)
+            state.timer((turn + 1) * limits.TURN, "turn")
+        first = turn * mine % len(group)
         for place, worker in enumerate(group[first:] + group[:first]):
             _grant(state, worker, mine // len(group) + (place < mine % len(group)))
 
 
-def turn(state: State) -> None:
+def next_turn(state: State) -> None:
     """The next ones of a crowded class compute."""
-    state.turning = False
-    state.turn += 1
-    state.redivide = True
+    state.turning, state.redivide = False, True
 
 
 def _grant(state: State, worker: Worker, threads: int) -> None:
     threads = threads or (-1 if 1 in state.rungs else 1)
     if threads == worker.threads:
         return
-    worker.threads = threads
-    if threads < 0:
-        worker.held_since = state.now
-        _age(state, worker)
+    worker.threads, worker.held_since = threads, state.now
     for slot in worker.running:
         tasks.refresh(state, worker, slot)
 
 
-def _age(state: State, worker: Worker) -> None:
-    rank = min((task.rank for task in worker.tasks()), default=0)
-    patience = limits.PROMOTE[CLASSES[rank]]
-    if patience and worker.threads < 0 and not worker.ageing:
-        worker.ageing = True
-        state.timer(max(worker.held_since + patience, state.now + limits.MS), "held", worker.id)
-
-
-def held(state: State, worker: Worker) -> None:
+def age(worker: Worker, now: int) -> None:
     """What is held ages as what is queued does, so that it computes again in the end."""
-    running, worker.ageing = worker.tasks(), False
-    rank = min((task.rank for task in running), default=0)
-    due = worker.held_since + limits.PROMOTE[CLASSES[rank]]
-    if worker.threads < 0 and rank and state.now >= due:
-        for task in running:
+    rank = worker.best()
+    patience = limits.PROMOTE[CLASSES[rank]]
+    if worker.threads < 0 < rank and now >= worker.held_since + patience:
+        worker.held_since += patience
+        for task in worker.tasks():
             task.rank = max(0, task.rank - 1)
-        worker.held_since = state.now
-        state.redivide = True
-    _age(state, worker)
 
 
 def suspend(state: State, worker: Worker) -> None:
-    """Stop a worker's processes where they stand; its clocks stop with it."""
-    if worker.suspended or worker.state != "ready" or worker.killed:
-        return
-    worker.suspended = state.now
-    state.computes(worker, -len(worker.running))
-    state.log("info", f"worker {worker.id} {worker.spec.plugin} is suspended")
-    state.out.append(ev.Suspend(worker.id, True))
+    """Stop a worker where it stands, or let it go on, as its owner and the box will have it.
 
-
-def resume(state: State, worker: Worker) -> None:
-    """Let a worker go on: every clock of it and of its tasks is as it was."""
-    if not worker.suspended:
+    Every clock of it and of its tasks stands still meanwhile.
+    """
+    stopped = worker.service.held
+    if worker.spec.lane == "bulk" and 3 in state.rungs:
+        stopped = stopped or state.cores * state.share < limits.SQUEEZED
+    stopped = stopped and worker.state == "ready"
+    if stopped == bool(worker.suspended):
         return
-    paused, worker.suspended = state.now - worker.suspended, 0
-    state.computes(worker, len(worker.running))
+    paused = state.now - worker.suspended
+    worker.suspended = state.now if stopped else 0
+    state.computes(worker, -len(worker.running) if stopped else len(worker.running))
+    state.out.append(ev.Suspend(worker.id, stopped))
+    if stopped:
+        state.log("info", f"worker {worker.id} {worker.spec.plugin} is suspended")
+        return
     worker.missed = 0
     worker.idle_since += paused
-    state.out.append(ev.Suspend(worker.id, False))
     state.dirty[worker.service.key] = worker.service
     for task in worker.tasks():
         task.dispatched += paused
         if task.deadline is not None:
             task.deadline += paused
-            state.timer(task.deadline, "deadline", task.id)
-        if task.grace:
-            task.grace += paused
-            state.timer(task.grace, "grace", task.id)
-
-
-def pressure(state: State, event: ev.Pressure) -> None:
-    """Others use the box, or have stopped to: divide what is left."""
-    state.share = min(1.0, event.cores / state.cores)
-    state.ledger.limit = min(state.ledger.budget, event.memory)
-    state.ledger.freed = True
-    state.redivide = True
-    state.squeezed = event.cores < limits.SQUEEZED and 3 in state.rungs
-    for worker in state.workers.values():
-        if worker.spec.lane == "bulk" and state.squeezed:
-            suspend(state, worker)
-        elif not worker.service.held:
-            resume(state, worker)
+            state.timer(task.deadline, "tasks", task.id)

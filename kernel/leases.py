@@ -87,7 +87,7 @@ def lend_waiting(state: State, service: Service, worker: Worker, room: Room) -> 
     if service.borrows:
         # Looked at again when memory has come back, or else when it should have.
         state.hungry[service.key] = service
-        state.timer(state.now + limits.UNMAP, "wake", service.key)
+        state.timer(state.now + limits.UNMAP, "services", service.key)
 
 
 def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:

@@ -76,6 +76,7 @@ BULK_PATIENCE = 9
 other busy programs it waits for the processor, and what waits does not hang."""
 MISSED = 4
 """Pings sent in that time."""
+PING = HUNG // MISSED
 STOP_GRACE = 1 * SECOND
 DEATHS = 3
 """So many deaths within ``DEATH_WINDOW`` without an answer put a plugin in quarantine."""

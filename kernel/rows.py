@@ -14,7 +14,7 @@ from clawai.kernel.state import Task
 from clawai.kernel.tasks import wait_ns
 
 _SPEC = ("spec.plugin", "spec.model")
-_SERVICE = (*_SPEC, "spec.lane", "started", "quarantined_until", "failing", "last_why")
+_SERVICE = (*_SPEC, "spec.lane", "started", "quarantined_until", "last_why")
 _WORKER = (*_SPEC, "id", "spec.lane", "state", "suspended", "threads", "idle_since")
 _TASK = ("id", "state", "submitted", "worker", "asked.client", "asked.op", "asked.priority")
 _ASKED = ("asked.spec.model", "asked.spec.lane", "asked.job")

@@ -9,7 +9,7 @@ disconnects, a worker until it ends.
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.pool import Holder, Memory
-from clawai.kernel.state import MEMORY, BreachError, State, step
+from clawai.kernel.state import MEMORY, BreachError, State, Worker, step
 from clawai.sdk import wire
 
 
@@ -105,11 +105,11 @@ def _let_go(state: State, number: int, who: Holder) -> bool:
     return True
 
 
-def dropped(state: State, event: ev.WorkerDropped) -> None:
+def dropped(state: State, worker: Worker, event: ev.WorkerDropped) -> None:
     """A worker says it has unmapped a segment."""
-    if not _let_go(state, event.memory, ("worker", event.worker)):
+    if not _let_go(state, event.memory, ("worker", worker.id)):
         raise BreachError("dropped a segment that it was not told to drop")
-    state.workers[event.worker].retired += 1
+    worker.retired += 1
 
 
 def unmapped(state: State, event: ev.Unmapped) -> None:

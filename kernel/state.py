@@ -12,16 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from clawai.kernel import events as ev
+from clawai.kernel import limits
 from clawai.kernel.costs import Batching, Costs, Key
-from clawai.kernel.events import (
-    Borrowed,
-    Fault,
-    Instruction,
-    Log,
-    Spec,
-    Submitted,
-    WorkerReserved,
-)
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.pool import Memory
 from clawai.kernel.queue import BATCH, Queue
@@ -45,12 +38,17 @@ TASK = table(
 TASK_ENDS = frozenset(("done", "failed", "cancelled", "expired"))
 WORKER = table(
     "new: start > starting",
-    "starting: reserve > waiting, ready > ready, stop > stopping, gone > gone",
-    "waiting: grant > loading, stop > stopping, gone > gone",
-    "loading: ready > ready, stop > stopping, gone > gone",
-    "ready: stop > stopping, gone > gone",
-    "stopping: gone > gone",
+    "starting: reserve > waiting, ready > ready, stop > stopping, kill > killed, gone > gone",
+    "waiting: grant > loading, stop > stopping, kill > killed, gone > gone",
+    "loading: ready > ready, stop > stopping, kill > killed, gone > gone",
+    "ready: stop > stopping, kill > killed, gone > gone",
+    "stopping: kill > stopped, gone > gone",
+    "killed: kill > killed, stop > stopping, gone > gone",
+    "stopped: kill > stopped, gone > gone",
 )
+LEAVING = frozenset(("stopping", "stopped", "killed"))
+DEAF = frozenset(("stopped", "killed"))
+"""The end is on its way: nothing is said to such a worker, and nothing that it says counts."""
 MEMORY = table(
     "new: fill > filling, share > shared",
     "filling: share > shared, drop > dropping",
@@ -58,6 +56,10 @@ MEMORY = table(
     "dropping: unmapped > freeing",
     "freeing: gone > gone",
 )
+
+
+NEVER = 1 << 62
+RUNGS = frozenset((0, 1, 2, 3, 4))
 
 
 class BreachError(Exception):
@@ -83,13 +85,14 @@ class Task(Struct, eq=False):
     """
 
     id: int
-    asked: Submitted
+    asked: ev.Submitted
     service: "Service"
     submitted: int
     rank: int
     """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
     deadline: int | None
-    """Later than asked for by the time that it was suspended."""
+    """Later than asked for by the time that it was suspended. While it is cancelling or expiring:
+    when its worker must have let go of it."""
     key: Key
     """Of what costs the same."""
     cost: int = 0
@@ -109,10 +112,13 @@ class Task(Struct, eq=False):
     """Its owner has been told the end, at the deadline; the worker still has to let go."""
     dispatched: int = 0
     load_ns: int = 0
-    fault: Fault | None = None
+    fault: ev.Fault | None = None
     """Why it is being ended, while it is cancelling or expiring."""
-    grace: int = 0
-    """When the worker must have let go of it."""
+
+    @property
+    def again(self) -> bool:
+        """Whether it could still run again from its beginning."""
+        return self.state == "running" and self.asked.idempotent and not self.streamed
 
 
 @dataclass(slots=True)
@@ -122,11 +128,11 @@ class Worker:
     id: int
     service: "Service"
     started: int
-    spec: Spec
-    due: int
-    """When it must be ready, or gone."""
+    spec: ev.Spec
     holds: int
     """Bytes of its own that are charged."""
+    look: int = NEVER
+    """When it is looked at next, in the state that it is in."""
     state: str = "new"
     slots: int = 0
     running: dict[int, dict[int, Task]] = field(default_factory=dict)
@@ -142,22 +148,15 @@ class Worker:
     group: int = 0
     """The class that it computed as when the processors were last divided."""
     held_since: int = 0
-    ageing: bool = False
-    """A timer is set that looks how long it has been held."""
-    wanted: WorkerReserved | None = None
+    wanted: ev.WorkerReserved | None = None
     """What it waits for, in state waiting."""
     ready_at: int = 0
     idle_since: int = 0
     missed: int = 0
     """Pings without an answer. Counted, not timed: the clock may jump."""
-    pinged: bool = False
     retired: int = 0
     suspended: int = 0
     """Since when; 0: it runs."""
-    killed: bool = False
-    """Its end is on the way; it gets nothing more to do."""
-    broke: bool = False
-    """It broke the protocol: nothing that it says counts any more."""
     why: str = ""
     fault: Any = None
     """What its tasks are told (a ``Fault``, or what the plugin said)."""
@@ -165,11 +164,20 @@ class Worker:
     @property
     def leaving(self) -> bool:
         """Its memory is on its way back."""
-        return self.state == "stopping" or self.killed
+        return self.state in LEAVING
 
     def tasks(self) -> list[Task]:
         """All that it runs."""
         return [task for batch in self.running.values() for task in batch.values()]
+
+    def step(self, happened: str) -> None:
+        """Move it as the table says. Each state has a clock of its own."""
+        step(WORKER, self, happened)
+        self.look = NEVER
+
+    def best(self) -> int:
+        """The highest class of what it runs."""
+        return min([task.rank for task in self.tasks()])
 
 
 @dataclass(slots=True)
@@ -177,11 +185,13 @@ class Service:
     """One (plugin, model, lane)."""
 
     key: tuple[str, str, str]
-    spec: Spec
+    spec: ev.Spec
     """The latest; the key is always the same."""
+    keep_ns: int
+    """How long its worker stays when idle: as the last task that said so wished."""
     queue: Queue = field(default_factory=Queue)
     batching: Batching = field(default_factory=Batching)
-    borrows: list[Borrowed] = field(default_factory=list)
+    borrows: list[ev.Borrowed] = field(default_factory=list)
     worker: Worker | None = None
     deaths: list[int] = field(default_factory=list)
     """Since its last answer."""
@@ -197,12 +207,13 @@ class Service:
     pinned: bool = False
     held: bool = False
     """Suspended by its owner."""
-    keep_ns: int | None = None
-    """How long its worker stays when idle, as the last task that said so wished."""
     last_why: Any = ""
-    """Why its last worker ended: our own text, or what the plugin said."""
-    failing: bool = False
-    """Its last worker could not start, or died."""
+    """Why its last worker could not start, or died (as ``Worker.fault``, or our own text)."""
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether it is to have a worker."""
+        return bool(self.queue or self.borrows or self.revive)
 
     @property
     def title(self) -> str:
@@ -215,12 +226,14 @@ class State:
     """Everything."""
 
     ledger: Ledger
-    idle_ns: int
-    cores: int
-    rungs: frozenset[int]
+    idle_ns: int = 0
+    """How long a worker stays without work; 0: for ever."""
+    cores: int = 2
+    """Processors that running workers share."""
+    rungs: frozenset[int] = RUNGS
     """Of the preemption ladder, those in use."""
-    hung_ns: int
-    most_tasks: int
+    most_tasks: int = limits.TASKS
+    """That may wait or run at a time."""
     share: float = 1.0
     """Of ``cores``, what others on the box leave us."""
     costs: Costs = field(default_factory=Costs)
@@ -238,19 +251,17 @@ class State:
     """Cooperative workers that run tasks: they share the processors."""
     plain: int = 0
     """Slots that run on others of the main lane."""
-    squeezed: bool = False
-    """Others leave us so little that bulk workers are suspended."""
     redivide: bool = False
     """The processors are to be divided anew before this event is over."""
     turning: bool = False
-    turn: int = 0
-    """Whose turn it is among equals when there are more workers than processors."""
+    """There are more workers than processors, and a timer is set for the next turn."""
     payload: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     stopping: bool = False
     now: int = 0
-    out: list[Instruction] = field(default_factory=list)
+    out: list[ev.Instruction] = field(default_factory=list)
     timers: list[tuple[int, int, str, Any]] = field(default_factory=list)
+    """When, a number, and what ``timer`` was told."""
     purged: int = 0
     """Timers that were left when those of what is gone were last thrown away."""
     last: dict[str, int] = field(default_factory=dict)
@@ -260,23 +271,24 @@ class State:
         self.last[kind] = self.last.get(kind, 0) + 1
         return self.last[kind]
 
-    def timer(self, when: int, action: str, subject: Any = None) -> None:
-        """Have ``action`` looked at when ``when`` has come; what is over by then is ignored."""
-        heapq.heappush(self.timers, (when, self.number("timer"), action, subject))
+    def timer(self, when: int, kind: str, number: Any = None) -> None:
+        """Look at a thing (``kind`` is its table here) at that time, or have something happen."""
+        heapq.heappush(self.timers, (when, self.number("timer"), kind, number))
         if len(self.timers) > max(64 + 4 * (len(self.tasks) + len(self.workers)), 2 * self.purged):
             # Deadlines of tasks that have ended would stay until they come, which can be years.
-            self.timers = [entry for entry in self.timers if self._matters(entry[2], entry[3])]
+            self.timers = [e for e in self.timers if e[3] is None or e[3] in getattr(self, e[2])]
             heapq.heapify(self.timers)
             self.purged = len(self.timers)
 
-    def _matters(self, action: str, subject: Any) -> bool:
-        if action in ("deadline", "grace"):
-            return subject in self.tasks
-        return action in ("wake", "turn") or subject in self.workers
+    def look(self, worker: Worker, when: int) -> None:
+        """Have a worker looked at when that time has come, or before."""
+        if when < worker.look:
+            worker.look = when
+            self.timer(when, "workers", worker.id)
 
     def log(self, level: str, text: str) -> None:
         """Write a line."""
-        self.out.append(Log(level, text))
+        self.out.append(ev.Log(level, text))
 
     def computes(self, worker: Worker, slots: int) -> None:
         """So many slots of a worker have begun to run (less than 0: have ended)."""
@@ -292,12 +304,10 @@ class State:
             self.plain += slots
             self.redivide = bool(self.computing)
 
-    def service(self, spec: Spec) -> Service:
+    def service(self, spec: ev.Spec) -> Service:
         """The service of a spec, which is looked at before the event is over."""
         key = spec.key
-        service = self.services.get(key)
-        if service is None:
-            service = self.services[key] = Service(key, spec)
+        service = self.services.get(key) or Service(key, spec, self.idle_ns or NEVER)
         service.spec = spec
-        self.dirty[key] = service
+        self.services[key] = self.dirty[key] = service
         return service

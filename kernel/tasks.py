@@ -124,7 +124,7 @@ def submitted(state: State, event: ev.Submitted) -> None:
     service.queue.push(task, state.now)
     service.batching.arrived(state.now)
     if event.deadline is not None:
-        state.timer(event.deadline, "deadline", number)
+        state.timer(event.deadline, "tasks", number)
     estimate = wait // limits.MS if cost else None
     accepted = wire.Accepted(
         id=event.request, task=number, position=place, estimate_ms=estimate, job=event.job
@@ -175,9 +175,7 @@ def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool
     worker.sizes[slot] = len(good)
     worker.rank = min([task.rank for task in good])
     state.computes(worker, 1)
-    if not worker.pinged:
-        worker.pinged, worker.missed = True, 0
-        state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
+    state.look(worker, state.now + limits.PING)
     refresh(state, worker, slot)
     _say(state, "start", good, ev.Dispatch(worker.id, slot, tuple(runs)))
     return True
@@ -201,14 +199,12 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
     state.computes(worker, -1)
     worker.idle_since = state.now
     state.ledger.freed = True  # it may be evicted now
-    if service.keep_ns != task.asked.keep_ns is not None:
+    if task.asked.keep_ns is not None:
         service.keep_ns = task.asked.keep_ns
-        state.timer(state.now + task.asked.keep_ns, "idle", worker.id)
 
 
-def output(state: State, event: ev.Output) -> None:
+def output(state: State, worker: Worker, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
-    worker = state.workers[event.worker]
     task = state.tasks.get(event.task)
     if task is None or task.worker != worker.id:
         raise BreachError(f"a message about task {event.task}, which it does not run")
@@ -248,19 +244,12 @@ def cancel_asked(state: State, event: ev.CancelAsked) -> None:
         stop(state, task, "cancel", ev.Fault("cancelled"))
 
 
-def client_left(state: State, client: int) -> None:
+def client_left(state: State, event: ev.ClientLeft) -> None:
     """Nobody waits for these any more, but the durable ones."""
-    for task in list(state.requests.get(client, {}).values()):
+    for task in list(state.requests.get(event.client, {}).values()):
         if not task.asked.job:
             stop(state, task, "cancel", ev.Fault("client_left"))
-
-
-def deadline(state: State, task: Task) -> None:
-    """Its time may be over; that of a suspended worker stands still."""
-    worker = state.workers.get(task.worker)
-    due = task.deadline is not None and task.deadline <= state.now
-    if due and not (worker and worker.suspended):
-        stop(state, task, "expire", ev.Fault("deadline_passed"))
+    leases.client_left(state, event.client)
 
 
 def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
@@ -269,7 +258,7 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         end(state, task, happened, fault)
     elif task.state == "running":  # or its end is on the way
         step(TASK, task, happened)
-        task.fault = fault
+        task.fault, task.deadline = fault, None
         worker = state.workers[task.worker]
         batch = worker.running[task.slot].values()
         if happened == "expire" or worker.suspended or len(batch) > 1:
@@ -278,8 +267,8 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         refresh(state, worker, task.slot)
         state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
         if all(each.state != "running" for each in batch):  # a batch ends as a whole
-            task.grace = state.now + limits.CANCEL_GRACE
-            state.timer(task.grace, "grace", task.id)
+            task.deadline = state.now + limits.CANCEL_GRACE
+            state.timer(task.deadline, "tasks", task.id)
 
 
 def end(state: State, task: Task, happened: str, word: Any = None) -> None:

@@ -43,11 +43,11 @@ def unfilled(state: State, worker: int) -> Memory | None:
     return next(found, None)
 
 
-def filled(state: State, event: ev.WorkerFilled) -> None:
+def filled(state: State, worker: Worker, event: ev.WorkerFilled) -> None:
     """A worker has written its object, and nobody can change it any more; or it cannot go on."""
-    held = unfilled(state, event.worker)
+    held = unfilled(state, worker.id)
     if held is None or not event.sealed:
         raise BreachError("its weights could still be written, or it had none to fill")
     step(MEMORY, held, "share")
     state.ledger.freed = True  # who waits for the same is looked at again
-    state.out.append(ev.Tell(event.worker, wire.Sealed()))
+    state.out.append(ev.Tell(worker.id, wire.Sealed()))

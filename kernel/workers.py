@@ -5,10 +5,8 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel import grants, leases, limits, shared, tasks, weights
 from clawai.kernel.queue import BATCH
-from clawai.kernel.state import WORKER, BreachError, Service, State, Task, Worker, step
+from clawai.kernel.state import NEVER, BreachError, Service, State, Task, Worker
 from clawai.sdk import wire
-
-LOADING = ("starting", "waiting", "loading")
 
 
 def schedule(state: State) -> None:
@@ -27,7 +25,7 @@ def schedule(state: State) -> None:
 def _serve(state: State, service: Service) -> None:
     worker = service.worker
     if worker is None:
-        if service.queue or service.borrows or service.revive:
+        if service.waited_for:
             _start(state, service)
     elif worker.state == "waiting":
         _grant(state, worker)
@@ -35,10 +33,12 @@ def _serve(state: State, service: Service) -> None:
         # Its model was replaced in the store: nothing new goes to it.
         if not worker.running:
             stop(state, worker, "its model was replaced")
-    elif worker.state == "ready" and not worker.killed:
+    elif worker.state == "ready":
         if service.borrows:
             leases.lend_waiting(state, service, worker, make_room)
         _fill(state, service, worker)
+        if not worker.running:
+            state.look(worker, worker.idle_since + service.keep_ns)
         if worker.retired >= limits.RETIRED and not in_use(state, worker):
             stop(state, worker, "renewed: many segments were taken back")
 
@@ -50,7 +50,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
     free = [] if full else [n for n in range(worker.slots) if n not in worker.running]
     while free and queue and not worker.suspended:
         if state.now < batching.until and batching.waits(len(queue), state.now) and queue.best():
-            state.timer(batching.until, "wake", service.key)
+            state.timer(batching.until, "services", service.key)
             return
         # The last slot of a model is kept for what is more urgent than bulk work.
         last = len(free) == 1 and worker.slots > 1 and service.spec.model
@@ -65,17 +65,12 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
 
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
     """As many of the same operation as may run together and still meet the tightest deadline."""
-    batch = [first]
-    if first.asked.batch == 1:
-        return batch
-    most = max(1, int(first.asked.batch * state.share))
-    tightest = first.deadline
-    while len(batch) < most and service.queue:
+    batch, tightest = [first], first.deadline
+    most = first.asked.batch * state.share
+    while len(batch) + 1 <= most and service.queue:
         # Where nothing is known yet, a batch of any size may be tried.
-        if (
-            tightest is not None
-            and state.now + service.batching.estimate(len(batch) + 1) > tightest
-        ):
+        ends = state.now + service.batching.estimate(len(batch) + 1)
+        if tightest is not None and ends > tightest:
             break
         if (task := service.queue.take(state.now, first.asked.op)) is None:
             break
@@ -89,13 +84,11 @@ def _make_way(state: State, worker: Worker, rank: int) -> None:
     """Ask the lowest task that can run again to go back to the queue for a higher one."""
     lower = []
     for batch in worker.running.values():
-        for task in batch.values():
-            if task.yielding:
-                return
-            alone = len(batch) == 1 and task.state == "running"
-            if alone and task.rank > rank and task.asked.idempotent and not task.streamed:
-                lower.append(task)
-            break
+        task = next(iter(batch.values()))
+        if task.yielding:
+            return
+        if task.rank > rank and task.again and len(batch) == 1:
+            lower.append(task)
     if lower:
         lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
         lowest.yielding = True
@@ -104,47 +97,47 @@ def _make_way(state: State, worker: Worker, rank: int) -> None:
 
 def in_use(state: State, worker: Worker) -> bool:
     """Whether somebody runs on it, waits for it, or shares memory with it."""
-    return bool(
-        worker.running
-        or worker.service.queue
-        or worker.service.borrows
-        or shared.lent(state, worker.id)
-    )
+    return bool(worker.running or worker.service.waited_for or shared.lent(state, worker.id))
+
+
+def _has_room(state: State, service: Service, need: int) -> bool:
+    """Whether so much is free; if not, room is made, and the service waits for it."""
+    if state.ledger.free >= need:
+        return True
+    state.hungry[service.key] = service
+    make_room(state, need, service.worker)
+    return False
 
 
 def _start(state: State, service: Service) -> None:
+    spec = service.spec
     if state.now < max(service.retry_at, service.quarantined_until):
         return
-    base = service.spec.base_bytes
-    if state.ledger.free < base:
-        state.hungry[service.key] = service
-        make_room(state, base)
+    if not _has_room(state, service, spec.base_bytes):
         return
-    state.ledger.charge(base)
-    due = state.now + limits.START * _patience(service.spec)
-    worker = Worker(state.number("worker"), service, state.now, service.spec, due, base)
-    step(WORKER, worker, "start")
-    service.worker = worker
+    state.ledger.charge(spec.base_bytes)
+    worker = Worker(state.number("worker"), service, state.now, spec, spec.base_bytes)
+    worker.step("start")
+    service.worker = state.workers[worker.id] = worker
     service.revive = False
     service.started += 1
-    state.workers[worker.id] = worker
-    state.timer(due, "start", worker.id)
-    state.out.append(ev.Start(worker.id, service.spec))
+    state.look(worker, state.now + limits.START * _patience(spec))
+    state.out.append(ev.Start(worker.id, spec))
 
 
-def reserved(state: State, event: ev.WorkerReserved) -> None:
+def reserved(state: State, worker: Worker, event: ev.WorkerReserved) -> None:
     """A worker knows what its model needs; it loads when that is charged."""
-    worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
     if worker.state != "starting":
         raise BreachError("a second reservation")
-    step(WORKER, worker, "reserve")
+    worker.step("reserve")
     worker.wanted = event
     state.dirty[worker.service.key] = worker.service
     need = worker.spec.base_bytes + event.size + event.weights_bytes
     if need > state.ledger.budget:
-        _give_up(state, worker, tasks.never_fits(state.ledger, need, worker.service.title))
+        fault = tasks.never_fits(state.ledger, need, worker.service.title)
+        unready(state, worker, ev.WorkerUnready(worker.id, fault))
 
 
 def _grant(state: State, worker: Worker) -> None:
@@ -152,17 +145,15 @@ def _grant(state: State, worker: Worker) -> None:
     assert wish is not None
     held = weights.find(state, worker, wish)
     need = wish.size + (wish.weights_bytes if held is None else 0)
-    filling = held is not None and held.state == "filling"
-    if filling or state.ledger.free < need:
+    if held is not None and held.state == "filling":  # until the other worker has filled it
         state.hungry[worker.service.key] = worker.service
-        if not filling:  # else it waits until the other worker has filled it
-            make_room(state, need, worker)
+        return
+    if not _has_room(state, worker.service, need):
         return
     state.ledger.charge(wish.size)
     worker.holds += wish.size
-    step(WORKER, worker, "grant")
-    worker.due = state.now + limits.LOAD * _patience(worker.spec)
-    state.timer(worker.due, "start", worker.id)
+    worker.step("grant")
+    state.look(worker, state.now + limits.LOAD * _patience(worker.spec))
     weights.grant(state, worker, wish, held)
 
 
@@ -172,7 +163,6 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     Returns how many will be.
 
     What is on its way out counts as free to come; the charge is made only when it is really back.
-    If only other loads stand in the way, the youngest of them starts over later.
     """
     idle = [
         worker
@@ -183,20 +173,8 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
     idle.sort(key=lambda worker: (worker.rank, -worker.idle_since, -worker.id))
     while (coming := _coming(state, need)) < need and idle:
         stop(state, idle.pop(), "evicted: its memory is needed")
-    busy = any(worker.running or worker.state == "loading" for worker in state.workers.values())
-    waiting = [
-        worker
-        for worker in state.workers.values()
-        if worker.state in ("starting", "waiting") and worker is not wanting
-    ]
-    if coming < need and wanting and waiting and not busy:
-        youngest = max(waiting, key=lambda worker: worker.id)
-        if youngest.id > wanting.id:
-            service = youngest.service  # each time for longer, as nothing may have changed
-            service.retry_at = state.now + (limits.SECOND << service.put_off)
-            service.put_off = min(service.put_off + 1, 6)
-            state.timer(service.retry_at, "wake", service.key)
-            stop(state, youngest, "made to wait: another load came first")
+    if coming < need and wanting:
+        _put_off_others(state, wanting)
     return coming
 
 
@@ -207,45 +185,99 @@ def _coming(state: State, need: int) -> int:
     return coming + shared.reclaim(state, need - coming)
 
 
-def ready(state: State, event: ev.WorkerReady) -> None:
+def _put_off_others(state: State, wanting: Worker) -> None:
+    """If only other loads stand in its way, the youngest starts over later: or all would wait."""
+    waiting = ("starting", "waiting")
+    busy = [w for w in state.workers.values() if w.running or w.state in (*waiting, "loading")]
+    youngest = busy[-1]
+    if youngest is wanting or not all(worker.state in waiting for worker in busy):
+        return
+    service = youngest.service  # each time for longer, as nothing may have changed
+    service.retry_at = state.now + (limits.SECOND << service.put_off)
+    service.put_off = min(service.put_off + 1, 6)
+    state.timer(service.retry_at, "services", service.key)
+    stop(state, youngest, "made to wait: another load came first")
+
+
+def ready(state: State, worker: Worker, event: ev.WorkerReady) -> None:
     """A worker takes tasks from now on."""
-    worker = state.workers[event.worker]
     if worker.state == "stopping":
         return
     if worker.state not in ("starting", "loading") or weights.unfilled(state, worker.id):
         raise BreachError("a second ready, or one before its memory was granted")
-    step(WORKER, worker, "ready")
+    worker.step("ready")
     worker.slots = min(event.slots, worker.spec.slots)
     service = worker.service
-    service.failing = False
-    service.put_off = 0
+    service.last_why, service.put_off = "", 0
     state.dirty[service.key] = service
     took = state.now - worker.started
     state.costs.learn(("", service.title, 0), took)
     state.log("info", f"worker {worker.id} {service.title} is ready after {took // limits.MS} ms")
     worker.ready_at = worker.idle_since = state.now
-    if service.held or (state.squeezed and worker.spec.lane == "bulk"):
-        grants.suspend(state, worker)
-    if state.idle_ns or service.keep_ns is not None:
-        state.timer(state.now + (service.keep_ns or state.idle_ns), "idle", worker.id)
+    grants.suspend(state, worker)
 
 
-def unready(state: State, event: ev.WorkerUnready) -> None:
+# Time.
+
+
+def _patience(spec: ev.Spec) -> int:
+    return limits.BULK_PATIENCE if spec.lane == "bulk" else 1
+
+
+def look(state: State, worker: Worker) -> None:
+    """See whether a worker is late, silent or idle, and say when to look again."""
+    if state.now < worker.look:
+        return
+    worker.look = NEVER
+    if worker.state == "ready":
+        (_watch if worker.running else _rest)(state, worker)
+    elif worker.state == "stopping":
+        kill(state, worker, worker.why)
+    else:
+        why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
+        fault = ev.Fault("too_slow", worker.service.title, because=why)
+        fail_waiting(state, worker.service, fault)
+        kill(state, worker, why)
+
+
+def _watch(state: State, worker: Worker) -> None:
+    """Ping a busy worker; one that stays silent is killed (rung 4 of the preemption ladder)."""
+    if worker.missed >= limits.MISSED * _patience(worker.spec) and 4 in state.rungs:
+        fault = ev.Fault("worker_hung", worker.service.title)
+        kill(state, worker, "it stopped answering", fault)
+        return
+    if not worker.suspended:
+        worker.missed += 1
+        state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
+    grants.age(worker, state.now)
+    state.redivide = True  # who is silent counts as not computing
+    state.look(worker, state.now + limits.PING)
+
+
+def _rest(state: State, worker: Worker) -> None:
+    """Stop a worker that has been idle for as long as it may be."""
+    worker.missed = 0
+    due = worker.idle_since + worker.service.keep_ns
+    if state.now < due:
+        state.look(worker, due)
+    elif worker.service.pinned or worker.suspended or in_use(state, worker):
+        state.look(worker, state.now + limits.SECOND)
+    else:
+        stop(state, worker, "idle")
+
+
+def answered(state: State, worker: Worker, event: ev.WorkerAnswered) -> None:
+    """It lives."""
+    worker.missed = 0
+
+
+# The end.
+
+
+def unready(state: State, worker: Worker, event: ev.WorkerUnready) -> None:
     """A worker cannot serve: those who wait for it are told its reason."""
-    _give_up(state, state.workers[event.worker], event.why)
-
-
-def too_slow(state: State, worker: Worker) -> None:
-    """A worker that is not ready in time is killed; who waits for it is told at once."""
-    why = f"it was not ready after {(state.now - worker.started) // limits.SECOND} s"
-    fail_waiting(state, worker.service, ev.Fault("too_slow", worker.service.title, because=why))
-    kill(state, worker, why)
-
-
-def _give_up(state: State, worker: Worker, fault: Any) -> None:
-    worker.fault = worker.service.last_why = fault
-    worker.service.failing = True
-    fail_waiting(state, worker.service, fault)
+    worker.fault = worker.service.last_why = event.why
+    fail_waiting(state, worker.service, event.why)
     stop(state, worker, "it cannot serve")
 
 
@@ -261,104 +293,97 @@ def fail_waiting(state: State, service: Service, fault: Any) -> None:
 
 def stop(state: State, worker: Worker, why: str) -> None:
     """Ask a worker to exit; it is killed when it takes too long, or cannot hear."""
-    if worker.state == "stopping":
+    if worker.state in ("stopping", "stopped"):
         return
-    step(WORKER, worker, "stop")
+    hears = worker.state != "killed" and not worker.suspended
+    worker.step("stop")
     worker.why = why
     state.log("info", f"worker {worker.id} {worker.service.title} stops: {why}")
-    if worker.suspended:
-        state.out.append(ev.Kill(worker.id, why))
-        return
-    state.out.append(ev.Tell(worker.id, wire.Stop()))
-    worker.due = state.now + limits.STOP_GRACE
-    state.timer(worker.due, "stop", worker.id)
+    if hears:
+        state.out.append(ev.Tell(worker.id, wire.Stop()))
+        state.look(worker, state.now + limits.STOP_GRACE)
+    else:
+        kill(state, worker, why)
 
 
-def kill(state: State, worker: Worker, why: str) -> None:
-    """End a worker's process now; its death is then no surprise, but counts as one."""
+def kill(state: State, worker: Worker, why: str, fault: Any = None) -> None:
+    """End a worker's process now; nothing that it says counts any more.
+
+    Its death is then no surprise, but counts as one, unless it was to stop.
+    """
+    worker.step("kill")
     worker.why = worker.why or why
-    worker.killed = True
+    worker.fault = worker.fault or fault
     state.out.append(ev.Kill(worker.id, why))
 
 
-def broke(state: State, worker: Worker, why: str) -> None:
-    """A worker said what it may not say."""
-    state.log("error", f"worker {worker.id} {worker.service.title} broke the protocol: {why}")
-    worker.broke, worker.fault = True, ev.Fault("bad_worker", because=why)
-    kill(state, worker, f"broke the protocol: {why}")
+def broke(state: State, worker: Worker, event: ev.WorkerBroke) -> None:
+    """A worker said or did what it may not."""
+    why = f"broke the protocol: {event.why}"
+    state.log("error", f"worker {worker.id} {worker.service.title} {why}")
+    kill(state, worker, why, ev.Fault("bad_worker", because=event.why))
 
 
 def gone(state: State, event: ev.WorkerGone) -> None:
     """A worker's process has ended: its memory is back, its tasks are told or run again."""
     worker = state.workers.pop(event.worker)
-    service = worker.service
-    asked_for, served = worker.state == "stopping", worker.state == "ready"
-    why = worker.why or event.why
-    step(WORKER, worker, "gone")
+    service, bereft, slots = worker.service, worker.tasks(), len(worker.running)
+    died = worker.state not in ("stopping", "stopped")
+    worker.why = worker.why or event.why
+    worker.step("gone")
     service.worker = None
-    service.last_why = why
     state.dirty[service.key] = service
     state.ledger.release(worker.holds)
-    shared.holder_gone(state, ("worker", worker.id), keep=not asked_for)
-    bereft, slots = worker.tasks(), len(worker.running)
+    shared.holder_gone(state, ("worker", worker.id), keep=died)
     worker.running.clear()
-    if slots:
-        state.computes(worker, 0 if worker.suspended else -slots)
+    state.computes(worker, 0 if worker.suspended else -slots)
     for task in bereft:
-        _bereft(state, service, worker, task, why)
-    if asked_for or state.stopping:
+        _bereft(state, worker, task)
+    if died and not state.stopping:
+        # A task that has killed it twice does not count: one caller must not lock out the others.
+        _died(state, worker, counts=not any(task.attempts > 1 for task in bereft))
+
+
+def _bereft(state: State, worker: Worker, task: Task) -> None:
+    """What becomes of a task whose worker has died under it."""
+    # A lease ends with the worker, so a task with leases cannot run on the next one.
+    lost = task.asked.leases or worker.fault or state.stopping
+    if task.again and task.attempts < limits.ATTEMPTS and not lost:
+        tasks.requeue(state, task)
         return
-    state.log("error", f"worker {worker.id} {service.title} died: {why}")
-    service.failing = True
-    service.revive = served
-    if served:  # starts that fail count however long each of them takes
+    died = ev.Fault("worker_died", worker.service.title, because=worker.why)
+    tasks.end(state, task, "fail", worker.fault or died)
+
+
+def _died(state: State, worker: Worker, counts: bool) -> None:
+    """Nobody had asked for its end: its service comes back, or after too many is put aside."""
+    service = worker.service
+    state.log("error", f"worker {worker.id} {service.title} died: {worker.why}")
+    service.last_why = worker.why
+    service.revive = worker.ready_at > 0
+    if service.revive:  # starts that fail count however long each of them takes
         since = state.now - limits.DEATH_WINDOW
         service.deaths = [when for when in service.deaths if when > since]
-    # A task that has killed it twice does not count: one caller must not lock out the others.
-    if not any(task.attempts > 1 for task in bereft):
-        service.deaths.append(state.now)
-    if len(service.deaths) >= limits.DEATHS:
-        _quarantine(state, service)
-
-
-def _quarantine(state: State, service: Service) -> None:
-    """Not started again for a while, each time for longer."""
+    service.deaths += [state.now] * counts
+    if len(service.deaths) < limits.DEATHS:
+        return
     pause = min(limits.QUARANTINE << service.quarantines, limits.QUARANTINE_MAX)
     service.quarantined_until = state.now + pause
     service.quarantines = min(service.quarantines + 1, 16)
     service.deaths.pop(0)  # one more without an answer is enough for the next
-    state.timer(service.quarantined_until, "wake", service.key)
+    state.timer(service.quarantined_until, "services", service.key)
     state.log("error", f"{service.title} is in quarantine: it kept dying")
     fail_waiting(state, service, tasks.quarantined(state, service))
 
 
-def _bereft(state: State, service: Service, worker: Worker, task: Task, why: str) -> None:
-    """What becomes of a task whose worker has died under it."""
-    asked = task.asked
-    # A lease ends with the worker, so a task with leases cannot run on the next one.
-    again = asked.idempotent and not (asked.leases or task.streamed or state.stopping)
-    if again and task.attempts < limits.ATTEMPTS and task.state == "running" and not worker.fault:
-        tasks.requeue(state, task)
-        return
-    fault = worker.fault or ev.Fault("worker_died", service.title, because=why)
-    tasks.end(state, task, "fail", fault)
+# What others on the box do.
 
 
-def watch(state: State, worker: Worker) -> None:
-    """Ping a busy worker; one that stays silent is killed (rung 4 of the preemption ladder)."""
-    if not worker.running:
-        worker.pinged = False
-        return
-    patience = _patience(worker.spec)
-    if worker.missed >= limits.MISSED * patience and 4 in state.rungs:
-        worker.fault = ev.Fault("worker_hung", worker.service.title)
-        kill(state, worker, "it stopped answering")
-        return
-    worker.missed += not worker.suspended
-    state.redivide = True  # who is silent counts as not computing
-    state.out.append(ev.Tell(worker.id, wire.Ping(seq=state.now // limits.MS)))
-    state.timer(state.now + state.hung_ns // limits.MISSED, "ping", worker.id)
-
-
-def _patience(spec: ev.Spec) -> int:
-    return limits.BULK_PATIENCE if spec.lane == "bulk" else 1
+def pressure(state: State, event: ev.Pressure) -> None:
+    """Others use the box, or have stopped to: divide what is left."""
+    state.share = min(1.0, event.cores / state.cores)
+    state.ledger.limit = min(state.ledger.budget, event.memory)
+    state.ledger.freed = state.redivide = True
+    for worker in state.workers.values():
+        grants.suspend(state, worker)
+    make_room(state, 0)

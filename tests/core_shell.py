@@ -15,6 +15,7 @@ from clawai.kernel import limits
 from clawai.kernel.core import Core
 from clawai.kernel.queue import BATCH
 from clawai.kernel.sim.check import check
+from clawai.kernel.state import DEAF
 from clawai.sdk import wire
 from clawai.sdk.codes import CODES
 from core_bench import message
@@ -382,7 +383,7 @@ class World:
     def _check_threads(self) -> None:
         """What is granted stays within the processors, and somebody computes if anybody may."""
         awake = [p for p in self.procs.values() if p.busy() and not p.suspended_at]
-        awake = [p for p in awake if not self.core.state.workers[p.id].killed]
+        awake = [p for p in awake if self.core.state.workers[p.id].state not in DEAF]
         plain = sum(
             len(p.busy()) for p in awake if not p.spec.cooperative and p.spec.lane == "main"
         )
@@ -403,7 +404,7 @@ class World:
             if proc is None or not proc.ready or proc.killed or proc.told_to_stop:
                 continue
             free = proc.slots - len(proc.busy())
-            if proc.suspended_at or service.worker.killed or service.worker.fault:
+            if proc.suspended_at or service.worker.state in DEAF or service.worker.fault:
                 continue
             if service.batching.waits(len(service.queue), self.now):
                 continue
@@ -430,4 +431,4 @@ class World:
     def heard(self, proc: Proc) -> bool:
         """Whether the core still listens to it."""
         worker = self.core.state.workers[proc.id]
-        return not worker.broke
+        return worker.state not in DEAF

@@ -47,7 +47,7 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "started": sum(service["started"] for service in mine),
                 "quarantined": any(s["quarantined_until"] > rows["now"] for s in mine),
                 "folder": str(registry.places[name]),
-                "problem": next((s["last_why"] for s in mine if s["failing"]), ""),
+                "problem": next((s["last_why"] for s in mine if s["last_why"]), ""),
             }
         )
     return {"plugins": listed, "problems": dict(registry.problems)}

@@ -91,11 +91,11 @@ class _Recording(dict[tuple[str, str], str]):
 def test_no_dead_transition(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"TASK": state.TASK, "WORKER": state.WORKER, "MEMORY": state.MEMORY}
     tables = {name: _Recording(table) for name, table in tables.items()}
-    for module in (core, leases, shared, tasks, weights, workers):
+    for module in (core, leases, shared, state, tasks, weights, workers):
         for name, table in tables.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, table)
-    for seed in range(300):
+    for seed in range(600):
         _wander(seed, 300)
         if all(table.used >= set(table) for table in tables.values()):
             break

@@ -144,6 +144,16 @@ def test_shutdown_tells_everybody() -> None:
     assert answers(said)[0].code == "kernel_stopped"
 
 
+def test_a_task_that_is_given_back_while_the_kernel_stops_is_told() -> None:
+    bench = Bench()
+    bench.submit(1, priority="batch", idempotent=True)
+    worker = bench.ready()
+    bench.submit(2)
+    bench.do(ev.ShutdownAsked())
+    bench.do(ev.Output(worker, 1, "yielded"))
+    assert ends(bench.do(ev.WorkerGone(worker, "killed"))) == {1: "kernel_stopped"}
+
+
 def test_an_error_of_a_worker_is_passed_on_unread() -> None:
     """Also a code that it made up: what that means is for the client to say."""
     bench = Bench()

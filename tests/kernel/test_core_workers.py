@@ -181,6 +181,49 @@ def test_a_hung_worker_gets_nothing_more() -> None:
     assert [run.id for run in runs(bench.do(ev.WorkerReady(worker + 1, 1)))] == [2]
 
 
+def test_nothing_that_a_killed_worker_says_counts() -> None:
+    bench = Bench()
+    bench.submit(1)
+    worker = bench.ready()
+    bench.do(ev.WorkerBroke(worker, "garbage"))
+    assert not ends(bench.do(output(worker, wire.Done(id=1))))
+    assert not kinds(bench.do(ev.WorkerBroke(worker, "more")), ev.Kill), "once is enough"
+    assert ends(bench.do(ev.WorkerGone(worker, "killed"))) == {1: "bad_worker"}
+
+
+def test_one_that_does_not_stop_is_killed_and_does_not_come_back() -> None:
+    bench = Bench()
+    bench.submit(1)
+    worker = bench.ready()
+    bench.do(output(worker, wire.Done(id=1)))
+    bench.do(ev.Commanded(1, 2, "unload", "tool"))
+    assert kinds(bench.pass_time(2 * limits.STOP_GRACE), ev.Kill)
+    assert not kinds(bench.do(ev.WorkerGone(worker, "killed")), ev.Start)
+
+
+def test_one_that_is_killed_is_unloaded_all_the_same() -> None:
+    bench = Bench()
+    bench.submit(1)
+    worker = bench.ready()
+    bench.do(ev.WorkerBroke(worker, "garbage"))
+    bench.do(ev.Commanded(1, 2, "unload", "tool"))
+    assert not kinds(bench.do(ev.WorkerGone(worker, "killed")), ev.Start)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 700])
+def test_an_idle_worker_goes_when_its_time_has_come(keep: int) -> None:
+    """To the second, whatever else its clock is used for."""
+    bench = Bench(idle_ns=600 * SECOND)
+    bench.submit(1, keep_ns=keep * SECOND)
+    worker = bench.ready()
+    bench.pass_time(7 * SECOND)
+    bench.do(ev.WorkerAnswered(worker))
+    bench.do(output(worker, wire.Done(id=1)))
+    if keep:
+        assert ev.Tell(worker, wire.Stop()) not in bench.pass_time(keep * SECOND - 1)
+    assert ev.Tell(worker, wire.Stop()) in bench.pass_time(1)
+
+
 def test_a_silent_worker_is_killed_and_a_slow_one_is_not() -> None:
     bench = Bench()
     bench.submit(1)
