@@ -38,11 +38,11 @@ def hide(thing: Any) -> Ext:
     """What an encoder writes in place of a ``Hidden``.
 
     Raises:
-        NotImplementedError: it is something else that has no business in there.
+        TypeError: it is something else that has no business in there.
     """
     if type(thing) is Hidden:
         return Ext(1, b"")
-    raise NotImplementedError(f"{type(thing).__name__} in an event or instruction")
+    raise TypeError(f"{type(thing).__name__} in an event or instruction")
 
 
 class Fault(Struct, frozen=True, array_like=True):

@@ -93,10 +93,12 @@ class Channel:
             ClawError: the peer broke ZMTP or a limit.
         """
         if not seconds:
-            self._fill()
-        until = time.monotonic() + seconds if seconds else 0.0
+            self._fill()  # who asks so has mostly been told that something is there
+            if not self._inbox and not self._ended:
+                return []
+        until = time.monotonic() + seconds
         while not self._inbox and not self._ended:
-            if not seconds or not self._wait(select.POLLIN, max(0.0, until - time.monotonic())):
+            if not self._wait(select.POLLIN, max(0.0, until - time.monotonic())):
                 return []
             self._fill()
         if not self._inbox:

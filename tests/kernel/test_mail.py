@@ -60,5 +60,5 @@ def test_an_error_of_a_worker_goes_on_under_the_id_of_the_request() -> None:
 
 
 def test_nothing_but_what_is_hidden_is_hidden() -> None:
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(TypeError):
         ev.hide(object())
