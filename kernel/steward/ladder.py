@@ -15,7 +15,7 @@ delegated folder), "cgroup1" (the cpu controller), "autogroup" (all bulk work in
 weight is lowered; needs no privilege), "nice" (the same for single processes, where no autogroup is
 in the way), "realtime" (FIFO for what is not bulk; only where the owner granted it).
 
-Standard library only. Measuring takes too long for a process that others wait for, so it is also a
+Measuring takes too long for a process that others wait for, so it is also a
 program, which prints the report as one line of JSON:
 
     python -I -B -m clawai.kernel.steward.ladder MEANS RUNGS OWNER MEMORY    # for the steward
@@ -45,6 +45,7 @@ from typing import Any
 
 from clawai.kernel.steward import means as mechanisms
 from clawai.kernel.steward.means import ORDER, Means, Refused, clean, enter, lift
+from clawai.sandbox import syscalls as sc
 
 __all__ = ["ORDER", "Effect", "Means", "Report", "apart", "clean", "enter", "lift", "probe"]
 
@@ -237,9 +238,10 @@ class _Child:
 
     def __init__(self, work: Any) -> None:
         reading, writing = os.pipe()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _run(work, writing)
+            _run(work, writing, parent)
         os.close(writing)
         self._reading = reading
 
@@ -267,9 +269,13 @@ class _Child:
         os.waitpid(self.pid, 0)
 
 
-def _run(work: Any, writing: int) -> None:
+def _run(work: Any, writing: int, parent: int) -> None:
     """The life of a child; never returns into the parent's code."""
     try:
+        # One that is stopped when its parent is killed would stay for ever.
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         work(writing)

@@ -13,7 +13,7 @@ import pytest
 from clawai.kernel.steward import ladder, means
 from clawai.kernel.steward.ladder import Effect, Report
 from clawai.kernel.steward.means import Means, Refused
-from support import no_leak
+from support import no_leak, wait_until
 
 V1 = Path("/sys/fs/cgroup/cpu")
 AS_USER = Path(__file__).parents[2] / "sandbox" / "as_user.py"
@@ -219,6 +219,36 @@ class TestCgroup1:
         means.clean_stale()
         assert not Path(left.folder).exists()
         assert Path(made.folder).exists()
+
+
+KILLED_WHILE_IT_MEASURES = """
+import os, signal
+from clawai.kernel.steward import ladder
+wait = os.waitid
+def waitid(*args):
+    wait(*args)
+    print(args[1], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitid = waitid
+ladder.measure_stop()
+"""
+
+
+def test_a_burner_that_is_stopped_when_its_parent_is_killed_does_not_stay(tmp_path: Path):
+    with (tmp_path / "said").open("wb") as said:  # a pipe would be held open by what stays
+        command = [sys.executable, "-c", KILLED_WHILE_IT_MEASURES]
+        done = subprocess.run(command, stdout=said, check=False)
+    assert done.returncode == -signal.SIGKILL
+    burner = int((tmp_path / "said").read_text())
+    wait_until(lambda: state_of(burner) in "XZ", "the end of the burner", 10)
+
+
+def state_of(pid: int) -> str:
+    """As /proc tells it, T for one that is stopped; X if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can become another user")
