@@ -245,6 +245,8 @@ class Clients:
         try:
             message = wire.decode(frames, wire.FromClient)
             request = getattr(message, "id", None)
+            if type(message) is not wire.Submit:
+                self.loop.end_round()  # of which it may ask
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
             self._complain(client, error, request)
@@ -275,7 +277,7 @@ class Clients:
                 job=os.urandom(8).hex() if asked.durable else "",
                 keep_ns=None if asked.keep_alive_s is None else asked.keep_alive_s * limits.SECOND,
             )
-            self.loop.happen(event)
+            self.loop.gather(event)
             client.urgent = asked.priority in ("critical", "interactive")
             if client.urgent:
                 self._be_eager()

@@ -31,11 +31,11 @@ class Core:
         state = self.state
         state.now = max(now, state.now)
         state.out = []
-        handler = _HANDLERS.get(type(event))
-        if handler:
-            handler(state, event)
-        else:
-            self._from_worker(event)
+        for each in event.events if type(event) is ev.Together else (event,):
+            if handler := _HANDLERS.get(type(each)):
+                handler(state, each)
+            else:
+                self._from_worker(each)
         workers.schedule(state)
         if state.redivide:
             grants.divide(state)

@@ -244,6 +244,12 @@ class Output(Event, frozen=True):
     """The message itself (``Hidden``), or a ``Fault`` of the shell."""
 
 
+class Together(Event, frozen=True):
+    """What came in one round, in order: it is scheduled once, when all of it is known."""
+
+    events: tuple[Submitted | Output, ...]
+
+
 class WorkerDropped(Event, frozen=True):
     """A worker says that it has unmapped a segment."""
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.kernel import limits
-from clawai.kernel.events import Event
+from clawai.kernel.events import Event, Together
 from clawai.sdk.errors import ClawError
 
-SERVED = 8
-"""Descriptors that are served between two posts."""
+SERVED = 32
+"""Descriptors that are served in a round."""
 Callback = Callable[[int], None]
 
 
@@ -33,6 +33,8 @@ class Loop:
     """Until when it looks for news without sleeping."""
     later: dict[Any, int] = field(default_factory=dict)
     """Those whose news may wait for more to say, and until when."""
+    _round: list[Event] = field(default_factory=list)
+    """What the core is to hear together."""
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
 
@@ -42,6 +44,23 @@ class Loop:
         Carrying out may make more happen (a send that fails, a start that is refused); that is
         queued, so that the core sees one event at a time.
         """
+        self.end_round()
+        self._happen(event)
+
+    def gather(self, event: Event) -> None:
+        """Hand an event to the core with all others of this round.
+
+        Deciding who runs costs as much for one as for many, and is better done when all are known.
+        """
+        self._round.append(event)
+
+    def end_round(self) -> None:
+        """Hand over what was gathered."""
+        if events := self._round:
+            self._round = []
+            self._happen(events[0] if len(events) == 1 else Together(tuple(events)))
+
+    def _happen(self, event: Event) -> None:
         self._events.append(event)
         if self._busy:
             return
@@ -96,7 +115,8 @@ class Loop:
         return self.poller.poll(pause, 64)
 
     def post(self) -> None:
-        """Have everybody write what this turn has to say."""
+        """Have everybody write what this round has to say."""
+        self.end_round()
         while self.posts:
             posts, self.posts = self.posts, {}
             for peer in posts:

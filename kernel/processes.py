@@ -94,6 +94,7 @@ class Processes:
         for _ in range(4096):  # what it had still said before it died
             if process.peer.closed or not process.peer.read():
                 break
+        self.loop.end_round()
         del self.running[worker]
         process.close()
         self.loop.happen(ev.WorkerGone(worker, why))
@@ -151,6 +152,8 @@ class Processes:
         if isinstance(event, ev.WorkerFilled) and process.fills:
             process.fills = False
             self.steward.ask("seal_weights", event.worker, then=partial(self._sealed, event.worker))
+        elif type(event) is ev.Output:
+            self.loop.gather(event)
         else:
             self.loop.happen(event)
 

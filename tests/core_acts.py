@@ -234,6 +234,16 @@ def give_way(world: World, choose: Choose) -> None:
         world.do(ev.Output(proc.id, task, "yielded"))
 
 
+def together(world: World, choose: Choose) -> None:
+    """Requests and answers that the core hears in one event."""
+    world.gathered = []
+    for _ in range(choose((2, 3, 6))):
+        choose((submit, submit, say, give_way))(world, choose)
+    events, world.gathered = world.gathered, None
+    if events:
+        world.do(ev.Together(tuple(events)))
+
+
 def pong(world: World, choose: Choose) -> None:
     """A worker lives."""
     if proc := _pick(world, choose, lambda p: True):
@@ -434,6 +444,7 @@ def _nothing_left(world: World) -> None:
 
 ACTIONS = (
     submit,
+    together,
     cancel,
     leave,
     borrow,
@@ -461,7 +472,7 @@ ACTIONS = (
     shutdown,
 )
 WEIGHTS = (
-    *(30, 6, 2, 8, 6, 4, 6, 3, 2),
+    *(30, 8, 6, 2, 8, 6, 4, 6, 3, 2),
     *(8, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
     *(16, 0.2, 0.05),
 )

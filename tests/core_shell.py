@@ -150,11 +150,17 @@ class World:
         """Segments that could not be made: nobody hears of leases of them."""
         self.stopping = False
         self.follow_ups: list[ev.Event] = []
+        self.gathered: list[ev.Submitted | ev.Output] | None = None
+        """What is to be heard in one event, while that is put together."""
 
     # The door.
 
     def do(self, event: ev.Event) -> list[ev.Instruction]:
         """One event, its instructions carried out, and what follows from them."""
+        if self.gathered is not None:
+            assert isinstance(event, ev.Submitted | ev.Output)
+            self.gathered.append(event)
+            return []
         said = self.core.handle(event, self.now)
         check(self.core)
         self.told += said
@@ -348,7 +354,9 @@ class World:
             assert asked.kind == "submit"
             assert not asked.task, "accepted twice"
             asked.task = message.task
-            spec = self.core.state.requests[client][message.id].asked.spec
+            task = self.core.state.requests.get(client, {}).get(message.id)
+            # One that what was heard with it has ended already (it was shed) has its own spec only.
+            spec = task.asked.spec if task else asked.submitted.spec
             self.waiting.accepted(message.task, asked.submitted, spec.key, self.now)
         elif isinstance(message, wire.Progress | wire.Chunk):
             assert asked.task, "news of a task that was not accepted"

@@ -151,6 +151,8 @@ class Box(Strict, frozen=True):
     """Of the preemption ladder."""
     tasks: Count = limits.TASKS
     """That may wait or run at a time."""
+    together: Share = 0.0
+    """Of the requests and answers: the core hears it with all others of the next moment."""
 
 
 class Scenario(Strict, frozen=True, kw_only=True):

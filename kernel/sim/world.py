@@ -27,6 +27,8 @@ START = 1000 * SECOND
 LAST = 60
 """Events that a broken promise shows."""
 TIMER = ev.Timer()
+ROUND = MS // 4
+"""What is heard together came within so many nanoseconds."""
 
 
 class World:
@@ -62,6 +64,9 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._soon: deque[ev.Event] = deque()
+        self._round: list[ev.Submitted | ev.Output] = []
+        """What the core is to hear together."""
+        self._chance = random.Random(~seed)
         self._unmade: set[int] = set()
         self.clients = Clients(self, tasks)
         self._carry: dict[type, Callable[[Any], None]] = {
@@ -124,6 +129,24 @@ class World:
         return list(self.books.open.values())[:3]
 
     def do(self, event: ev.Event) -> None:
+        """One event into the core, or one more of those that it is to hear together."""
+        if isinstance(event, ev.Submitted | ev.Output):
+            if self._round:
+                self._round.append(event)
+                return
+            if self._chance.random() < self.scenario.box.together:
+                self._round.append(event)
+                self.later(self._chance.randrange(ROUND), self._end_round)
+                return
+        self._end_round()
+        self._happen(event)
+
+    def _end_round(self) -> None:
+        if self._round:
+            events, self._round = tuple(self._round), []
+            self._happen(ev.Together(events))
+
+    def _happen(self, event: ev.Event) -> None:
         """One event into the core, and all that it says carried out."""
         self.events += 1
         now = self.clock + self.skew

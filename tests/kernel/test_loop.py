@@ -30,6 +30,25 @@ def test_one_event_at_a_time_in_order() -> None:
     loop.poller.close()
 
 
+def test_what_is_gathered_is_heard_together_and_in_order() -> None:
+    seen: list[ev.Event] = []
+    loop = Loop(seen.append)
+    said = [ev.Output(1, number, "chunk") for number in range(5)]
+    loop.gather(said[0])
+    loop.gather(said[1])
+    assert not seen
+    left = ev.ClientLeft(7)
+    loop.happen(left)  # what else happens comes after what was gathered before
+    loop.gather(said[2])
+    loop.post()  # one alone is heard as it is
+    loop.gather(said[3])
+    loop.gather(said[4])
+    loop.end_round()
+    loop.end_round()
+    assert seen == [ev.Together((said[0], said[1])), left, said[2], ev.Together((said[3], said[4]))]
+    loop.poller.close()
+
+
 def test_an_event_is_not_for_the_next_owner_of_its_descriptor() -> None:
     loop = Loop(lambda event: None)
     pairs = [socket.socketpair() for _ in range(2)]
