@@ -49,12 +49,12 @@ def _grant(state: State, worker: Worker, threads: int) -> None:
 
 def age(worker: Worker, now: int) -> None:
     """What is held ages as what is queued does, so that it computes again in the end."""
-    rank = worker.best()
-    patience = limits.PROMOTE[CLASSES[rank]]
-    if worker.threads < 0 < rank and now >= worker.held_since + patience:
-        worker.held_since += patience
-        for task in worker.tasks():
-            task.rank = max(0, task.rank - 1)
+    for task in worker.tasks() if worker.threads < 0 else ():
+        due = (
+            max(worker.held_since, task.dispatched, task.since) + limits.PROMOTE[CLASSES[task.rank]]
+        )
+        if task.rank > 0 and now >= due:
+            task.rank, task.since = task.rank - 1, due
 
 
 def suspend(state: State, worker: Worker) -> None:

@@ -364,14 +364,15 @@ def advance(world: World, choose: Choose) -> None:
 
 def run_timers(world: World) -> None:
     """What the loop does when the next timer is due."""
+    turns = 0
     while (due := world.core.next_timer()) is not None and due <= world.now:
         for proc in world.procs.values():
             worker = world.core.state.workers[proc.id]
             proc.may_stop_busy |= worker.state in ("starting", "loading")
-        before = len(world.core.state.timers), due
         world.do(ev.Timer())
-        after = len(world.core.state.timers), world.core.next_timer()
-        assert before != after, "a timer that stays due would spin"
+        # A worker whose time is over but that is in use may be due once more for what woke it.
+        turns += 1
+        assert turns < 20, "a timer that stays due would spin"
 
 
 # The end.

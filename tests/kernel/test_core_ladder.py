@@ -247,6 +247,30 @@ def test_what_is_held_ages_and_computes_again() -> None:
     )
 
 
+def test_one_that_came_later_to_what_is_held_ages_later() -> None:
+    bench = Bench()
+    bench.submit(1, ENGINE, priority="batch")
+    bulk = bench.ready(ENGINE, 4)
+    bench.submit(2, OTHER, priority="interactive")
+    urgent = bench.ready(OTHER, 4)
+
+    def pass_seconds(count: int) -> None:
+        for _ in range(count):
+            bench.pass_time(SECOND)
+            bench.do(ev.WorkerAnswered(bulk))
+            bench.do(ev.WorkerAnswered(urgent))
+
+    patience = limits.PROMOTE["batch"] // SECOND
+    pass_seconds(patience // 2)
+    bench.submit(3, ENGINE, priority="batch")
+    mine = bench.core.state.requests[1]
+    assert [mine[number].worker for number in (1, 3)] == [bulk, bulk], "both are held there"
+    pass_seconds(patience // 2 + 6)
+    assert [mine[number].rank for number in (1, 3)] == [2, 3]
+    pass_seconds(patience // 2)
+    assert [mine[number].rank for number in (1, 3)] == [2, 2]
+
+
 def test_where_there_are_many_processors_lower_classes_get_some() -> None:
     bench = Bench(cores=8)
     bench.submit(1, ENGINE, priority="batch")
