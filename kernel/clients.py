@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from clawai.kernel import events as ev
@@ -36,6 +37,8 @@ class Client:
     """It has a lease socket, at the steward."""
     urgent: bool = False
     """What it asked for last was."""
+    accepted: dict[int, wire.Accepted] = field(default_factory=dict)
+    """By request, what it has not been told yet."""
 
 
 @dataclass
@@ -55,6 +58,8 @@ class Clients:
     by_number: dict[int, Client] = field(default_factory=dict)
     full: dict[int, Client] = field(default_factory=dict)
     """Those for whom too much waits, unless they begin to read."""
+    news: dict[int, int] = field(default_factory=dict)
+    """Those with tasks that were accepted, and when they are told, the first first."""
     making: dict[int, list[ev.Reply]] = field(default_factory=dict)
     """Segments that are being made, and what is to be said about them then."""
     left: set[int] = field(default_factory=set)
@@ -93,6 +98,7 @@ class Clients:
         if self.by_number.pop(client.number, None) is None:
             return
         self.full.pop(client.number, None)
+        self.news.pop(client.number, None)
         client.peer.close()
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
@@ -148,11 +154,18 @@ class Clients:
     # Time.
 
     def next_timer(self) -> int | None:
-        """When somebody who does not read is to go."""
-        return min((c.peer.moved + limits.STUCK for c in self.full.values()), default=None)
+        """When somebody is to be told that a task was accepted, or who does not read is to go."""
+        go = [client.peer.moved + limits.STUCK for client in self.full.values()]
+        return min([*go, *islice(self.news.values(), 1)], default=None)
 
     def expire(self, now: int) -> None:
-        """Close connections that have stopped reading."""
+        """Tell the news that are due, and close connections that have stopped reading."""
+        for number in [number for number, due in self.news.items() if due <= now]:
+            del self.news[number]
+            client = self.by_number[number]
+            accepted, client.accepted = client.accepted, {}
+            for message in accepted.values():
+                self._send(number, message)
         for client in list(self.full.values()):
             if client.peer.waiting <= limits.OUTBOX:
                 del self.full[client.number]
@@ -163,9 +176,13 @@ class Clients:
 
     def reply(self, told: ev.Reply) -> None:
         """Send what the kernel says to a client."""
-        message = told.message
+        message, client = told.message, self.by_number.get(told.client)
         if isinstance(message, wire.Leased) and message.lease.segment in self.making:
             self.making[message.lease.segment].append(told)
+        elif client and isinstance(message, wire.Accepted) and not message.job:
+            client.accepted[message.id] = message
+            if client.number not in self.news:
+                self.news[client.number] = time.monotonic_ns() + limits.NEWS
         else:
             self._send(told.client, message)
 
@@ -180,11 +197,15 @@ class Clients:
             if not number:
                 self.records.refused(message)
             return
-        # A short task ends before anybody had use for the news that it was accepted.
-        news = isinstance(message, wire.Accepted)
-        if client.urgent and isinstance(message, wire.Done):
+        ended = isinstance(message, wire.Done | wire.Error)
+        if client.accepted and (news := client.accepted.pop(getattr(message, "id", 0), None)):
+            if not client.accepted:
+                del self.news[number]
+            if not ended:
+                client.peer.send(news)
+        if client.urgent and ended:
             self._be_eager()
-        client.peer.send(message, frames, later=news)
+        client.peer.send(message, frames)
         if client.peer.waiting > limits.OUTBOX:
             self.full[client.number] = client
         if client.peer.waiting > POST:

@@ -53,8 +53,8 @@ FORGET = 1.02
 LINGER = 1 * MS
 """A batch that is worth waiting for waits so long for the next of its tasks."""
 NEWS = 50 * MS
-"""That a task was accepted may wait so long for more to say: to be woken costs a client more than
-it has of that, and nobody sees the difference."""
+"""That a task was accepted is said after so long, or with its first news. One that has ended by
+then needs no such message, which would cost its client and us a tenth of the whole request."""
 EAGER = MS * 3 // 10
 """So long the loop does not sleep after a critical or interactive request has come or ended."""
 FEW = 2

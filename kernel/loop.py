@@ -31,8 +31,6 @@ class Loop:
     """Those of them that have something to write, in order."""
     eager: int = 0
     """Until when it looks for news without sleeping."""
-    later: dict[Any, int] = field(default_factory=dict)
-    """Those whose news may wait for more to say, and until when."""
     _round: list[Event] = field(default_factory=list)
     """What the core is to hear together."""
     _events: list[Event] = field(default_factory=list)
@@ -121,12 +119,6 @@ class Loop:
             posts, self.posts = self.posts, {}
             for peer in posts:
                 peer.post()
-
-    def overdue(self, now: int) -> None:
-        """Have written what has waited long enough for more to say."""
-        for peer in [peer for peer, due in self.later.items() if due <= now]:
-            del self.later[peer]
-            peer.post()
 
     def shed(self) -> None:
         """Bound what half-sent and waiting messages hold, over all connections: largest first."""

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from clawai.kernel import limits
 from clawai.kernel.loop import Loop
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -124,7 +123,7 @@ class Peer:
         """Have the loop watch for what can be done now."""
         if self.loop is None or self.fileno() not in self.loop.callbacks:
             return
-        full = self.waiting and self not in self.loop.later and self not in self.loop.posts
+        full = self.waiting and self not in self.loop.posts
         mask = (0 if self.paused else select.EPOLLIN) | (select.EPOLLOUT if full else 0)
         if self.closed:
             self.ended(None)
@@ -141,17 +140,12 @@ class Peer:
         self._queue([data])
         self.flush()
 
-    def send(
-        self, message: wire.Message, frames: Sequence[bytes] = (), *, later: bool = False
-    ) -> None:
-        """Send with all else that this turn has to say: each write wakes somebody, which costs
-        more than all that led to it. ``later``: or with what is said within ``limits.NEWS``.
+    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
+        """Send with all else that this round has to say: each write wakes somebody, which costs
+        more than all that led to it.
         """
         self._queue(self.zmtp.message(wire.encode(message, frames)))
-        if self.loop and later and self not in self.loop.posts:
-            self.loop.later.setdefault(self, time.monotonic_ns() + limits.NEWS)
-        elif self.loop and self.waiting <= POST:
-            self.loop.later.pop(self, None)
+        if self.loop and self.waiting <= POST:
             self.loop.posts[self] = None
         else:
             self.post()
@@ -202,7 +196,6 @@ class Peer:
         self.flush()
         if self.loop:
             self.loop.posts.pop(self, None)
-            self.loop.later.pop(self, None)
             self.loop.unwatch(self.fileno())
             self.loop.peers.discard(self)
             # Whoever they belong to holds us: megabytes would wait for the collector of cycles.

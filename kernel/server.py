@@ -151,16 +151,13 @@ class Server:
         """Serve until the core stops and every worker is gone."""
         while not self.core.state.stopping or self.processes.running or self.records.waiting:
             journal = self.journal.due if self.journal.buffer else None
-            later = min(self.loop.later.values(), default=None)
             news = self.news.next_timer()
-            planned = (self.core.next_timer(), self.clients.next_timer(), journal, later, news)
+            planned = (self.core.next_timer(), self.clients.next_timer(), journal, news)
             due = min((when for when in planned if when is not None), default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
             now = time.monotonic_ns()
             if (timer := self.core.next_timer()) is not None and timer <= now:
                 self.loop.happen(ev.Timer())
-            if later is not None:
-                self.loop.overdue(now)
             if news is not None and now >= news:
                 self.news.ask(now)
             self.clients.expire(now)

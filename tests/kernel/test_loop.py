@@ -4,8 +4,6 @@ import functools
 import os
 import socket
 
-import pytest
-
 from clawai.kernel import events as ev
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import MESSAGES, PONGS, Peer
@@ -137,31 +135,6 @@ def test_a_pause_lasts_until_everybody_who_asked_for_it_is_done() -> None:
     peer.resume()
     loop.turn(1)
     assert taken == [[b"x"]]
-    peer.close()
-    theirs.close()
-    loop.poller.close()
-
-
-def test_news_that_may_wait_leave_with_what_is_said_next() -> None:
-    """They were written at once, by a loop that had been told to watch for room for them."""
-    loop = Loop(lambda event: None)
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    peer = Peer(ours)
-    accepted, done = wire.Accepted(id=1, task=1), wire.Done(id=1)
-    peer.attach(loop, lambda _: peer.send(accepted, later=True), never)
-    theirs.sendall(b"".join(map(bytes, Connection.message([b"x"]))))
-    for _ in range(3):
-        loop.turn(0)
-    with pytest.raises(BlockingIOError):
-        theirs.recv(1)
-    peer.send(done)
-    loop.turn(0)
-    frames = Connection(max_frames=1, max_bytes=1 << 20).receive(theirs.recv(1 << 16))
-    assert [wire.decode(each, wire.ToClient) for each in frames] == [accepted, done]
-    peer.send(accepted, later=True)
-    loop.overdue(max(loop.later.values()))
-    assert theirs.recv(1 << 16)
     peer.close()
     theirs.close()
     loop.poller.close()
