@@ -121,6 +121,8 @@ class Peer:
 
     def _settle(self) -> None:
         """Have the loop watch for what can be done now."""
+        if self._mask == select.EPOLLIN and not (self.waiting or self.paused or self.closed):
+            return
         if self.loop is None or self.fileno() not in self.loop.callbacks:
             return
         full = self.waiting and self not in self.loop.posts

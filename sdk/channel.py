@@ -132,9 +132,9 @@ class Channel:
             self._write([due])
 
     def _write(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
+        if sum(map(len, buffers)) <= _JOIN:
+            buffers = [b"".join(buffers)]
         left = [memoryview(buffer) for buffer in buffers if len(buffer)]
-        if sum(map(len, left)) <= _JOIN:
-            left = [memoryview(b"".join(left))]
         while left:
             try:
                 sent = self._sock.sendmsg(left[:256])

@@ -8,11 +8,13 @@ that passes it, before its bytes are stored.
 """
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from clawai.sdk.errors import ClawError
 
 MORE, LONG, COMMAND = 1, 2, 4
 MAX_COMMAND = 512
+_COPIED = 4096
 _SHORT = [[bytes((flags, size)) for size in range(256)] for flags in (0, MORE)]
 """The headers of short frames."""
 
@@ -126,12 +128,14 @@ class Connection:
                 flags, start, size = found
             else:
                 break
-            if not flags & COMMAND:
-                self._check(len(parts), size)
+            much = self._parts_bytes + size > self._max_bytes
+            if (much or len(parts) >= self._max_frames) and not flags & COMMAND:
+                self._refuse(len(parts), size)
             if end - start < size:
                 break
             position = start + size
-            payload = bytes(memoryview(buffer)[start:position])
+            # Of a short frame a second copy costs less than a view.
+            payload = bytes((buffer if size < _COPIED else memoryview(buffer))[start:position])
             if flags & COMMAND:
                 self._command(payload)
                 continue
@@ -149,18 +153,17 @@ class Connection:
         self.buffered = len(buffer) + self._parts_bytes
         return messages
 
-    def _check(self, parts: int, size: int) -> None:
-        """Refuse a frame of a message before its bytes are stored, if it passes a limit."""
+    def _refuse(self, parts: int, size: int) -> NoReturn:
+        """Refuse a frame of a message that passes a limit, before its bytes are stored."""
         if parts >= self._max_frames:
             raise ClawError("too_large", "frames of one message", allowed=self._max_frames)
-        if self._parts_bytes + size > self._max_bytes:
-            raise ClawError(
-                "too_large",
-                "bytes of one message",
-                got=self._parts_bytes + size,
-                allowed=self._max_bytes,
-                hint="send large values as leases or as several messages",
-            )
+        raise ClawError(
+            "too_large",
+            "bytes of one message",
+            got=self._parts_bytes + size,
+            allowed=self._max_bytes,
+            hint="send large values as leases or as several messages",
+        )
 
     def _command(self, payload: bytes) -> None:
         name, body = command(payload)
