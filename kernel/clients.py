@@ -16,11 +16,13 @@ from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.child import Child, Then
+from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import POST, Peer
 from clawai.kernel.records import Records
-from clawai.kernel.stewardship import Steward
+from clawai.kernel.rows import rows
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -43,24 +45,24 @@ class Clients:
     """All of them."""
 
     loop: Loop
-    steward: Steward
-    offers: Offers
+    steward: Child
     records: Records
-    view: Callable[[str], dict[str, Any]]
-    """The rows of a listing."""
+    core: Core
+    """It is looked at."""
     stop: Callable[[], None]
     """Begins the end of the kernel."""
-    in_flight: Callable[[], int]
-    """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
     full: dict[int, Client] = field(default_factory=dict)
     """Those for whom too much waits, unless they begin to read."""
-    making: dict[int, list[ev.Reply]] = field(default_factory=dict)
-    """Segments that are being made, and what is to be said about them then."""
+    making: dict[int, list[tuple[int, wire.Leased]]] = field(default_factory=dict)
+    """Segments that are being made, and what is to be said about them then, to which client."""
     left: set[int] = field(default_factory=set)
     """Clients that have left, which the core is to hear when their segments are made."""
     last: int = 0
     """The number that was given last."""
+
+    def __post_init__(self) -> None:
+        self.offers = Offers(self.steward)
 
     # Connections.
 
@@ -101,7 +103,7 @@ class Clients:
         self._say_left(client.number)
 
     def _say_left(self, number: int) -> None:
-        wanted = [reply.client for replies in self.making.values() for reply in replies]
+        wanted = [client for leased in self.making.values() for client, _ in leased]
         if number in self.left and number not in wanted:
             self.left.remove(number)
             self.loop.happen(ev.ClientLeft(number))
@@ -125,25 +127,16 @@ class Clients:
         that the segment is there.
         """
         self.making[told.memory] = []
-        client = self.by_number.get(told.client)
-        if client:
-            client.peer.paused += 1
 
-        def made(answer: Any) -> None:
-            replies = self.making.pop(told.memory)
-            if isinstance(answer, ClawError):
+        def made(said: Any) -> None:
+            if isinstance(said, ClawError):
                 self.loop.happen(ev.MemoryGone(told.memory))
-                for reply in replies:
-                    self.fail(reply.client, reply.message, answer)
-            else:
-                for reply in replies:
-                    self.reply(reply)
-            if client:
-                client.peer.resume()
+            for number, leased in self.making.pop(told.memory):
+                self._answer(number, leased.id, said, leased)
             self._say_left(told.client)
 
-        asked = told.memory, told.size, told.client, told.worker, told.rights
-        self.steward.ask("make_segment", *asked, then=made)
+        asked = told.memory, told.size, told.worker, told.client, told.rights
+        self._ask(self.by_number.get(told.client), "make_segment", *asked, then=made)
 
     # Time.
 
@@ -165,7 +158,7 @@ class Clients:
         """Send what the kernel says to a client."""
         message = told.message
         if isinstance(message, wire.Leased) and message.lease.segment in self.making:
-            self.making[message.lease.segment].append(told)
+            self.making[message.lease.segment].append((told.client, message))
         else:
             self._send(told.client, message)
 
@@ -195,41 +188,29 @@ class Clients:
 
     def _be_eager(self) -> None:
         """Not among many: they keep the loop awake, and their workers need the processors."""
-        if self.in_flight() <= limits.FEW:
+        if len(self.core.state.tasks) <= limits.FEW:
             self.loop.eager = time.monotonic_ns() + limits.EAGER
-
-    def fail(self, number: int, about: Any, error: ClawError) -> None:
-        """Answer the request that ``about`` would have answered with an error."""
-        self._send(number, wire.error_message(error, about.id))
-
-    def _answer(self, client: Client, request: int, data: wire.Raw) -> None:
-        self._send(client.number, wire.Answer(id=request, data=data))
 
     def _complain(self, client: Client, error: ClawError, request: int | None = None) -> None:
         self._send(client.number, wire.error_message(error, request))
 
-    def _ask(
-        self,
-        client: Client,
-        asked: Any,
-        question: tuple[Any, ...],
-        then: Callable[[Any], None],
-    ) -> None:
-        """Ask the steward on behalf of a client, which waits for the answer."""
-        client.peer.paused += 1
+    def _answer(self, number: int, request: int, said: Any, good: Any = None) -> None:
+        """Pass on what was asked on behalf of a client: the answer to a listing, or ``good``."""
+        if isinstance(said, ClawError):
+            good = wire.error_message(said, request)
+        self._send(number, good or wire.Answer(id=request, data=wire.Raw(said)))
 
-        def answered(answer: Any) -> None:
-            if client.number not in self.by_number:
-                return
-            try:
-                if isinstance(answer, ClawError):
-                    raise answer
-                then(answer)
-            except ClawError as error:
-                self._complain(client, error, getattr(asked, "id", None))
-            client.peer.resume()
+    def _ask(self, client: Client | None, name: str, *question: Any, then: Then) -> None:
+        """Ask the steward, while the client for which it is says nothing more."""
+        if client:
+            client.peer.paused += 1
 
-        self.steward.ask(*question, then=answered)
+        def answered(said: Any) -> None:
+            then(said)
+            if client:
+                client.peer.resume()
+
+        self.steward.ask(name, *question, then=answered)
 
     def _offered(self, client: Client, asked: Any, then: Callable[[Offer], None]) -> None:
         """Go on with the offer of what a submit or a borrow names."""
@@ -237,8 +218,15 @@ class Clients:
         if offer := self.offers.known(key):
             then(offer)
             return
-        learn = self.offers.learn
-        self._ask(client, asked, ("resolve", *key), lambda said: then(learn(key, said)))
+
+        def resolved(said: Any) -> None:
+            self.offers.learn(key, said)
+            if isinstance(said, ClawError):
+                self._complain(client, said, asked.id)
+            elif client.number in self.by_number:
+                then(self.offers.by_key[key])
+
+        self._ask(client, "resolve", *key, then=resolved)
 
     def _message(self, client: Client, frames: list[bytes]) -> None:
         request = None
@@ -306,29 +294,27 @@ class Clients:
         self.loop.happen(ev.Unmapped(client.number, told.segment))
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
+        answer = partial(self._answer, client.number, asked.id)
         verb, _, job = asked.what.partition(":")
         if verb in ("jobs", "job"):
-            self.records.ask(client.number, asked.id, client.uid, verb, job)
+            self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
-
-        def listed(data: bytes) -> None:
-            self._answer(client, asked.id, wire.Raw(data))
-
+        listed = rows(self.core, asked.what, time.monotonic_ns())
         try:
-            self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
+            self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
         except OSError as error:
             client.peer.paused -= 1
             raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
         if asked.command == "shutdown":
-            self._answer(client, asked.id, wire.pack({"pid": os.getpid()}))
+            self._answer(client.number, asked.id, wire.pack({"pid": os.getpid()}))
             self.stop()
         elif asked.command.startswith("job-"):
-            self.records.ask(client.number, asked.id, client.uid, asked.command, asked.name)
+            answer = partial(self._answer, client.number, asked.id)
+            self.records.ask(f"uid:{client.uid}", asked.command, asked.name, answer)
         elif asked.command in COMMANDS:
-            told = ev.Commanded(client.number, asked.id, asked.command, asked.name)
-            self.loop.happen(told)
+            self.loop.happen(ev.Commanded(client.number, asked.id, asked.command, asked.name))
         else:
             allowed = ["shutdown", *COMMANDS]
             raise ClawError("bad_params", "no such command", asked.command, allowed)
