@@ -92,10 +92,14 @@ class Child:
         self.offer("log", level, text[:8192])
 
     def ask(self, name: str, *arguments: Any, then: Then) -> None:
-        """Ask it something; ``then`` gets the answer, in a later turn of the loop."""
+        """Ask it something; ``then`` gets the answer, mostly in a later turn of the loop."""
         self._last += 1
         self._asked[self._last] = then
-        self.send(name, self._last, *arguments)
+        try:
+            self.send(name, self._last, *arguments)
+        except OSError as error:
+            del self._asked[self._last]
+            then(ClawError("no_memory", f"no question could be asked: {error.strerror}"))
 
     def _ready(self, mask: int) -> None:
         assert self.link

@@ -34,10 +34,13 @@ class Client:
     number: int
     peer: Peer
     uid: int
-    leases: bool
-    """It has a lease socket, at the steward."""
+    leases: int
+    """The steward that has its lease socket, by its process; 0: there is none."""
     urgent: bool = False
     """What it asked for last was."""
+    left: bool = False
+    """Its connection has ended; the core hears that when nothing is asked for it any more, as the
+    segments that are made for it have to be there first."""
 
 
 @dataclass
@@ -54,10 +57,8 @@ class Clients:
     by_number: dict[int, Client] = field(default_factory=dict)
     full: dict[int, Client] = field(default_factory=dict)
     """Those for whom too much waits, unless they begin to read."""
-    making: dict[int, list[tuple[int, wire.Leased]]] = field(default_factory=dict)
-    """Segments that are being made, and what is to be said about them then, to which client."""
-    left: set[int] = field(default_factory=set)
-    """Clients that have left, which the core is to hear when their segments are made."""
+    making: dict[int, list[wire.Leased]] = field(default_factory=dict)
+    """Segments that are being made, and what is to be said about them then."""
     last: int = 0
     """The number that was given last."""
 
@@ -78,65 +79,52 @@ class Clients:
         """
         self.last = number
         if fd < 0:
-            self.steward.send("left", number)
+            self.steward.ask("left", number, then=_nothing)
             return
-        client = Client(number, Peer(socket.socket(fileno=fd), early), uid, leases)
+        peer = Peer(socket.socket(fileno=fd), early)
+        client = Client(number, peer, uid, self.steward.pid if leases else 0)
         self.by_number[number] = client
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
-            self._complain(client, error)
+            self._answer(client.number, None, error)
         self.leave(client, error.message if error else "closed")
 
     def leave(self, client: Client, why: str) -> None:
         """Forget a client; its tasks are cancelled and its leases end."""
-        if self.by_number.pop(client.number, None) is None:
+        if client.left:
             return
+        client.left = True
         self.full.pop(client.number, None)
         client.peer.close()
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
-        self.steward.send("left", client.number)
-        self.left.add(client.number)
-        self._say_left(client.number)
-
-    def _say_left(self, number: int) -> None:
-        wanted = [client for leased in self.making.values() for client, _ in leased]
-        if number in self.left and number not in wanted:
-            self.left.remove(number)
-            self.loop.happen(ev.ClientLeft(number))
+        self._ask(client, "left", client.number, then=_nothing)
 
     # Segments.
 
     def lease_ended(self, number: int) -> None:
         """The steward says that a client's lease socket is closed."""
         if client := self.by_number.get(number):
-            client.leases = False
-
-    def lost(self) -> None:
-        """The steward has died, and the lease sockets with it."""
-        for client in self.by_number.values():
-            client.leases = False
+            client.leases = 0
 
     def make_segment(self, told: ev.MakeMemory) -> None:
         """Have a segment made and passed to both sides, and only then tell its client of leases.
 
-        Until then nothing is heard of that client, not even that it has left: the core takes it
-        that the segment is there.
+        The core takes it that the segment is there, so nothing is heard of that client before.
         """
         self.making[told.memory] = []
 
         def made(said: Any) -> None:
             if isinstance(said, ClawError):
                 self.loop.happen(ev.MemoryGone(told.memory))
-            for number, leased in self.making.pop(told.memory):
-                self._answer(number, leased.id, said, leased)
-            self._say_left(told.client)
+            for leased in self.making.pop(told.memory):
+                self._answer(told.client, leased.id, said, leased)
 
         asked = told.memory, told.size, told.worker, told.client, told.rights
-        self._ask(self.by_number.get(told.client), "make_segment", *asked, then=made)
+        self._ask(self.by_number[told.client], "make_segment", *asked, then=made)
 
     # Time.
 
@@ -158,7 +146,7 @@ class Clients:
         """Send what the kernel says to a client."""
         message = told.message
         if isinstance(message, wire.Leased) and message.lease.segment in self.making:
-            self.making[message.lease.segment].append((told.client, message))
+            self.making[message.lease.segment].append(message)
         else:
             self._send(told.client, message)
 
@@ -191,24 +179,23 @@ class Clients:
         if len(self.core.state.tasks) <= limits.FEW:
             self.loop.eager = time.monotonic_ns() + limits.EAGER
 
-    def _complain(self, client: Client, error: ClawError, request: int | None = None) -> None:
-        self._send(client.number, wire.error_message(error, request))
-
-    def _answer(self, number: int, request: int, said: Any, good: Any = None) -> None:
-        """Pass on what was asked on behalf of a client: the answer to a listing, or ``good``."""
+    def _answer(self, number: int, request: Any, said: Any, good: Any = None) -> None:
+        """Tell a client what came of a request: an error, or ``good``, or else a listing."""
         if isinstance(said, ClawError):
             good = wire.error_message(said, request)
         self._send(number, good or wire.Answer(id=request, data=wire.Raw(said)))
 
-    def _ask(self, client: Client | None, name: str, *question: Any, then: Then) -> None:
-        """Ask the steward, while the client for which it is says nothing more."""
-        if client:
-            client.peer.paused += 1
+    def _ask(self, client: Client, name: str, *question: Any, then: Then) -> None:
+        """Ask the steward; nothing is heard of the client for which it is until the answer, not
+        even that it has left."""
+        client.peer.paused += 1
 
         def answered(said: Any) -> None:
             then(said)
-            if client:
-                client.peer.resume()
+            client.peer.resume()
+            if client.left and not client.peer.paused:
+                del self.by_number[client.number]
+                self.loop.happen(ev.ClientLeft(client.number))
 
         self.steward.ask(name, *question, then=answered)
 
@@ -222,8 +209,8 @@ class Clients:
         def resolved(said: Any) -> None:
             self.offers.learn(key, said)
             if isinstance(said, ClawError):
-                self._complain(client, said, asked.id)
-            elif client.number in self.by_number:
+                self._answer(client.number, asked.id, said)
+            elif not client.left:
                 then(self.offers.by_key[key])
 
         self._ask(client, "resolve", *key, then=resolved)
@@ -235,7 +222,7 @@ class Clients:
             request = getattr(message, "id", None)
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
-            self._complain(client, error, request)
+            self._answer(client.number, request, error)
 
     def _hello(self, client: Client, hello: wire.Hello, frames: list[bytes]) -> None:
         raise ClawError("bad_state", "hello was said before")
@@ -274,12 +261,8 @@ class Clients:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))
 
     def _borrow(self, client: Client, asked: wire.Borrow, frames: list[bytes]) -> None:
-        if not client.leases:
-            raise ClawError(
-                "no_lease",
-                "this connection works without leases",
-                hint="open the lease socket first and send its token in hello",
-            )
+        if client.leases != self.steward.pid:
+            raise mail.error(ev.Fault("leaseless"))
 
         def borrow(offer: Offer) -> None:
             event = ev.Borrowed(client.number, asked.id, offer.spec, asked.bytes, asked.rights)
@@ -300,11 +283,7 @@ class Clients:
             self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
         listed = rows(self.core, asked.what, time.monotonic_ns())
-        try:
-            self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
-        except OSError as error:
-            client.peer.paused -= 1
-            raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
+        self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
         if asked.command == "shutdown":
@@ -322,10 +301,14 @@ class Clients:
     def close(self) -> None:
         """Close every connection, once what waits for it is sent or half a second has passed."""
         until = time.monotonic() + 0.5
-        for client in list(self.by_number.values()):
+        for client in [each for each in self.by_number.values() if not each.left]:
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
+
+
+def _nothing(_: object) -> None:
+    """Only the order matters in which the steward answers."""
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")

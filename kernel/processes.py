@@ -58,7 +58,7 @@ class Processes:
         """Make a worker's wire and control page, and have the steward start it."""
         try:
             ours, theirs = socket.socketpair()
-            control = ControlPage.create()
+            control = ControlPage()
         except OSError as error:
             why = ev.Fault("launch_failed", because=str(error))
             self.loop.happen(ev.WorkerUnready(told.worker, why))

@@ -117,13 +117,13 @@ class Server:
         if time.monotonic_ns() < self.steward.started + limits.SECOND:
             raise RuntimeError("the steward process dies as soon as it is started")
         self.steward.start()
-        clients = self.clients.last, list(self.clients.by_number)
-        self.steward.send("serve", self.told, *clients, fds=tuple(map(os.dup, self.listeners)))
+        clients = [number for number, each in self.clients.by_number.items() if not each.left]
+        told = self.told, self.clients.last, clients
+        self.steward.send("serve", *told, fds=tuple(map(os.dup, self.listeners)))
         text = "the steward process died and is started again; so are its workers"
         self.steward.log("error", text)
         memory = self.core.state.memory
         gone = [held for held in memory.values() if held.state == "freeing"]
-        self.clients.lost()
         self.processes.lost()
         # Weights that nobody maps any more, too; of a segment, one side is gone.
         gone += [held for held in memory.values() if held.idle]

@@ -59,7 +59,7 @@ class HostProcess:
         self.sock, theirs = socket.socketpair()
         self.leases, their_leases = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(PATIENCE)
-        self.page = ControlPage.create()
+        self.page = ControlPage()
         self.slots = slots
         fds = {
             "wire": theirs.fileno(),

@@ -105,7 +105,7 @@ class Steward:
             "resolve": self._resolve,
             "view": self._view,
             "news": self._news,
-            "left": lambda client, _: self.door.left(client),
+            "left": self._left,
             "launch": self._launch,
             "signal": self._signal,
             **self.memory.handlers(),
@@ -231,6 +231,11 @@ class Steward:
             self._refuse(question, told)
         else:
             self._answer(question, told)
+
+    def _left(self, question: int, client: int, _: list[int]) -> None:
+        """The daemon serves a client no more; what it had asked for that one is done now."""
+        self.door.left(client)
+        self._answer(question, None)
 
     # Workers.
 
