@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
@@ -313,12 +313,6 @@ def _nothing(_: object) -> None:
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
 _REQUESTS: dict[type, Any] = {
-    wire.Hello: Clients._hello,
-    wire.Submit: Clients._submit,
-    wire.Cancel: Clients._cancel,
-    wire.Borrow: Clients._borrow,
-    wire.Return: Clients._return,
-    wire.Dropped: Clients._dropped,
-    wire.Query: Clients._query,
-    wire.Admin: Clients._admin,
+    kind: getattr(Clients, f"_{kind.__name__.lower()}") for kind in get_args(wire.FromClient)
 }
+"""What a client may say is handled by the method of that name."""

@@ -159,9 +159,3 @@ class Processes:
         """Write a control word."""
         if process := self.running.get(told.worker):
             process.control.set(told.slot, told.value)
-
-    def close(self) -> None:
-        """Let go of what is left; the steward ends it."""
-        for process in self.running.values():
-            process.close()
-        self.running.clear()

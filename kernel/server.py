@@ -161,14 +161,12 @@ class Server:
         self.loop.watch(reading, arrived)
 
     def close(self) -> None:
-        """Let go of everything; the steward goes last, and takes the sockets with it."""
+        """Have arrive what was said; the steward ends last, with the workers and the sockets."""
         self.clients.close()
-        self.processes.close()
         self.journal.flush(time.monotonic_ns())
         self.records.close()
         self.steward.offer("end")
         self.steward.close()
-        self.loop.poller.close()
 
 
 def serve(sock: socket.socket, steward: int) -> None:
