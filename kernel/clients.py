@@ -34,8 +34,8 @@ class Client:
     number: int
     peer: Peer
     uid: int
-    leases: int
-    """The steward that has its lease socket, by its process; 0: there is none."""
+    leases: bool
+    """It came with a lease socket. Whether that still leads there, the steward sees."""
     urgent: bool = False
     """What it asked for last was."""
     left: bool = False
@@ -81,8 +81,7 @@ class Clients:
         if fd < 0:
             self.steward.ask("left", number, then=_nothing)
             return
-        peer = Peer(socket.socket(fileno=fd), early)
-        client = Client(number, peer, uid, self.steward.pid if leases else 0)
+        client = Client(number, Peer(socket.socket(fileno=fd), early), uid, leases)
         self.by_number[number] = client
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
@@ -104,11 +103,6 @@ class Clients:
         self._ask(client, "left", client.number, then=_nothing)
 
     # Segments.
-
-    def lease_ended(self, number: int) -> None:
-        """The steward says that a client's lease socket is closed."""
-        if client := self.by_number.get(number):
-            client.leases = 0
 
     def make_segment(self, told: ev.MakeMemory) -> None:
         """Have a segment made and passed to both sides, and only then tell its client of leases.
@@ -261,7 +255,7 @@ class Clients:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))
 
     def _borrow(self, client: Client, asked: wire.Borrow, frames: list[bytes]) -> None:
-        if client.leases != self.steward.pid:
+        if not client.leases:
             raise mail.error(ev.Fault("leaseless"))
 
         def borrow(offer: Offer) -> None:

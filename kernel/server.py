@@ -76,7 +76,6 @@ class Server:
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
-            "lease_ended": self.clients.lease_ended,
             "forget": self.clients.offers.forget,
             "started": self.processes.started,
             "failed": self.processes.failed,

@@ -189,14 +189,19 @@ class Memory:
             # The client first: a worker that had it would keep it if the client's way is blocked.
             self.door.give(client, header, fd)
             self._give(worker, header | {"rights": rights}, fd)
+        except ClawError as error:
+            self._unmade(question, number, error)
         except OSError as error:
             self.log.write("error", f"segment {number}: {error.strerror}")
-            if made := self.segments.pop(number, None):
-                os.close(made.fd)
-            failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
-            self.link.send("refuse", question, error_fields(failed))
+            text = f"no segment could be made: {error.strerror}"
+            self._unmade(question, number, ClawError("no_memory", text))
         else:
             self.link.send("answer", question, True)
+
+    def _unmade(self, question: int, number: int, why: ClawError) -> None:
+        if made := self.segments.pop(number, None):
+            os.close(made.fd)
+        self.link.send("refuse", question, error_fields(why))
 
     def make(self, number: int, size: int, worker: int, owner: int) -> int:
         """Create a segment for a client's process.

@@ -36,7 +36,7 @@ class Sides(Served):
         kernels, self.client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         kernels.setblocking(False)
         self.door.clients[1] = doors.Client(os.getpid(), kernels)
-        self.loop.watch(kernels.fileno(), lambda _: self.door._lease_ended(1))
+        self.loop.watch(kernels.fileno(), lambda _: self.door._close_lease(1))
         self.worker = socket.socket(fileno=self.memory.pair(7))
         for sock in (self.client, self.worker):
             sock.setblocking(False)
@@ -110,7 +110,7 @@ def test_one_that_cannot_be_passed_is_not_made(sides: Sides, missing: str) -> No
             sides.door.left(1)
         case "lease socket":
             sides.client.close()
-            assert sides.said() == ("lease_ended", 1)
+            assert sides.said() is None
         case "worker":
             sides.memory.worker_gone(7)
         case "a reader":
@@ -121,7 +121,8 @@ def test_one_that_cannot_be_passed_is_not_made(sides: Sides, missing: str) -> No
     said = sides.said()
     assert said
     name, question, error = said
-    assert (name, question, error[0]) == ("refuse", 5, "no_memory")
+    code = "no_lease" if missing in ("client", "lease socket") else "no_memory"
+    assert (name, question, error[0]) == ("refuse", 5, code)
     assert not sides.memory.segments
     if missing != "worker":
         assert taken(sides.worker) is None
