@@ -38,6 +38,7 @@ class Offers:
 
     steward: Child
     by_key: dict[Key, Offer] = field(default_factory=dict)
+    """Cleared when somebody has changed a folder."""
 
     def known(self, key: Key) -> Offer | None:
         """What is known and still holds."""
@@ -56,10 +57,6 @@ class Offers:
             self.by_key.pop(key, None)
         else:
             self.by_key[key] = msgspec.convert(said, Offer)
-
-    def forget(self) -> None:
-        """Somebody has changed a folder."""
-        self.by_key.clear()
 
 
 def identity(path: str) -> str:

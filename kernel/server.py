@@ -76,7 +76,7 @@ class Server:
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
-            "forget": self.clients.offers.forget,
+            "forget": self.clients.offers.by_key.clear,
             "started": self.processes.started,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
@@ -164,7 +164,8 @@ class Server:
         self.clients.close()
         self.journal.flush(time.monotonic_ns())
         self.records.close()
-        self.steward.offer("end")
+        if self.steward.link:
+            self.steward.send("end")
         self.steward.close()
 
 

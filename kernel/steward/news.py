@@ -42,7 +42,8 @@ class News:
 
         Args:
             phase, parts: it is of the tasks whose number, divided by ``parts``, leaves ``phase``.
-            groups, tasks: as ``kernel.rows.news`` makes them.
+            groups, tasks: as ``kernel.rows.news`` makes them; of a group its service and class,
+                and the fields of a ``Group``.
 
         Returns:
             For each task its number, its state as in the row, and what to tell its owner: state,
