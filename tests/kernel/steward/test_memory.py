@@ -450,6 +450,29 @@ def test_a_client_that_closes_its_lease_socket_has_no_leases(kernel: Kernel) -> 
         assert unpack(peer.answer(3).result) == "x"
 
 
+def test_a_client_leaves_while_its_segment_is_made(kernel: Kernel) -> None:
+    """What was begun for it is done, and taken back, before the core hears that it has left."""
+    watcher = kernel.client()
+    watcher.call("echo.say", {"text": "x"})
+    used = watcher.query("status")["used_bytes"]
+    door = LeaseSocket.connect(kernel.folder / "lease.sock", PATIENCE)
+    with kernel.raw().hello(door.token) as peer:
+        peer.send_map(type="submit", id=1, op="echo.count", params={"upto": 10**6, "pause_ms": 5})
+        assert isinstance(peer.message(), wire.Accepted)
+        os.kill(kernel.steward(), signal.SIGSTOP)
+        try:
+            for request in (2, 3):
+                peer.send_map(type="borrow", id=request, op="echo.tensor", bytes=4096)
+        finally:
+            peer.close()
+            door.close()
+            os.kill(kernel.steward(), signal.SIGCONT)
+    wait_until(lambda: watcher.query("status")["clients"] == 1, "it has left")
+    wait_until(lambda: watcher.query("status")["tasks"] == 0, "its task is cancelled")
+    wait_until(lambda: watcher.query("status")["segments"] == 0, "its segment is gone")
+    assert watcher.query("status")["used_bytes"] == used
+
+
 def test_the_steward_dies_whatever_goes_on(kernel: Kernel) -> None:
     """Segments and weights objects are made, passed and dropped while it is killed."""
     kernel.plugin("w", WEIGHTS, {"w.look": "idempotent = true"})
