@@ -9,8 +9,9 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from clawai.kernel.link import Link
 from clawai.sdk import config as configuration
@@ -109,29 +110,26 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
     }
     listeners = [listen(path, kind).detach() for path, kind in doors.items()]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    told = {"config": configuration.as_dict(config), "echo": foreground}
-    settings: dict[str, Any] = {
-        "told": told,
-        "listeners": listeners,
-        "sockets": [str(path) for path in doors],
-        "ready_fd": ready_fd,
-        "lock_fd": held,
-        "budget": configuration.budget_bytes(config),
-        "idle_ns": int(config.workers.idle_minutes * 60e9),
-        "cores": device.choose(config.device).cores(len(os.sched_getaffinity(0))),
-        "rungs": config.preemption.rungs,
+    told = {
+        "config": configuration.as_dict(config),
+        "echo": foreground,
+        "started": time.monotonic_ns(),
     }
-    # Each side finds its first message waiting.
-    Link(theirs, blocking=True).send("settings", settings)
-    Link(ours, blocking=True).send("serve", told, 0, [], fds=tuple(map(os.dup, listeners)))
+    cores = device.choose(config.device).cores(len(os.sched_getaffinity(0)))
+    idle_ns, rungs = int(config.workers.idle_minutes * 60e9), config.preemption.rungs
+    made_of = configuration.budget_bytes(config), idle_ns, cores, rungs
+    ready = (ready_fd,) if ready_fd >= 0 else ()
+    # Each side finds its first message waiting, with its descriptors.
+    first = (*map(os.dup, listeners), *ready)
+    Link(ours, blocking=True).send("serve", told, 0, [], fds=first)
+    Link(theirs, blocking=True).send("settings", told, made_of, fds=(held, *listeners))
     daemon = os.getpid()
     steward = os.fork()
     if steward == 0:
         from clawai.kernel.steward.main import become
 
         become(theirs, daemon)
-    for fd in (held, ours.fileno(), *listeners):
-        os.set_inheritable(fd, True)
+    ours.set_inheritable(True)
     program = [sys.executable, "-m", "clawai.kernel.server"]
     os.execv(sys.executable, [*program, str(ours.fileno()), str(steward)])
 

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
+from clawai.kernel import events as ev
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.sdk.errors import ClawError
@@ -38,14 +41,17 @@ class Child:
     """Arguments of this Python; the number of its socket is added."""
     ended: Callable[[], None]
     """Called when it has died, before those who asked it something are told."""
+    handlers: dict[str, Callable[..., None]] = field(default_factory=dict)
+    """What it may say, besides ``answer``, ``refuse`` and ``happened``; each gets the arguments and
+    the descriptors."""
     link: Link | None = None
     """None while there is no such process."""
     pid: int = 0
     started: int = 0
     heard: bool = False
     """It has said something."""
-    handlers: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    """What it may say; each gets the arguments and the descriptors."""
+    lost: int = 0
+    """Messages that it could not take."""
     _asked: dict[int, Then] = field(default_factory=dict)
     _last: int = 0
 
@@ -69,18 +75,31 @@ class Child:
         self.link.send(name, *arguments, fds=fds)
         self.loop.rewatch(self.link.fileno(), self.link.mask)
 
+    def order(self, told: ev.Instruction) -> None:
+        """Have it carry out an instruction of the core: a message of its name and fields."""
+        self.send(type(told).__name__, *msgspec.structs.astuple(told))
+
     def offer(self, name: str, *arguments: Any) -> bool:
         """Tell it what may be lost; False if it is, as it is gone or far behind."""
         if self.link is None or len(self.link.outbox) > ROOM:
+            self.lost += 1
             return False
         self.send(name, *arguments)
         return True
 
+    def log(self, level: str, text: str) -> None:
+        """Have the steward write a line to the log."""
+        self.offer("log", level, text[:8192])
+
     def ask(self, name: str, *arguments: Any, then: Then) -> None:
-        """Ask it something; ``then`` gets the answer, in a later turn of the loop."""
+        """Ask it something; ``then`` gets the answer, mostly in a later turn of the loop."""
         self._last += 1
         self._asked[self._last] = then
-        self.send(name, self._last, *arguments)
+        try:
+            self.send(name, self._last, *arguments)
+        except OSError as error:
+            del self._asked[self._last]
+            then(ClawError("no_memory", f"no question could be asked: {error.strerror}"))
 
     def _ready(self, mask: int) -> None:
         assert self.link
@@ -97,6 +116,8 @@ class Child:
             if name in ("answer", "refuse"):
                 number, said = arguments
                 self._asked.pop(number)(said if name == "answer" else ClawError(*said))
+            elif name == "happened":
+                self.loop.happen(getattr(ev, arguments[0])(*arguments[1:]))
             else:
                 self.handlers[name](*arguments, *fds)
 

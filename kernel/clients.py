@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.child import Child, Then
+from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import POST, Peer
 from clawai.kernel.records import Records
-from clawai.kernel.stewardship import Steward
+from clawai.kernel.rows import rows
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -34,11 +36,14 @@ class Client:
     peer: Peer
     uid: int
     leases: bool
-    """It has a lease socket, at the steward."""
+    """It came with a lease socket. Whether that still leads there, the steward sees."""
     urgent: bool = False
     """What it asked for last was."""
     accepted: dict[int, wire.Accepted] = field(default_factory=dict)
     """By request, what it has not been told yet."""
+    left: bool = False
+    """Its connection has ended; the core hears that when nothing is asked for it any more, as the
+    segments that are made for it have to be there first."""
 
 
 @dataclass
@@ -46,26 +51,24 @@ class Clients:
     """All of them."""
 
     loop: Loop
-    steward: Steward
-    offers: Offers
+    steward: Child
     records: Records
-    view: Callable[[str], dict[str, Any]]
-    """The rows of a listing."""
+    core: Core
+    """It is looked at."""
     stop: Callable[[], None]
     """Begins the end of the kernel."""
-    in_flight: Callable[[], int]
-    """How many tasks there are."""
     by_number: dict[int, Client] = field(default_factory=dict)
     full: dict[int, Client] = field(default_factory=dict)
     """Those for whom too much waits, unless they begin to read."""
     news: dict[int, int] = field(default_factory=dict)
     """Those with tasks that were accepted, and when they are told, the first first."""
-    making: dict[int, list[ev.Reply]] = field(default_factory=dict)
+    making: dict[int, list[wire.Leased]] = field(default_factory=dict)
     """Segments that are being made, and what is to be said about them then."""
-    left: set[int] = field(default_factory=set)
-    """Clients that have left, which the core is to hear when their segments are made."""
     last: int = 0
     """The number that was given last."""
+
+    def __post_init__(self) -> None:
+        self.offers = Offers(self.steward)
 
     # Connections.
 
@@ -81,7 +84,7 @@ class Clients:
         """
         self.last = number
         if fd < 0:
-            self.steward.send("left", number)
+            self.steward.ask("left", number, then=_nothing)
             return
         client = Client(number, Peer(socket.socket(fileno=fd), early), uid, leases)
         self.by_number[number] = client
@@ -90,66 +93,38 @@ class Clients:
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
-            self._complain(client, error)
+            self._answer(client.number, None, error)
         self.leave(client, error.message if error else "closed")
 
     def leave(self, client: Client, why: str) -> None:
         """Forget a client; its tasks are cancelled and its leases end."""
-        if self.by_number.pop(client.number, None) is None:
+        if client.left:
             return
+        client.left = True
         self.full.pop(client.number, None)
         self.news.pop(client.number, None)
         client.peer.close()
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
-        self.steward.send("left", client.number)
-        self.left.add(client.number)
-        self._say_left(client.number)
-
-    def _say_left(self, number: int) -> None:
-        wanted = [reply.client for replies in self.making.values() for reply in replies]
-        if number in self.left and number not in wanted:
-            self.left.remove(number)
-            self.loop.happen(ev.ClientLeft(number))
+        self._ask(client, "left", client.number, then=_nothing)
 
     # Segments.
-
-    def lease_ended(self, number: int) -> None:
-        """The steward says that a client's lease socket is closed."""
-        if client := self.by_number.get(number):
-            client.leases = False
-
-    def lost(self) -> None:
-        """The steward has died, and the lease sockets with it."""
-        for client in self.by_number.values():
-            client.leases = False
 
     def make_segment(self, told: ev.MakeMemory) -> None:
         """Have a segment made and passed to both sides, and only then tell its client of leases.
 
-        Until then nothing is heard of that client, not even that it has left: the core takes it
-        that the segment is there.
+        The core takes it that the segment is there, so nothing is heard of that client before.
         """
         self.making[told.memory] = []
-        client = self.by_number.get(told.client)
-        if client:
-            client.peer.paused += 1
 
-        def made(answer: Any) -> None:
-            replies = self.making.pop(told.memory)
-            if isinstance(answer, ClawError):
+        def made(said: Any) -> None:
+            if isinstance(said, ClawError):
                 self.loop.happen(ev.MemoryGone(told.memory))
-                for reply in replies:
-                    self.fail(reply.client, reply.message, answer)
-            else:
-                for reply in replies:
-                    self.reply(reply)
-            if client:
-                client.peer.resume()
-            self._say_left(told.client)
+            for leased in self.making.pop(told.memory):
+                self._answer(told.client, leased.id, said, leased)
 
-        asked = told.memory, told.size, told.client, told.worker, told.rights
-        self.steward.ask("make_segment", *asked, then=made)
+        asked = told.memory, told.size, told.worker, told.client, told.rights
+        self._ask(self.by_number[told.client], "make_segment", *asked, then=made)
 
     # Time.
 
@@ -178,8 +153,8 @@ class Clients:
         """Send what the kernel says to a client."""
         message, client = told.message, self.by_number.get(told.client)
         if isinstance(message, wire.Leased) and message.lease.segment in self.making:
-            self.making[message.lease.segment].append(told)
-        elif client and isinstance(message, wire.Accepted) and not message.job:
+            self.making[message.lease.segment].append(message)
+        elif client and not client.left and isinstance(message, wire.Accepted) and not message.job:
             client.accepted[message.id] = message
             if client.number not in self.news:
                 self.news[client.number] = time.monotonic_ns() + limits.NEWS
@@ -200,7 +175,7 @@ class Clients:
         ended = isinstance(message, wire.Done | wire.Error)
         if client.accepted and (news := client.accepted.pop(getattr(message, "id", 0), None)):
             if not client.accepted:
-                del self.news[number]
+                self.news.pop(number, None)
             if not ended:
                 client.peer.send(news)
         if client.urgent and ended:
@@ -216,41 +191,28 @@ class Clients:
 
     def _be_eager(self) -> None:
         """Not among many: they keep the loop awake, and their workers need the processors."""
-        if self.in_flight() <= limits.FEW:
+        if len(self.core.state.tasks) <= limits.FEW:
             self.loop.eager = time.monotonic_ns() + limits.EAGER
 
-    def fail(self, number: int, about: Any, error: ClawError) -> None:
-        """Answer the request that ``about`` would have answered with an error."""
-        self._send(number, wire.error_message(error, about.id))
+    def _answer(self, number: int, request: Any, said: Any, good: Any = None) -> None:
+        """Tell a client what came of a request: an error, or ``good``, or else a listing."""
+        if isinstance(said, ClawError):
+            good = wire.error_message(said, request)
+        self._send(number, good or wire.Answer(id=request, data=wire.Raw(said)))
 
-    def _answer(self, client: Client, request: int, data: wire.Raw) -> None:
-        self._send(client.number, wire.Answer(id=request, data=data))
-
-    def _complain(self, client: Client, error: ClawError, request: int | None = None) -> None:
-        self._send(client.number, wire.error_message(error, request))
-
-    def _ask(
-        self,
-        client: Client,
-        asked: Any,
-        question: tuple[Any, ...],
-        then: Callable[[Any], None],
-    ) -> None:
-        """Ask the steward on behalf of a client, which waits for the answer."""
+    def _ask(self, client: Client, name: str, *question: Any, then: Then) -> None:
+        """Ask the steward; nothing is heard of the client for which it is until the answer, not
+        even that it has left."""
         client.peer.paused += 1
 
-        def answered(answer: Any) -> None:
-            if client.number not in self.by_number:
-                return
-            try:
-                if isinstance(answer, ClawError):
-                    raise answer
-                then(answer)
-            except ClawError as error:
-                self._complain(client, error, getattr(asked, "id", None))
+        def answered(said: Any) -> None:
+            then(said)
             client.peer.resume()
+            if client.left and not client.peer.paused:
+                del self.by_number[client.number]
+                self.loop.happen(ev.ClientLeft(client.number))
 
-        self.steward.ask(*question, then=answered)
+        self.steward.ask(name, *question, then=answered)
 
     def _offered(self, client: Client, asked: Any, then: Callable[[Offer], None]) -> None:
         """Go on with the offer of what a submit or a borrow names."""
@@ -258,8 +220,15 @@ class Clients:
         if offer := self.offers.known(key):
             then(offer)
             return
-        learn = self.offers.learn
-        self._ask(client, asked, ("resolve", *key), lambda said: then(learn(key, said)))
+
+        def resolved(said: Any) -> None:
+            self.offers.learn(key, said)
+            if isinstance(said, ClawError):
+                self._answer(client.number, asked.id, said)
+            elif not client.left:
+                then(self.offers.by_key[key])
+
+        self._ask(client, "resolve", *key, then=resolved)
 
     def _message(self, client: Client, frames: list[bytes]) -> None:
         request = None
@@ -270,7 +239,7 @@ class Clients:
                 self.loop.end_round()  # of which it may ask
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
-            self._complain(client, error, request)
+            self._answer(client.number, request, error)
 
     def _hello(self, client: Client, hello: wire.Hello, frames: list[bytes]) -> None:
         raise ClawError("bad_state", "hello was said before")
@@ -310,11 +279,7 @@ class Clients:
 
     def _borrow(self, client: Client, asked: wire.Borrow, frames: list[bytes]) -> None:
         if not client.leases:
-            raise ClawError(
-                "no_lease",
-                "this connection works without leases",
-                hint="open the lease socket first and send its token in hello",
-            )
+            raise mail.error(ev.Fault("leaseless"))
 
         def borrow(offer: Offer) -> None:
             event = ev.Borrowed(client.number, asked.id, offer.spec, asked.bytes, asked.rights)
@@ -329,29 +294,23 @@ class Clients:
         self.loop.happen(ev.Unmapped(client.number, told.segment))
 
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
+        answer = partial(self._answer, client.number, asked.id)
         verb, _, job = asked.what.partition(":")
         if verb in ("jobs", "job"):
-            self.records.ask(client.number, asked.id, client.uid, verb, job)
+            self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
-
-        def listed(data: bytes) -> None:
-            self._answer(client, asked.id, wire.Raw(data))
-
-        try:
-            self._ask(client, asked, ("view", asked.what, self.view(asked.what)), listed)
-        except OSError as error:
-            client.peer.paused -= 1
-            raise ClawError("no_memory", f"no listing could be made: {error.strerror}") from None
+        listed = rows(self.core, asked.what, time.monotonic_ns())
+        self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
         if asked.command == "shutdown":
-            self._answer(client, asked.id, wire.pack({"pid": os.getpid()}))
+            self._answer(client.number, asked.id, wire.pack({"pid": os.getpid()}))
             self.stop()
         elif asked.command.startswith("job-"):
-            self.records.ask(client.number, asked.id, client.uid, asked.command, asked.name)
+            answer = partial(self._answer, client.number, asked.id)
+            self.records.ask(f"uid:{client.uid}", asked.command, asked.name, answer)
         elif asked.command in COMMANDS:
-            told = ev.Commanded(client.number, asked.id, asked.command, asked.name)
-            self.loop.happen(told)
+            self.loop.happen(ev.Commanded(client.number, asked.id, asked.command, asked.name))
         else:
             allowed = ["shutdown", *COMMANDS]
             raise ClawError("bad_params", "no such command", asked.command, allowed)
@@ -359,20 +318,18 @@ class Clients:
     def close(self) -> None:
         """Close every connection, once what waits for it is sent or half a second has passed."""
         until = time.monotonic() + 0.5
-        for client in list(self.by_number.values()):
+        for client in [each for each in self.by_number.values() if not each.left]:
             client.peer.sock.settimeout(max(0.0, until - time.monotonic()))
             client.peer.flush()
             client.peer.close()
 
 
+def _nothing(_: object) -> None:
+    """Only the order matters in which the steward answers."""
+
+
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
 _REQUESTS: dict[type, Any] = {
-    wire.Hello: Clients._hello,
-    wire.Submit: Clients._submit,
-    wire.Cancel: Clients._cancel,
-    wire.Borrow: Clients._borrow,
-    wire.Return: Clients._return,
-    wire.Dropped: Clients._dropped,
-    wire.Query: Clients._query,
-    wire.Admin: Clients._admin,
+    kind: getattr(Clients, f"_{kind.__name__.lower()}") for kind in get_args(wire.FromClient)
 }
+"""What a client may say is handled by the method of that name."""

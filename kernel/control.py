@@ -3,27 +3,22 @@
 import fcntl
 import mmap
 import os
-from dataclasses import dataclass
 
 _FUTURE_WRITE = 0x0010
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _FUTURE_WRITE | fcntl.F_SEAL_SEAL
 
 
-@dataclass(slots=True)
 class ControlPage:
-    """One 32-bit word a slot, written by the kernel, mapped read-only by the worker."""
+    """One 32-bit word a slot, written by the kernel, mapped read-only by the worker.
 
-    fd: int
-    page: mmap.mmap
+    We map it for writing before every later writable mapping is sealed away.
+    """
 
-    @classmethod
-    def create(cls) -> "ControlPage":
-        """A page that we map for writing before every later writable mapping is sealed away."""
-        fd = os.memfd_create("claw-control", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, mmap.PAGESIZE)
-        page = mmap.mmap(fd, mmap.PAGESIZE)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        return cls(fd, page)
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("claw-control", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, mmap.PAGESIZE)
+        self.page = mmap.mmap(self.fd, mmap.PAGESIZE)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
 
     def set(self, slot: int, value: int) -> None:
         """Write the word of a slot."""

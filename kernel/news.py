@@ -11,9 +11,9 @@ from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
+from clawai.kernel.child import Child
 from clawai.kernel.core import Core
 from clawai.kernel.rows import news
-from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -23,7 +23,7 @@ class News:
     """Of all tasks of a core."""
 
     core: Core
-    steward: Steward
+    steward: Child
     reply: Callable[[ev.Reply], None]
     due: int = 0
     """When the next part is to hear; 0 while there are no tasks."""

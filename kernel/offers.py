@@ -7,21 +7,21 @@ each time; the rest is asked again in the background once it is a second old.
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from clawai.kernel.child import Child
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import SECOND
-from clawai.kernel.stewardship import Steward
 from clawai.sdk.errors import ClawError
 
 Key = tuple[str, str, bool]
 """Operation, model, and whether it is for a batch task."""
 
 
-@dataclass(slots=True)
-class Offer:
+class Offer(msgspec.Struct):
     """What runs an operation with a model."""
 
     spec: Spec
@@ -29,15 +29,16 @@ class Offer:
     batch: int
     path: str
     """Of the model's file; empty without one."""
-    learned: int
+    learned: int = msgspec.field(default_factory=time.monotonic_ns)
 
 
 @dataclass
 class Offers:
     """All that were asked for since the folders last changed."""
 
-    steward: Steward
+    steward: Child
     by_key: dict[Key, Offer] = field(default_factory=dict)
+    """Cleared when somebody has changed a folder."""
 
     def known(self, key: Key) -> Offer | None:
         """What is known and still holds."""
@@ -47,25 +48,15 @@ class Offers:
         now = time.monotonic_ns()
         if now - offer.learned > SECOND:
             offer.learned = now
-            self.steward.ask("resolve", *key, then=lambda said: self._relearn(key, said))
+            self.steward.ask("resolve", *key, then=partial(self.learn, key))
         return offer
 
-    def learn(self, key: Key, said: dict[str, Any]) -> Offer:
-        """Keep what the steward has answered."""
-        spec = msgspec.convert(said["spec"], Spec)
-        offer = Offer(**said | {"spec": spec}, learned=time.monotonic_ns())
-        self.by_key[key] = offer
-        return offer
-
-    def _relearn(self, key: Key, said: Any) -> None:
+    def learn(self, key: Key, said: Any) -> None:
+        """Keep what the steward has answered: an offer, or why there is none."""
         if isinstance(said, ClawError):
             self.by_key.pop(key, None)
         else:
-            self.learn(key, said)
-
-    def forget(self) -> None:
-        """Somebody has changed a folder."""
-        self.by_key.clear()
+            self.by_key[key] = msgspec.convert(said, Offer)
 
 
 def identity(path: str) -> str:

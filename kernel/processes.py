@@ -15,10 +15,10 @@ from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.child import Child
 from clawai.kernel.control import ControlPage
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import Peer
-from clawai.kernel.stewardship import Steward
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
@@ -35,10 +35,6 @@ class Process:
     control: ControlPage
     pidfd: int = -1
     """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
-    shares: bool = True
-    """Its code is what the core was told, so that it may share weights with others of it."""
-    fills: bool = False
-    """It was given weights to fill."""
 
     def close(self) -> None:
         """Close everything of ours."""
@@ -53,7 +49,7 @@ class Processes:
     """All worker processes."""
 
     loop: Loop
-    steward: Steward
+    steward: Child
     running: dict[int, Process] = field(default_factory=dict)
 
     # Start and end.
@@ -62,7 +58,7 @@ class Processes:
         """Make a worker's wire and control page, and have the steward start it."""
         try:
             ours, theirs = socket.socketpair()
-            control = ControlPage.create()
+            control = ControlPage()
         except OSError as error:
             why = ev.Fault("launch_failed", because=str(error))
             self.loop.happen(ev.WorkerUnready(told.worker, why))
@@ -79,10 +75,6 @@ class Processes:
         """The steward says that a worker's layers are all on."""
         self.running[worker].pidfd = pidfd
 
-    def changed(self, worker: int) -> None:
-        """The steward says that a plugin's files have changed since the core was told of them."""
-        self.running[worker].shares = False
-
     def failed(self, worker: int, said: list[Any]) -> None:
         """The steward says why a worker could not be started."""
         why = ev.Hidden(wire.error_message(ClawError(*said)))
@@ -98,11 +90,6 @@ class Processes:
         del self.running[worker]
         process.close()
         self.loop.happen(ev.WorkerGone(worker, why))
-
-    def broke(self, worker: int, why: str) -> None:
-        """The steward says what a worker has done wrong with memory, or could not be given."""
-        if worker in self.running:
-            self.loop.happen(ev.WorkerBroke(worker, why))
 
     def lost(self) -> None:
         """The steward has died: its launchers die with it, and their workers with them."""
@@ -147,24 +134,15 @@ class Processes:
 
     def _message(self, process: Process, frames: list[bytes]) -> None:
         event = mail.from_worker(process.worker, frames)
-        if isinstance(event, ev.WorkerReserved) and not process.shares:
-            event = ev.WorkerReserved(event.worker, event.size + event.weights_bytes)
-        if isinstance(event, ev.WorkerFilled) and process.fills:
-            process.fills = False
-            self.steward.ask("seal_weights", event.worker, then=partial(self._sealed, event.worker))
+        if isinstance(event, ev.WorkerFilled):
+            self.steward.send("seal_weights", process.worker)  # it says whether that was done
         elif type(event) is ev.Output:
             self.loop.gather(event)
         else:
             self.loop.happen(event)
 
-    def _sealed(self, worker: int, answer: object) -> None:
-        """Whether every write is forbidden: while somebody maps it so, the system refuses."""
-        self.loop.happen(ev.WorkerFilled(worker, answer is True))
-
     def tell(self, told: ev.Tell) -> None:
         """Send to a worker; a dying one does not hear it."""
-        if isinstance(told.message, wire.Granted) and told.worker in self.running:
-            self.running[told.worker].fills = told.message.weights == "fill"
         self._send(told.worker, told.message, ())
 
     def dispatch(self, told: ev.Dispatch) -> None:
@@ -184,9 +162,3 @@ class Processes:
         """Write a control word."""
         if process := self.running.get(told.worker):
             process.control.set(told.slot, told.value)
-
-    def close(self) -> None:
-        """Let go of what is left; the steward ends it."""
-        for process in self.running.values():
-            process.close()
-        self.running.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from clawai.kernel import events as ev
-from clawai.kernel.child import Child
+from clawai.kernel.child import Child, Then
 from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.kernel.mail import to_client
@@ -44,14 +44,10 @@ class Records:
 
     def __post_init__(self) -> None:
         self.child = Child(self.loop, "recorder", PROGRAM, self._ended)
+        told: dict[str, Callable[..., None]] = {"safe": self._safe, "again": self._again}
+        self.child.handlers = told | {"lost": self.lost, "log": self.log}
         # ``send`` is the event journal's, of which something may be lost.
         self.send, self.close = self.child.offer, self.child.close
-        self.child.handlers = {
-            "safe": self._safe,
-            "again": self._again,
-            "lost": self.lost,
-            "log": self.log,
-        }
 
     def start(self) -> None:
         """Start the recorder, and tell it what no other has confirmed."""
@@ -129,19 +125,12 @@ class Records:
         if isinstance(message, wire.Error) and self.child.link:
             self.child.send("refused", message.id, _encode(message))
 
-    def ask(self, client: int, request: int, uid: int, verb: str, job: str) -> None:
-        """What a client wants to know of jobs, or to do to one; the recorder answers it."""
-        mine = f"uid:{uid}"
+    def ask(self, principal: str, verb: str, job: str, then: Then) -> None:
+        """What a client wants to know of jobs, or to do to one; ``then`` gets the answer."""
         tasks = [task.asked for task in self.core.state.tasks.values()]
-        live = [asked for asked in tasks if asked.job == job and asked.principal == mine]
+        live = [asked for asked in tasks if asked.job == job and asked.principal == principal]
         for asked in live if verb == "job-cancel" else ():
             self.loop.happen(ev.CancelAsked(asked.client, asked.request))
-
-        def answered(said: Any) -> None:
-            error = isinstance(said, ClawError) and wire.error_message(said, request)
-            message = error or wire.Answer(id=request, data=wire.Raw(said))
-            self.carry(ev.Reply(client, message))
-
         if not self.child.link:
             self.start()
-        self.child.ask("ask", mine, verb, job, bool(live), then=answered)
+        self.child.ask("ask", principal, verb, job, bool(live), then=then)

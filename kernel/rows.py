@@ -13,12 +13,12 @@ from clawai.kernel.mail import in_words
 from clawai.kernel.state import Task
 from clawai.kernel.tasks import wait_ns
 
-_SPEC = ("spec.plugin", "spec.model")
-_SERVICE = (*_SPEC, "spec.lane", "started", "quarantined_until", "last_why")
-_WORKER = (*_SPEC, "id", "spec.lane", "state", "suspended", "threads", "idle_since")
-_TASK = ("id", "state", "submitted", "worker", "asked.client", "asked.op", "asked.priority")
-_ASKED = ("asked.spec.model", "asked.spec.lane", "asked.job")
-_STANDS = ("id", "state", "service.key", "rank", "sort", "cost")
+_SPEC = ("spec.plugin", "spec.model", "spec.lane")
+_SERVICE = (*_SPEC, "started", "quarantined_until")
+_WORKER = (*_SPEC, "id", "state", "suspended", "threads", "idle_since", "holds")
+_OF_SERVICE = ("service.pinned", "service.queue.count")
+_TASK = ("id", "state", "service.key", "rank", "sort", "cost")
+_ASKED = ("submitted", "worker", "asked.client", "asked.op", "asked.priority", "asked.job")
 
 
 def _rows(things: Iterable[Any], *paths: str) -> list[dict[str, Any]]:
@@ -29,46 +29,32 @@ def _rows(things: Iterable[Any], *paths: str) -> list[dict[str, Any]]:
 def rows(core: Core, what: str, now: int) -> dict[str, Any]:
     """What the core knows, with the tasks only if they are asked for."""
     state = core.state
-    services = state.services.values()
-    segments = [held for held in state.memory.values() if held.client]
-    workers = _rows(state.workers.values(), *_WORKER, "service.pinned")
-    for row, worker in zip(workers, state.workers.values(), strict=True):
-        held = sum(each.size for each in segments if each.worker == worker.id)
-        row["bytes"] = worker.holds + held
-        row["running"], row["queued"] = len(worker.tasks()), len(worker.service.queue)
-    known = _rows(services, *_SERVICE)
-    for row in known:
-        row["last_why"] = in_words(row["last_why"])
-    found = {
+    services, workers = state.services.values(), state.workers.values()
+    return {
         "now": now,
         "budget_bytes": state.ledger.budget,
         "used_bytes": state.ledger.used,
-        "workers": workers,
-        "services": known,
-        "count": {"tasks": len(state.tasks), "segments": len(segments)},
         "ended": state.counts,
+        "count": len(state.tasks),
+        "workers": _rows(workers, *_WORKER, *_OF_SERVICE),
+        "running": [len(worker.tasks()) for worker in workers],
+        "services": _rows(services, *_SERVICE),
+        "last_why": [in_words(service.last_why) for service in services],
+        "memory": _rows(state.memory.values(), "client", "worker", "size"),
+        "tasks": _rows(state.tasks.values(), *_TASK, *_ASKED) if what == "tasks" else [],
     }
-    if what == "tasks":
-        found["tasks"] = _rows(state.tasks.values(), *_TASK, *_ASKED)
-        found["queues"] = [[task.id for task in service.queue.ordered()] for service in services]
-    return found
 
 
-def news(
-    core: Core, tasks: list[Task], now: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What is needed to say where tasks stand: of each class of a service, and of each task."""
+def news(core: Core, tasks: list[Task], now: int) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What is needed to say where tasks stand: of each class of a service, and of each task.
+
+    Of a class: its service, its rank, its worker if there is one, how many wait in it and above,
+    and how long a new one would.
+    """
     groups = []
-    for service, rank in {(t.service.key, t.rank): (t.service, t.rank) for t in tasks}.values():
-        worker = service.worker
-        row = {
-            "service.key": service.key,
-            "rank": rank,
-            "state": worker.state if worker else "",
-            "suspended": bool(worker and worker.suspended),
-            "held": bool(worker and worker.threads < 0),
-            "ahead": service.queue.ahead(rank)[0],
-            "wait": wait_ns(core.state, service, rank, now),
-        }
-        groups.append(row)
-    return groups, _rows(tasks, *_STANDS)
+    classes = {(task.service.key, task.rank): task.service for task in tasks}
+    for (key, rank), service in classes.items():
+        worker = _rows([service.worker], "state", "suspended", "threads") if service.worker else []
+        ahead, _ = service.queue.ahead(rank)
+        groups.append((key, rank, worker, ahead, wait_ns(core.state, service, rank, now)))
+    return groups, _rows(tasks, *_TASK)

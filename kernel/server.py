@@ -1,9 +1,14 @@
-"""The daemon: one poller over sockets, the steward, signals and time.
+"""The daemon: one poller over sockets, its children, signals and time.
 
 Everything that happens becomes an event for ``Core.handle``; what it returns is carried out here.
 Clients' side: ``clients``. Workers' side: ``processes``. This module holds the loop and the boot.
 ``python -m clawai.kernel`` prepares what the daemon stands on (settings, the lock of its folder,
 listening sockets, the steward) and then becomes it.
+
+The steward is the process beside the daemon that reads files, accepts connections, holds shared
+memory, makes listings, writes the log and starts workers (``clawai.kernel.steward``, which the
+daemon never imports). If it dies, all workers die with it, whoever waits for an answer is told, and
+a new one is started.
 """
 
 import os
@@ -14,76 +19,46 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from clawai.kernel import events as ev
 from clawai.kernel import limits
+from clawai.kernel.child import Child
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
 from clawai.kernel.journal import Journal
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.kernel.memory import Memory
 from clawai.kernel.news import News
-from clawai.kernel.offers import Offers
 from clawai.kernel.processes import Processes
 from clawai.kernel.records import Records
-from clawai.kernel.rows import rows
-from clawai.kernel.stewardship import Steward
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What ``python -m clawai.kernel`` has prepared."""
-
-    told: Any
-    """What a steward that is started again has to be told."""
-    listeners: list[int]
-    sockets: list[str]
-    """Where they listen; removed at the end."""
-    ready_fd: int
-    """Gets a line once the daemon serves; -1 for nobody."""
-    lock_fd: int
-    """Holds the lock of the folder while it is open."""
-    budget: int
-    idle_ns: int
-    cores: int
-    rungs: list[int]
 
 
 class Server:
-    """The running kernel."""
+    """The running kernel.
 
-    def __init__(self, settings: Settings, link: Link, steward: int) -> None:
-        self.settings = settings
-        made_of = (settings.budget, settings.idle_ns, settings.cores, frozenset(settings.rungs))
+    Args:
+        link, steward: lead to the steward that the boot has started, and its process.
+        told: what one that is started again has to be told.
+        made_of: the arguments of the core.
+        listeners: the sockets that the steward accepts on.
+    """
+
+    def __init__(
+        self, link: Link, steward: int, told: Any, made_of: tuple[Any, ...], listeners: list[int]
+    ) -> None:
+        self.told, self.listeners = told, listeners
         self.core = Core(*made_of)
         self.loop = Loop(self._carry_out)
-        told, listeners = settings.told, settings.listeners
-        self.steward = Steward(self.loop, link, steward, told, listeners)
-        self.offers = Offers(self.steward)
+        program = ["-P", "-m", "clawai.kernel.steward"]
+        self.steward = Child(self.loop, "steward", program, self._steward_ended)
+        self.steward.adopt(link, steward)
+        log, config = self.steward.log, told["config"]
         self.processes = Processes(self.loop, self.steward)
-        self.memory = Memory(self.loop, self.steward, self.core)
-        config = told["config"]
         self.records = Records(
-            self.loop,
-            self.core,
-            self.steward.log,
-            config,
-            self._instruct,
-            lambda: self.journal.lose(time.monotonic_ns()),
+            self.loop, self.core, log, config, self._instruct, self._journal_lost
         )
         self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
-        self.clients = Clients(
-            self.loop,
-            self.steward,
-            self.offers,
-            self.records,
-            self._view,
-            self.stop,
-            lambda: len(self.core.state.tasks),
-        )
+        self.clients = Clients(self.loop, self.steward, self.records, self.core, self.stop)
         self.news = News(self.core, self.steward, self.clients.reply)
-        self._started = time.monotonic_ns()
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
             ev.Pass: self.clients.passed,
@@ -94,25 +69,25 @@ class Server:
             ev.Suspend: self.processes.suspend,
             ev.Kill: self.processes.kill,
             ev.MakeMemory: self._make_memory,
-            ev.GiveMemory: self.memory.give_weights,
-            ev.FreeMemory: self.memory.free,
-            ev.Log: lambda told: self.steward.log(told.level, told.text),
+            ev.GiveMemory: self.steward.order,
+            ev.FreeMemory: self.steward.order,
+            ev.Log: lambda told: log(told.level, told.text),
             ev.Record: self.records.record,
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
-            "clients": lambda: (self.clients.last, list(self.clients.by_number)),
+            "forget": self.clients.offers.by_key.clear,
             "started": self.processes.started,
-            "changed": self.processes.changed,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
-            "broke": self.processes.broke,
-            "freed": self.memory.freed,
-            "lease_ended": self.clients.lease_ended,
-            "lost": self._steward_lost,
-            "forget": self.offers.forget,
-            "pressure": lambda cores, memory: self.loop.happen(ev.Pressure(cores, memory)),
         }
+        self.timers: tuple[tuple[Callable[[], int | None], Callable[[int], object]], ...] = (
+            (self.core.next_timer, lambda _: self.loop.happen(ev.Timer())),
+            (self.news.next_timer, self.news.ask),
+            (self.clients.next_timer, self.clients.expire),
+            (lambda: self.journal.due if self.journal.buffer else None, self.journal.flush),
+        )
+        """When something is due, and what is done then."""
 
     def _carry_out(self, event: ev.Event) -> None:
         now = time.monotonic_ns()
@@ -127,42 +102,42 @@ class Server:
         self.journal.note(event, now, told)
 
     def _make_memory(self, told: ev.MakeMemory) -> None:
-        (self.clients.make_segment if told.client else self.memory.make_weights)(told)
+        (self.clients.make_segment if told.client else self.steward.order)(told)
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
 
-    def _view(self, what: str) -> dict[str, Any]:
-        now = time.monotonic_ns()
-        shell = {
-            "pid": os.getpid(),
-            "uptime_s": (now - self._started) // limits.SECOND,
-            "clients": len(self.clients.by_number),
-            "log_lines_lost": self.steward.lost,
-        }
-        return shell | rows(self.core, what, now)
+    def _journal_lost(self) -> None:
+        self.journal.lose(time.monotonic_ns())
 
-    def _steward_lost(self) -> None:
-        self.clients.lost()
+    def _steward_ended(self) -> None:
+        """The steward has died, and every descriptor with it; so have its launchers and workers."""
+        if time.monotonic_ns() < self.steward.started + limits.SECOND:
+            raise RuntimeError("the steward process dies as soon as it is started")
+        self.steward.start()
+        clients = [number for number, each in self.clients.by_number.items() if not each.left]
+        told = self.told, self.clients.last, clients
+        self.steward.send("serve", *told, fds=tuple(map(os.dup, self.listeners)))
+        text = "the steward process died and is started again; so are its workers"
+        self.steward.log("error", text)
+        memory = self.core.state.memory
+        gone = [held for held in memory.values() if held.state == "freeing"]
         self.processes.lost()
-        self.memory.lost()
+        # Weights that nobody maps any more, too; of a segment, one side is gone.
+        gone += [held for held in memory.values() if held.idle]
+        for held in gone:
+            self.loop.happen(ev.MemoryGone(held.id))
 
     def run(self) -> None:
         """Serve until the core stops and every worker is gone."""
         while not self.core.state.stopping or self.processes.running or self.records.waiting:
-            journal = self.journal.due if self.journal.buffer else None
-            news = self.news.next_timer()
-            planned = (self.core.next_timer(), self.clients.next_timer(), journal, news)
-            due = min((when for when in planned if when is not None), default=None)
-            self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
+            planned = [(due, act) for when, act in self.timers if (due := when()) is not None]
+            first = min([due for due, _ in planned], default=None)
+            self.loop.turn(None if first is None else max(0, first - time.monotonic_ns()) / 1e9)
             now = time.monotonic_ns()
-            if (timer := self.core.next_timer()) is not None and timer <= now:
-                self.loop.happen(ev.Timer())
-            if news is not None and now >= news:
-                self.news.ask(now)
-            self.clients.expire(now)
-            if journal is not None and now >= journal:
-                self.journal.flush(now)
+            for due, act in planned:
+                if due <= now:
+                    act(now)
 
     def stop(self) -> None:
         """Begin the end: tasks are told, workers are killed."""
@@ -170,64 +145,49 @@ class Server:
             self.steward.log("info", "the kernel stops")
             self.loop.happen(ev.ShutdownAsked())
 
+    def stop_at_signals(self) -> None:
+        """SIGTERM and SIGINT stop the kernel; SIGHUP too, as its terminal is gone."""
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+        def arrived(_: int) -> None:
+            self.loop.unwatch(reading)  # one is enough
+            self.stop()
+
+        self.loop.watch(reading, arrived)
+
     def close(self) -> None:
-        """Let go of everything."""
-        for path in self.settings.sockets:
-            if os.path.exists(path):  # noqa: PTH110 - pathlib would only be loaded for this
-                os.unlink(path)  # noqa: PTH108
+        """Have arrive what was said; the steward ends last, with the workers and the sockets."""
         self.clients.close()
-        self.processes.close()
         self.journal.flush(time.monotonic_ns())
         self.records.close()
+        if self.steward.link:
+            self.steward.send("end")
         self.steward.close()
-        self.loop.poller.close()
-
-
-def _signals(server: Server) -> tuple[socket.socket, socket.socket]:
-    """SIGTERM and SIGINT stop the kernel; SIGHUP too, as its terminal is gone."""
-    reading, writing = socket.socketpair()
-    reading.setblocking(False)
-    writing.setblocking(False)
-    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-
-    def arrived(_: int) -> None:
-        reading.recv(64)
-        server.stop()
-
-    server.loop.watch(reading.fileno(), arrived)
-    return reading, writing
 
 
 def serve(sock: socket.socket, steward: int) -> None:
     """Serve until a signal or ``claw down``.
 
     Args:
-        sock: leads to the steward; the settings wait there.
+        sock: leads to the steward. The settings wait there, with the descriptors of the folder's
+            lock, which is held while it is open, and of the listening sockets.
         steward: its process.
     """
     sys.setrecursionlimit(limits.DEPTH)
+    sock.set_inheritable(False)  # it came through an exec, and goes no further
     first = Link(sock, blocking=True).receive()
     assert first is not None
-    settings = msgspec.convert(first[1][0], Settings)
-    for fd in (sock.fileno(), settings.lock_fd, settings.ready_fd, *settings.listeners):
-        if fd >= 0:
-            os.set_inheritable(fd, False)  # they came through an exec, and go no further
-    server = Server(settings, Link(sock), steward)
+    _, (told, (*sizes, rungs)), (_, *listeners) = first
+    server = Server(Link(sock), steward, told, (*sizes, frozenset(rungs)), listeners)
     try:
-        wakeups = _signals(server)
+        server.stop_at_signals()
         server.records.start()
         server.journal.begin(time.monotonic_ns())
-        server.steward.log("info", f"kernel {os.getpid()} serves {settings.sockets[0]}")
-        if settings.ready_fd >= 0:
-            line = {"ready": True, "pid": os.getpid(), "socket": settings.sockets[0]}
-            os.write(settings.ready_fd, msgspec.json.encode(line) + b"\n")
-            os.close(settings.ready_fd)
+        server.steward.send("ready")
         server.run()
-        signal.set_wakeup_fd(-1)
-        for each in wakeups:
-            each.close()
     finally:
         server.close()
 

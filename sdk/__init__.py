@@ -7,19 +7,15 @@ the names below are loaded when they are first used.
 from importlib import import_module
 from typing import Any
 
-_LAZY = {
-    "aclient": ["AsyncClient"],
-    "client": ["Client"],
-    "errors": ["ClawError"],
-    "plugin": ["Batch", "Context", "Params", "Tensor", "batched", "operation"],
-}
-"""Module to its names."""
+_PLUGIN = ("Batch", "Context", "Params", "Tensor", "batched", "operation")
+_LAZY = {"AsyncClient": "aclient", "Client": "client", "ClawError": "errors"}
+_LAZY |= dict.fromkeys(_PLUGIN, "plugin")
+"""Name to its module."""
 
-__all__ = sorted(name for names in _LAZY.values() for name in names)  # noqa: PLE0605
+__all__ = sorted(_LAZY)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _LAZY.items():
-        if name in names:
-            return getattr(import_module(f"clawai.sdk.{module}"), name)
+    if name in _LAZY:
+        return getattr(import_module(f"clawai.sdk.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

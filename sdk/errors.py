@@ -1,36 +1,28 @@
 """One error for everything that crosses a process boundary; ``codes`` lists what it can say."""
 
+from dataclasses import dataclass
 from typing import Any
 
 
+@dataclass(eq=False, repr=False)
 class ClawError(Exception):
-    """What went wrong, what was got, what is allowed, and what to do next.
+    """What went wrong, what was got, what is allowed, and what to do next."""
 
-    Args:
-        code: one of ``clawai.sdk.codes.CODES``.
-        message: one sentence a person can read.
-        got: the offending value, as msgpack can carry it.
-        allowed: the values or range that would have been accepted.
-        hint: the next step, such as a command.
-        retry_after_ms: when the same request may fare better, where that is known.
-    """
+    code: str
+    """One of ``clawai.sdk.codes.CODES``."""
+    message: str
+    """One sentence a person can read."""
+    got: Any = None
+    """The offending value, as msgpack can carry it."""
+    allowed: Any = None
+    """The values or range that would have been accepted."""
+    hint: str = ""
+    """The next step, such as a command."""
+    retry_after_ms: int | None = None
+    """When the same request may fare better, where that is known."""
 
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        got: Any = None,
-        allowed: Any = None,
-        hint: str = "",
-        retry_after_ms: int | None = None,
-    ) -> None:
-        super().__init__(code, message)  # what a pickle makes it of; the rest is its state
-        self.code = code
-        self.message = message
-        self.got = got
-        self.allowed = allowed
-        self.hint = hint
-        self.retry_after_ms = retry_after_ms
+    def __post_init__(self) -> None:
+        super().__init__(self.code, self.message)  # for a pickle; the rest is its state
 
     @property
     def callers_fault(self) -> bool:

@@ -128,6 +128,9 @@ class Host:
         self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
     ) -> memoryview | None:
         """Ask for weights that outlive this worker; see ``clawai.sdk.plugin.Start``."""
+        if not self.args.get("shares", True):  # nobody else runs our code: they are our own
+            self.reserve(private + nbytes)
+            return None
         self.send(
             wire.Reserve(
                 bytes=private, weights=layout, weights_bytes=nbytes, incarnation=self.incarnation

@@ -38,6 +38,7 @@ class HostProcess:
     Args:
         folder: for the module ``name`` with ``code``.
         operations: as the manifest would declare them.
+        more: arguments of the worker.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class HostProcess:
         slots: int = 1,
         threads: int = 2,
         ready: bool = True,
+        more: Mapping[str, Any] = {},
     ) -> None:
         (folder / f"{name}.py").write_text(textwrap.dedent(code))
         self.sock, theirs = socket.socketpair()
         self.leases, their_leases = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(PATIENCE)
-        self.page = ControlPage.create()
+        self.page = ControlPage()
         self.slots = slots
         fds = {
             "wire": theirs.fileno(),
@@ -77,7 +79,7 @@ class HostProcess:
             "threads": threads,
             "context": 0,
         }
-        told = json.dumps({"folder": str(folder), "fds": fds, "args": args})
+        told = json.dumps({"folder": str(folder), "fds": fds, "args": args | dict(more)})
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, told], pass_fds=list(fds.values())
         )

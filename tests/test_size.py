@@ -86,7 +86,7 @@ def stop_when_it_has_served(self):
     ours, theirs = socket.socketpair()
     self.clients.connected(1, 0, True, b"", b"", theirs.detach())
     client, said = self.clients.by_number[1], []
-    self.clients._answer = lambda client, request, data: said.append(data)
+    self.clients._answer = lambda *answer: said.append(answer)
     asked = server.Clients._query
     for what in ("status", "plugins", "models", "workers", "tasks"):
         asked(self.clients, client, type("Query", (), {"id": 1, "what": what}), [])

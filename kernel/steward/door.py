@@ -239,7 +239,7 @@ class Door:
         self.clients[number] = Client(new.pid, lease)
         if lease:
             # It has nothing to say there: whatever comes is the end of it.
-            self.loop.watch(lease.fileno(), lambda _: self._lease_ended(number))
+            self.loop.watch(lease.fileno(), lambda _: self._close_lease(number))
         del self.newcomers[new.sock.fileno()]
         self.loop.unwatch(new.sock.fileno())
         told = number, new.uid, lease is not None, said, new.zmtp.rest()
@@ -258,16 +258,14 @@ class Door:
         """Send a descriptor to a client.
 
         Raises:
-            OSError: it has no lease socket any more, or does not take it.
+            ClawError: no_lease, as it has no lease socket any more.
+            OSError: it does not take it.
         """
         client = self.clients.get(number)
         if client is None or client.lease is None:
-            raise OSError(errno.ENOTCONN, "the client has no lease socket")
+            hint = "connect anew to have leases"
+            raise ClawError("no_lease", "the lease socket of this client is closed", hint=hint)
         socket.send_fds(client.lease, [msgspec.msgpack.encode(header)], [fd])
-
-    def _lease_ended(self, number: int) -> None:
-        self._close_lease(number)
-        self.link.send("lease_ended", number)
 
     def _close_lease(self, number: int) -> None:
         client = self.clients.get(number)

@@ -76,13 +76,16 @@ def order(
         path, _ = model_file(record)
         model_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
+    code = registry.code(plugin)
+    arguments = _arguments(worker, spec, plugin, registry, config, model)
     return Order(
         worker,
         spec.plugin,
-        registry.code(plugin),
+        code,
         policy.to_dict(),
         level,
-        _arguments(worker, spec, plugin, registry, config, model),
+        # Weights are shared with workers of the same code, and the core was told of other code.
+        arguments | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
         [] if folder.parent == BUNDLED else [str(folder.resolve())],

@@ -4,6 +4,7 @@ One thread, so that a launcher can be forked from it at any time. It may wait fo
 never waits for it.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from clawai.kernel.events import Spec
-from clawai.kernel.limits import MIB
+from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
@@ -56,11 +57,13 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
             link = Link(sock, blocking=True)
             first = link.receive()
             if first:
-                (told, last, clients), listeners = first[1:]
-                steward = Steward(link, msgspec.convert(told["config"], Config), told["echo"])
+                (told, last, clients), (door, lease, *ready) = first[1:]
+                config = msgspec.convert(told["config"], Config)
+                steward = Steward(link, config, told["echo"], told["started"])
                 steward.door.last = last
                 steward.door.clients = {number: Client(0) for number in clients}
-                steward.serve(listeners)
+                steward.ready = ready
+                steward.serve([door, lease])
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -72,9 +75,11 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
 class Steward:
     """Everything that the steward holds."""
 
-    def __init__(self, link: Link, config: Config, echo: bool) -> None:
+    def __init__(self, link: Link, config: Config, echo: bool, started: int) -> None:
         self.link = link
         self.config = config
+        self.started = started
+        """When the kernel was: told to those that follow, seen by the first."""
         self.loop = Loop(_no_event)
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
@@ -89,14 +94,18 @@ class Steward:
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
+        self.ready: list[int] = []
+        """A descriptor that gets a line once the daemon serves, if somebody waits for it."""
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
         """Workers to be started once the sandbox is proved."""
         self._handlers: dict[str, Callable[..., None]] = {
+            "ready": self._ready,
+            "end": self._end,
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
             "view": self._view,
             "news": self._news,
-            "left": lambda client, _: self.door.left(client),
+            "left": self._left,
             "launch": self._launch,
             "signal": self._signal,
             **self.memory.handlers(),
@@ -114,7 +123,7 @@ class Steward:
         for where, why in self.registry.problems.items():
             self.log.write("warning", f"plugin {where}: {why}")
         if self.watch.cores != len(os.sched_getaffinity(0)):
-            self.link.send("pressure", *self.watch.told)  # a container has less
+            self.link.send("happened", "Pressure", *self.watch.told)  # a container has less
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
@@ -129,7 +138,7 @@ class Steward:
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
                 self.log.write("debug", f"others leave us {left}")
-                self.link.send("pressure", *found)
+                self.link.send("happened", "Pressure", *found)
         for group in self.groups.values():
             group.end()
         self.proofs.end()
@@ -152,6 +161,22 @@ class Steward:
         name, arguments, fds = message
         self._handlers[name](*arguments, fds)
 
+    def _ready(self, _: list[int]) -> None:
+        """The daemon serves."""
+        self.started = time.monotonic_ns()
+        path = str(paths.kernel_socket())
+        self.log.write("info", f"kernel {self.daemon} serves {path}")
+        for fd in self.ready:
+            line = {"ready": True, "pid": self.daemon, "socket": path}
+            with contextlib.suppress(OSError):  # who waited is gone
+                os.write(fd, msgspec.json.encode(line) + b"\n")
+            os.close(fd)
+
+    def _end(self, _: list[int]) -> None:
+        """The daemon ends; it waits for us, and holds the lock of its folder as long."""
+        for path in (paths.kernel_socket(), paths.lease_socket()):
+            path.unlink(missing_ok=True)
+
     def _answer(self, question: int, value: Any, *fds: int) -> None:
         self.link.send("answer", question, value, fds=fds)
 
@@ -171,9 +196,14 @@ class Steward:
     def _resolve(self, question: int, op: str, model: str, batch: bool, _: list[int]) -> None:
         self._reply(question, lambda: self.registry.resolve(op, model, batch))
 
-    def _view(self, question: int, what: str, rows: dict[str, Any], _: list[int]) -> None:
+    def _view(
+        self, question: int, what: str, lost: int, rows: dict[str, Any], _: list[int]
+    ) -> None:
+        """Make a listing of what the core knows; ``lost``: lines that never came here."""
         proofs = self.proofs
-        rows["log_lines_lost"] += self.log.lost
+        rows["pid"], rows["clients"] = self.daemon, len(self.door.clients)
+        rows["uptime_s"] = (rows["now"] - self.started) // SECOND
+        rows["log_lines_lost"] = lost + self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
         started = [group.workers.items() for group in self.groups.values()]
@@ -201,6 +231,11 @@ class Steward:
             self._refuse(question, told)
         else:
             self._answer(question, told)
+
+    def _left(self, question: int, client: int, _: list[int]) -> None:
+        """The daemon serves a client no more; what it had asked for that one is done now."""
+        self.door.left(client)
+        self._answer(question, None)
 
     # Workers.
 
@@ -233,7 +268,7 @@ class Steward:
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
             if order.code != spec.code:
-                self.link.send("changed", worker)
+                self.memory.unlike.add(worker)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
             self.groups[spec.lane].spawn(order, self.proofs.bpf, fds)
             return

@@ -110,6 +110,8 @@ class Memory:
     weights: dict[int, int] = field(default_factory=dict)
     filling: dict[int, int] = field(default_factory=dict)
     """Workers to the weights that they are to fill."""
+    unlike: set[int] = field(default_factory=set)
+    """Workers whose code is not what the core was told: they share weights with nobody."""
     sealing: dict[int, bool] = field(default_factory=dict)
     """Weights objects that are being sealed, and whether they are to be freed then."""
     refilled: dict[int, list[int]] = field(default_factory=dict)
@@ -120,10 +122,10 @@ class Memory:
         """What the daemon may say."""
         return {
             "make_segment": self._make_segment,
-            "free": self._free,
-            "make_weights": self._make_weights,
+            "MakeMemory": self._make_weights,
+            "GiveMemory": self._give_weights,
+            "FreeMemory": self._free,
             "seal_weights": self._seal_weights,
-            "give_weights": self._give_weights,
         }
 
     # Workers.
@@ -147,10 +149,11 @@ class Memory:
             os.close(segment.fd)
         self.freeing |= dict.fromkeys(self.refilled.pop(worker, ()), 0)
         self.filling.pop(worker, None)
+        self.unlike.discard(worker)
 
     def _broke(self, worker: int, why: str) -> None:
         if worker in self.workers:
-            self.link.send("broke", worker, why)
+            self.link.send("happened", "WorkerBroke", worker, why)
 
     def _give(self, worker: int, header: dict[str, Any], fd: int) -> None:
         """Send a descriptor to a worker.
@@ -174,8 +177,8 @@ class Memory:
         question: int,
         number: int,
         size: int,
-        client: int,
         worker: int,
+        client: int,
         rights: str,
         _: list[int],
     ) -> None:
@@ -186,14 +189,19 @@ class Memory:
             # The client first: a worker that had it would keep it if the client's way is blocked.
             self.door.give(client, header, fd)
             self._give(worker, header | {"rights": rights}, fd)
+        except ClawError as error:
+            self._unmade(question, number, error)
         except OSError as error:
             self.log.write("error", f"segment {number}: {error.strerror}")
-            if made := self.segments.pop(number, None):
-                os.close(made.fd)
-            failed = ClawError("no_memory", f"no segment could be made: {error.strerror}")
-            self.link.send("refuse", question, error_fields(failed))
+            text = f"no segment could be made: {error.strerror}"
+            self._unmade(question, number, ClawError("no_memory", text))
         else:
             self.link.send("answer", question, True)
+
+    def _unmade(self, question: int, number: int, why: ClawError) -> None:
+        if made := self.segments.pop(number, None):
+            os.close(made.fd)
+        self.link.send("refuse", question, error_fields(why))
 
     def make(self, number: int, size: int, worker: int, owner: int) -> int:
         """Create a segment for a client's process.
@@ -214,7 +222,7 @@ class Memory:
         elif number in self.weights:
             self._free_weights(number)
         else:  # lost with the steward before this one
-            self.link.send("freed", number)
+            self.link.send("happened", "MemoryGone", number)
 
     def punch_some(self) -> list[int]:
         """Give so many pages back as one turn of the loop has time for; segments that are done."""
@@ -274,7 +282,7 @@ class Memory:
         for number in self.punch_some():
             segment = self.segments[number]
             if self.retire(number):
-                self.link.send("freed", number)
+                self.link.send("happened", "MemoryGone", number)
             else:
                 self.refilled.setdefault(segment.worker, []).append(number)
                 written.append(segment.worker)
@@ -286,8 +294,10 @@ class Memory:
 
     # Weights objects.
 
-    def _make_weights(self, number: int, worker: int, size: int, _: list[int]) -> None:
+    def _make_weights(self, number: int, size: int, worker: int, *_: Any) -> None:
         try:
+            if worker in self.unlike:
+                raise OSError(errno.EPERM, "its code is not what others of them run")
             fd = self.weights[number] = _create("claw-weights", size)
             self._give(worker, {"weights": number, "bytes": size}, fd)
             self.filling[worker] = number
@@ -298,6 +308,8 @@ class Memory:
         try:
             if (fd := self.weights.get(number)) is None:
                 raise OSError(errno.ENOENT, "they are lost")  # with the steward before this one
+            if worker in self.unlike:
+                raise OSError(errno.EPERM, "its code is not that of who filled them")
             self._give(worker, {"weights": number, "bytes": os.fstat(fd).st_size}, fd)
         except OSError as error:
             self._weightless(worker, error)
@@ -305,19 +317,19 @@ class Memory:
     def _weightless(self, worker: int, error: OSError) -> None:
         self._broke(worker, f"it cannot be given its weights: {error}")
 
-    def _seal_weights(self, question: int, worker: int, _: list[int]) -> None:
+    def _seal_weights(self, worker: int, _: list[int]) -> None:
         """Forbid every write to what a worker has filled; while somebody maps it for writing, the
         system refuses."""
         number = self.filling.pop(worker, None)
         if number is None:
-            self.link.send("answer", question, False)
+            self.link.send("happened", "WorkerFilled", worker, False)
             return
         fd = self.weights[number]
         self.sealing[number] = False
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
         def sealed(done: bool) -> None:
-            self.link.send("answer", question, done)
+            self.link.send("happened", "WorkerFilled", worker, done)
             if done:
                 self.keepers.keep(number, fd)
             if self.sealing.pop(number):
@@ -332,7 +344,7 @@ class Memory:
             return
         fd = self.weights.pop(number)
         self.keepers.release(number)
-        self._in_child(lambda: None, lambda _: self.link.send("freed", number), fd)
+        self._in_child(lambda: None, lambda _: self.link.send("happened", "MemoryGone", number), fd)
 
     def _in_child(
         self, work: Callable[[], object], then: Callable[[bool], None], close: int = -1

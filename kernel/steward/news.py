@@ -6,15 +6,26 @@ ago at most, is kept, so that places are counted among all.
 
 from bisect import bisect_left
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from clawai.kernel.limits import MS
-from clawai.kernel.steward.views import Rows
+from clawai.kernel.steward.views import Place, Rows, place
 
 LOADING = ("starting", "waiting", "loading")
 Service = tuple[str, ...]
-Place = tuple[int, int, int]
-"""In a queue: the class, when it is due there, and the number of the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One class of a service."""
+
+    worker: list[Rows]
+    """None or one."""
+    ahead: int
+    """How many wait in it, and in those above."""
+    wait: int
+    """Nanoseconds that a new one would."""
 
 
 class News:
@@ -26,12 +37,13 @@ class News:
         self.whole = False
         """Every part was heard once: until then nobody's place is known."""
 
-    def tell(self, phase: int, parts: int, groups: list[Rows], tasks: list[Rows]) -> list[Any]:
+    def tell(self, phase: int, parts: int, groups: list[Any], tasks: list[Rows]) -> list[Any]:
         """What to say of the tasks of a part.
 
         Args:
             phase, parts: it is of the tasks whose number, divided by ``parts``, leaves ``phase``.
-            groups, tasks: as ``kernel.rows.news`` makes them.
+            groups, tasks: as ``kernel.rows.news`` makes them; of a group its service and class,
+                and the fields of a ``Group``.
 
         Returns:
             For each task its number, its state as in the row, and what to tell its owner: state,
@@ -39,18 +51,19 @@ class News:
         """
         self._learn(phase, parts, tasks)
         queues: dict[Service, list[Place]] = defaultdict(list)
-        for service, place in self.places.values():
-            queues[service].append(place)
+        for service, stands in self.places.values():
+            queues[service].append(stands)
         for queue in queues.values():
             queue.sort()
-        by_class = {(tuple(group["service.key"]), group["rank"]): group for group in groups}
+        by_class = {(tuple(key), rank): Group(*of_it) for key, rank, *of_it in groups}
         said = []
         for task in tasks:
             service = tuple(task["service.key"])
             group = by_class[service, task["rank"]]
             if task["state"] == "running":
-                held = "held" if group["held"] else "running"
-                told: Any = ("suspended" if group["suspended"] else held, None, None)
+                (worker,) = group.worker
+                held = "held" if worker["threads"] < 0 else "running"
+                told: Any = ("suspended" if worker["suspended"] else held, None, None)
             elif task["state"] == "queued":
                 told = self._waits(task, group, queues[service])
             else:
@@ -63,19 +76,16 @@ class News:
             del self.places[number]
         for task in tasks:
             if task["state"] == "queued":
-                self.places[task["id"]] = tuple(task["service.key"]), _place(task)
+                self.places[task["id"]] = tuple(task["service.key"]), place(task)
         self.whole = self.whole or phase == parts - 1
 
-    def _waits(self, task: Rows, group: Rows, queue: list[Place]) -> tuple[str, Any, Any]:
-        state = "loading" if group["state"] in LOADING else "queued"
+    def _waits(self, task: Rows, group: Group, queue: list[Place]) -> tuple[str, Any, Any]:
+        loading = any(worker["state"] in LOADING for worker in group.worker)
+        state = "loading" if loading else "queued"
         if not self.whole:
             return state, None, None
-        position = bisect_left(queue, _place(task))
+        position = bisect_left(queue, place(task))
         if not task["cost"]:
             return state, position, None
         # The wait is that of one which comes now: behind as many as there are in its class.
-        return state, position, group["wait"] * position // max(1, group["ahead"]) // MS
-
-
-def _place(task: Rows) -> Place:
-    return task["rank"], task["sort"], task["id"]
+        return state, position, group.wait * position // max(1, group.ahead) // MS

@@ -1,5 +1,6 @@
 """What a query shows: listings made from the daemon's rows, the manifests and the store."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,20 +21,30 @@ STATUS = (
     "launchers",
 )
 Rows = dict[str, Any]
+Place = tuple[int, int, int]
+"""In a queue: the class, when it is due there, and the number of the task."""
 
 
 def status(rows: Rows, registry: Registry) -> Rows:
     """The kernel as a whole."""
     shown = {key: rows[key] for key in STATUS}
-    return {**shown, **rows["count"], "workers": len(rows["workers"])}
+    segments = [held for held in rows["memory"] if held["client"]]
+    return {
+        **shown,
+        "tasks": rows["count"],
+        "segments": len(segments),
+        "workers": len(rows["workers"]),
+    }
 
 
 def plugins(rows: Rows, registry: Registry) -> Rows:
     """Every plugin, its operations and how its worker fares."""
     registry.scan()
     listed = []
+    whys = zip(rows["services"], rows["last_why"], strict=True)
+    services = [{**service, "last_why": why} for service, why in whys]
     for name, plugin in registry.plugins.items():
-        mine = [service for service in rows["services"] if service["spec.plugin"] == name]
+        mine = [service for service in services if service["spec.plugin"] == name]
         workers = [worker for worker in rows["workers"] if worker["spec.plugin"] == name]
         listed.append(
             {
@@ -75,11 +86,11 @@ def models(rows: Rows, registry: Registry) -> Rows:
     return {"models": listed}
 
 
-def activity(worker: Rows) -> str:
-    """The state of a worker, or what keeps it from going on."""
+def activity(worker: Rows, running: int) -> str:
+    """The state of a worker that runs so many tasks, or what keeps it from going on."""
     if worker["suspended"]:
         return "suspended"
-    if worker["state"] == "ready" and worker["running"]:
+    if worker["state"] == "ready" and running:
         return "held" if worker["threads"] < 0 else "running"
     return str(worker["state"])
 
@@ -87,6 +98,9 @@ def activity(worker: Rows) -> str:
 def workers(rows: Rows, registry: Registry) -> Rows:
     """Every worker process."""
     now = rows["now"]
+    shared: Counter[int] = Counter()
+    for held in rows["memory"]:
+        shared[held["worker"]] += held["size"] if held["client"] else 0
     listed = [
         {
             "worker": each["id"],
@@ -95,29 +109,32 @@ def workers(rows: Rows, registry: Registry) -> Rows:
             "model": each["spec.model"],
             "lane": each["spec.lane"],
             "pinned": each["service.pinned"],
-            "state": activity(each),
+            "state": activity(each, running),
             "threads": max(0, each["threads"]),
-            "running": each["running"],
-            "queued": each["queued"],
-            "bytes": each["bytes"],
-            "idle_s": 0 if each["running"] else (now - (each["idle_since"] or now)) // SECOND,
+            "running": running,
+            "queued": each["service.queue.count"],
+            "bytes": each["holds"] + shared[each["id"]],
+            "idle_s": 0 if running else (now - (each["idle_since"] or now)) // SECOND,
         }
-        for each in rows["workers"]
+        for each, running in zip(rows["workers"], rows["running"], strict=True)
     ]
     return {"workers": listed}
 
 
 def tasks(rows: Rows, registry: Registry) -> Rows:
     """Every task that has not ended, with its place in its queue."""
-    places = {task: place for queue in rows["queues"] for place, task in enumerate(queue)}
-    busy = {worker["id"]: activity(worker) for worker in rows["workers"]}
-    listed = [
-        {
+    places = _places(rows["tasks"])
+    workers = zip(rows["workers"], rows["running"], strict=True)
+    busy = {worker["id"]: activity(worker, running) for worker, running in workers}
+    listed = []
+    for each in rows["tasks"]:
+        _, model, lane = each["service.key"]
+        row = {
             "task": each["id"],
             "client": each["asked.client"],
             "op": each["asked.op"],
-            "model": each["asked.spec.model"],
-            "lane": each["asked.spec.lane"],
+            "model": model,
+            "lane": lane,
             "priority": each["asked.priority"],
             "state": busy[each["worker"]] if each["state"] == "running" else each["state"],
             "position": places.get(each["id"]),
@@ -125,9 +142,23 @@ def tasks(rows: Rows, registry: Registry) -> Rows:
             "worker": each["worker"],
             "job": each["asked.job"],
         }
-        for each in rows["tasks"]
-    ]
+        listed.append(row)
     return {"tasks": listed}
+
+
+def place(task: Rows) -> Place:
+    """Where a task that is queued stands: by class and due time."""
+    return task["rank"], task["sort"], task["id"]
+
+
+def _places(tasks: list[Rows]) -> dict[int, int]:
+    """Of those that are queued, by number; 0 is the next of its service."""
+    queues: dict[tuple[str, ...], list[Place]] = defaultdict(list)
+    for task in tasks:
+        if task["state"] == "queued":
+            queues[tuple(task["service.key"])].append(place(task))
+    ordered = [sorted(queue) for queue in queues.values()]
+    return {number: found for queue in ordered for found, (_, _, number) in enumerate(queue)}
 
 
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {

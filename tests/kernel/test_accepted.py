@@ -9,6 +9,7 @@ import pytest
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.clients import Clients
+from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.sdk import wire
 from clawai.sdk.zmtp import Connection
@@ -36,10 +37,9 @@ class Side:
 
     def __init__(self) -> None:
         self.loop = Loop(lambda event: None)
+        core: Any = Core(1 << 30)
         nothing: Any = None
-        self.clients = Clients(
-            self.loop, nothing, nothing, nothing, nothing, nothing, in_flight=lambda: 9
-        )
+        self.clients = Clients(self.loop, nothing, nothing, core, nothing)
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
         self.clients.connected(1, 0, False, b"", b"", ours.detach())

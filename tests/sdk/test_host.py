@@ -40,7 +40,7 @@ def test_a_segment_that_was_dropped_before_its_task_began_is_refused() -> None:
     """It used to be waited for, without end, by an operation that then heard no cancel."""
     wire_ours, wire_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    control = ControlPage.create()
+    control = ControlPage()
     fds = {
         "wire": wire_theirs.detach(),
         "leases": lease_theirs.detach(),

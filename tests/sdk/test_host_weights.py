@@ -92,6 +92,15 @@ def test_without_an_object_the_plugin_uses_its_own_memory(tmp_path: Path) -> Non
         assert look(host) == [False]
 
 
+def test_a_worker_of_other_code_asks_for_memory_of_its_own(tmp_path: Path) -> None:
+    code, other = CODE.format(flag="none", size=SIZE), {"shares": False}
+    with HostProcess(tmp_path, "w_plugin", code, ["w.look"], ready=False, more=other) as host:
+        asked = host.next(wire.Reserve)
+        assert (asked.bytes, asked.weights, asked.weights_bytes) == (4096 + SIZE, "", 0)
+        host.send(wire.Granted())
+        assert look(host) == [False]
+
+
 @pytest.mark.parametrize(
     ("fill", "says"),
     [

@@ -36,7 +36,7 @@ class Sides(Served):
         kernels, self.client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         kernels.setblocking(False)
         self.door.clients[1] = doors.Client(os.getpid(), kernels)
-        self.loop.watch(kernels.fileno(), lambda _: self.door._lease_ended(1))
+        self.loop.watch(kernels.fileno(), lambda _: self.door._close_lease(1))
         self.worker = socket.socket(fileno=self.memory.pair(7))
         for sock in (self.client, self.worker):
             sock.setblocking(False)
@@ -86,7 +86,7 @@ def sides(tmp_path: Path) -> Iterator[Sides]:
 
 
 def test_both_sides_have_it_before_the_daemon_hears_of_it(sides: Sides) -> None:
-    sides.tell("make_segment", 5, 1, 8192, 1, 7, "r")
+    sides.tell("make_segment", 5, 1, 8192, 7, 1, "r")
     for sock, header in (
         (sides.client, {"segment": 1, "bytes": 8192}),
         (sides.worker, {"segment": 1, "bytes": 8192, "rights": "r"}),
@@ -110,18 +110,19 @@ def test_one_that_cannot_be_passed_is_not_made(sides: Sides, missing: str) -> No
             sides.door.left(1)
         case "lease socket":
             sides.client.close()
-            assert sides.said() == ("lease_ended", 1)
+            assert sides.said() is None
         case "worker":
             sides.memory.worker_gone(7)
         case "a reader":
             with pytest.raises(BlockingIOError):
                 while True:
                     sides.door.give(1, {}, 0)
-    sides.tell("make_segment", 5, 1, 8192, 1, 7, "rw")
+    sides.tell("make_segment", 5, 1, 8192, 7, 1, "rw")
     said = sides.said()
     assert said
     name, question, error = said
-    assert (name, question, error[0]) == ("refuse", 5, "no_memory")
+    code = "no_lease" if missing in ("client", "lease socket") else "no_memory"
+    assert (name, question, error[0]) == ("refuse", 5, code)
     assert not sides.memory.segments
     if missing != "worker":
         assert taken(sides.worker) is None
@@ -139,35 +140,35 @@ def test_a_large_segment_is_given_back_in_parts(sides: Sides) -> None:
     for number, fd in fds.items():
         fill(fd, sizes[number])
         assert blocks(fd) * 512 == sizes[number]
-        sides.tell("free", number)
+        sides.tell("FreeMemory", number)
     assert held.next_timer() == 0
     assert held.punch_some() == []
     assert blocks(fds[1]) * 512 == bounds.PUNCH + 4096
     held.expire(0)
     assert sides.said() is None
     held.expire(0)
-    assert [sides.said() for _ in sizes] == [("freed", number) for number in sizes]
+    assert [sides.said() for _ in sizes] == [("happened", "MemoryGone", number) for number in sizes]
     assert held.next_timer() is None
     assert not held.segments
 
 
 def test_what_is_not_there_is_free(sides: Sides) -> None:
     """A steward that was started again has nothing."""
-    sides.tell("free", 12)
-    assert sides.said() == ("freed", 12)
+    sides.tell("FreeMemory", 12)
+    assert sides.said() == ("happened", "MemoryGone", 12)
 
 
 def test_a_worker_that_writes_to_what_was_taken_back_is_told_of(sides: Sides) -> None:
     held = sides.memory
     fd = os.dup(held.make(1, 8192, 7, 0))
-    sides.tell("free", 1)
+    sides.tell("FreeMemory", 1)
     held.expire(1)
-    assert sides.said() == ("freed", 1)
+    assert sides.said() == ("happened", "MemoryGone", 1)
     due = held.next_timer()
     assert due
     fill(fd, 8192)
     held.expire(due)
-    assert sides.said() == ("broke", 7, "it wrote to memory that was taken back")
+    assert sides.said() == ("happened", "WorkerBroke", 7, "it wrote to memory that was taken back")
     held.worker_gone(7)
     assert not held.retired
     os.close(fd)
@@ -185,24 +186,24 @@ def test_what_a_worker_fills_while_it_is_taken_back_waits_for_its_end(
         fill(fd, 8192)
         return done
 
-    sides.tell("free", 1)
+    sides.tell("FreeMemory", 1)
     monkeypatch.setattr(held, "punch_some", filled_again)
     held.expire(0)
-    assert sides.said() == ("broke", 7, "it wrote to memory that was taken back")
+    assert sides.said() == ("happened", "WorkerBroke", 7, "it wrote to memory that was taken back")
     monkeypatch.undo()
     held.expire(0)
     assert sides.said() is None, "it could fill them again"
     held.worker_gone(7)
     held.expire(0)
-    assert sides.said() == ("freed", 1)
+    assert sides.said() == ("happened", "MemoryGone", 1)
 
 
 def test_a_client_that_fills_it_again_blames_nobody(sides: Sides) -> None:
     held = sides.memory
     with mmap.mmap(held.make(1, 8192, 7, os.getpid()), 8192) as mapping:
-        sides.tell("free", 1)
+        sides.tell("FreeMemory", 1)
         held.expire(0)
-        assert sides.said() == ("freed", 1)
+        assert sides.said() == ("happened", "MemoryGone", 1)
         mapping[0] = 1
         held.expire(limits.SECOND + held.looked)
         assert sides.said() is None
@@ -226,7 +227,7 @@ def test_a_read_only_descriptor(sides: Sides) -> None:
 
 def made(sides: Sides) -> int:
     """A weights object (3) as its worker got it."""
-    sides.tell("make_weights", 3, 7, 8192)
+    sides.tell("MakeMemory", 3, 8192, 7, 0, "rw")
     found = taken(sides.worker)
     assert found
     assert found[0] == {"weights": 3, "bytes": 8192}
@@ -236,23 +237,23 @@ def made(sides: Sides) -> int:
 def test_an_object_is_sealed_only_when_nobody_can_write_to_it(sides: Sides) -> None:
     fd = made(sides)
     with mmap.mmap(fd, 8192):
-        sides.tell("seal_weights", 4, 7)
-        assert sides.until_said() == ("answer", 4, False)
-    sides.tell("seal_weights", 5, 7)
-    assert sides.said() == ("answer", 5, False), "it is asked once"
-    sides.tell("free", 3)
-    assert sides.until_said() == ("freed", 3)
+        sides.tell("seal_weights", 7)
+        assert sides.until_said() == ("happened", "WorkerFilled", 7, False)
+    sides.tell("seal_weights", 7)
+    assert sides.said() == ("happened", "WorkerFilled", 7, False), "it is asked once"
+    sides.tell("FreeMemory", 3)
+    assert sides.until_said() == ("happened", "MemoryGone", 3)
     os.close(fd)
     fd = made(sides)
-    sides.tell("seal_weights", 6, 7)
-    assert sides.until_said() == ("answer", 6, True)
+    sides.tell("seal_weights", 7)
+    assert sides.until_said() == ("happened", "WorkerFilled", 7, True)
     with pytest.raises(PermissionError):
         mmap.mmap(fd, 8192)
-    sides.tell("give_weights", 3, 7)
+    sides.tell("GiveMemory", 3, 7)
     found = taken(sides.worker)
     assert found
-    sides.tell("free", 3)
-    assert sides.until_said() == ("freed", 3)
+    sides.tell("FreeMemory", 3)
+    assert sides.until_said() == ("happened", "MemoryGone", 3)
     assert not sides.memory.weights
     for each in (fd, found[1]):
         os.close(each)
@@ -260,23 +261,40 @@ def test_an_object_is_sealed_only_when_nobody_can_write_to_it(sides: Sides) -> N
 
 def test_an_object_that_is_dropped_while_it_is_sealed_goes_after_that(sides: Sides) -> None:
     os.close(made(sides))
-    sides.tell("seal_weights", 4, 7)
-    sides.tell("free", 3)
-    assert sides.until_said() == ("answer", 4, True)
-    assert sides.until_said() == ("freed", 3)
+    sides.tell("seal_weights", 7)
+    sides.tell("FreeMemory", 3)
+    assert sides.until_said() == ("happened", "WorkerFilled", 7, True)
+    assert sides.until_said() == ("happened", "MemoryGone", 3)
 
 
 def test_an_object_that_is_not_there_is_not_sealed_and_gone(sides: Sides) -> None:
-    sides.tell("seal_weights", 4, 7)
-    assert sides.until_said() == ("answer", 4, False)
-    sides.tell("free", 3)
-    assert sides.until_said() == ("freed", 3)
-    sides.tell("give_weights", 3, 8)
+    sides.tell("seal_weights", 7)
+    assert sides.until_said() == ("happened", "WorkerFilled", 7, False)
+    sides.tell("FreeMemory", 3)
+    assert sides.until_said() == ("happened", "MemoryGone", 3)
+    sides.tell("GiveMemory", 3, 8)
     assert sides.said() is None, "a worker that died with the steward before this one"
-    sides.tell("give_weights", 3, 7)
+    sides.tell("GiveMemory", 3, 7)
     said = sides.said()
     assert said
-    assert said[:2] == ("broke", 7)
+    assert said[:3] == ("happened", "WorkerBroke", 7)
+
+
+def test_a_worker_of_other_code_fills_and_maps_nothing(sides: Sides) -> None:
+    """Its plugin's files have changed: others would run with what it wrote, or it with theirs."""
+    sides.memory.unlike.add(7)
+    sides.tell("MakeMemory", 3, 8192, 7, 0, "rw")
+    assert (sides.said() or ())[:3] == ("happened", "WorkerBroke", 7)
+    sides.tell("seal_weights", 7)
+    assert sides.said() == ("happened", "WorkerFilled", 7, False)
+    sides.memory.unlike.clear()
+    os.close(made(sides))
+    sides.tell("seal_weights", 7)
+    assert sides.until_said() == ("happened", "WorkerFilled", 7, True)
+    sides.memory.unlike.add(7)
+    sides.tell("GiveMemory", 3, 7)
+    assert (sides.said() or ())[:3] == ("happened", "WorkerBroke", 7)
+    assert taken(sides.worker) is None
 
 
 def test_without_another_process_it_is_done_all_the_same(
@@ -290,24 +308,24 @@ def test_without_another_process_it_is_done_all_the_same(
     monkeypatch.setattr(os, "fork", refused)
     fd = made(sides)
     with mmap.mmap(fd, 8192):
-        sides.tell("seal_weights", 4, 7)
-        assert sides.said() == ("answer", 4, False)
-    sides.tell("free", 3)
-    assert sides.said() == ("freed", 3)
+        sides.tell("seal_weights", 7)
+        assert sides.said() == ("happened", "WorkerFilled", 7, False)
+    sides.tell("FreeMemory", 3)
+    assert sides.said() == ("happened", "MemoryGone", 3)
     os.close(fd)
     os.close(made(sides))
-    sides.tell("seal_weights", 5, 7)
-    assert sides.said() == ("answer", 5, True)
+    sides.tell("seal_weights", 7)
+    assert sides.said() == ("happened", "WorkerFilled", 7, True)
 
 
 def test_a_worker_that_takes_no_descriptor_is_told_of(sides: Sides) -> None:
     sides.worker.close()
-    sides.tell("make_weights", 3, 7, 8192)
+    sides.tell("MakeMemory", 3, 8192, 7, 0, "rw")
     said = sides.said()
     assert said
-    assert said[:2] == ("broke", 7)
-    assert "cannot be given its weights" in said[2]
-    sides.tell("make_weights", 4, 8, 8192)
+    assert said[:3] == ("happened", "WorkerBroke", 7)
+    assert "cannot be given its weights" in said[3]
+    sides.tell("MakeMemory", 4, 8192, 8, 0, "rw")
     assert sides.said() is None, "the daemon hears that this worker is gone"
 
 
@@ -430,6 +448,29 @@ def test_a_client_that_closes_its_lease_socket_has_no_leases(kernel: Kernel) -> 
         wait_until(lambda: refused() == "no_lease", "the daemon has heard of it")
         peer.send_map(type="submit", id=3, op="echo.say", params={"text": "x"})
         assert unpack(peer.answer(3).result) == "x"
+
+
+def test_a_client_leaves_while_its_segment_is_made(kernel: Kernel) -> None:
+    """What was begun for it is done, and taken back, before the core hears that it has left."""
+    watcher = kernel.client()
+    watcher.call("echo.say", {"text": "x"})
+    used = watcher.query("status")["used_bytes"]
+    door = LeaseSocket.connect(kernel.folder / "lease.sock", PATIENCE)
+    with kernel.raw().hello(door.token) as peer:
+        peer.send_map(type="submit", id=1, op="echo.count", params={"upto": 10**6, "pause_ms": 5})
+        assert isinstance(peer.message(), wire.Accepted)
+        os.kill(kernel.steward(), signal.SIGSTOP)
+        try:
+            for request in (2, 3):
+                peer.send_map(type="borrow", id=request, op="echo.tensor", bytes=4096)
+        finally:
+            peer.close()
+            door.close()
+            os.kill(kernel.steward(), signal.SIGCONT)
+    wait_until(lambda: watcher.query("status")["clients"] == 1, "it has left")
+    wait_until(lambda: watcher.query("status")["tasks"] == 0, "its task is cancelled")
+    wait_until(lambda: watcher.query("status")["segments"] == 0, "its segment is gone")
+    assert watcher.query("status")["used_bytes"] == used
 
 
 def test_the_steward_dies_whatever_goes_on(kernel: Kernel) -> None:
