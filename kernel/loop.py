@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.kernel import limits
-from clawai.kernel.events import Event, Together
+from clawai.kernel.events import Event, Output, Submitted, Together
 from clawai.sdk.errors import ClawError
 
 SERVED = 32
@@ -31,7 +31,7 @@ class Loop:
     """Those of them that have something to write, in order."""
     eager: int = 0
     """Until when it looks for news without sleeping."""
-    _round: list[Event] = field(default_factory=list)
+    _round: list[Submitted | Output] = field(default_factory=list)
     """What the core is to hear together."""
     _events: list[Event] = field(default_factory=list)
     _busy: bool = False
@@ -45,7 +45,7 @@ class Loop:
         self.end_round()
         self._happen(event)
 
-    def gather(self, event: Event) -> None:
+    def gather(self, event: Submitted | Output) -> None:
         """Hand an event to the core with all others of this round.
 
         Deciding who runs costs as much for one as for many, and is better done when all are known.
