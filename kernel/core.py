@@ -57,17 +57,16 @@ class Core:
 
 
 def _timer(state: State, event: ev.Timer) -> None:
+    state.redivide = True  # it may be the next one's turn
     while state.timers and state.timers[0][0] <= state.now:
-        _, _, kind, number = heapq.heappop(state.timers)
-        if number is None:
-            _TIMERS[kind](state)
-        elif (thing := getattr(state, kind).get(number)) is not None:
+        _, kind, number = heapq.heappop(state.timers)
+        if (thing := getattr(state, kind).get(number)) is not None:
             _TIMERS[kind](state, thing)
 
 
 def _overdue(state: State, task: Task) -> None:
     """A task has had its time, or that to let go of it; a suspended worker has no time."""
-    worker = state.workers.get(task.worker)
+    worker = task.slot and task.slot.worker
     if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
         return
     if task.state in ("queued", "running"):
@@ -82,26 +81,23 @@ def _wake(state: State, service: Service) -> None:
 
 def _commanded(state: State, event: ev.Commanded) -> None:
     """Do what the owner says to all that runs under a name."""
-    found = []
-    names = ("plugin", "model", "lane", "waiting")
-    for service in state.services.values():
-        if event.name not in service.key[:2]:
-            continue
-        if service.worker or event.command in ("pin", "unpin"):
+    found, names = [], ("plugin", "model", "lane", "waiting")
+    flag, on = _FLAGS.get(event.command, ("", False))
+    for service in [each for each in state.services.values() if event.name in each.key[:2]]:
+        if service.worker or flag == "pinned":
             row = (*service.key, len(service.queue))
             found.append(dict(zip(names, row, strict=True)))
-        if event.command == "unload":
+        if not flag:
             _unload(state, service, event.name)
-        elif event.command in ("pin", "unpin"):
-            service.pinned = event.command == "pin"
-        else:
-            service.held = event.command == "suspend"
-            if service.worker:
-                grants.suspend(state, service.worker)
-    if event.command == "unload":
+            continue
+        setattr(service, flag, on)
+        if service.worker:
+            grants.suspend(state, service.worker)
+    if not flag:
         shared.reclaim(state, state.ledger.budget, client=0)
-    told = "stopped" if event.command == "unload" else "changed"
-    answer = wire.Answer(id=event.request, data=wire.pack({told: found}))
+    answer = wire.Answer(
+        id=event.request, data=wire.pack({"changed" if flag else "stopped": found})
+    )
     state.out.append(ev.Reply(event.client, answer))
 
 
@@ -155,6 +151,12 @@ _TIMERS: dict[str, Any] = {
     "tasks": _overdue,
     "services": _wake,
     "workers": workers.look,
-    "turn": grants.next_turn,
 }
-"""Of what a timer is (a table of ``State``, or else no thing), and what then happens."""
+"""Of what a timer is (a table of ``State``), and what then happens."""
+_FLAGS = {
+    "pin": ("pinned", True),
+    "unpin": ("pinned", False),
+    "suspend": ("held", True),
+    "resume": ("held", False),
+}
+"""What a command of the owner sets in a service; the other one is unload."""

@@ -9,13 +9,12 @@ disconnects, a worker until it ends.
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.pool import Holder, Memory
-from clawai.kernel.state import MEMORY, BreachError, State, Worker, step
+from clawai.kernel.state import LEAVING, MEMORY, BreachError, State, Worker, step
 from clawai.sdk import wire
 
 
-def make(state: State, held: Memory, happened: str) -> Memory:
+def make(state: State, held: Memory) -> Memory:
     """Have an object made, for which there is room."""
-    step(MEMORY, held, happened)
     state.ledger.charge(held.size)
     state.memory[held.id] = held
     state.out.append(ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights))
@@ -60,7 +59,9 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
 
     What was asked back long ago is not counted any more: its holder may never let go.
     """
-    leaving = {("worker", worker.id) for worker in state.workers.values() if worker.leaving}
+    leaving = {
+        ("worker", worker.id) for worker in state.workers.values() if worker.state in LEAVING
+    }
     # One that is suspended cannot answer now.
     asleep = {("worker", worker.id) for worker in state.workers.values() if worker.suspended}
     coming, idle, late = 0, [], state.now - limits.UNMAP

@@ -33,20 +33,16 @@ def grant(state: State, worker: Worker, wish: ev.WorkerReserved, held: Memory | 
     elif wish.weights and wish.weights_bytes:
         granted = wire.Granted(weights="fill")
         number, key = state.number("memory"), _key(worker, wish)
-        shared.make(state, Memory(number, wish.weights_bytes, worker.id, key=key), "fill")
+        held = Memory(number, wish.weights_bytes, worker.id, key=key, state="filling")
+        shared.make(state, held)
+    worker.weights = held
     state.out.append(ev.Tell(worker.id, granted))
-
-
-def unfilled(state: State, worker: int) -> Memory | None:
-    """What a worker has to fill."""
-    found = (m for m in state.memory.values() if m.state == "filling" and m.worker == worker)
-    return next(found, None)
 
 
 def filled(state: State, worker: Worker, event: ev.WorkerFilled) -> None:
     """A worker has written its object, and nobody can change it any more; or it cannot go on."""
-    held = unfilled(state, worker.id)
-    if held is None or not event.sealed:
+    held = worker.weights
+    if held is None or held.state != "filling" or not event.sealed:
         raise BreachError("its weights could still be written, or it had none to fill")
     step(MEMORY, held, "share")
     state.ledger.freed = True  # who waits for the same is looked at again
