@@ -67,7 +67,7 @@ def _timer(state: State, event: ev.Timer) -> None:
 def _overdue(state: State, task: Task) -> None:
     """A task has had its time, or that to let go of it; a suspended worker has no time."""
     worker = task.slot and task.slot.worker
-    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
+    if task.deadline > state.now or (worker and worker.suspended):
         return
     if task.state in ("queued", "running"):
         tasks.stop(state, task, "expire", ev.Fault("deadline_passed"))
@@ -81,24 +81,25 @@ def _wake(state: State, service: Service) -> None:
 
 def _commanded(state: State, event: ev.Commanded) -> None:
     """Do what the owner says to all that runs under a name."""
-    found, names = [], ("plugin", "model", "lane", "waiting")
-    flag, on = _FLAGS.get(event.command, ("", False))
-    for service in [each for each in state.services.values() if event.name in each.key[:2]]:
-        if service.worker or flag == "pinned":
-            row = (*service.key, len(service.queue))
-            found.append(dict(zip(names, row, strict=True)))
-        if not flag:
-            _unload(state, service, event.name)
+    unload, found = event.command == "unload", []
+    for service in state.services.values():
+        if event.name not in service.key[:2]:
             continue
-        setattr(service, flag, on)
-        if service.worker:
+        if service.worker or event.command in ("pin", "unpin"):
+            plugin, model, lane = service.key
+            row = {"plugin": plugin, "model": model, "lane": lane, "waiting": len(service.queue)}
+            found.append(row)
+        if unload:
+            _unload(state, service, event.name)
+        elif event.command in ("pin", "unpin"):
+            service.pinned = event.command == "pin"
+        else:
+            service.held = event.command == "suspend"
             grants.suspend(state, service.worker)
-    if not flag:
+    if unload:
         shared.reclaim(state, state.ledger.budget, client=0)
-    answer = wire.Answer(
-        id=event.request, data=wire.pack({"changed" if flag else "stopped": found})
-    )
-    state.out.append(ev.Reply(event.client, answer))
+    data = wire.pack({"stopped" if unload else "changed": found})
+    state.out.append(ev.Reply(event.client, wire.Answer(id=event.request, data=data)))
 
 
 def _unload(state: State, service: Service, name: str) -> None:
@@ -153,10 +154,3 @@ _TIMERS: dict[str, Any] = {
     "workers": workers.look,
 }
 """Of what a timer is (a table of ``State``), and what then happens."""
-_FLAGS = {
-    "pin": ("pinned", True),
-    "unpin": ("pinned", False),
-    "suspend": ("held", True),
-    "resume": ("held", False),
-}
-"""What a command of the owner sets in a service; the other one is unload."""

@@ -8,7 +8,7 @@ it has aged; equals beyond the number of processors take turns of ``limits.TURN`
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
-from clawai.kernel.queue import CLASSES
+from clawai.kernel.queue import CLASSES, NEVER
 from clawai.kernel.state import State, Worker
 
 
@@ -57,16 +57,16 @@ def age(worker: Worker, now: int) -> None:
             task.rank = max(0, task.rank - 1)
 
 
-def suspend(state: State, worker: Worker) -> None:
+def suspend(state: State, worker: Worker | None) -> None:
     """Stop a worker where it stands, or let it go on, as its owner and the box will have it.
 
     Every clock of it and of its tasks stands still meanwhile.
     """
-    stopped = worker.service.held
-    if worker.spec.lane == "bulk" and 3 in state.rungs:
-        stopped = stopped or state.cores * state.share < limits.SQUEEZED
-    stopped = stopped and worker.state == "ready"
-    if stopped == bool(worker.suspended):
+    if worker is None or worker.state != "ready":
+        return
+    bulk = worker.spec.lane == "bulk" and 3 in state.rungs
+    squeezed = bulk and state.cores * state.share < limits.SQUEEZED
+    if bool(worker.suspended) == (stopped := worker.service.held or squeezed):
         return
     paused = state.now - worker.suspended
     worker.suspended = state.now if stopped else 0
@@ -81,6 +81,6 @@ def suspend(state: State, worker: Worker) -> None:
     for slot in worker.running.values():
         slot.dispatched += paused
     for task in worker.tasks():
-        if task.deadline is not None:
+        if task.deadline < NEVER:
             task.deadline += paused
             state.timer(task.deadline, "tasks", task.id)

@@ -16,9 +16,11 @@ def borrowed(state: State, event: ev.Borrowed) -> None:
     service = state.services.get(event.spec.key)
     lent = sum(len(held.leases) for held in state.memory.values() if held.client == event.client)
     lent += sum(wish.client == event.client for wish in service.borrows) if service else 0
-    need = event.size and event.size + event.spec.base_bytes
+    need = event.size + event.spec.base_bytes
     fault = tasks.hopeless(state, event.spec, need, "the segment")
-    if not fault and lent >= limits.LEASES_PER_CLIENT:
+    if event.size == 0:
+        fault = tasks.never_fits(state.ledger, 0, "the segment")
+    elif not fault and lent >= limits.LEASES_PER_CLIENT:
         fault = ev.Fault("too_many", "leases", lent, limits.LEASES_PER_CLIENT)
     if fault:
         tasks.refuse(state, event.client, event.request, fault)

@@ -98,8 +98,7 @@ class Queue:
         """Add a task to its class, in which it ages from now on."""
         if now >= self.ages_at:
             self._age(now)
-        patient = task.submitted + limits.PATIENCE
-        task.sort = patient if task.deadline is None else min(task.deadline, patient)
+        task.sort = min(task.deadline, task.submitted + limits.PATIENCE)
         task.since = now
         fair = self.classes[task.rank]
         fair.push(task)

@@ -59,11 +59,10 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
 
     What was asked back long ago is not counted any more: its holder may never let go.
     """
-    leaving = {
-        ("worker", worker.id) for worker in state.workers.values() if worker.state in LEAVING
-    }
+    workers = state.workers.values()
+    leaving = {("worker", worker.id) for worker in workers if worker.state in LEAVING}
     # One that is suspended cannot answer now.
-    asleep = {("worker", worker.id) for worker in state.workers.values() if worker.suspended}
+    asleep = {("worker", worker.id) for worker in workers if worker.suspended}
     coming, idle, late = 0, [], state.now - limits.UNMAP
     for held in state.memory.values():
         if client not in (None, held.client):

@@ -84,9 +84,9 @@ class Task(Struct, eq=False):
     submitted: int
     rank: int
     """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
-    deadline: int | None
-    """Later than asked for by the time that it was suspended. While it is cancelling or expiring:
-    when its worker must have let go of it."""
+    deadline: int
+    """``NEVER``: it has none. Later than asked for by the time that it was suspended. While it is
+    cancelling or expiring: when its worker must have let go of it."""
     key: Key
     """Of what costs the same."""
     cost: int = 0

@@ -6,9 +6,8 @@ from msgspec.structs import replace
 
 from clawai.kernel import events as ev
 from clawai.kernel import leases, limits
-from clawai.kernel.costs import Key
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.queue import RANK
+from clawai.kernel.queue import NEVER, RANK
 from clawai.kernel.state import TASK_ENDS, BreachError, Service, Slot, State, Task, Worker
 from clawai.sdk import wire
 
@@ -36,7 +35,7 @@ def hopeless(state: State, spec: ev.Spec, need: int, what: str) -> ev.Fault | No
     service = state.services.get(spec.key)
     if state.stopping:
         return ev.Fault("kernel_stopped")
-    if not 0 < need <= state.ledger.budget:
+    if need > state.ledger.budget:
         return never_fits(state.ledger, need, what)
     if service and state.now < service.quarantined_until:
         return quarantined(state, service)
@@ -44,14 +43,6 @@ def hopeless(state: State, spec: ev.Spec, need: int, what: str) -> ev.Fault | No
 
 
 # Admission.
-
-
-def cost_key(asked: ev.Submitted) -> Key:
-    """What tasks that cost the same have in common."""
-    size = asked.payload
-    for lease in asked.leases:
-        size += lease.length
-    return asked.op, asked.spec.model, size.bit_length()
 
 
 def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
@@ -115,7 +106,9 @@ def submitted(state: State, event: ev.Submitted) -> None:
             event = replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.services.get(event.spec.key)
-    cost = state.costs.p50(key := cost_key(event))
+    size = event.payload + sum([lease.length for lease in event.leases])
+    key = event.op, event.spec.model, size.bit_length()  # of what costs the same
+    cost, deadline = state.costs.p50(key), event.deadline or NEVER
     wait = wait_ns(state, service, rank, state.now) if service and cost else 0
     fault = _objection(state, event, service, wait, cost) or _no_room(state, event, rank)
     if fault:
@@ -123,14 +116,14 @@ def submitted(state: State, event: ev.Submitted) -> None:
         return
     service = state.service(event.spec)
     number, place = state.number("task"), service.queue.ahead(rank)[0]
-    task = Task(number, event, service, state.now, rank, event.deadline, key, cost)
+    task = Task(number, event, service, state.now, rank, deadline, key, cost)
     state.tasks[number] = task
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
     service.queue.push(task, state.now)
     service.batching.arrived(state.now)
-    if event.deadline is not None:
-        state.timer(event.deadline, "tasks", number)
+    if deadline < NEVER:
+        state.timer(deadline, "tasks", number)
     estimate = wait // limits.MS if cost else None
     accepted = wire.Accepted(
         id=event.request, task=number, position=place, estimate_ms=estimate, job=event.job
@@ -169,8 +162,8 @@ def dispatch(state: State, slot: Slot, batch: list[Task]) -> None:
         task.slot = slot
         task.attempts += 1
         task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
-        left = task.deadline and max(1, (task.deadline - state.now) // limits.MS)
-        runs.append((task.id, task.asked, left))
+        left = max(1, (task.deadline - state.now) // limits.MS)
+        runs.append((task.id, task.asked, left if task.deadline < NEVER else None))
         slot.tasks[task.id] = task
     if not runs:
         return
@@ -260,7 +253,7 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         end(state, task, happened, fault)
     elif slot and task.state == "running":  # or its end is on the way
         task.step(happened)
-        task.fault, task.deadline = fault, None
+        task.fault, task.deadline = fault, NEVER
         if happened == "expire" or slot.worker.suspended or len(slot.tasks) > 1:
             # The owner hears it now, however long the worker takes to stop.
             _tell_end(state, task, fault)

@@ -69,14 +69,12 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
     most = first.asked.batch * state.share
     while len(batch) + 1 <= most and service.queue:
         # Where nothing is known yet, a batch of any size may be tried.
-        ends = state.now + service.batching.estimate(len(batch) + 1)
-        if tightest is not None and ends > tightest:
+        if state.now + service.batching.estimate(len(batch) + 1) > tightest:
             break
         if (task := service.queue.take(state.now, first.asked.op)) is None:
             break
         batch.append(task)
-        if task.deadline is not None:
-            tightest = min(tightest or task.deadline, task.deadline)
+        tightest = min(tightest, task.deadline)
     return batch
 
 
