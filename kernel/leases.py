@@ -13,11 +13,10 @@ from clawai.sdk import wire
 
 def borrowed(state: State, event: ev.Borrowed) -> None:
     """Note who wants a lease; it is lent when the worker of the pair is there."""
-    service = state.services.get(event.spec.key)
+    service = state.service(event.spec)
     lent = sum(len(held.leases) for held in state.memory.values() if held.client == event.client)
-    lent += sum(wish.client == event.client for wish in service.borrows) if service else 0
-    need = event.size + event.spec.base_bytes
-    fault = tasks.hopeless(state, event.spec, need, "the segment")
+    lent += sum(wish.client == event.client for wish in service.borrows)
+    fault = tasks.hopeless(state, service, event.size + event.spec.base_bytes, "the segment")
     if event.size == 0:
         fault = tasks.never_fits(state.ledger, 0, "the segment")
     elif not fault and lent >= limits.LEASES_PER_CLIENT:
@@ -25,7 +24,7 @@ def borrowed(state: State, event: ev.Borrowed) -> None:
     if fault:
         tasks.refuse(state, event.client, event.request, fault)
     else:
-        state.service(event.spec).borrows.append(event)
+        service.borrows.append(event)
 
 
 def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ev.Fault | None:

@@ -60,15 +60,15 @@ def news(
     """What is needed to say where tasks stand: of each class of a service, and of each task."""
     groups = []
     for service, rank in {(t.service.key, t.rank): (t.service, t.rank) for t in tasks}.values():
-        worker = service.worker
+        worker, (place, ahead) = service.worker, service.queue.ahead(rank)
         row = {
             "service.key": service.key,
             "rank": rank,
             "state": worker.state if worker else "",
             "suspended": bool(worker and worker.suspended),
             "held": bool(worker and worker.threads < 0),
-            "ahead": service.queue.ahead(rank)[0],
-            "wait": wait_ns(core.state, service, rank, now),
+            "ahead": place,
+            "wait": wait_ns(core.state, service, ahead, now),
         }
         groups.append(row)
     return groups, _rows(tasks, *_STANDS)

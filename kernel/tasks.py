@@ -30,14 +30,13 @@ def quarantined(state: State, service: Service) -> ev.Fault:
     return ev.Fault("quarantined", service.title, retry_ms=wait, because=service.last_why)
 
 
-def hopeless(state: State, spec: ev.Spec, need: int, what: str) -> ev.Fault | None:
+def hopeless(state: State, service: Service, need: int, what: str) -> ev.Fault | None:
     """Why nothing more can be begun for a service, or not with so many bytes."""
-    service = state.services.get(spec.key)
     if state.stopping:
         return ev.Fault("kernel_stopped")
     if need > state.ledger.budget:
         return never_fits(state.ledger, need, what)
-    if service and state.now < service.quarantined_until:
+    if state.now < service.quarantined_until:
         return quarantined(state, service)
     return None
 
@@ -45,9 +44,8 @@ def hopeless(state: State, spec: ev.Spec, need: int, what: str) -> ev.Fault | No
 # Admission.
 
 
-def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
-    """How long a task of a class would wait now, by what those before it have taken."""
-    ahead = service.queue.ahead(rank)[1]
+def wait_ns(state: State, service: Service, ahead: int, now: int) -> int:
+    """How long a task would wait now, by what those before it have taken (``ahead``: queued)."""
     worker = service.worker
     at_once = service.batching.expected or 1
     if worker is None or worker.state != "ready":
@@ -61,11 +59,11 @@ def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
 
 
 def _objection(
-    state: State, event: ev.Submitted, service: Service | None, wait: int, cost: int
+    state: State, event: ev.Submitted, service: Service, wait: int, cost: int
 ) -> ev.Fault | None:
     """Refuse at once what would only fail later."""
     need, what = event.spec.base_bytes + event.spec.model_bytes, event.spec.model
-    if fault := hopeless(state, event.spec, need, what or event.spec.plugin):
+    if fault := hopeless(state, service, need, what or event.spec.plugin):
         return fault
     if event.request in state.requests.get(event.client, ()):
         return ev.Fault("request_in_use", got=event.request)
@@ -78,7 +76,7 @@ def _objection(
         if cost and wait + cost > left:
             figures = f"{left // limits.MS} ms", f"{(wait + cost) // limits.MS} ms"
             return ev.Fault("deadline_unreachable", event.op, *figures, wait // limits.MS)
-    return leases.objection(state, event, service.worker if service else None)
+    return leases.objection(state, event, service.worker)
 
 
 def _no_room(state: State, event: ev.Submitted, rank: int) -> ev.Fault | None:
@@ -105,17 +103,17 @@ def submitted(state: State, event: ev.Submitted) -> None:
             # The worker that shares the memory, whatever lane the task's class would have chosen.
             event = replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
-    service = state.services.get(event.spec.key)
+    service = state.service(event.spec)
     size = event.payload + sum([lease.length for lease in event.leases])
     key = event.op, event.spec.model, size.bit_length()  # of what costs the same
     cost, deadline = state.costs.p50(key), event.deadline or NEVER
-    wait = wait_ns(state, service, rank, state.now) if service and cost else 0
+    place, ahead = service.queue.ahead(rank)
+    wait = wait_ns(state, service, ahead, state.now) if cost else 0
     fault = _objection(state, event, service, wait, cost) or _no_room(state, event, rank)
     if fault:
         refuse(state, event.client, event.request, fault)
         return
-    service = state.service(event.spec)
-    number, place = state.number("task"), service.queue.ahead(rank)[0]
+    number = state.number("task")
     task = Task(number, event, service, state.now, rank, deadline, key, cost)
     state.tasks[number] = task
     state.requests.setdefault(event.client, {})[event.request] = task

@@ -47,6 +47,8 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
     """Dispatch to the free slots; ask a lower task to make way if there is none."""
     queue, batching = service.queue, service.batching
     free = [slot for slot in worker.slots if not slot.tasks]
+    if queue and not free and 1 in state.rungs:
+        _make_way(state, worker, queue.best())
     while free and queue and not worker.suspended:
         if batching.waits(len(queue), state.now) and queue.best():
             state.timer(batching.until, "services", service.key)
@@ -59,8 +61,6 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
         tasks.dispatch(state, free[0], _batch(state, service, first))
         if free[0].tasks:
             free.pop(0)
-    if queue and not free and 1 in state.rungs:
-        _make_way(state, worker, queue.best())
 
 
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
