@@ -9,7 +9,7 @@ import heapq
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, shared, tasks, weights, workers
+from clawai.kernel import grants, leases, shared, tasks, workers
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.state import DEAF, BreachError, Service, State, Task
 from clawai.sdk import wire
@@ -140,7 +140,7 @@ _HANDLERS: dict[type, Any] = {
 }
 _FROM_WORKER: dict[type, Any] = {
     ev.WorkerReserved: workers.reserved,
-    ev.WorkerFilled: weights.filled,
+    ev.WorkerFilled: shared.filled,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
     ev.WorkerBroke: workers.broke,

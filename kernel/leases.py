@@ -74,15 +74,14 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed) -> bool:
     """Whether the wish was answered; if not, memory is on its way."""
     pages = -(-wish.size // PAGE)
     mine = [held for held in state.memory.values() if held.client == wish.client]
-    pair = [held for held in mine if (held.worker, held.rights) == (worker.id, wish.rights)]
-    pair = [held for held in pair if held.state == "shared"]
+    like = worker.id, wish.rights, "shared"
+    pair = [held for held in mine if (held.worker, held.rights, held.state) == like]
     pair.sort(key=lambda held: (held.idle, held.size, held.id))
     full = len(mine) >= limits.SEGMENTS_PER_CLIENT
     lease = next((lease for held in pair if (lease := held.lend(pages))), None)
     if lease is None and not full:
         slabs = sum(held.size for held in pair if held.size <= limits.SLAB)
-        made = _make(state, worker, wish, pages * PAGE, slabs)
-        lease = made.lend(pages) if made else None
+        lease = _lend_anew(state, worker, wish, pages, slabs)
     if lease:
         state.out.append(ev.Reply(wish.client, wire.Leased(id=wish.request, lease=lease)))
         return True
@@ -98,12 +97,16 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed) -> bool:
     return not coming
 
 
-def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int, slabs: int) -> Memory | None:
-    """A segment, if there is room: a small lease gets one for more of its kind."""
+def _lend_anew(
+    state: State, worker: Worker, wish: ev.Borrowed, pages: int, slabs: int
+) -> wire.Lease | None:
+    """A lease of a new segment, if there is room: a small one leaves place for more of its kind."""
+    size = pages * PAGE
     slab = min(max(4 * size, slabs, limits.SLAB // 16), limits.SLAB)
     if size <= limits.SMALL and slab <= state.ledger.free:
         size = slab
     if size > state.ledger.free:
         return None
-    number = state.number("memory")
-    return shared.make(state, Memory(number, size, worker.id, wish.client, wish.rights))
+    made = Memory(state.number("memory"), size, worker.id, wish.client, wish.rights)
+    shared.make(state, made)
+    return made.lend(pages)

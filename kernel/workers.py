@@ -3,7 +3,7 @@
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, limits, shared, tasks, weights
+from clawai.kernel import grants, leases, limits, shared, tasks
 from clawai.kernel.queue import BATCH, NEVER
 from clawai.kernel.state import LEAVING, BreachError, Service, Slot, State, Task, Worker
 from clawai.sdk import wire
@@ -132,15 +132,14 @@ def reserved(state: State, worker: Worker, event: ev.WorkerReserved) -> None:
     worker.wanted = event
     state.dirty[worker.service.key] = worker.service
     need = worker.spec.base_bytes + event.size + event.weights_bytes
-    if need > state.ledger.budget:
-        fault = tasks.never_fits(state.ledger, need, worker.service.title)
+    if fault := tasks.hopeless(state, worker.service, need, worker.service.title):
         unready(state, worker, ev.WorkerUnready(worker.id, fault))
 
 
 def _grant(state: State, worker: Worker) -> None:
     wish = worker.wanted
     assert wish is not None
-    held = weights.find(state, worker, wish)
+    held = shared.weights(state, worker, wish)
     need = wish.size + (wish.weights_bytes if held is None else 0)
     if held is not None and held.state == "filling":  # until the other worker has filled it
         state.hungry[worker.service.key] = worker.service
@@ -151,7 +150,7 @@ def _grant(state: State, worker: Worker) -> None:
     worker.holds += wish.size
     worker.step("grant")
     state.look(worker, state.now + limits.LOAD * _patience(worker.spec))
-    weights.grant(state, worker, wish, held)
+    shared.give_weights(state, worker, wish, held)
 
 
 def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
@@ -161,12 +160,8 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
 
     What is on its way out counts as free to come; the charge is made only when it is really back.
     """
-    idle = [
-        worker
-        for worker in state.workers.values()
-        if not (worker is wanting or worker.state in LEAVING or worker.service.pinned)
-        and not in_use(state, worker)
-    ]
+    others = [w for w in state.workers.values() if w.state not in LEAVING and w is not wanting]
+    idle = [w for w in others if not (w.service.pinned or in_use(state, w))]
     idle.sort(key=lambda worker: (worker.rank, -worker.idle_since, -worker.id))
     while (coming := _coming(state, need)) < need and idle:
         stop(state, idle.pop(), "evicted: its memory is needed")
@@ -326,31 +321,26 @@ def gone(state: State, event: ev.WorkerGone) -> None:
     """A worker's process has ended: its memory is back, its tasks are told or run again."""
     worker = state.workers.pop(event.worker)
     service, bereft = worker.service, worker.tasks()
-    died = worker.state not in ("stopping", "stopped")
+    surprise = worker.state not in ("stopping", "stopped")
     worker.why = worker.why or event.why
     worker.step("gone")
     service.worker = None
     state.dirty[service.key] = service
     state.ledger.release(worker.holds)
-    shared.holder_gone(state, ("worker", worker.id), keep=died)
+    shared.holder_gone(state, ("worker", worker.id), keep=surprise)
     worker.running.clear()
     state.computes(worker)
     for task in bereft:
-        _bereft(state, worker, task)
-    if died and not state.stopping:
+        # A lease ends with the worker, so a task with leases cannot run on the next one.
+        lost = task.asked.leases or worker.fault or state.stopping
+        if task.again and task.attempts < limits.ATTEMPTS and not lost:
+            tasks.requeue(state, task)
+        else:
+            died = ev.Fault("worker_died", service.title, because=worker.why)
+            tasks.end(state, task, "fail", worker.fault or died)
+    if surprise and not state.stopping:
         # A task that has killed it twice does not count: one caller must not lock out the others.
         _died(state, worker, counts=not any(task.attempts > 1 for task in bereft))
-
-
-def _bereft(state: State, worker: Worker, task: Task) -> None:
-    """What becomes of a task whose worker has died under it."""
-    # A lease ends with the worker, so a task with leases cannot run on the next one.
-    lost = task.asked.leases or worker.fault or state.stopping
-    if task.again and task.attempts < limits.ATTEMPTS and not lost:
-        tasks.requeue(state, task)
-        return
-    died = ev.Fault("worker_died", worker.service.title, because=worker.why)
-    tasks.end(state, task, "fail", worker.fault or died)
 
 
 def _died(state: State, worker: Worker, counts: bool) -> None:

@@ -50,7 +50,7 @@ def test_faults_of_every_kind_lose_nothing_for_long(name: str) -> None:
 
 def test_chaos_reaches_everything() -> None:
     """Each fault happens, and so does what the kernel does about it."""
-    ended = world("chaos", 8, 3000)
+    ended = world("chaos", 12, 3000)
     kinds = {*scenario.KINDS, "client left", "segment", "pressure", "clock jump", "seal"}
     assert kinds <= set(ended.faulted)
     for what in ("yielded", "batches", "journal end", "died", "stopped: evicted"):
