@@ -81,7 +81,7 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed) -> bool:
     lease = next((lease for held in pair if (lease := held.lend(pages))), None)
     if lease is None and not full:
         slabs = sum(held.size for held in pair if held.size <= limits.SLAB)
-        lease = _lend_anew(state, worker, wish, pages, slabs)
+        lease = _lend_anew(state, worker, wish, slabs)
     if lease:
         state.out.append(ev.Reply(wish.client, wire.Leased(id=wish.request, lease=lease)))
         return True
@@ -97,10 +97,9 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed) -> bool:
     return not coming
 
 
-def _lend_anew(
-    state: State, worker: Worker, wish: ev.Borrowed, pages: int, slabs: int
-) -> wire.Lease | None:
+def _lend_anew(state: State, worker: Worker, wish: ev.Borrowed, slabs: int) -> wire.Lease | None:
     """A lease of a new segment, if there is room: a small one leaves place for more of its kind."""
+    pages = -(-wish.size // PAGE)
     size = pages * PAGE
     slab = min(max(4 * size, slabs, limits.SLAB // 16), limits.SLAB)
     if size <= limits.SMALL and slab <= state.ledger.free:

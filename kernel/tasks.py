@@ -76,7 +76,7 @@ def _objection(
         if cost and wait + cost > left:
             figures = f"{left // limits.MS} ms", f"{(wait + cost) // limits.MS} ms"
             return ev.Fault("deadline_unreachable", event.op, *figures, wait // limits.MS)
-    return leases.objection(state, event, service.worker)
+    return leases.objection(state, event, service.worker) if event.leases else None
 
 
 def _no_room(state: State, event: ev.Submitted, rank: int) -> ev.Fault | None:
@@ -104,7 +104,9 @@ def submitted(state: State, event: ev.Submitted) -> None:
             event = replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
     service = state.service(event.spec)
-    size = event.payload + sum([lease.length for lease in event.leases])
+    size = event.payload
+    for lease in event.leases:
+        size += lease.length
     key = event.op, event.spec.model, size.bit_length()  # of what costs the same
     cost, deadline = state.costs.p50(key), event.deadline or NEVER
     place, ahead = service.queue.ahead(rank)
@@ -154,7 +156,7 @@ def dispatch(state: State, slot: Slot, batch: list[Task]) -> None:
     worker, runs = slot.worker, []
     for task in batch:
         task.step("dispatch")
-        if fault := leases.objection(state, task.asked, worker):
+        if task.asked.leases and (fault := leases.objection(state, task.asked, worker)):
             end(state, task, "fail", fault)
             continue
         task.slot = slot

@@ -47,7 +47,7 @@ def _fill(state: State, service: Service, worker: Worker) -> None:
     """Dispatch to the free slots; ask a lower task to make way if there is none."""
     queue, batching = service.queue, service.batching
     free = [slot for slot in worker.slots if not slot.tasks]
-    if queue and not free and 1 in state.rungs:
+    if not free and 1 in state.rungs:
         _make_way(state, worker, queue.best())
     while free and queue and not worker.suspended:
         if batching.waits(len(queue), state.now) and queue.best():
