@@ -9,7 +9,7 @@ import heapq
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, shared, tasks, weights, workers
+from clawai.kernel import grants, leases, shared, tasks, workers
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.state import DEAF, BreachError, Service, State, Task
 from clawai.sdk import wire
@@ -57,18 +57,17 @@ class Core:
 
 
 def _timer(state: State, event: ev.Timer) -> None:
+    state.redivide = True  # it may be the next one's turn
     while state.timers and state.timers[0][0] <= state.now:
-        _, _, kind, number = heapq.heappop(state.timers)
-        if number is None:
-            _TIMERS[kind](state)
-        elif (thing := getattr(state, kind).get(number)) is not None:
+        _, kind, number = heapq.heappop(state.timers)
+        if (thing := getattr(state, kind).get(number)) is not None:
             _TIMERS[kind](state, thing)
 
 
 def _overdue(state: State, task: Task) -> None:
     """A task has had its time, or that to let go of it; a suspended worker has no time."""
-    worker = state.workers.get(task.worker)
-    if task.deadline is None or task.deadline > state.now or (worker and worker.suspended):
+    worker = task.slot and task.slot.worker
+    if task.deadline > state.now or (worker and worker.suspended):
         return
     if task.state in ("queued", "running"):
         tasks.stop(state, task, "expire", ev.Fault("deadline_passed"))
@@ -82,27 +81,25 @@ def _wake(state: State, service: Service) -> None:
 
 def _commanded(state: State, event: ev.Commanded) -> None:
     """Do what the owner says to all that runs under a name."""
-    found = []
-    names = ("plugin", "model", "lane", "waiting")
+    unload, found = event.command == "unload", []
     for service in state.services.values():
         if event.name not in service.key[:2]:
             continue
         if service.worker or event.command in ("pin", "unpin"):
-            row = (*service.key, len(service.queue))
-            found.append(dict(zip(names, row, strict=True)))
-        if event.command == "unload":
+            plugin, model, lane = service.key
+            row = {"plugin": plugin, "model": model, "lane": lane, "waiting": len(service.queue)}
+            found.append(row)
+        if unload:
             _unload(state, service, event.name)
         elif event.command in ("pin", "unpin"):
             service.pinned = event.command == "pin"
         else:
             service.held = event.command == "suspend"
-            if service.worker:
-                grants.suspend(state, service.worker)
-    if event.command == "unload":
+            grants.suspend(state, service.worker)
+    if unload:
         shared.reclaim(state, state.ledger.budget, client=0)
-    told = "stopped" if event.command == "unload" else "changed"
-    answer = wire.Answer(id=event.request, data=wire.pack({told: found}))
-    state.out.append(ev.Reply(event.client, answer))
+    data = wire.pack({"stopped" if unload else "changed": found})
+    state.out.append(ev.Reply(event.client, wire.Answer(id=event.request, data=data)))
 
 
 def _unload(state: State, service: Service, name: str) -> None:
@@ -143,7 +140,7 @@ _HANDLERS: dict[type, Any] = {
 }
 _FROM_WORKER: dict[type, Any] = {
     ev.WorkerReserved: workers.reserved,
-    ev.WorkerFilled: weights.filled,
+    ev.WorkerFilled: shared.filled,
     ev.WorkerReady: workers.ready,
     ev.WorkerUnready: workers.unready,
     ev.WorkerBroke: workers.broke,
@@ -155,6 +152,5 @@ _TIMERS: dict[str, Any] = {
     "tasks": _overdue,
     "services": _wake,
     "workers": workers.look,
-    "turn": grants.next_turn,
 }
-"""Of what a timer is (a table of ``State``, or else no thing), and what then happens."""
+"""Of what a timer is (a table of ``State``), and what then happens."""

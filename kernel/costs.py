@@ -13,34 +13,22 @@ Key = tuple[str, str, int]
 
 
 @dataclass(slots=True)
-class Cost:
-    """Of one key, in nanoseconds."""
-
-    seen: deque[int] = field(default_factory=lambda: deque(maxlen=limits.SAMPLES))
-    p50: int = 0
-    runs: int = 0
-
-
-@dataclass(slots=True)
 class Costs:
-    """All of them; of a bounded number of keys, the last used."""
+    """Of a bounded number of keys, the last used; in nanoseconds."""
 
-    known: dict[Key, Cost] = field(default_factory=dict)
+    known: dict[Key, deque[int]] = field(default_factory=dict)
 
     def learn(self, key: Key, took: int) -> None:
         """Note that a task of ``key`` ran for ``took`` nanoseconds."""
-        cost = self.known.pop(key, None) or Cost()
-        self.known[key] = cost
-        cost.seen.append(took)
-        cost.runs += 1
-        if cost.runs <= limits.SAMPLES or cost.runs % 8 == 0:  # later, a single run says little
-            cost.p50 = sorted(cost.seen)[len(cost.seen) // 2]
+        self.known[key] = seen = self.known.pop(key, None) or deque(maxlen=limits.SAMPLES)
+        seen.append(took)
         if len(self.known) > limits.COSTS:
             del self.known[next(iter(self.known))]
 
     def p50(self, key: Key) -> int:
         """Median run time; 0 if nothing is known."""
-        return cost.p50 if (cost := self.known.get(key)) else 0
+        seen = self.known.get(key)
+        return sorted(seen)[len(seen) // 2] if seen else 0
 
 
 @dataclass(slots=True)

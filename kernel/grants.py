@@ -8,34 +8,34 @@ it has aged; equals beyond the number of processors take turns of ``limits.TURN`
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, tasks
-from clawai.kernel.queue import CLASSES
+from clawai.kernel.queue import CLASSES, NEVER
 from clawai.kernel.state import State, Worker
 
 
 def divide(state: State) -> None:
     """Grant threads anew: the set of those that compute has changed, or whose turn it is."""
     state.redivide = False
+    sharing = [worker for worker in state.computing.values() if worker.spec.cooperative]
+    if not sharing:
+        return
+    others = [each for each in state.computing.values() if each.spec.lane == "main"]
+    plain = sum([len(each.running) for each in others if not each.spec.cooperative])
     cores = max(1, round(state.cores * state.share))
-    free, turn = max(1, cores - state.plain), state.now // limits.TURN
+    free, turn = max(1, cores - plain), state.now // limits.TURN
     groups: dict[int, list[Worker]] = {}
-    for _, worker in sorted(state.computing.items()):
-        worker.group = len(CLASSES) if worker.missed > 1 else worker.best()
-        groups.setdefault(worker.group, []).append(worker)
+    for worker in sorted(sharing, key=lambda worker: worker.id):
+        rank = len(CLASSES) if worker.missed > 1 else worker.best()
+        groups.setdefault(rank, []).append(worker)
     for rank, group in sorted(groups.items()):
         # Where there are many processors, a part of them is left to the classes below.
         left = min(free, cores // 4) if rank < max(groups) else 0
         mine, free = free - left, left
-        if len(group) > mine and not state.turning:
-            state.turning = True
-            state.timer((turn + 1) * limits.TURN, "turn")
+        if len(group) > mine and state.turn < turn:
+            state.turn = turn
+            state.timer((turn + 1) * limits.TURN)
         first = turn * mine % len(group)
         for place, worker in enumerate(group[first:] + group[:first]):
             _grant(state, worker, mine // len(group) + (place < mine % len(group)))
-
-
-def next_turn(state: State) -> None:
-    """The next ones of a crowded class compute."""
-    state.turning, state.redivide = False, True
 
 
 def _grant(state: State, worker: Worker, threads: int) -> None:
@@ -43,34 +43,34 @@ def _grant(state: State, worker: Worker, threads: int) -> None:
     if threads == worker.threads:
         return
     worker.threads, worker.held_since = threads, state.now
-    for slot in worker.running:
-        tasks.refresh(state, worker, slot)
+    for slot in worker.running.values():
+        tasks.refresh(state, slot)
 
 
 def age(worker: Worker, now: int) -> None:
     """What is held ages as what is queued does, so that it computes again in the end."""
-    for task in worker.tasks() if worker.threads < 0 else ():
-        due = (
-            max(worker.held_since, task.dispatched, task.since) + limits.PROMOTE[CLASSES[task.rank]]
-        )
-        if task.rank > 0 and now >= due:
-            task.rank, task.since = task.rank - 1, due
+    for slot in worker.running.values() if worker.threads < 0 else ():
+        began = max(worker.held_since, slot.dispatched)
+        for task in slot.tasks.values():
+            due = max(began, task.since) + limits.PROMOTE[CLASSES[task.rank]]
+            if task.rank > 0 and now >= due:
+                task.rank, task.since = task.rank - 1, due
 
 
-def suspend(state: State, worker: Worker) -> None:
+def suspend(state: State, worker: Worker | None) -> None:
     """Stop a worker where it stands, or let it go on, as its owner and the box will have it.
 
     Every clock of it and of its tasks stands still meanwhile.
     """
-    stopped = worker.service.held
-    if worker.spec.lane == "bulk" and 3 in state.rungs:
-        stopped = stopped or state.cores * state.share < limits.SQUEEZED
-    stopped = stopped and worker.state == "ready"
-    if stopped == bool(worker.suspended):
+    if worker is None or worker.state != "ready":
+        return
+    bulk = worker.spec.lane == "bulk" and 3 in state.rungs
+    squeezed = bulk and state.cores * state.share < limits.SQUEEZED
+    if bool(worker.suspended) == (stopped := worker.service.held or squeezed):
         return
     paused = state.now - worker.suspended
     worker.suspended = state.now if stopped else 0
-    state.computes(worker, -len(worker.running) if stopped else len(worker.running))
+    state.computes(worker)
     state.out.append(ev.Suspend(worker.id, stopped))
     if stopped:
         state.log("info", f"worker {worker.id} {worker.spec.plugin} is suspended")
@@ -78,8 +78,9 @@ def suspend(state: State, worker: Worker) -> None:
     worker.missed = 0
     worker.idle_since += paused
     state.dirty[worker.service.key] = worker.service
+    for slot in worker.running.values():
+        slot.dispatched += paused
     for task in worker.tasks():
-        task.dispatched += paused
-        if task.deadline is not None:
+        if task.deadline < NEVER:
             task.deadline += paused
             state.timer(task.deadline, "tasks", task.id)

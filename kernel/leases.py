@@ -4,51 +4,34 @@ A segment without leases stays with its pair, to be lent again without a page fa
 task uses is neither lent again nor reclaimed, even when its client has returned it.
 """
 
-from collections.abc import Callable
-
 from clawai.kernel import events as ev
-from clawai.kernel import limits, shared, tasks
+from clawai.kernel import limits, shared, tasks, workers
 from clawai.kernel.pool import PAGE, Memory
 from clawai.kernel.state import Service, State, Worker
 from clawai.sdk import wire
 
-Room = Callable[[State, int], int]
-
 
 def borrowed(state: State, event: ev.Borrowed) -> None:
     """Note who wants a lease; it is lent when the worker of the pair is there."""
-    service = state.services.get(event.spec.key)
+    service = state.service(event.spec)
     lent = sum(len(held.leases) for held in state.memory.values() if held.client == event.client)
-    lent += sum(wish.client == event.client for wish in service.borrows) if service else 0
-    fault = None
-    if state.stopping:
-        fault = ev.Fault("kernel_stopped")
-    elif event.size == 0 or event.size + event.spec.base_bytes > state.ledger.budget:
-        fault = tasks.never_fits(state.ledger, event.size, "the segment")
-    elif lent >= limits.LEASES_PER_CLIENT:
+    lent += sum(wish.client == event.client for wish in service.borrows)
+    fault = tasks.hopeless(state, service, event.size + event.spec.base_bytes, "the segment")
+    if event.size == 0:
+        fault = tasks.never_fits(state.ledger, 0, "the segment")
+    elif not fault and lent >= limits.LEASES_PER_CLIENT:
         fault = ev.Fault("too_many", "leases", lent, limits.LEASES_PER_CLIENT)
-    elif service and state.now < service.quarantined_until:
-        fault = tasks.quarantined(state, service)
     if fault:
         tasks.refuse(state, event.client, event.request, fault)
     else:
-        state.service(event.spec).borrows.append(event)
+        service.borrows.append(event)
 
 
 def objection(state: State, asked: ev.Submitted, worker: Worker | None) -> ev.Fault | None:
-    """Whether each lease is the client's, for this worker's incarnation, current and in bounds."""
+    """Whether it may use each lease on this worker."""
     for lease in asked.leases:
         held = state.memory.get(lease.segment)
-        lent = held.leases.get(lease.generation) if held else None
-        if (
-            held is None
-            or lent is None
-            or worker is None
-            or (held.client, held.worker) != (asked.client, worker.id)
-            or not lent.offset <= lease.offset
-            or not lease.offset + lease.length <= lent.offset + lent.length
-            or lease.rights not in ("r", held.rights)
-        ):
+        if not (held and worker and held.allows(lease, asked.client, worker.id)):
             got = {"segment": lease.segment, "generation": lease.generation}
             return ev.Fault("no_lease", got=got)
     return None
@@ -77,12 +60,9 @@ def client_left(state: State, client: int) -> None:
     shared.holder_gone(state, ("client", client))
 
 
-def lend_waiting(state: State, service: Service, worker: Worker, room: Room) -> None:
-    """Answer the wishes that wait for this worker, in order; some wait on, for memory.
-
-    ``room`` is told how many bytes are to be free, and says how many will be.
-    """
-    while service.borrows and _lend(state, worker, service.borrows[0], room):
+def lend_waiting(state: State, service: Service, worker: Worker) -> None:
+    """Answer the wishes that wait for this worker, in order; some wait on, for memory."""
+    while service.borrows and _lend(state, worker, service.borrows[0]):
         service.borrows.pop(0)
     if service.borrows:
         # Looked at again when memory has come back, or else when it should have.
@@ -90,19 +70,18 @@ def lend_waiting(state: State, service: Service, worker: Worker, room: Room) -> 
         state.timer(state.now + limits.UNMAP, "services", service.key)
 
 
-def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
+def _lend(state: State, worker: Worker, wish: ev.Borrowed) -> bool:
     """Whether the wish was answered; if not, memory is on its way."""
     pages = -(-wish.size // PAGE)
     mine = [held for held in state.memory.values() if held.client == wish.client]
-    pair = [held for held in mine if (held.worker, held.rights) == (worker.id, wish.rights)]
-    pair = [held for held in pair if held.state == "shared"]
+    like = worker.id, wish.rights, "shared"
+    pair = [held for held in mine if (held.worker, held.rights, held.state) == like]
     pair.sort(key=lambda held: (held.idle, held.size, held.id))
     full = len(mine) >= limits.SEGMENTS_PER_CLIENT
     lease = next((lease for held in pair if (lease := held.lend(pages))), None)
     if lease is None and not full:
         slabs = sum(held.size for held in pair if held.size <= limits.SLAB)
-        made = _make(state, worker, wish, pages * PAGE, slabs)
-        lease = made.lend(pages) if made else None
+        lease = _lend_anew(state, worker, wish, slabs)
     if lease:
         state.out.append(ev.Reply(wish.client, wire.Leased(id=wish.request, lease=lease)))
         return True
@@ -110,7 +89,7 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
         fault = ev.Fault("too_many", "segments", len(mine), limits.SEGMENTS_PER_CLIENT)
         coming = shared.reclaim(state, 1, wish.client) > 0
     else:
-        coming = room(state, pages * PAGE) >= pages * PAGE
+        coming = workers.make_room(state, pages * PAGE) >= pages * PAGE
         got, free = f"{pages * PAGE} bytes", f"{state.ledger.free} bytes free"
         fault = ev.Fault("no_memory", "", got, free)
     if not coming:
@@ -118,12 +97,15 @@ def _lend(state: State, worker: Worker, wish: ev.Borrowed, room: Room) -> bool:
     return not coming
 
 
-def _make(state: State, worker: Worker, wish: ev.Borrowed, size: int, slabs: int) -> Memory | None:
-    """A segment, if there is room: a small lease gets one for more of its kind."""
+def _lend_anew(state: State, worker: Worker, wish: ev.Borrowed, slabs: int) -> wire.Lease | None:
+    """A lease of a new segment, if there is room: a small one leaves place for more of its kind."""
+    pages = -(-wish.size // PAGE)
+    size = pages * PAGE
     slab = min(max(4 * size, slabs, limits.SLAB // 16), limits.SLAB)
     if size <= limits.SMALL and slab <= state.ledger.free:
         size = slab
     if size > state.ledger.free:
         return None
-    number = state.number("memory")
-    return shared.make(state, Memory(number, size, worker.id, wish.client, wish.rights), "share")
+    made = Memory(state.number("memory"), size, worker.id, wish.client, wish.rights)
+    shared.make(state, made)
+    return made.lend(pages)

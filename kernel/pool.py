@@ -32,7 +32,7 @@ class Memory:
     """Of the worker of the pair."""
     key: tuple[str, ...] = ()
     """Of weights: what is in them."""
-    state: str = "new"
+    state: str = "shared"
     since: int = 0
     """When it was last in use, or was asked back."""
     maps: set[Holder] = field(default_factory=set)
@@ -74,6 +74,14 @@ class Memory:
         self.leases[self.generation] = lease
         self.generation += 1
         return lease
+
+    def allows(self, lease: wire.Lease, client: int, worker: int) -> bool:
+        """Whether a lease is the client's, for this worker's incarnation, current, in bounds."""
+        lent = self.leases.get(lease.generation)
+        if lent is None or (self.client, self.worker) != (client, worker):
+            return False
+        ends, end = lent.offset + lent.length, lease.offset + lease.length
+        return lent.offset <= lease.offset and end <= ends and lease.rights in ("r", self.rights)
 
     def take_back(self, generation: int) -> None:
         """End a lease that was returned."""

@@ -15,6 +15,7 @@ less than what else a decision takes.
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.kernel import limits
@@ -25,30 +26,26 @@ BATCH = RANK["batch"]
 NEVER = 1 << 62
 
 
+@dataclass(slots=True)
 class Share:
     """What one principal has in one class."""
 
-    __slots__ = ("credit", "tasks")
-
-    def __init__(self) -> None:
-        self.credit = 0
-        """Run time that it may still use in its turn; less than 0 is what it has had too much."""
-        self.tasks: list[tuple[int, int, Any]] = []
-        """By ``Task.sort`` and number: the most urgent first."""
+    credit: int = 0
+    """Run time that it may still use in its turn; less than 0 is what it has had too much."""
+    tasks: list[tuple[int, int, Any]] = field(default_factory=list)
+    """By ``Task.sort`` and number: the most urgent first."""
 
 
+@dataclass(slots=True)
 class Fair:
     """One class of one queue."""
 
-    __slots__ = ("circle", "cost", "patience", "tasks")
-
-    def __init__(self, rank: int) -> None:
-        self.patience = limits.PROMOTE[CLASSES[rank]] or NEVER
-        self.tasks: OrderedDict[int, Any] = OrderedDict()
-        """By number, in the order in which they came into the class."""
-        self.circle: OrderedDict[str, Share] = OrderedDict()
-        """By principal, the one whose turn it is first; at its turn one without tasks leaves."""
-        self.cost = 0
+    patience: int
+    tasks: OrderedDict[int, Any] = field(default_factory=OrderedDict)
+    """By number, in the order in which they came into the class."""
+    circle: OrderedDict[str, Share] = field(default_factory=OrderedDict)
+    """By principal, the one whose turn it is first; at its turn one without tasks leaves."""
+    cost: int = 0
 
     def push(self, task: Any) -> None:
         """Add a task."""
@@ -89,7 +86,7 @@ class Queue:
     """Holds tasks (``state.Task``), each in one class."""
 
     def __init__(self) -> None:
-        self.classes = tuple(Fair(rank) for rank in range(len(CLASSES)))
+        self.classes = tuple(Fair(limits.PROMOTE[name] or NEVER) for name in CLASSES)
         self.count = 0
         self.ages_at = NEVER
         """No task moves up before that."""
@@ -97,15 +94,11 @@ class Queue:
     def __len__(self) -> int:
         return self.count
 
-    def __contains__(self, task: Any) -> bool:
-        return task.id in self.classes[task.rank].tasks
-
     def push(self, task: Any, now: int) -> None:
         """Add a task to its class, in which it ages from now on."""
         if now >= self.ages_at:
             self._age(now)
-        patient = task.submitted + limits.PATIENCE
-        task.sort = patient if task.deadline is None else min(task.deadline, patient)
+        task.sort = min(task.deadline, task.submitted + limits.PATIENCE)
         task.since = now
         fair = self.classes[task.rank]
         fair.push(task)

@@ -55,6 +55,6 @@ def news(core: Core, tasks: list[Task], now: int) -> tuple[list[Any], list[dict[
     classes = {(task.service.key, task.rank): task.service for task in tasks}
     for (key, rank), service in classes.items():
         worker = _rows([service.worker], "state", "suspended", "threads") if service.worker else []
-        ahead, _ = service.queue.ahead(rank)
-        groups.append((key, rank, worker, ahead, wait_ns(core.state, service, rank, now)))
+        place, cost = service.queue.ahead(rank)
+        groups.append((key, rank, worker, place, wait_ns(core.state, service, cost, now)))
     return groups, _rows(tasks, *_TASK)

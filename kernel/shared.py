@@ -4,22 +4,25 @@ It is charged at its full size until everybody has unmapped it and its pages are
 uses is kept for the next one who may have it, until the memory is needed by anybody else
 (``reclaim``). A holder that does not unmap what it was asked to keeps the charge: a client until it
 disconnects, a worker until it ends.
+
+Weights are read-only memory that outlives the workers that map it. The first worker of a (model
+file, plugin code, layout) fills it; when it can no longer be written by anybody, all workers of the
+same key map it. Charged once, whoever maps it. It goes when its workers were stopped on purpose, or
+when its memory is needed and nobody maps it.
 """
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.pool import Holder, Memory
-from clawai.kernel.state import MEMORY, BreachError, State, Worker, step
+from clawai.kernel.state import LEAVING, MEMORY, BreachError, State, Worker, step
 from clawai.sdk import wire
 
 
-def make(state: State, held: Memory, happened: str) -> Memory:
+def make(state: State, held: Memory) -> None:
     """Have an object made, for which there is room."""
-    step(MEMORY, held, happened)
     state.ledger.charge(held.size)
     state.memory[held.id] = held
     state.out.append(ev.MakeMemory(held.id, held.size, held.worker, held.client, held.rights))
-    return held
 
 
 def settle(state: State, held: Memory, keep: bool = False) -> None:
@@ -60,9 +63,10 @@ def reclaim(state: State, need: int, client: int | None = None) -> int:
 
     What was asked back long ago is not counted any more: its holder may never let go.
     """
-    leaving = {("worker", worker.id) for worker in state.workers.values() if worker.leaving}
+    workers = state.workers.values()
+    leaving = {("worker", worker.id) for worker in workers if worker.state in LEAVING}
     # One that is suspended cannot answer now.
-    asleep = {("worker", worker.id) for worker in state.workers.values() if worker.suspended}
+    asleep = {("worker", worker.id) for worker in workers if worker.suspended}
     coming, idle, late = 0, [], state.now - limits.UNMAP
     for held in state.memory.values():
         if client not in (None, held.client):
@@ -122,3 +126,45 @@ def gone(state: State, event: ev.MemoryGone) -> None:
     held = state.memory.pop(event.memory)
     step(MEMORY, held, "gone")
     state.ledger.release(held.size)
+
+
+# Weights.
+
+
+def weights(state: State, worker: Worker, wish: ev.WorkerReserved) -> Memory | None:
+    """The object that a worker wants, if there is one."""
+    key, alive = _key(worker, wish), ("filling", "shared")
+    return next((m for m in state.memory.values() if m.key == key and m.state in alive), None)
+
+
+def _key(worker: Worker, wish: ev.WorkerReserved) -> tuple[str, ...]:
+    spec = worker.spec
+    return spec.plugin, spec.code, spec.model, spec.identity, wish.weights, str(wish.weights_bytes)
+
+
+def give_weights(
+    state: State, worker: Worker, wish: ev.WorkerReserved, held: Memory | None
+) -> None:
+    """Tell a worker that its private memory is charged, and give it its object."""
+    granted = wire.Granted()
+    if held:
+        granted = wire.Granted(weights="map")
+        held.maps.add(("worker", worker.id))
+        state.out.append(ev.GiveMemory(held.id, worker.id))
+    elif wish.weights and wish.weights_bytes:
+        granted = wire.Granted(weights="fill")
+        number, key = state.number("memory"), _key(worker, wish)
+        held = Memory(number, wish.weights_bytes, worker.id, key=key, state="filling")
+        make(state, held)
+    worker.weights = held
+    state.out.append(ev.Tell(worker.id, granted))
+
+
+def filled(state: State, worker: Worker, event: ev.WorkerFilled) -> None:
+    """A worker has written its object, and nobody can change it any more; or it cannot go on."""
+    held = worker.weights
+    if held is None or held.state != "filling" or not event.sealed:
+        raise BreachError("its weights could still be written, or it had none to fill")
+    step(MEMORY, held, "share")
+    state.ledger.freed = True  # who waits for the same is looked at again
+    state.out.append(ev.Tell(worker.id, wire.Sealed()))

@@ -17,7 +17,7 @@ from clawai.kernel import limits
 from clawai.kernel.costs import Batching, Costs, Key
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.pool import Memory
-from clawai.kernel.queue import BATCH, Queue
+from clawai.kernel.queue import BATCH, NEVER, Queue
 
 
 def table(*rows: str) -> dict[tuple[str, str], str]:
@@ -28,7 +28,6 @@ def table(*rows: str) -> dict[tuple[str, str], str]:
 
 
 TASK = table(
-    "new: accept > queued",
     "queued: dispatch > running, cancel > cancelled, expire > expired, fail > failed",
     "running: finish > done, fail > failed, requeue > queued, cancel > cancelling",
     "running: expire > expiring",
@@ -37,29 +36,24 @@ TASK = table(
 )
 TASK_ENDS = frozenset(("done", "failed", "cancelled", "expired"))
 WORKER = table(
-    "new: start > starting",
     "starting: reserve > waiting, ready > ready, stop > stopping, kill > killed, gone > gone",
     "waiting: grant > loading, stop > stopping, kill > killed, gone > gone",
     "loading: ready > ready, stop > stopping, kill > killed, gone > gone",
     "ready: stop > stopping, kill > killed, gone > gone",
     "stopping: kill > stopped, gone > gone",
-    "killed: kill > killed, stop > stopping, gone > gone",
+    "killed: kill > killed, stop > stopped, gone > gone",
     "stopped: kill > stopped, gone > gone",
 )
 LEAVING = frozenset(("stopping", "stopped", "killed"))
+"""Its memory is on its way back."""
 DEAF = frozenset(("stopped", "killed"))
 """The end is on its way: nothing is said to such a worker, and nothing that it says counts."""
 MEMORY = table(
-    "new: fill > filling, share > shared",
     "filling: share > shared, drop > dropping",
     "shared: drop > dropping, gone > gone",
     "dropping: unmapped > freeing",
     "freeing: gone > gone",
 )
-
-
-NEVER = 1 << 62
-RUNGS = frozenset((0, 1, 2, 3, 4))
 
 
 class BreachError(Exception):
@@ -90,9 +84,9 @@ class Task(Struct, eq=False):
     submitted: int
     rank: int
     """Place of its class in ``queue.CLASSES``; ageing lowers it while it waits."""
-    deadline: int | None
-    """Later than asked for by the time that it was suspended. While it is cancelling or expiring:
-    when its worker must have let go of it."""
+    deadline: int
+    """``NEVER``: it has none. Later than asked for by the time that it was suspended. While it is
+    cancelling or expiring: when its worker must have let go of it."""
     key: Key
     """Of what costs the same."""
     cost: int = 0
@@ -101,24 +95,52 @@ class Task(Struct, eq=False):
     """When it is due, or would be: its place in its class."""
     since: int = 0
     """When it came into its class, while it is queued."""
-    state: str = "new"
-    worker: int = 0
-    slot: int = 0
+    state: str = "queued"
+    slot: "Slot | None" = None
+    """Where it runs, or ran last unless it is queued again."""
     attempts: int = 0
     streamed: bool = False
     yielding: bool = False
     """It was asked to go back to the queue."""
     told: bool = False
     """Its owner has been told the end, at the deadline; the worker still has to let go."""
-    dispatched: int = 0
     load_ns: int = 0
     fault: ev.Fault | None = None
     """Why it is being ended, while it is cancelling or expiring."""
 
     @property
+    def worker(self) -> int:
+        """The number of the worker that runs it, 0 while none does."""
+        return self.slot.worker.id if self.slot else 0
+
+    def step(self, happened: str) -> None:
+        """Move it as the table says."""
+        step(TASK, self, happened)
+
+    @property
     def again(self) -> bool:
         """Whether it could still run again from its beginning."""
         return self.state == "running" and self.asked.idempotent and not self.streamed
+
+
+@dataclass(slots=True)
+class Slot:
+    """Where a worker runs one task at a time, or several as a batch."""
+
+    worker: "Worker"
+    number: int
+    word: int = 0
+    """Its control word."""
+    tasks: dict[int, Task] = field(default_factory=dict)
+    """By number; none while it is free."""
+    size: int = 0
+    """How many there were when they began."""
+    dispatched: int = 0
+    """When that was, later by the time for which they were suspended."""
+
+    def first(self) -> Task:
+        """One for all that run together."""
+        return next(iter(self.tasks.values()))
 
 
 @dataclass(slots=True)
@@ -133,23 +155,19 @@ class Worker:
     """Bytes of its own that are charged."""
     look: int = NEVER
     """When it is looked at next, in the state that it is in."""
-    state: str = "new"
-    slots: int = 0
-    running: dict[int, dict[int, Task]] = field(default_factory=dict)
-    """By slot, then by number: more than one task in a slot are a batch."""
-    sizes: dict[int, int] = field(default_factory=dict)
-    """By slot: how many tasks its batch had when it began."""
+    state: str = "starting"
+    slots: list[Slot] = field(default_factory=list)
+    running: dict[int, Slot] = field(default_factory=dict)
+    """The slots that are not free, by number."""
     rank: int = BATCH
     """Class of what it was last given."""
-    words: dict[int, int] = field(default_factory=dict)
-    """The control words that are not 0."""
     threads: int = 0
     """Granted; 0 while nothing was, -1 while it is held."""
-    group: int = 0
-    """The class that it computed as when the processors were last divided."""
     held_since: int = 0
     wanted: ev.WorkerReserved | None = None
     """What it waits for, in state waiting."""
+    weights: Memory | None = None
+    """What it fills or maps."""
     ready_at: int = 0
     idle_since: int = 0
     missed: int = 0
@@ -161,14 +179,9 @@ class Worker:
     fault: Any = None
     """What its tasks are told (a ``Fault``, or what the plugin said)."""
 
-    @property
-    def leaving(self) -> bool:
-        """Its memory is on its way back."""
-        return self.state in LEAVING
-
     def tasks(self) -> list[Task]:
         """All that it runs."""
-        return [task for batch in self.running.values() for task in batch.values()]
+        return [task for slot in self.running.values() for task in slot.tasks.values()]
 
     def step(self, happened: str) -> None:
         """Move it as the table says. Each state has a clock of its own."""
@@ -230,7 +243,7 @@ class State:
     """How long a worker stays without work; 0: for ever."""
     cores: int = 2
     """Processors that running workers share."""
-    rungs: frozenset[int] = RUNGS
+    rungs: frozenset[int] = frozenset(range(5))
     """Of the preemption ladder, those in use."""
     most_tasks: int = limits.TASKS
     """That may wait or run at a time."""
@@ -248,20 +261,18 @@ class State:
     hungry: dict[tuple[str, str, str], Service] = field(default_factory=dict)
     """Waiting for memory."""
     computing: dict[int, Worker] = field(default_factory=dict)
-    """Cooperative workers that run tasks: they share the processors."""
-    plain: int = 0
-    """Slots that run on others of the main lane."""
+    """Workers that run tasks and are not suspended: they share the processors."""
     redivide: bool = False
     """The processors are to be divided anew before this event is over."""
-    turning: bool = False
-    """There are more workers than processors, and a timer is set for the next turn."""
+    turn: int = -1
+    """Where workers take turns, as there are too many: a timer is set for the end of this one."""
     payload: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     stopping: bool = False
     now: int = 0
     out: list[ev.Instruction] = field(default_factory=list)
-    timers: list[tuple[int, int, str, Any]] = field(default_factory=list)
-    """When, a number, and what ``timer`` was told."""
+    timers: list[tuple[int, str, Any]] = field(default_factory=list)
+    """What ``timer`` was told."""
     purged: int = 0
     """Timers that were left when those of what is gone were last thrown away."""
     last: dict[str, int] = field(default_factory=dict)
@@ -271,12 +282,12 @@ class State:
         self.last[kind] = self.last.get(kind, 0) + 1
         return self.last[kind]
 
-    def timer(self, when: int, kind: str, number: Any = None) -> None:
-        """Look at a thing (``kind`` is its table here) at that time, or have something happen."""
-        heapq.heappush(self.timers, (when, self.number("timer"), kind, number))
+    def timer(self, when: int, kind: str = "services", number: Any = None) -> None:
+        """Look at a thing (``kind`` is its table here) at that time, or at none."""
+        heapq.heappush(self.timers, (when, kind, number))
         if len(self.timers) > max(64 + 4 * (len(self.tasks) + len(self.workers)), 2 * self.purged):
             # Deadlines of tasks that have ended would stay until they come, which can be years.
-            self.timers = [e for e in self.timers if e[3] is None or e[3] in getattr(self, e[2])]
+            self.timers = [e for e in self.timers if e[2] is None or e[2] in getattr(self, e[1])]
             heapq.heapify(self.timers)
             self.purged = len(self.timers)
 
@@ -290,19 +301,13 @@ class State:
         """Write a line."""
         self.out.append(ev.Log(level, text))
 
-    def computes(self, worker: Worker, slots: int) -> None:
-        """So many slots of a worker have begun to run (less than 0: have ended)."""
-        if worker.spec.cooperative:
-            if slots > 0 and worker.id in self.computing and worker.rank >= worker.group:
-                return  # one more of a class that it computes already
-            self.redivide = True
-            if worker.running and not worker.suspended:
-                self.computing[worker.id] = worker
-            else:
-                self.computing.pop(worker.id, None)
-        elif worker.spec.lane == "main":
-            self.plain += slots
-            self.redivide = bool(self.computing)
+    def computes(self, worker: Worker) -> None:
+        """A worker has begun or ended to run something, or to be suspended."""
+        if worker.running and not worker.suspended:
+            self.computing[worker.id] = worker
+        else:
+            self.computing.pop(worker.id, None)
+        self.redivide = True
 
     def service(self, spec: ev.Spec) -> Service:
         """The service of a spec, which is looked at before the event is over."""

@@ -6,10 +6,9 @@ from msgspec.structs import replace
 
 from clawai.kernel import events as ev
 from clawai.kernel import leases, limits
-from clawai.kernel.costs import Key
 from clawai.kernel.ledger import Ledger
-from clawai.kernel.queue import RANK
-from clawai.kernel.state import TASK, TASK_ENDS, BreachError, Service, State, Task, Worker, step
+from clawai.kernel.queue import NEVER, RANK
+from clawai.kernel.state import TASK_ENDS, BreachError, Service, Slot, State, Task, Worker
 from clawai.sdk import wire
 
 
@@ -31,48 +30,45 @@ def quarantined(state: State, service: Service) -> ev.Fault:
     return ev.Fault("quarantined", service.title, retry_ms=wait, because=service.last_why)
 
 
+def hopeless(state: State, service: Service, need: int, what: str) -> ev.Fault | None:
+    """Why nothing more can be begun for a service, or not with so many bytes."""
+    if state.stopping:
+        return ev.Fault("kernel_stopped")
+    if need > state.ledger.budget:
+        return never_fits(state.ledger, need, what)
+    if state.now < service.quarantined_until:
+        return quarantined(state, service)
+    return None
+
+
 # Admission.
 
 
-def cost_key(asked: ev.Submitted) -> Key:
-    """What tasks that cost the same have in common."""
-    size = asked.payload
-    for lease in asked.leases:
-        size += lease.length
-    return asked.op, asked.spec.model, size.bit_length()
-
-
-def wait_ns(state: State, service: Service, rank: int, now: int) -> int:
-    """How long a task of a class would wait now, by what those before it have taken."""
-    ahead = service.queue.ahead(rank)[1]
+def wait_ns(state: State, service: Service, ahead: int, now: int) -> int:
+    """How long a task would wait now, by what those before it have taken (``ahead``: queued)."""
     worker = service.worker
     at_once = service.batching.expected or 1
     if worker is None or worker.state != "ready":
         load = state.costs.p50(("", service.title, 0))
         load -= min(load, now - worker.started) if worker else 0
         return load + ahead // (service.spec.slots * at_once)
-    if len(worker.running) >= worker.slots:
-        for batch in worker.running.values():
-            first = next(iter(batch.values()))  # what runs in one slot runs together
-            if (left := first.cost + first.dispatched - now) > 0:
-                ahead += left
-    return ahead // (worker.slots * at_once)
+    if len(worker.running) == len(worker.slots):
+        for slot in worker.running.values():
+            ahead += max(0, slot.first().cost + slot.dispatched - now)
+    return ahead // (len(worker.slots) * at_once)
 
 
 def _objection(
-    state: State, event: ev.Submitted, service: Service | None, wait: int, cost: int
+    state: State, event: ev.Submitted, service: Service, wait: int, cost: int
 ) -> ev.Fault | None:
     """Refuse at once what would only fail later."""
-    if state.stopping:
-        return ev.Fault("kernel_stopped")
+    need, what = event.spec.base_bytes + event.spec.model_bytes, event.spec.model
+    if fault := hopeless(state, service, need, what or event.spec.plugin):
+        return fault
     if event.request in state.requests.get(event.client, ()):
         return ev.Fault("request_in_use", got=event.request)
     if event.job and event.leases:
         return ev.Fault("durable_with_leases")
-    if (need := event.spec.base_bytes + event.spec.model_bytes) > state.ledger.budget:
-        return never_fits(state.ledger, need, event.spec.model or event.spec.plugin)
-    if service and state.now < service.quarantined_until:
-        return quarantined(state, service)
     if event.deadline is not None:
         left = event.deadline - state.now
         if left <= 0:
@@ -80,7 +76,7 @@ def _objection(
         if cost and wait + cost > left:
             figures = f"{left // limits.MS} ms", f"{(wait + cost) // limits.MS} ms"
             return ev.Fault("deadline_unreachable", event.op, *figures, wait // limits.MS)
-    return leases.objection(state, event, service.worker if service else None)
+    return leases.objection(state, event, service.worker) if event.leases else None
 
 
 def _no_room(state: State, event: ev.Submitted, rank: int) -> ev.Fault | None:
@@ -107,24 +103,27 @@ def submitted(state: State, event: ev.Submitted) -> None:
             # The worker that shares the memory, whatever lane the task's class would have chosen.
             event = replace(event, spec=sharer.service.spec)
     rank = RANK[event.priority] if 0 in state.rungs else 0
-    service = state.services.get(event.spec.key)
-    cost = state.costs.p50(key := cost_key(event))
-    wait = wait_ns(state, service, rank, state.now) if service and cost else 0
+    service = state.service(event.spec)
+    size = event.payload
+    for lease in event.leases:
+        size += lease.length
+    key = event.op, event.spec.model, size.bit_length()  # of what costs the same
+    cost, deadline = state.costs.p50(key), event.deadline or NEVER
+    place, ahead = service.queue.ahead(rank)
+    wait = wait_ns(state, service, ahead, state.now) if cost else 0
     fault = _objection(state, event, service, wait, cost) or _no_room(state, event, rank)
     if fault:
         refuse(state, event.client, event.request, fault)
         return
-    service = state.service(event.spec)
-    number, place = state.number("task"), service.queue.ahead(rank)[0]
-    task = Task(number, event, service, state.now, rank, event.deadline, key, cost)
-    step(TASK, task, "accept")
+    number = state.number("task")
+    task = Task(number, event, service, state.now, rank, deadline, key, cost)
     state.tasks[number] = task
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
     service.queue.push(task, state.now)
     service.batching.arrived(state.now)
-    if event.deadline is not None:
-        state.timer(event.deadline, "tasks", number)
+    if deadline < NEVER:
+        state.timer(deadline, "tasks", number)
     estimate = wait // limits.MS if cost else None
     accepted = wire.Accepted(
         id=event.request, task=number, position=place, estimate_ms=estimate, job=event.job
@@ -136,67 +135,62 @@ def submitted(state: State, event: ev.Submitted) -> None:
 # Running.
 
 
-def refresh(state: State, worker: Worker, slot: int) -> None:
+def refresh(state: State, slot: Slot) -> None:
     """Write the control word of a slot, if it is to be another."""
-    alive = [task for task in worker.running[slot].values() if task.state == "running"]
+    threads = slot.worker.threads
+    alive = [task for task in slot.tasks.values() if task.state == "running"]
     if not alive:
         command = wire.STOP
     elif alive[0].yielding:  # only one that is alone in its slot is ever asked to
         command = wire.YIELD
     else:
-        command = wire.HOLD if worker.threads < 0 else wire.GO
-    word = command | max(0, worker.threads) << 8
-    if worker.words.get(slot, 0) != word:
-        worker.words[slot] = word
-        state.out.append(ev.Control(worker.id, slot, word))
+        command = wire.HOLD if threads < 0 else wire.GO
+    word = command | max(0, threads) << 8
+    if slot.word != word:
+        slot.word = word
+        state.out.append(ev.Control(slot.worker.id, slot.number, word))
 
 
-def dispatch(state: State, worker: Worker, slot: int, batch: list[Task]) -> bool:
-    """Give tasks that were taken from the queue to a free slot; more than one run as a batch.
-
-    False: none of them could run any more.
-    """
-    good, runs = [], []
+def dispatch(state: State, slot: Slot, batch: list[Task]) -> None:
+    """Give tasks that were taken from the queue to a free slot; more than one run as a batch."""
+    worker, runs = slot.worker, []
     for task in batch:
-        if fault := leases.objection(state, task.asked, worker):
+        task.step("dispatch")
+        if task.asked.leases and (fault := leases.objection(state, task.asked, worker)):
             end(state, task, "fail", fault)
             continue
-        step(TASK, task, "dispatch")
-        task.worker, task.slot = worker.id, slot
+        task.slot = slot
         task.attempts += 1
-        task.dispatched = state.now
         task.load_ns = max(0, worker.ready_at - max(task.submitted, worker.started))
-        left = task.deadline and max(1, (task.deadline - state.now) // limits.MS)
-        runs.append((task.id, task.asked, left))
-        good.append(task)
-    if not good:
-        return False
-    worker.running[slot] = {task.id: task for task in good}
-    worker.sizes[slot] = len(good)
+        left = max(1, (task.deadline - state.now) // limits.MS)
+        runs.append((task.id, task.asked, left if task.deadline < NEVER else None))
+        slot.tasks[task.id] = task
+    if not runs:
+        return
+    slot.size, slot.dispatched = len(runs), state.now
+    good = list(slot.tasks.values())
+    worker.running[slot.number] = slot
     worker.rank = min([task.rank for task in good])
-    state.computes(worker, 1)
+    state.computes(worker)
     state.look(worker, state.now + limits.PING)
-    refresh(state, worker, slot)
-    _say(state, "start", good, ev.Dispatch(worker.id, slot, tuple(runs)))
-    return True
+    refresh(state, slot)
+    _say(state, "start", good, ev.Dispatch(worker.id, slot.number, tuple(runs)))
 
 
-def let_go(state: State, worker: Worker, task: Task) -> None:
+def _let_go(state: State, slot: Slot, task: Task) -> None:
     """A worker no longer runs a task."""
-    batch = worker.running[task.slot]
-    del batch[task.id]
+    del slot.tasks[task.id]
     if task.asked.leases:
         leases.unused(state, task.asked.leases)
-    service = worker.service
+    worker, service = slot.worker, task.service
     state.dirty[service.key] = service
-    if batch:
+    if slot.tasks:
         return
-    size, took = worker.sizes.pop(task.slot), state.now - task.dispatched
-    del worker.running[task.slot]
+    del worker.running[slot.number]
     if task.asked.batch > 1:
-        waiting = len(service.queue)
-        service.batching.ended(size, took, waiting, task.asked.batch, state.now)
-    state.computes(worker, -1)
+        took, waiting = state.now - slot.dispatched, len(service.queue)
+        service.batching.ended(slot.size, took, waiting, task.asked.batch, state.now)
+    state.computes(worker)
     worker.idle_since = state.now
     state.ledger.freed = True  # it may be evicted now
     if task.asked.keep_ns is not None:
@@ -206,7 +200,7 @@ def let_go(state: State, worker: Worker, task: Task) -> None:
 def output(state: State, worker: Worker, event: ev.Output) -> None:
     """A worker's word on a task; what it may not say is a breach of the protocol."""
     task = state.tasks.get(event.task)
-    if task is None or task.worker != worker.id:
+    if task is None or task.slot is None or task.slot.worker is not worker:
         raise BreachError(f"a message about task {event.task}, which it does not run")
     if event.kind == "yielded" and (task.streamed or not task.yielding):
         raise BreachError(f"gave task {event.task} back, which it was to finish")
@@ -215,7 +209,7 @@ def output(state: State, worker: Worker, event: ev.Output) -> None:
             task.streamed = task.streamed or event.kind == "chunk"
             state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
         return
-    let_go(state, worker, task)
+    _let_go(state, task.slot, task)
     if event.kind == "yielded" and task.state == "running":
         requeue(state, task)
         task.attempts -= 1
@@ -223,14 +217,14 @@ def output(state: State, worker: Worker, event: ev.Output) -> None:
     worker.service.deaths.clear()
     worker.service.quarantines = 0
     if event.kind == "done":
-        state.costs.learn(task.key, state.now - task.dispatched)
+        state.costs.learn(task.key, state.now - task.slot.dispatched)
     end(state, task, "finish" if event.kind == "done" else "fail", event.body)
 
 
 def requeue(state: State, task: Task) -> None:
     """Back to the queue, at its old place."""
-    step(TASK, task, "requeue")
-    task.worker = 0
+    task.step("requeue")
+    task.slot = None
     task.yielding = False
     task.service.queue.push(task, state.now)
 
@@ -254,28 +248,27 @@ def client_left(state: State, event: ev.ClientLeft) -> None:
 
 def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
     """End a task (``happened``: cancel or expire), at once or when its worker lets go of it."""
+    slot = task.slot
     if task.state == "queued":
         end(state, task, happened, fault)
-    elif task.state == "running":  # or its end is on the way
-        step(TASK, task, happened)
-        task.fault, task.deadline = fault, None
-        worker = state.workers[task.worker]
-        batch = worker.running[task.slot].values()
-        if happened == "expire" or worker.suspended or len(batch) > 1:
+    elif slot and task.state == "running":  # or its end is on the way
+        task.step(happened)
+        task.fault, task.deadline = fault, NEVER
+        if happened == "expire" or slot.worker.suspended or len(slot.tasks) > 1:
             # The owner hears it now, however long the worker takes to stop.
             _tell_end(state, task, fault)
-        refresh(state, worker, task.slot)
-        state.out.append(ev.Tell(task.worker, wire.Cancel(id=task.id)))
-        if all(each.state != "running" for each in batch):  # a batch ends as a whole
+        refresh(state, slot)
+        state.out.append(ev.Tell(slot.worker.id, wire.Cancel(id=task.id)))
+        if slot.word & 0xFF == wire.STOP:  # a batch ends as a whole
             task.deadline = state.now + limits.CANCEL_GRACE
             state.timer(task.deadline, "tasks", task.id)
 
 
 def end(state: State, task: Task, happened: str, word: Any = None) -> None:
     """The one way a task ends: out of every table, and its owner is told."""
-    if task in task.service.queue:
+    if task.state == "queued":
         task.service.queue.remove(task)
-    step(TASK, task, happened)
+    task.step(happened)
     assert task.state in TASK_ENDS, f"{happened!r} does not end {task!r}"
     asked = task.asked
     del state.tasks[task.id]
@@ -296,7 +289,7 @@ def _tell_end(state: State, task: Task, word: Any) -> None:
     asked = task.asked
     if asked.job and isinstance(word, ev.Fault) and word.key == "kernel_stopped":
         return  # one that the kernel's own end cut short goes on when it is back
-    began = task.dispatched or state.now
+    began = task.slot.dispatched if task.slot else state.now
     queued = max(0, began - task.submitted - task.load_ns)
     times = queued, task.load_ns, state.now - began
     _say(state, "end", [task], ev.Pass(asked.client, asked.request, word, times))

@@ -3,9 +3,9 @@
 from typing import Any
 
 from clawai.kernel import events as ev
-from clawai.kernel import grants, leases, limits, shared, tasks, weights
-from clawai.kernel.queue import BATCH
-from clawai.kernel.state import NEVER, BreachError, Service, State, Task, Worker
+from clawai.kernel import grants, leases, limits, shared, tasks
+from clawai.kernel.queue import BATCH, NEVER
+from clawai.kernel.state import LEAVING, BreachError, Service, Slot, State, Task, Worker
 from clawai.sdk import wire
 
 
@@ -35,7 +35,7 @@ def _serve(state: State, service: Service) -> None:
             stop(state, worker, "its model was replaced")
     elif worker.state == "ready":
         if service.borrows:
-            leases.lend_waiting(state, service, worker, make_room)
+            leases.lend_waiting(state, service, worker)
         _fill(state, service, worker)
         if not worker.running:
             state.look(worker, worker.idle_since + service.keep_ns)
@@ -46,21 +46,21 @@ def _serve(state: State, service: Service) -> None:
 def _fill(state: State, service: Service, worker: Worker) -> None:
     """Dispatch to the free slots; ask a lower task to make way if there is none."""
     queue, batching = service.queue, service.batching
-    full = len(worker.running) >= worker.slots
-    free = [] if full else [n for n in range(worker.slots) if n not in worker.running]
+    free = [slot for slot in worker.slots if not slot.tasks]
+    if not free and 1 in state.rungs:
+        _make_way(state, worker, queue.best())
     while free and queue and not worker.suspended:
-        if state.now < batching.until and batching.waits(len(queue), state.now) and queue.best():
+        if batching.waits(len(queue), state.now) and queue.best():
             state.timer(batching.until, "services", service.key)
             return
         # The last slot of a model is kept for what is more urgent than bulk work.
-        last = len(free) == 1 and worker.slots > 1 and service.spec.model
+        last = len(free) == 1 and len(worker.slots) > 1 and service.spec.model
         first = queue.take(state.now, worst=BATCH - 1 if last else BATCH)
         if first is None:
             break
-        if tasks.dispatch(state, worker, free[0], _batch(state, service, first)):
+        tasks.dispatch(state, free[0], _batch(state, service, first))
+        if free[0].tasks:
             free.pop(0)
-    if queue and full and 1 in state.rungs:
-        _make_way(state, worker, queue.best())
 
 
 def _batch(state: State, service: Service, first: Task) -> list[Task]:
@@ -69,30 +69,28 @@ def _batch(state: State, service: Service, first: Task) -> list[Task]:
     most = first.asked.batch * state.share
     while len(batch) + 1 <= most and service.queue:
         # Where nothing is known yet, a batch of any size may be tried.
-        ends = state.now + service.batching.estimate(len(batch) + 1)
-        if tightest is not None and ends > tightest:
+        if state.now + service.batching.estimate(len(batch) + 1) > tightest:
             break
         if (task := service.queue.take(state.now, first.asked.op)) is None:
             break
         batch.append(task)
-        if task.deadline is not None:
-            tightest = min(tightest or task.deadline, task.deadline)
+        tightest = min(tightest, task.deadline)
     return batch
 
 
 def _make_way(state: State, worker: Worker, rank: int) -> None:
     """Ask the lowest task that can run again to go back to the queue for a higher one."""
     lower = []
-    for batch in worker.running.values():
-        task = next(iter(batch.values()))
+    for slot in worker.running.values():
+        task = slot.first()
         if task.yielding:
             return
-        if task.rank > rank and task.again and len(batch) == 1:
-            lower.append(task)
+        if task.rank > rank and task.again and len(slot.tasks) == 1:
+            lower.append((task.rank, slot.dispatched, task.id, slot))
     if lower:
-        lowest = max(lower, key=lambda task: (task.rank, task.dispatched, task.id))
-        lowest.yielding = True
-        tasks.refresh(state, worker, lowest.slot)
+        slot = max(lower)[-1]
+        slot.first().yielding = True
+        tasks.refresh(state, slot)
 
 
 def in_use(state: State, worker: Worker) -> bool:
@@ -117,7 +115,6 @@ def _start(state: State, service: Service) -> None:
         return
     state.ledger.charge(spec.base_bytes)
     worker = Worker(state.number("worker"), service, state.now, spec, spec.base_bytes)
-    worker.step("start")
     service.worker = state.workers[worker.id] = worker
     service.revive = False
     service.started += 1
@@ -135,15 +132,14 @@ def reserved(state: State, worker: Worker, event: ev.WorkerReserved) -> None:
     worker.wanted = event
     state.dirty[worker.service.key] = worker.service
     need = worker.spec.base_bytes + event.size + event.weights_bytes
-    if need > state.ledger.budget:
-        fault = tasks.never_fits(state.ledger, need, worker.service.title)
+    if fault := tasks.hopeless(state, worker.service, need, worker.service.title):
         unready(state, worker, ev.WorkerUnready(worker.id, fault))
 
 
 def _grant(state: State, worker: Worker) -> None:
     wish = worker.wanted
     assert wish is not None
-    held = weights.find(state, worker, wish)
+    held = shared.weights(state, worker, wish)
     need = wish.size + (wish.weights_bytes if held is None else 0)
     if held is not None and held.state == "filling":  # until the other worker has filled it
         state.hungry[worker.service.key] = worker.service
@@ -154,7 +150,7 @@ def _grant(state: State, worker: Worker) -> None:
     worker.holds += wish.size
     worker.step("grant")
     state.look(worker, state.now + limits.LOAD * _patience(worker.spec))
-    weights.grant(state, worker, wish, held)
+    shared.give_weights(state, worker, wish, held)
 
 
 def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
@@ -164,12 +160,8 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
 
     What is on its way out counts as free to come; the charge is made only when it is really back.
     """
-    idle = [
-        worker
-        for worker in state.workers.values()
-        if not (worker is wanting or worker.leaving or worker.service.pinned)
-        and not in_use(state, worker)
-    ]
+    others = [w for w in state.workers.values() if w.state not in LEAVING and w is not wanting]
+    idle = [w for w in others if not (w.service.pinned or in_use(state, w))]
     idle.sort(key=lambda worker: (worker.rank, -worker.idle_since, -worker.id))
     while (coming := _coming(state, need)) < need and idle:
         stop(state, idle.pop(), "evicted: its memory is needed")
@@ -180,7 +172,7 @@ def make_room(state: State, need: int, wanting: Worker | None = None) -> int:
 
 def _coming(state: State, need: int) -> int:
     """Bytes that are free, or on their way; what is idle is asked back as far as they need it."""
-    leaving = sum(worker.holds for worker in state.workers.values() if worker.leaving)
+    leaving = sum(worker.holds for worker in state.workers.values() if worker.state in LEAVING)
     coming = state.ledger.free + leaving
     return coming + shared.reclaim(state, need - coming)
 
@@ -203,10 +195,12 @@ def ready(state: State, worker: Worker, event: ev.WorkerReady) -> None:
     """A worker takes tasks from now on."""
     if worker.state == "stopping":
         return
-    if worker.state not in ("starting", "loading") or weights.unfilled(state, worker.id):
+    filling = worker.weights and worker.weights.state == "filling"
+    if worker.state not in ("starting", "loading") or filling:
         raise BreachError("a second ready, or one before its memory was granted")
     worker.step("ready")
-    worker.slots = min(event.slots, worker.spec.slots)
+    count = min(event.slots, worker.spec.slots)
+    worker.slots = [Slot(worker, number) for number in range(count)]
     service = worker.service
     service.last_why, service.put_off = "", 0
     state.dirty[service.key] = service
@@ -295,15 +289,14 @@ def stop(state: State, worker: Worker, why: str) -> None:
     """Ask a worker to exit; it is killed when it takes too long, or cannot hear."""
     if worker.state in ("stopping", "stopped"):
         return
-    hears = worker.state != "killed" and not worker.suspended
     worker.step("stop")
     worker.why = why
     state.log("info", f"worker {worker.id} {worker.service.title} stops: {why}")
-    if hears:
+    if worker.suspended:
+        kill(state, worker, why)
+    elif worker.state == "stopping":
         state.out.append(ev.Tell(worker.id, wire.Stop()))
         state.look(worker, state.now + limits.STOP_GRACE)
-    else:
-        kill(state, worker, why)
 
 
 def kill(state: State, worker: Worker, why: str, fault: Any = None) -> None:
@@ -327,32 +320,27 @@ def broke(state: State, worker: Worker, event: ev.WorkerBroke) -> None:
 def gone(state: State, event: ev.WorkerGone) -> None:
     """A worker's process has ended: its memory is back, its tasks are told or run again."""
     worker = state.workers.pop(event.worker)
-    service, bereft, slots = worker.service, worker.tasks(), len(worker.running)
-    died = worker.state not in ("stopping", "stopped")
+    service, bereft = worker.service, worker.tasks()
+    surprise = worker.state not in ("stopping", "stopped")
     worker.why = worker.why or event.why
     worker.step("gone")
     service.worker = None
     state.dirty[service.key] = service
     state.ledger.release(worker.holds)
-    shared.holder_gone(state, ("worker", worker.id), keep=died)
+    shared.holder_gone(state, ("worker", worker.id), keep=surprise)
     worker.running.clear()
-    state.computes(worker, 0 if worker.suspended else -slots)
+    state.computes(worker)
     for task in bereft:
-        _bereft(state, worker, task)
-    if died and not state.stopping:
+        # A lease ends with the worker, so a task with leases cannot run on the next one.
+        lost = task.asked.leases or worker.fault or state.stopping
+        if task.again and task.attempts < limits.ATTEMPTS and not lost:
+            tasks.requeue(state, task)
+        else:
+            died = ev.Fault("worker_died", service.title, because=worker.why)
+            tasks.end(state, task, "fail", worker.fault or died)
+    if surprise and not state.stopping:
         # A task that has killed it twice does not count: one caller must not lock out the others.
         _died(state, worker, counts=not any(task.attempts > 1 for task in bereft))
-
-
-def _bereft(state: State, worker: Worker, task: Task) -> None:
-    """What becomes of a task whose worker has died under it."""
-    # A lease ends with the worker, so a task with leases cannot run on the next one.
-    lost = task.asked.leases or worker.fault or state.stopping
-    if task.again and task.attempts < limits.ATTEMPTS and not lost:
-        tasks.requeue(state, task)
-        return
-    died = ev.Fault("worker_died", worker.service.title, because=worker.why)
-    tasks.end(state, task, "fail", worker.fault or died)
 
 
 def _died(state: State, worker: Worker, counts: bool) -> None:

@@ -437,7 +437,6 @@ def _nothing_left(world: World) -> None:
     assert not any(held.client for held in state.memory.values())
     assert not state.workers
     assert not state.computing
-    assert state.plain == 0
     assert state.ledger.used == sum(held.size for held in world.weights.values())
     assert state.payload == 0
     assert len(state.timers) < 100, "timers pile up"

@@ -108,7 +108,7 @@ def served(bench: Bench, worker: int) -> list[int]:
     """Finish each task as it comes; the requests in the order in which they ran."""
     state, order = bench.core.state, []
     while state.workers[worker].running:
-        task = next(iter(state.workers[worker].running[0].values()))
+        task = next(iter(state.workers[worker].running[0].tasks.values()))
         order.append(task.asked.request)
         bench.do(output(worker, wire.Done(id=task.id)))
     return order

@@ -27,7 +27,6 @@ CORE_MODULES = (
     "shared",
     "state",
     "tasks",
-    "weights",
     "workers",
 )
 HEAVY = (

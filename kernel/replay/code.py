@@ -6,7 +6,7 @@ from pathlib import Path
 
 CORE = (
     *("core", "costs", "events", "grants", "leases", "ledger", "limits", "pool", "queue", "shared"),
-    *("state", "tasks", "weights", "workers"),
+    *("state", "tasks", "workers"),
 )
 """The modules of the pure core."""
 

@@ -12,17 +12,18 @@ def check(core: Core) -> None:
     assert total == ledger.used, f"{total} held, {ledger.used} used"
     assert 0 <= total <= ledger.budget, f"{total} held of {ledger.budget}"
     for task in state.tasks.values():
-        service = task.service
+        queued = task.service.queue.classes[task.rank].tasks
         worker = state.workers.get(task.worker)
-        batch = worker.running.get(task.slot, {}) if worker else {}
+        batch = task.slot.tasks if task.slot and worker else {}
         running = task.state in ("running", "cancelling", "expiring")
-        assert (task in service.queue) == (task.state == "queued"), f"{task} is lost"
+        assert (task.id in queued) == (task.state == "queued"), f"{task} is lost"
         assert (batch.get(task.id) is task) == running, f"{task} is lost"
     owned = sum(len(mine) for mine in state.requests.values())
     assert len(state.tasks) == owned, "a request without a task"
     assert state.payload == sum(task.asked.payload for task in state.tasks.values())
     for worker in state.workers.values():
-        assert len(worker.running) <= worker.slots
+        busy = {slot.number: slot for slot in worker.slots if slot.tasks}
+        assert worker.running == busy, f"{worker.id} runs something else"
         assert worker.service.worker is worker
     workers = {("worker", number) for number in state.workers}
     for held in state.memory.values():

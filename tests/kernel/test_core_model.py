@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from clawai.kernel import core, leases, shared, state, tasks, weights, workers
+from clawai.kernel import core, leases, shared, state, tasks, workers
 from core_acts import ACTIONS, WEIGHTS, drain
 from core_shell import World
 
@@ -91,7 +91,7 @@ class _Recording(dict[tuple[str, str], str]):
 def test_no_dead_transition(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"TASK": state.TASK, "WORKER": state.WORKER, "MEMORY": state.MEMORY}
     tables = {name: _Recording(table) for name, table in tables.items()}
-    for module in (core, leases, shared, state, tasks, weights, workers):
+    for module in (core, leases, shared, state, tasks, workers):
         for name, table in tables.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, table)

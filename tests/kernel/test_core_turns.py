@@ -113,7 +113,7 @@ def test_principals_that_always_ask_get_equal_time(principals: int) -> None:
     for name in names:
         ask(name), ask(name)
     for _ in range(40 * principals):
-        task = next(iter(bench.core.state.workers[worker].running[0].values()))
+        task = next(iter(bench.core.state.workers[worker].running[0].tasks.values()))
         name = task.asked.principal
         ask(name)  # it always has more to ask
         bench.do(output(worker, wire.Done(id=task.id)), after=OPS[speed[name]])

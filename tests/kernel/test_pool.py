@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.pool import PAGE, Memory, find
+from clawai.kernel.state import DEAF
 from clawai.sdk import wire
 from core_bench import MIB, Bench, output
 from core_bench import message as sent
@@ -183,7 +184,9 @@ class Pairs(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(sorted(self.tasks)))
-        worker, _ = self.tasks.pop(task)
+        worker = self.tasks[task][0]
+        if self.bench.core.state.workers[worker].state not in DEAF:  # nor does its word count
+            del self.tasks[task]
         self.do(output(worker, wire.Done(id=task)))
 
     @precondition(lambda self: self.wanted_back)
