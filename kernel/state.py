@@ -282,12 +282,14 @@ class State:
         self.last[kind] = self.last.get(kind, 0) + 1
         return self.last[kind]
 
-    def timer(self, when: int, kind: str = "services", number: Any = None) -> None:
-        """Look at a thing (``kind`` is its table here) at that time, or at none."""
+    def timer(self, when: int, kind: str = "services", number: Any = ()) -> None:
+        """Look at a thing (``kind`` is its table here) at that time, or at none (``()``, which can
+        be compared with the key of a service).
+        """
         heapq.heappush(self.timers, (when, kind, number))
         if len(self.timers) > max(64 + 4 * (len(self.tasks) + len(self.workers)), 2 * self.purged):
             # Deadlines of tasks that have ended would stay until they come, which can be years.
-            self.timers = [e for e in self.timers if e[2] is None or e[2] in getattr(self, e[1])]
+            self.timers = [e for e in self.timers if not e[2] or e[2] in getattr(self, e[1])]
             heapq.heapify(self.timers)
             self.purged = len(self.timers)
 

@@ -136,3 +136,14 @@ def test_a_task_that_came_back_at_the_top_stays_there() -> None:
     bench.submit(2, priority="normal")
     assert queue.take(now + 3600 * SECOND) is task
     assert task.rank == 0
+
+
+def test_timers_of_the_same_time_can_be_ordered() -> None:
+    """One is of a service, one of nothing: it was found by seed 216 of memory-squeeze."""
+    bench = Bench()
+    bench.submit(1, TOOL)
+    state = bench.core.state
+    for kind in ((), ("services", TOOL.key), (), ("services", TOOL.key)):
+        state.timer(bench.now, *kind)
+    bench.do(ev.Timer())
+    assert bench.core.next_timer() is None or bench.core.next_timer() > bench.now
