@@ -63,8 +63,8 @@ class Server:
             ev.Start: self.processes.start,
             ev.Tell: self.processes.tell,
             ev.Control: self.processes.control,
-            ev.Suspend: self.processes.suspend,
-            ev.Kill: self.processes.kill,
+            ev.Suspend: self.steward.order,
+            ev.Kill: self.steward.order,
             ev.MakeMemory: self._make_memory,
             ev.GiveMemory: self.steward.order,
             ev.FreeMemory: self.steward.order,
@@ -74,7 +74,6 @@ class Server:
         self.steward.handlers |= {
             "client": self.clients.connected,
             "forget": self.clients.offers.by_key.clear,
-            "started": self.processes.started,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
         }
