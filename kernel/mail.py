@@ -28,14 +28,9 @@ def error(fault: ev.Fault) -> ClawError:
     wait = (fault.retry_ms or 0) // 1000
     why = in_words(fault.because)[:2000]
     parts = {"what": fault.what, "because": why, "allowed": fault.allowed, "wait_s": wait}
-    return ClawError(
-        text.get("code", fault.key),
-        text["message"].format(**parts),
-        fault.got,
-        fault.allowed,
-        text.get("hint", "").format(**parts),
-        fault.retry_ms,
-    )
+    message, hint = text["message"].format(**parts), text.get("hint", "").format(**parts)
+    code = text.get("code", fault.key)
+    return ClawError(code, message, fault.got, fault.allowed, hint, fault.retry_ms)
 
 
 def in_words(why: Any) -> str:

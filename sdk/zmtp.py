@@ -149,13 +149,8 @@ class Connection:
         """Refuse a frame of a message that passes a limit, before its bytes are stored."""
         if parts >= self._max_frames:
             raise ClawError("too_large", "frames of one message", allowed=self._max_frames)
-        raise ClawError(
-            "too_large",
-            "bytes of one message",
-            got=self._parts_bytes + size,
-            allowed=self._max_bytes,
-            hint="send large values as leases or as several messages",
-        )
+        got, hint = self._parts_bytes + size, "send large values as leases or as several messages"
+        raise ClawError("too_large", "bytes of one message", got, self._max_bytes, hint)
 
     def _command(self, payload: bytes) -> None:
         name, body = command(payload)
