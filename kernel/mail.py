@@ -29,8 +29,8 @@ def error(fault: ev.Fault) -> ClawError:
     why = in_words(fault.because)[:2000]
     parts = {"what": fault.what, "because": why, "allowed": fault.allowed, "wait_s": wait}
     message, hint = text["message"].format(**parts), text.get("hint", "").format(**parts)
-    code = text.get("code", fault.key)
-    return ClawError(code, message, fault.got, fault.allowed, hint, fault.retry_ms)
+    details = fault.got, fault.allowed, hint, fault.retry_ms
+    return ClawError(text.get("code", fault.key), message, *details)
 
 
 def in_words(why: Any) -> str:
