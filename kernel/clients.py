@@ -39,8 +39,6 @@ class Client:
     """It came with a lease socket. Whether that still leads there, the steward sees."""
     urgent: bool = False
     """What it asked for last was."""
-    accepted: dict[int, wire.Accepted] = field(default_factory=dict)
-    """By request, what it has not been told yet."""
     left: bool = False
     """Its connection has ended; the core hears that when nothing is asked for it any more, as the
     segments that are made for it have to be there first."""
@@ -60,8 +58,8 @@ class Clients:
     by_number: dict[int, Client] = field(default_factory=dict)
     full: dict[int, Client] = field(default_factory=dict)
     """Those for whom too much waits, unless they begin to read."""
-    news: dict[int, int] = field(default_factory=dict)
-    """Those with tasks that were accepted, and when they are told, the first first."""
+    news: dict[tuple[int, int], tuple[int, wire.Accepted]] = field(default_factory=dict)
+    """By client and request, what it has not been told yet and when it is to be."""
     making: dict[int, list[wire.Leased]] = field(default_factory=dict)
     """Segments that are being made, and what is to be said about them then."""
     last: int = 0
@@ -102,7 +100,6 @@ class Clients:
             return
         client.left = True
         self.full.pop(client.number, None)
-        self.news.pop(client.number, None)
         client.peer.close()
         if why != "closed":
             self.steward.log("warning", f"client {client.number} is disconnected: {why}")
@@ -131,15 +128,13 @@ class Clients:
     def next_timer(self) -> int | None:
         """When somebody is to be told that a task was accepted, or who does not read is to go."""
         go = [client.peer.moved + limits.STUCK for client in self.full.values()]
-        return min([*go, *islice(self.news.values(), 1)], default=None)
+        return min([*go, *[due for due, _ in islice(self.news.values(), 1)]], default=None)
 
     def expire(self, now: int) -> None:
-        """Tell the news that are due, and close connections that have stopped reading."""
-        for number in [number for number, due in self.news.items() if due <= now]:
-            del self.news[number]
-            client = self.by_number[number]
-            accepted, client.accepted = client.accepted, {}
-            for message in accepted.values():
+        """Tell the news once the first are due, and close connections that have stopped reading."""
+        if any(due <= now for due, _ in islice(self.news.values(), 1)):
+            news, self.news = self.news, {}
+            for (number, _), (_, message) in news.items():
                 self._send(number, message)
         for client in list(self.full.values()):
             if client.peer.waiting <= limits.OUTBOX:
@@ -151,13 +146,11 @@ class Clients:
 
     def reply(self, told: ev.Reply) -> None:
         """Send what the kernel says to a client."""
-        message, client = told.message, self.by_number.get(told.client)
+        message = told.message
         if isinstance(message, wire.Leased) and message.lease.segment in self.making:
             self.making[message.lease.segment].append(message)
-        elif client and not client.left and isinstance(message, wire.Accepted) and not message.job:
-            client.accepted[message.id] = message
-            if client.number not in self.news:
-                self.news[client.number] = time.monotonic_ns() + limits.NEWS
+        elif isinstance(message, wire.Accepted) and not message.job:
+            self.news[told.client, message.id] = time.monotonic_ns() + limits.NEWS, message
         else:
             self._send(told.client, message)
 
@@ -173,11 +166,9 @@ class Clients:
                 self.records.refused(message)
             return
         ended = isinstance(message, wire.Done | wire.Error)
-        if client.accepted and (news := client.accepted.pop(getattr(message, "id", 0), None)):
-            if not client.accepted:
-                self.news.pop(number, None)
-            if not ended:
-                client.peer.send(news)
+        news = self.news.pop((number, getattr(message, "id", 0)), None) if self.news else None
+        if news and not ended:
+            client.peer.send(news[1])
         if client.urgent and ended:
             self._be_eager()
         client.peer.send(message, frames)

@@ -186,7 +186,7 @@ class WorkerFilled(Event, frozen=True):
     """A worker says that it has written its weights and unmapped them."""
 
     worker: int
-    sealed: bool
+    sealed: bool = False
     """Nobody can write to them any more, for ever; the shell has seen to it."""
 
 

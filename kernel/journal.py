@@ -10,13 +10,13 @@ does not keep up costs the journal, never the kernel.
 import os
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
-from clawai.kernel.records import Records
 
 BATCH = 48 * 1024
 """Bytes that go to the recorder together."""
@@ -34,12 +34,17 @@ def answer(told: list[ev.Instruction], before: int) -> tuple[int, list[str]]:
 
 
 class Journal:
-    """Of one core: ``note`` every event when what came of it has been carried out."""
+    """Of one core: ``note`` every event when what came of it has been carried out.
 
-    def __init__(self, core: Any, made_of: tuple[Any, ...], records: Records, on: bool) -> None:
-        self.core = core
-        self.made_of = made_of
-        self.records = records
+    Args:
+        made_of: what the core was.
+        send: tells the recorder something; False if that is lost.
+    """
+
+    def __init__(
+        self, core: Any, made_of: tuple[Any, ...], send: Callable[..., bool], on: bool
+    ) -> None:
+        self.core, self.made_of, self.send = core, made_of, send
         self.due = 0 if on else 1 << 62
         """When what is buffered goes to the recorder, or when a lost journal begins again."""
         self.number = self.sum = 0
@@ -52,7 +57,7 @@ class Journal:
             self.on, self.due = True, now + limits.SECOND
             top = {"format": FORMAT, "number": self.number, "sum": self.sum, "now": now}
             made_of = None if state else self.made_of
-            self._send(now, "begin", encode(top | {"core": made_of}), state)
+            self._send("begin", encode(top | {"core": made_of}), state)
 
     def note(self, event: ev.Event, now: int, told: list[ev.Instruction] | None) -> None:
         """One event, the time that the core was given, and its answer; None: it broke."""
@@ -77,15 +82,15 @@ class Journal:
         self.due = now + limits.SECOND
         if self.on and self.buffer:
             data, self.buffer = bytes(self.buffer), bytearray()
-            self._send(now, "events", data)
+            self._send("events", data)
 
-    def _send(self, now: int, name: str, *data: bytes) -> None:
-        if not self.records.send(name, *data):
-            self.lose(now)
+    def _send(self, name: str, *data: bytes) -> None:
+        if not self.send(name, *data):
+            self.lose()
 
-    def lose(self, now: int) -> None:
+    def lose(self) -> None:
         """Something of it is missing: what follows could not be replayed."""
-        self.on, self.due = False, now + RETRY
+        self.on, self.due = False, self.core.state.now + RETRY
         self.buffer.clear()
 
     def crash(self, event: ev.Event, now: int) -> str:
@@ -93,5 +98,5 @@ class Journal:
         self.note(event, now, None)
         self.flush(now)
         name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.journal"
-        self.records.send("crash", name)
+        self.send("crash", name)
         return name

@@ -22,25 +22,15 @@ def _texts() -> dict[str, dict[str, str]]:
 TEXTS = _texts()
 
 
-def code(fault: ev.Fault) -> str:
-    """The code of a fault."""
-    return TEXTS[fault.key].get("code", fault.key)
-
-
 def error(fault: ev.Fault) -> ClawError:
     """A fault in words."""
     text = TEXTS[fault.key]
     wait = (fault.retry_ms or 0) // 1000
     why = in_words(fault.because)[:2000]
     parts = {"what": fault.what, "because": why, "allowed": fault.allowed, "wait_s": wait}
-    return ClawError(
-        code(fault),
-        text["message"].format(**parts),
-        fault.got,
-        fault.allowed,
-        text.get("hint", "").format(**parts),
-        fault.retry_ms,
-    )
+    message, hint = text["message"].format(**parts), text.get("hint", "").format(**parts)
+    details = fault.got, fault.allowed, hint, fault.retry_ms
+    return ClawError(text.get("code", fault.key), message, *details)
 
 
 def in_words(why: Any) -> str:
@@ -49,33 +39,27 @@ def in_words(why: Any) -> str:
 
 
 def to_client(told: ev.Pass) -> tuple[Any, tuple[bytes, ...]]:
-    """The message under the id of the request, with the kernel's view of the times."""
+    """The message under the id of the request, with the kernel's view of state and times."""
     word, request = told.word, told.request
     if isinstance(word, ev.Fault):
-        answer = wire.error_message(error(word), request)
-        return _timed(answer, told), ()
-    message = word.message
-    if isinstance(message, wire.Done):
-        return wire.Done(id=request, result=message.result, timings=_times(told)), word.frames
+        word = ev.Hidden(wire.error_message(error(word)))
+    message, frames = word.message, word.frames
     if isinstance(message, wire.Chunk):
-        return wire.Chunk(id=request, data=message.data), word.frames
+        return wire.Chunk(id=request, data=message.data), frames
     if isinstance(message, wire.Progress):
         done, note = message.fraction, message.note
-        return wire.Progress(id=request, state="running", fraction=done, note=note), word.frames
-    answer = wire.error_message(wire.error_from(message), request)
-    return _timed(answer, told), ()
+        return wire.Progress(id=request, state="running", fraction=done, note=note), frames
+    times = _times(told.times, message.timings)
+    if isinstance(message, wire.Done):
+        return wire.Done(id=request, result=message.result, timings=times), frames
+    return msgspec.structs.replace(message, id=request, timings=times, incarnation=0), frames
 
 
-def _timed(answer: wire.Error, told: ev.Pass) -> wire.Error:
-    return msgspec.structs.replace(answer, timings=_times(told)) if told.times else answer
-
-
-def _times(told: ev.Pass) -> dict[str, int]:
+def _times(times: tuple[int, int, int] | None, said: dict[str, int]) -> dict[str, int]:
     """Where the time went, in microseconds; a worker's own figures are cut to what is possible."""
-    if told.times is None:
+    if times is None:
         return {}
-    queue, load, ran = told.times
-    said = getattr(getattr(told.word, "message", None), "timings", None) or {}
+    queue, load, ran = times
     left = ran // 1000
     compute = min(left, max(0, said.get("compute_us", 0)))
     plugin = min(left - compute, max(0, said.get("plugin_us", 0)))
@@ -126,29 +110,28 @@ def from_worker(worker: int, frames: list[bytes]) -> ev.Event:
     message = wire.decode(frames, wire.FromWorker)
     if message.incarnation != worker:
         raise ClawError("bad_worker", "another incarnation", message.incarnation, worker)
-    kind = _KINDS.get(type(message))
-    if kind is not None:
+    if kind := _OUTPUTS.get(type(message)):
+        payload = tuple(frames[1:])
+        if kind == "error":
+            message, payload = wire.error_message(message, message.id), ()
         number = -1 if message.id is None else message.id
-        return ev.Output(worker, number, kind, ev.Hidden(message, tuple(frames[1:])))
-    match message:
-        case wire.Reserve():
-            wanted = message.weights, message.weights_bytes
-            return ev.WorkerReserved(worker, message.bytes, *wanted)
-        case wire.Ready():
-            return ev.WorkerReady(worker, message.slots)
-        case wire.Unready():
-            return ev.WorkerUnready(worker, ev.Hidden(message))
-        case wire.Dropped():
-            return ev.WorkerDropped(worker, message.segment)
-        case wire.Filled():
-            return ev.WorkerFilled(worker, False)  # until it is sealed
-    return ev.WorkerAnswered(worker)
+        return ev.Output(worker, number, kind, ev.Hidden(message, payload))
+    if isinstance(message, wire.Unready):
+        return ev.WorkerUnready(worker, ev.Hidden(wire.error_message(message)))
+    event, *fields = _EVENTS[type(message)]
+    made: ev.Event = event(worker, *[getattr(message, field) for field in fields])
+    return made
 
 
-_KINDS: dict[type, Any] = {
-    wire.Progress: "progress",
-    wire.Chunk: "chunk",
-    wire.Done: "done",
-    wire.Error: "error",
-    wire.Yielded: "yielded",
+_OUTPUTS: dict[type, Any] = {
+    kind: kind.__name__.lower()
+    for kind in (wire.Progress, wire.Chunk, wire.Done, wire.Error, wire.Yielded)
 }
+_EVENTS: dict[type, tuple[Any, ...]] = {
+    wire.Reserve: (ev.WorkerReserved, "bytes", "weights", "weights_bytes"),
+    wire.Ready: (ev.WorkerReady, "slots"),
+    wire.Dropped: (ev.WorkerDropped, "segment"),
+    wire.Filled: (ev.WorkerFilled,),
+    wire.Pong: (ev.WorkerAnswered,),
+}
+"""What a worker says of itself: the event, and which fields that has."""

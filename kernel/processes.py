@@ -7,7 +7,6 @@ themselves are started, reaped and listened to by the steward and its launchers.
 
 import os
 import select
-import signal
 import socket
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,15 +32,11 @@ class Process:
     worker: int
     peer: Peer
     control: ControlPage
-    pidfd: int = -1
-    """Of the worker itself, not of the outer stage of its sandbox; -1 until that is known."""
 
     def close(self) -> None:
         """Close everything of ours."""
         self.peer.close()
         self.control.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
 
 
 @dataclass
@@ -71,10 +66,6 @@ class Processes:
         message, ended = partial(self._message, process), partial(self._ended, process)
         process.peer.attach(self.loop, message, ended)
 
-    def started(self, worker: int, pidfd: int = -1) -> None:
-        """The steward says that a worker's layers are all on."""
-        self.running[worker].pidfd = pidfd
-
     def failed(self, worker: int, said: list[Any]) -> None:
         """The steward says why a worker could not be started."""
         why = ev.Hidden(wire.error_message(ClawError(*said)))
@@ -93,34 +84,11 @@ class Processes:
 
     def lost(self) -> None:
         """The steward has died: its launchers die with it, and their workers with them."""
-        pidfds = [process.pidfd for process in self.running.values() if process.pidfd >= 0]
-        while pidfds:
-            dead = select.select(pidfds, [], [], 5)[0]
-            pidfds = [fd for fd in pidfds if dead and fd not in dead]
-        for worker in list(self.running):
+        for worker, process in list(self.running.items()):
+            end = select.poll()
+            end.register(process.peer, 0)  # the system closes its wire after its memory is back
+            end.poll(5000)
             self.gone(worker, "its launcher died")
-
-    def _signal(self, worker: int, number: int) -> None:
-        process = self.running.get(worker)
-        if process is None or process.pidfd < 0:
-            self.steward.send("signal", worker, number)
-            return
-        try:
-            signal.pidfd_send_signal(process.pidfd, number)
-        except ProcessLookupError:
-            pass  # the steward is about to say so
-
-    def kill(self, told: ev.Kill) -> None:
-        """End a worker's process."""
-        self._signal(told.worker, signal.SIGKILL)
-
-    def suspend(self, told: ev.Suspend) -> None:
-        """Stop a worker, or let it go on.
-
-        The worker is process 1 of a namespace in which its system call filter lets nobody fork, so
-        it is every process in there.
-        """
-        self._signal(told.worker, signal.SIGSTOP if told.stopped else signal.SIGCONT)
 
     # Messages.
 
@@ -130,7 +98,7 @@ class Processes:
             self.steward.log("error", f"worker {process.worker}: {error}")
             self.loop.happen(ev.WorkerBroke(process.worker, BROKE.get(error.code, error.message)))
         else:  # it has nothing more to say; mostly it is dead already
-            self._signal(process.worker, signal.SIGKILL)
+            self.steward.order(ev.Kill(process.worker, "it has closed its wire"))
 
     def _message(self, process: Process, frames: list[bytes]) -> None:
         event = mail.from_worker(process.worker, frames)

@@ -14,6 +14,7 @@ import msgspec
 from clawai.kernel import events as ev
 from clawai.kernel.child import Child, Then
 from clawai.kernel.core import Core
+from clawai.kernel.journal import Journal
 from clawai.kernel.loop import Loop
 from clawai.kernel.mail import to_client
 from clawai.sdk import wire
@@ -36,18 +37,18 @@ class Records:
     """As plain values, for the recorder."""
     carry: Callable[[Any], None]
     """Carries out one instruction."""
-    lost: Callable[[], None]
-    """Something of the event journal is missing."""
+    made_of: tuple[Any, ...]
+    """What the core was."""
     waiting: dict[int, ev.Record] = field(default_factory=dict)
     """What the recorder has not confirmed, in order."""
     last: int = 0
 
     def __post_init__(self) -> None:
         self.child = Child(self.loop, "recorder", PROGRAM, self._ended)
+        enabled = self.config["journal"]["enabled"]
+        self.journal = Journal(self.core, self.made_of, self.child.offer, enabled)
         told: dict[str, Callable[..., None]] = {"safe": self._safe, "again": self._again}
-        self.child.handlers = told | {"lost": self.lost, "log": self.log}
-        # ``send`` is the event journal's, of which something may be lost.
-        self.send, self.close = self.child.offer, self.child.close
+        self.child.handlers = told | {"lost": self.journal.lose, "log": self.log}
 
     def start(self) -> None:
         """Start the recorder, and tell it what no other has confirmed."""
@@ -60,27 +61,24 @@ class Records:
 
     def _ended(self) -> None:
         self.log("error", "the recorder process died")
-        self.lost()
+        self.journal.lose()
         if self.child.heard:
             self.start()
             return
-        # Nor would another live: what waits fails, and so does what comes of that.
-        error = ClawError("interrupted", "the job journal cannot be written")
-        while self.waiting:
-            number = next(iter(self.waiting))
-            self._fail(self.waiting[number], error)
-            del self.waiting[number]
+        # Nor would another live: what waits fails. What comes of that tries one more.
+        waiting, self.waiting = self.waiting, {}
+        for told in waiting.values():
+            self._fail(told, ClawError("interrupted", "the job journal cannot be written"))
 
     # The job journal.
 
     def record(self, told: ev.Record) -> None:
         """Write one record; its ``then`` is carried out when it is safe."""
-        failing = bool(self.waiting)
         self.last += 1
         self.waiting[self.last] = told
         if self.child.link:
             self._write(self.last, told)
-        elif not failing:
+        else:
             self.start()
 
     def _write(self, number: int, told: ev.Record) -> None:

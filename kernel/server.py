@@ -24,7 +24,6 @@ from clawai.kernel import limits
 from clawai.kernel.child import Child
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
-from clawai.kernel.journal import Journal
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.news import News
@@ -53,10 +52,8 @@ class Server:
         self.steward.adopt(link, steward)
         log, config = self.steward.log, told["config"]
         self.processes = Processes(self.loop, self.steward)
-        self.records = Records(
-            self.loop, self.core, log, config, self._instruct, self._journal_lost
-        )
-        self.journal = Journal(self.core, made_of, self.records, config["journal"]["enabled"])
+        self.records = Records(self.loop, self.core, log, config, self._instruct, made_of)
+        self.journal = self.records.journal
         self.clients = Clients(self.loop, self.steward, self.records, self.core, self.stop)
         self.news = News(self.core, self.steward, self.clients.reply)
         self._carry: dict[type, Callable[[Any], None]] = {
@@ -66,8 +63,8 @@ class Server:
             ev.Start: self.processes.start,
             ev.Tell: self.processes.tell,
             ev.Control: self.processes.control,
-            ev.Suspend: self.processes.suspend,
-            ev.Kill: self.processes.kill,
+            ev.Suspend: self.steward.order,
+            ev.Kill: self.steward.order,
             ev.MakeMemory: self._make_memory,
             ev.GiveMemory: self.steward.order,
             ev.FreeMemory: self.steward.order,
@@ -77,7 +74,6 @@ class Server:
         self.steward.handlers |= {
             "client": self.clients.connected,
             "forget": self.clients.offers.by_key.clear,
-            "started": self.processes.started,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
         }
@@ -106,9 +102,6 @@ class Server:
 
     def _instruct(self, instruction: Any) -> None:
         self._carry[type(instruction)](instruction)
-
-    def _journal_lost(self) -> None:
-        self.journal.lose(time.monotonic_ns())
 
     def _steward_ended(self) -> None:
         """The steward has died, and every descriptor with it; so have its launchers and workers."""
@@ -162,7 +155,7 @@ class Server:
         """Have arrive what was said; the steward ends last, with the workers and the sockets."""
         self.clients.close()
         self.journal.flush(time.monotonic_ns())
-        self.records.close()
+        self.records.child.close()
         if self.steward.link:
             self.steward.send("end")
         self.steward.close()

@@ -51,11 +51,14 @@ def error_message(error: ClawError, id: int | None = None, incarnation: int = 0)
 
 def error_from(message: wire.Error | wire.Unready) -> ClawError:
     """The message as a ``ClawError``; a code that is not in the list becomes ``worker_failed``."""
-    error = wire.error_from(message)
-    if error.code not in CODES:
-        error.code = "worker_failed"
-    error.got, error.allowed = _inside(message.got), _inside(message.allowed)
-    return error
+    return ClawError(
+        message.code if message.code in CODES else "worker_failed",
+        message.message,
+        _inside(message.got),
+        _inside(message.allowed),
+        message.hint,
+        getattr(message, "retry_after_ms", None),
+    )
 
 
 def _inside(raw: wire.Raw) -> Any:

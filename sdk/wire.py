@@ -389,8 +389,8 @@ def pack(value: Any) -> Raw:
     return Raw(_encoder.encode(value))
 
 
-def error_message(error: ClawError, id: int | None = None) -> Error:  # noqa: A002
-    """A ``ClawError`` as its message; a detail that is too large is left out."""
+def error_message(error: ClawError | Error | Unready, id: int | None = None) -> Error:  # noqa: A002
+    """An error as the message that passes it on; a detail that is too large is left out."""
     return Error(
         id=id,
         code=error.code,
@@ -398,15 +398,9 @@ def error_message(error: ClawError, id: int | None = None) -> Error:  # noqa: A0
         got=_detail(error.got),
         allowed=_detail(error.allowed),
         hint=error.hint[:8000],
-        retry_after_ms=error.retry_after_ms,
+        retry_after_ms=getattr(error, "retry_after_ms", None),
+        timings=getattr(error, "timings", {}),
     )
-
-
-def error_from(message: Error | Unready) -> ClawError:
-    """The message as a ``ClawError`` to be passed on: nobody has read what it holds."""
-    retry = getattr(message, "retry_after_ms", None)
-    what = message.code, message.message, message.got, message.allowed, message.hint
-    return ClawError(*what, retry)
 
 
 def _detail(value: Any) -> Raw:

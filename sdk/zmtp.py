@@ -19,14 +19,6 @@ _SHORT = [[bytes((flags, size)) for size in range(256)] for flags in (0, MORE)]
 """The headers of short frames."""
 
 
-def frame(payload: bytes | memoryview, flags: int) -> list[bytes | memoryview]:
-    """One frame as buffers to send: its header, then the payload itself, not copied."""
-    size = len(payload)
-    if size < 256:
-        return [bytes((flags, size)), payload]
-    return [bytes((flags | LONG,)) + size.to_bytes(8, "big"), payload]
-
-
 def header(buffer: bytearray, at: int) -> tuple[int, int, int] | None:
     """Flags, start and size of the frame at ``at``; None while its head is not whole.
 
@@ -157,16 +149,11 @@ class Connection:
         """Refuse a frame of a message that passes a limit, before its bytes are stored."""
         if parts >= self._max_frames:
             raise ClawError("too_large", "frames of one message", allowed=self._max_frames)
-        raise ClawError(
-            "too_large",
-            "bytes of one message",
-            got=self._parts_bytes + size,
-            allowed=self._max_bytes,
-            hint="send large values as leases or as several messages",
-        )
+        got, hint = self._parts_bytes + size, "send large values as leases or as several messages"
+        raise ClawError("too_large", "bytes of one message", got, self._max_bytes, hint)
 
     def _command(self, payload: bytes) -> None:
         name, body = command(payload)
         if name == b"PING":
             context = body[2:18]  # after the time to live, which a local socket has no use for
-            self._outgoing += b"".join(frame(b"\x04PONG" + context, COMMAND))
+            self._outgoing += bytes((COMMAND, 5 + len(context))) + b"\x04PONG" + context

@@ -9,12 +9,20 @@ greets for it.
 from collections.abc import Sequence
 
 from clawai.sdk.errors import ClawError
-from clawai.sdk.zmtp import COMMAND, Connection, command, frame, header
+from clawai.sdk.zmtp import COMMAND, LONG, Connection, command, header
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 """64 octets: signature, version 3.1, mechanism, as-server, filler."""
 
 _PARTNERS = {b"DEALER": b"ROUTER", b"ROUTER": b"DEALER"}
+
+
+def frame(payload: bytes | memoryview, flags: int) -> list[bytes | memoryview]:
+    """One frame as buffers to send: its header, then the payload itself, not copied."""
+    size = len(payload)
+    if size < 256:
+        return [bytes((flags, size)), payload]
+    return [bytes((flags | LONG,)) + size.to_bytes(8, "big"), payload]
 
 
 def _property(name: bytes, value: bytes) -> bytes:

@@ -13,7 +13,7 @@ from clawai.sdk import wire
 from core_bench import output
 from core_shell import BUDGET, CORES, KIB, MADE_UP, SPECS, WIDE, Asked, Choose, Proc, World
 
-BROKEN = wire.Unready(incarnation=1, code="bad_model", message="broken")
+BROKEN = wire.Error(code="bad_model", message="broken")
 NAMES = ("tool", "small", "engine", "wide", "nothing")
 
 

@@ -11,8 +11,8 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.plugin import OperationInfo
-from clawai.sdk.zmtp import COMMAND, MORE, frame
-from clawai.sdk.zmtp_handshake import Conversation
+from clawai.sdk.zmtp import COMMAND, MORE
+from clawai.sdk.zmtp_handshake import Conversation, frame
 
 LEASE = wire.Lease(segment=3, offset=4096, length=65536, generation=2)
 MESSAGES: list[tuple[str, str, str, wire.Message]] = [

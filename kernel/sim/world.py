@@ -14,7 +14,7 @@ from typing import Any
 from clawai.kernel import events as ev
 from clawai.kernel.core import Core
 from clawai.kernel.limits import MIB, MS, SECOND
-from clawai.kernel.mail import code
+from clawai.kernel.mail import error
 from clawai.kernel.sim.books import Ask, Books, BrokenError
 from clawai.kernel.sim.check import check
 from clawai.kernel.sim.clients import Clients
@@ -269,7 +269,7 @@ class World:
     def _pass(self, told: ev.Pass) -> None:
         ask, word = self._open_ask(told, told.request), told.word
         if isinstance(word, ev.Fault):
-            self.books.end(ask, code(word), self.clock)
+            self.books.end(ask, error(word).code, self.clock)
             self.clients.answered(ask, word)
         elif word is NEWS:
             self.counts["news"] += 1

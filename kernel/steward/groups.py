@@ -94,6 +94,14 @@ class Group:
         self.workers[order.worker] = Started(order.plugin)
         self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
 
+    def signal(self, worker: int, number: int) -> None:
+        """Signal a worker; one that is not started yet, its launcher knows."""
+        if (pidfd := self.workers[worker].pidfd) < 0:
+            self.send("signal", worker, int(number))
+            return
+        with contextlib.suppress(ProcessLookupError):  # the launcher is about to say so
+            signal.pidfd_send_signal(pidfd, number)
+
     def _ready(self, mask: int) -> None:
         assert self._link
         if mask & select.EPOLLOUT:
@@ -118,8 +126,8 @@ class Group:
 
     def _started(self, worker: int, pid: int, fds: list[int]) -> None:
         self.outputs.log.write("debug", f"worker {worker} is process {pid}")
-        self.workers[worker].pid, self.workers[worker].pidfd = pid, os.dup(fds[0])
-        self.daemon.send("started", worker, fds=tuple(fds))
+        started = self.workers[worker]
+        started.pid, started.pidfd = pid, fds[0] if fds else -1
 
     def _failed(self, worker: int, layer: str, said: str, _: list[int]) -> None:
         text = f"{self.workers[worker].plugin}: {layer}: {said}"

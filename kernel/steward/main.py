@@ -107,7 +107,8 @@ class Steward:
             "news": self._news,
             "left": self._left,
             "launch": self._launch,
-            "signal": self._signal,
+            "Kill": lambda worker, _why, _: self._signal(worker, signal.SIGKILL),
+            "Suspend": self._suspend,
             **self.memory.handlers(),
         }
 
@@ -288,14 +289,22 @@ class Steward:
         self.memory.worker_gone(worker)
         self.link.send("gone", worker, why)
 
-    def _signal(self, worker: int, number: int, _: list[int]) -> None:
+    def _suspend(self, worker: int, stopped: bool, _: list[int]) -> None:
+        """Stop a worker, or let it go on.
+
+        The worker is process 1 of a namespace in which its system call filter lets nobody fork, so
+        it is every process in there.
+        """
+        self._signal(worker, signal.SIGSTOP if stopped else signal.SIGCONT)
+
+    def _signal(self, worker: int, number: int) -> None:
         if worker in self._waiting and number == signal.SIGKILL:
             for fd in self._waiting.pop(worker)[1]:
                 os.close(fd)
             self._gone(worker, "killed before it was started")
         for group in self.groups.values():
             if worker in group.workers:
-                group.send("signal", worker, int(number))
+                group.signal(worker, number)
 
 
 def _no_event(_: object) -> None:

@@ -115,7 +115,7 @@ def _header(data: bytes, kind: Any) -> None:
                     unpack(raw)
         if isinstance(found, wire.Error | wire.Unready):
             # What a worker complains of is passed on: it must be possible to send it, and to any.
-            wire.encode(wire.error_message(wire.error_from(found)))
+            wire.encode(wire.error_message(found))
             wire.encode(error_message(error_from(found)))
 
 

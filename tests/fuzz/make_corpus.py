@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from clawai.sdk import wire
-from clawai.sdk.zmtp import Connection, frame
-from clawai.sdk.zmtp_handshake import GREETING
+from clawai.sdk.zmtp import Connection
+from clawai.sdk.zmtp_handshake import GREETING, frame
 
 FOLDER = Path(__file__).parent / "corpus"
 VECTORS = Path(wire.__file__).parent / "wire_vectors.json"

@@ -9,7 +9,7 @@ from clawai.sdk import wire
 from clawai.sdk.plain import unpack
 from core_bench import SECOND, TOOL, Bench, answers, ends, kinds, output, runs
 
-BROKEN = wire.Unready(incarnation=1, code="bad_model", message="not a GGUF file")
+BROKEN = wire.Error(code="bad_model", message="not a GGUF file")
 
 
 def test_cancel_while_queued() -> None:

@@ -53,7 +53,7 @@ class Tapped:
 
     def __init__(self, core: Any, kept: Any) -> None:
         self.core = core
-        self.journal = Journal(core, (), kept, on=True)
+        self.journal = Journal(core, (), kept.send, on=True)
         kept.send("begin", head(0, 0, 0), snapshot(core))
         self.journal.on, self.journal.due = True, SECOND
 
@@ -207,7 +207,7 @@ def test_headers_only(tmp_path: Path) -> None:
     tapped = Tapped(bench.core, kept)
     secretive(bench, tapped.journal, tapped)
     bench.submit(9, body=SECRET)
-    tapped.journal.lose(bench.now)
+    tapped.journal.lose()
     bench.pass_time(20 * SECOND)  # so that a snapshot of all this is in it too
     tapped.journal.flush(bench.now)
     assert kept.begun == 2
@@ -246,7 +246,7 @@ def test_it_does_not_begin_while_many_wait() -> None:
     bench, kept = Bench(), Kept()
     tapped = Tapped(bench.core, kept)
     bench.core = tapped  # type: ignore[assignment]
-    tapped.journal.lose(0)
+    tapped.journal.lose()
     tapped.journal.due = 0
     for request in range(QUIET + 1):
         tapped.journal.due = 1 << 62

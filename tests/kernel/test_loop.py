@@ -8,7 +8,8 @@ from clawai.kernel import events as ev
 from clawai.kernel.loop import Loop
 from clawai.kernel.peers import MESSAGES, PONGS, Peer
 from clawai.sdk import wire
-from clawai.sdk.zmtp import COMMAND, Connection, frame
+from clawai.sdk.zmtp import COMMAND, Connection
+from clawai.sdk.zmtp_handshake import frame
 
 
 def test_one_event_at_a_time_in_order() -> None:

@@ -250,7 +250,11 @@ def test_a_worker_that_hangs_is_ended_by_its_heartbeat(evil: Kernel, how: str) -
     client, other = evil.client(), evil.client()
     client.call("evil.fine")
     task = client.submit("evil.spin" if how == "loop" else "evil.sleep")
-    wait_until(lambda: other.query("tasks")["tasks"][0]["state"] == "running", "it runs")
+
+    def runs() -> bool:
+        return [task["state"] for task in other.query("tasks")["tasks"]] == ["running"]
+
+    wait_until(runs, "it runs")
     if how == "stop":
         os.kill(evil.worker_pid("evil"), signal.SIGSTOP)
     while not task.done:

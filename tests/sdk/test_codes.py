@@ -15,7 +15,7 @@ MAKERS = ("ClawError", "Error", "Unready")
 CATALOGUES = ("CODES", "CALLER", "PEER")
 PASSED_ON = {
     # Codes of others: of an error that is made anew, or of a message.
-    "error.code", "message.code", "told.code", "told['code']", "code(fault)",
+    "error.code", "message.code", "told.code", "told['code']", "text.get('code', fault.key)",
 }  # fmt: skip
 
 

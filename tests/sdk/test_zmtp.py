@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawai.sdk.errors import ClawError
-from clawai.sdk.zmtp import COMMAND, MORE, Connection, frame
+from clawai.sdk.zmtp import COMMAND, MORE, Connection
+from clawai.sdk.zmtp_handshake import frame
 
 FRAMES, BYTES = 64, 8 << 20
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawai.sdk.errors import ClawError
-from clawai.sdk.zmtp import COMMAND, frame
-from clawai.sdk.zmtp_handshake import GREETING, Conversation
+from clawai.sdk.zmtp import COMMAND
+from clawai.sdk.zmtp_handshake import GREETING, Conversation, frame
 from support import PATIENCE
 
 FRAMES, BYTES = 64, 8 << 20
