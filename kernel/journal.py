@@ -48,6 +48,7 @@ class Journal:
         self.due = 0 if on else 1 << 62
         """When what is buffered goes to the recorder, or when a lost journal begins again."""
         self.number = self.sum = 0
+        self.noted: list[tuple[int, ev.Event, list[ev.Instruction] | None]] = []
         self.buffer = bytearray()
         self.on = False
 
@@ -61,24 +62,32 @@ class Journal:
 
     def note(self, event: ev.Event, now: int, told: list[ev.Instruction] | None) -> None:
         """One event, the time that the core was given, and its answer; None: it broke."""
-        if not self.on:
-            if now >= self.due and len(self.core.state.tasks) <= QUIET:
-                from clawai.kernel.replay.freeze import snapshot  # seldom needed
+        self.noted.append((now, event, told))
 
-                self.begin(now, snapshot(self.core))
+    def write(self) -> None:
+        """Pack what was noted: when all have been told what came of it, so that nobody waits."""
+        noted, self.noted = self.noted, []
+        for now, event, told in noted if self.on else ():
+            said = None
+            if told is not None:
+                said = answer(told, self.sum)
+                self.sum = said[0]
+            entry = encode((now, said, event))
+            self.number += 1
+            self.buffer += len(entry).to_bytes(4, "little") + entry
+        if not noted:
             return
-        said = None
-        if told is not None:
-            said = answer(told, self.sum)
-            self.sum = said[0]
-        entry = encode((now, said, event))
-        self.number += 1
-        self.buffer += len(entry).to_bytes(4, "little") + entry
-        if now >= self.due or len(self.buffer) > BATCH:
+        now = noted[-1][0]
+        if self.on and (now >= self.due or len(self.buffer) > BATCH):
             self.flush(now)
+        elif not self.on and now >= self.due and len(self.core.state.tasks) <= QUIET:
+            from clawai.kernel.replay.freeze import snapshot  # seldom needed
+
+            self.begin(now, snapshot(self.core))
 
     def flush(self, now: int) -> None:
         """Pass on what is buffered."""
+        self.write()
         self.due = now + limits.SECOND
         if self.on and self.buffer:
             data, self.buffer = bytes(self.buffer), bytearray()

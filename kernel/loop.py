@@ -31,6 +31,8 @@ class Loop:
     """Those of them that have something to write, in order."""
     eager: int = 0
     """Until when it looks for news without sleeping."""
+    rest: Callable[[], object] = int
+    """Called when everybody has written: does what nobody waits for."""
     _round: list[Submitted | Output] = field(default_factory=list)
     """What the core is to hear together."""
     _events: list[Event] = field(default_factory=list)
@@ -119,6 +121,7 @@ class Loop:
             posts, self.posts = self.posts, {}
             for peer in posts:
                 peer.post()
+        self.rest()
 
     def shed(self) -> None:
         """Bound what half-sent and waiting messages hold, over all connections: largest first."""

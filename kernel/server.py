@@ -54,6 +54,7 @@ class Server:
         self.processes = Processes(self.loop, self.steward)
         self.records = Records(self.loop, self.core, log, config, self._instruct, made_of)
         self.journal = self.records.journal
+        self.loop.rest = self.journal.write
         self.clients = Clients(self.loop, self.steward, self.records, self.core, self.stop)
         self.news = News(self.core, self.steward, self.clients.reply)
         self._carry: dict[type, Callable[[Any], None]] = {

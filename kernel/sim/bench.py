@@ -16,6 +16,7 @@ import json
 import random
 import sys
 import time
+from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
@@ -95,7 +96,9 @@ class Queue:
                 handle(event, self.now)
             middle = clock()
             for _ in range(BLOCK):
-                said = handle(ev.Output(self.worker, self.running, "done", SAID), self.now)
+                said: list[Any] = handle(
+                    ev.Output(self.worker, self.running, "done", SAID), self.now
+                )
                 self.running = said[-1].tasks[0][0]  # what it says last is whom it dispatches
             ended = clock()
             submits += middle - began

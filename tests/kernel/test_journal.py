@@ -51,8 +51,10 @@ class Kept:
 class Tapped:
     """A core whose every event is journalled, as the daemon does it."""
 
-    def __init__(self, core: Any, kept: Any) -> None:
+    def __init__(self, core: Any, kept: Any, together: int = 1) -> None:
         self.core = core
+        self.together = together
+        """Events that are written down together, as those of one round are."""
         self.journal = Journal(core, (), kept.send, on=True)
         kept.send("begin", head(0, 0, 0), snapshot(core))
         self.journal.on, self.journal.due = True, SECOND
@@ -60,6 +62,8 @@ class Tapped:
     def handle(self, event: ev.Event, now: int) -> list[ev.Instruction]:
         told = self.core.handle(event, now)
         self.journal.note(event, now, told)
+        if len(self.journal.noted) == self.together:
+            self.journal.write()
         return told
 
     def __getattr__(self, name: str) -> Any:
@@ -69,7 +73,7 @@ class Tapped:
 def simulated(name: str, seed: int, tasks: int, kept: Any) -> Journal:
     """A whole run of a scenario, journalled."""
     world = World(scenario(name), seed, tasks)
-    world.core = tapped = Tapped(world.core, kept)  # type: ignore[assignment]
+    world.core = tapped = Tapped(world.core, kept, together=3)  # type: ignore[assignment]
     world.run()
     tapped.journal.flush(1 << 60)
     return tapped.journal
@@ -220,15 +224,17 @@ def test_headers_only(tmp_path: Path) -> None:
     assert found["runs"] == 2
 
 
-def test_what_is_lost_begins_again_and_says_nothing_false(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 4])
+def test_what_is_lost_begins_again_and_says_nothing_false(tmp_path: Path, together: int) -> None:
     bench, kept = Bench(), Kept()
-    tapped = Tapped(bench.core, kept)
+    tapped = Tapped(bench.core, kept, together)
     bench.core = tapped  # type: ignore[assignment]
     bench.submit(1)
     tapped.journal.flush(bench.now)
     kept.refuses = True
     bench.submit(2)
     bench.pass_time(30 * SECOND)
+    tapped.journal.write()
     assert not tapped.journal.on
     kept.refuses = False
     bench.ready()
