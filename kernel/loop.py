@@ -11,7 +11,8 @@ from clawai.kernel.events import Event, Output, Submitted, Together
 from clawai.sdk.errors import ClawError
 
 SERVED = 32
-"""Descriptors that are served in a round."""
+"""Descriptors that are served in a round, at most: about half a millisecond of the daemon, which
+is the longest that the first of them waits for its answer to be written."""
 Callback = Callable[[int], None]
 
 
@@ -31,7 +32,7 @@ class Loop:
     """Those of them that have something to write, in order."""
     eager: int = 0
     """Until when it looks for news without sleeping."""
-    rest: Callable[[], object] = int
+    rest: Callable[[], None] = lambda: None
     """Called when everybody has written: does what nobody waits for."""
     _round: list[Submitted | Output] = field(default_factory=list)
     """What the core is to hear together."""
