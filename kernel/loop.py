@@ -11,7 +11,7 @@ from clawai.kernel.events import Event, Output, Submitted, Together
 from clawai.sdk.errors import ClawError
 
 SERVED = 32
-"""Descriptors that are served in a round, at most: about half a millisecond of the daemon, which
+"""Descriptors that are served in a round, at most: about a millisecond of a busy daemon, which
 is the longest that the first of them waits for its answer to be written."""
 Callback = Callable[[int], None]
 
