@@ -26,6 +26,7 @@ class Identity(msgspec.Struct, frozen=True):
     module: str
     description: str = ""
     language: str = "python"
+    """python; or c or cpp, and ``module`` is then the shared object beside this file."""
     kind: str = "tool"
     """tool, engine (one worker a model) or driver (loaded into an engine's worker)."""
     drivers: tuple[str, ...] = ()
@@ -52,6 +53,8 @@ class Limits(msgspec.Struct, frozen=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Tasks that one worker runs at the same time."""
+    cpu: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 0
+    """Processors that one worker may use, over a second; 0: as many as it has threads for."""
 
 
 class Permissions(msgspec.Struct, frozen=True):
@@ -61,6 +64,24 @@ class Permissions(msgspec.Struct, frozen=True):
     """The sandbox profile (``profiles/sandbox/``)."""
     read: dict[str, str] = {}
     """Path to reason."""
+    write: dict[str, str] = {}
+    """Path to reason."""
+    network: dict[str, str] = {}
+    """``HOST``, ``HOST:PORT`` or ``lan`` to reason: where it may connect, through the broker."""
+    listen: dict[str, str] = {}
+    """TCP port to reason: it gets a listening socket."""
+    programs: dict[str, str] = {}
+    """Path of a program that it may start, in the same sandbox, to reason."""
+    devices: dict[str, str] = {}
+    """Path of a device to reason."""
+    operations: dict[str, str] = {}
+    """Operation that it may call as a child task (``llm.*`` for all that begin so) to reason."""
+    models: dict[str, str] = {}
+    """Model that it may name in a child task (``*``: any) to reason."""
+    limits: dict[str, str] = {}
+    """``memory``, ``cpu`` or ``threads`` to reason, for more than a plugin gets unasked."""
+    on_behalf_of: str = ""
+    """Reason why it may act for other principals."""
 
 
 class Plugin(msgspec.Struct, frozen=True):

@@ -86,11 +86,8 @@ class Group:
         """
         if self._link is None:
             self.fork()
-        names = ["wire", "control", "leases", "stdout"]
-        given = [*fds, self.outputs.pipe(order.worker, order.plugin)]
-        if order.model_fd >= 0:
-            names.append("model")
-            given.append(order.model_fd)
+        names = ["wire", "control", "leases", "stdout", *order.fds]
+        given = [*fds, self.outputs.pipe(order.worker, order.plugin), *order.fds.values()]
         self.workers[order.worker] = Started(order.plugin)
         self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
 

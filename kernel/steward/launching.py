@@ -34,7 +34,8 @@ class Order:
     args: dict[str, Any]
     uid: int
     import_paths: list[str]
-    model_fd: int = -1
+    fds: dict[str, int]
+    """Further descriptors that it gets, by name: ``model``, its file."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the launcher."""
@@ -55,7 +56,7 @@ def order(
     level: str,
     advice: Sequence[str] = (),
 ) -> Order:
-    """How to start the worker of ``spec``; its ``model_fd`` is the caller's.
+    """How to start the worker of ``spec``; its ``fds`` are the caller's.
 
     Raises:
         SandboxRefused: the level is below the configured minimum; ``advice`` would help.
@@ -70,11 +71,12 @@ def order(
     owner = uid(spec.plugin, registry.uids)
     folder = registry.places[spec.plugin]
     model: dict[str, Any] = {}
-    model_fd = -1
+    fds: dict[str, int] = {}
     if spec.model:
         record = stored_model(spec.model)
         path, _ = model_file(record)
-        model_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fds["model"] = os.open(path, flags)
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
     code = registry.code(plugin)
     arguments = _arguments(worker, spec, plugin, registry, config, model)
@@ -89,7 +91,7 @@ def order(
         owner,
         # A plugin that is part of the installed package is imported from there.
         [] if folder.parent == BUNDLED else [str(folder.resolve())],
-        model_fd,
+        fds,
     )
 
 

@@ -34,6 +34,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "pin": ("steer", "Keep a model in memory, whatever else needs it."),
         "unpin": ("steer", "Let a pinned model be unloaded again."),
     },
+    "Plugins": {
+        "plugins": ("listing", "List the plugins and their operations."),
+        "plugin": ("plugin.command", "Write, test, pack and install plugins."),
+    },
     "Kernel": {
         "up": ("daemon", "Start the kernel in the background."),
         "down": ("daemon", "Stop the kernel."),
@@ -41,7 +45,6 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ps": ("listing", "List the workers and the tasks."),
         "suspend": ("steer", "Stop a model or a plugin where it stands."),
         "resume": ("steer", "Let what was suspended go on."),
-        "plugins": ("listing", "List the plugins and their operations."),
         "logs": ("logs", "Show the kernel's log."),
     },
     "Box": {

@@ -1,0 +1,1 @@
+"""`claw plugin ...`: one module a verb, named in ``command.VERBS``."""

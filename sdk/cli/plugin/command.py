@@ -1,0 +1,47 @@
+"""`claw plugin VERB`: finds the verb's module and imports only that.
+
+A verb is a module of this folder, named in ``VERBS``, with ``command`` (click, with --json where it
+lists something) that explains itself with an example.
+"""
+
+import importlib
+
+import click
+
+from clawai.sdk.cli.listing import plugins_command
+
+VERBS: dict[str, str] = {}
+"""Verb to the line that help shows."""
+
+
+class Verbs(click.Group):
+    """The verbs, imported when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table, so that help imports no verb."""
+        with formatter.section("Commands"):
+            own = [(name, each.get_short_help_str(80)) for name, each in self.commands.items()]
+            formatter.write_dl([*own, *VERBS.items()])
+
+
+@click.group("plugin", cls=Verbs, no_args_is_help=True)
+def plugin_command() -> None:
+    """Write, test, pack and install plugins.
+
+    \b
+    Example:
+      claw plugin list
+    """
+
+
+plugin_command.add_command(plugins_command, "list")
