@@ -309,7 +309,15 @@ class Host:
             case wire.Drop():
                 self._drop(message.segment)
             case wire.Stop():
-                self._exit()
+                self._end()
+
+    def _end(self) -> NoReturn:
+        """End in good order: the plugin may still say something."""
+        try:
+            self._plugins.hook.claw_stop()
+        except BaseException:
+            traceback.print_exc()
+        self._exit()
 
     def _exit(self, code: int = 0) -> NoReturn:
         """End at once: other threads may be in the middle of an operation."""

@@ -115,6 +115,8 @@ class Runner:
     def _call(self, operation: Operation, raw: wire.Raw, context: Context) -> Any:
         if context.stopped:
             raise Cancelled
+        if raw == wire.NIL:  # who asks with nil wants to know what it takes
+            return operation.info()
         result = operation.function(**operation.arguments(raw, context))
         return self._stream(context, result) if isinstance(result, Generator) else result
 
@@ -126,6 +128,9 @@ class Runner:
             try:
                 if context.stopped:
                     raise Cancelled
+                if raw == wire.NIL:
+                    ends[context.task] = operation.info()
+                    continue
                 items.append(operation.checked(raw))
                 contexts.append(context)
             except (ClawError, Cancelled) as end:

@@ -15,7 +15,7 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import paths
+from clawai.sdk import develop, paths
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
 
@@ -58,9 +58,10 @@ class Registry:
     def _scan(self) -> None:
         self.problems.clear()
         found: dict[str, Plugin] = {}
-        for parent in (BUNDLED, paths.plugins_dir(), *self.folders):
+        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
             try:
-                children = sorted(parent.iterdir())
+                # None: before what is installed comes what somebody works at.
+                children = sorted(parent.iterdir()) if parent else develop.folders()
             except OSError:
                 continue
             for folder in children:
