@@ -39,6 +39,8 @@ _JOIN = 16 * 1024
 
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     """Serve until the kernel says stop or is gone."""
+    # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     host = Host(fds, args)
     try:
         host.load()

@@ -5,6 +5,7 @@ that calls ``sys.exit`` has failed, no more). A batch is answered in one piece. 
 for the wire: the host's threads read it, and one of them runs the job that it read.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -151,7 +152,7 @@ class Runner:
             # Its frames hold the operation's arrays: views that would keep a segment mapped.
             return end.with_traceback(None)
         except BaseException as error:  # sys.exit in an operation must not end its thread
-            traceback.print_exc()
+            _print(error)
             text = f"{op} raised {type(error).__name__}: {error}"[:4000]
             return ClawError("worker_failed", text, hint="`claw logs` shows the traceback")
 
@@ -197,6 +198,14 @@ class Runner:
                 context.checkpoint()
         finally:
             generator.close()
+
+
+def _print(error: BaseException) -> None:
+    """The traceback, from where the plugin's own code begins."""
+    ours, trace = os.path.dirname(__file__), error.__traceback__  # noqa: PTH120
+    while trace and os.path.dirname(trace.tb_frame.f_code.co_filename) == ours:  # noqa: PTH120
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
 
 
 def fits(result: wire.Raw, frames: Sequence[bytes] = ()) -> None:

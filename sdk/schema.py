@@ -24,9 +24,12 @@ from typing import Any
 
 import msgspec
 
+from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
+QUESTION = wire.NIL
+"""In place of the parameters of an operation: it answers with what it is."""
 FILE = "operations.json"
 LIMIT = 1 << 20
 """Bytes of ``operations.json`` at most."""

@@ -10,7 +10,10 @@ import click
 
 from clawai.sdk.cli.listing import plugins_command
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "new": "Make the folder of a new plugin, which works at once.",
+    "dev": "Serve a plugin while you work at it: every save reloads it.",
+}
 """Verb to the line that help shows."""
 
 
