@@ -3,22 +3,36 @@
     kernel = FakeKernel("examples/hello")
     assert kernel.call("hello.greet", {"name": "Ada"}).value == "Hello, Ada!"
 
-Parameters, results and errors go through the same checks and the same msgpack as on the wire, and
-a plugin whose manifest and operations differ is refused as a worker would refuse it. What is fake:
-no process, no sandbox, no queue; a model's operations need the real kernel. An exception that is
-no ``ClawError`` passes through, so that a test shows where it comes from.
+Parameters, results and errors go through the same checks and the same msgpack as on the wire, hooks
+are called as in a worker, and a plugin whose manifest and operations differ is refused as a worker
+would refuse it. What is fake: no process, no sandbox, no queue; a model's operations need the real
+kernel. An exception that is no ``ClawError`` passes through, so that a test shows where it comes
+from. ``SandboxKernel`` has the same interface, and runs the plugin for real.
 
     tasks = kernel.batch("vision.classify", [{"pixels": a}, {"pixels": b}])
+
+Time is a ``FakeClock`` if one is given: deadlines and ``ctx.remaining`` go by it, and each
+checkpoint of the plugin takes ``clock.step`` seconds.
+
+    kernel = FakeKernel("examples/hello", clock=FakeClock(step=0.5))
+    task = kernel.submit("long.work", deadline=kernel.clock.monotonic() + 2, cancel_at=3)
+
+With pytest, the fixtures ``claw`` and ``claw_clock`` are these (``clawai.sdk.pytest_plugin``).
 """
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from clawai.sdk import wire
+import pluggy
+
+from clawai.sdk import develop, hookspecs, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
 from clawai.sdk.plain import unpack
@@ -33,7 +47,10 @@ from clawai.sdk.plugin import (
 )
 from clawai.sdk.session import Event, Result
 
-__all__ = ["FakeClock", "FakeKernel", "FakeTask"]
+if TYPE_CHECKING:
+    from clawai.sdk import schema
+
+__all__ = ["FakeClock", "FakeKernel", "FakeTask", "RealClock", "SandboxKernel"]
 
 
 @dataclass
@@ -41,6 +58,8 @@ class FakeClock:
     """Time in nanoseconds that moves only when it is told to."""
 
     now: int = 0
+    step: float = 0.0
+    """Seconds that each checkpoint of a plugin takes."""
 
     def advance(self, seconds: float) -> int:
         """Move on, and return the new time."""
@@ -52,6 +71,21 @@ class FakeClock:
     def monotonic(self) -> float:
         """Seconds, as ``time.monotonic`` gives them."""
         return self.now / 1e9
+
+
+class RealClock:
+    """The same for the real kernel: it cannot be told, so ``advance`` waits."""
+
+    step = 0.0
+
+    def advance(self, seconds: float) -> int:
+        """Wait, and return the time."""
+        time.sleep(seconds)
+        return time.monotonic_ns()
+
+    def monotonic(self) -> float:
+        """Seconds, as ``time.monotonic`` gives them."""
+        return time.monotonic()
 
 
 @dataclass
@@ -79,6 +113,12 @@ class FakeTask:
         """What the operation yielded."""
         return [event.data for event in self.events if event.kind == "chunk"]
 
+    @property
+    def progressed(self) -> list[float | None]:
+        """How far it said that it was, each time, 0 to 1."""
+        events = (event for event in self.events if event.kind == "progress")
+        return [event.fraction for event in events if event.fraction is not None or event.note]
+
     # The outlet of the context.
 
     def progress(self, task: int, fraction: float | None, note: str) -> None:
@@ -90,23 +130,77 @@ class FakeTask:
         raise ClawError("no_lease", "the fake kernel has no segments; send frames", got=number)
 
 
+class _Context(Context):
+    """A context that says when the plugin looks at its control word."""
+
+    look: Callable[["_Context"], None]
+
+    def checkpoint(self) -> None:
+        self.look(self)
+        super().checkpoint()
+
+
+class _Start:
+    """What ``claw_start`` is given: a tool's worker, whose memory is always granted."""
+
+    def __init__(self, manifest: Plugin) -> None:
+        self.model: dict[str, Any] = {}
+        self.model_fd = -1
+        self.threads = 1
+        self.context = 2048
+        self.args: dict[str, Any] = {"slots": manifest.limits.slots}
+        self.control = memoryview(bytearray(4 * manifest.limits.slots)).cast("I")
+        self.reserved = 0
+
+    def reserve(self, size: int) -> None:
+        """Note what the plugin asks for."""
+        self.reserved = size
+
+    def weights(self, *_: Any) -> None:
+        """There are no objects that outlive it."""
+        return None
+
+    def driver(self, device: str) -> Any:
+        """There are no other plugins."""
+        raise ClawError("worker_failed", f"no plugin of this worker drives {device!r}")
+
+
+def _imported(folder: Path, name: str) -> ModuleType:
+    """The module of a plugin, and not another of the same name that some test has imported."""
+    sys.path[:] = [str(folder), *(each for each in sys.path if each != str(folder))]
+    known = sys.modules.get(name)
+    if known is not None and not Path(str(known.__file__)).is_relative_to(folder):
+        for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+            del sys.modules[each]
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
 class FakeKernel:
     """Loads one plugin folder and runs its operations here.
 
     Args:
         folder: holds ``plugin.toml`` and the module that it names.
+        clock: what deadlines go by; without one, the real time.
 
     Raises:
         ClawError: bad_config, if the manifest is wrong or differs from the operations.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    sandboxed = False
+
+    def __init__(self, folder: str | Path, clock: FakeClock | RealClock | None = None) -> None:
         self.folder = Path(folder).resolve()
+        self.clock: FakeClock | RealClock = clock or RealClock()
         self.manifest: Plugin = read_plugin(self.folder)
-        if str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))
-        module = importlib.import_module(self.manifest.plugin.module)
+        module = _imported(self.folder, self.manifest.plugin.module)
+        self._plugins = pluggy.PluginManager("clawai")
+        self._plugins.add_hookspecs(hookspecs)
+        self._plugins.register(getattr(module, "claw_plugin", module))
+        self._plugins.check_pending()
+        self._plugins.hook.claw_start(worker=_Start(self.manifest))
         found = list(operations_of(vars(module)))
+        found += [op for ops in self._plugins.hook.claw_operations() for op in ops]
         entries = self.manifest.operation
         batches = {entry.name for entry in entries if entry.batch > 1}
         name = self.manifest.plugin.name
@@ -116,6 +210,22 @@ class FakeKernel:
         self._largest = {entry.name: entry.batch for entry in entries}
         self._last = 0
 
+    def close(self) -> None:
+        """Have the plugin end in good order (``claw_stop``)."""
+        self._plugins.hook.claw_stop()
+
+    def __enter__(self) -> "FakeKernel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def describe(self, op: str) -> "schema.Described":
+        """What an operation says of itself."""
+        from clawai.sdk.cli.arguments import as_described
+
+        return as_described(op, unpack(wire.pack(self._operation(op).info())))
+
     def submit(
         self,
         op: str,
@@ -124,14 +234,17 @@ class FakeKernel:
         frames: Sequence[bytes] = (),
         deadline: float | None = None,
         stop_after: int | None = None,
+        cancel_at: int | None = None,
         word: int = wire.GO,
         threads: int = 1,
     ) -> FakeTask:
         """Run an operation to its end.
 
         Args:
-            deadline: on ``time.monotonic``'s clock, as the operation sees it.
-            stop_after: set the control word after so many chunks, as a cancel would.
+            deadline: on the kernel's clock. The task ends at the first checkpoint after it.
+            stop_after: cancel it after so many chunks.
+            cancel_at: cancel it at this checkpoint, 1 is the first. A stream has one after each
+                chunk too.
             word: what the control word asks from the beginning: ``wire.STOP`` or ``wire.YIELD``.
             threads: how many threads the operation is granted.
         """
@@ -142,21 +255,33 @@ class FakeKernel:
         control[0] = (wire.STOP if stop_after == 0 else word) | threads << 8
         context = self._context(op, task, control, frames)
         context.deadline = deadline
+        context.look = _Look(self.clock, cancel_at)
         try:
-            operation = self._operation(op)
-            raw = wire.pack(dict(params or {}))
-            if operation.batch:
-                self._batch(operation, [raw], [context], [task])
-                return task
-            value = operation.function(**operation.arguments(raw, context))
-            if operation.streams:
-                value = self._stream(value, task, context, stop_after)
-            task.end = _result(value, context)
+            self._run(op, params, task, context, stop_after)
         except Cancelled:
-            task.end = _cancelled()
+            late = deadline is not None and self.clock.monotonic() >= deadline
+            task.end = _late() if late else _cancelled()
         except (ClawError, Yielded) as end:
             task.end = end
         return task
+
+    def _run(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None,
+        task: FakeTask,
+        context: _Context,
+        stop_after: int | None,
+    ) -> None:
+        operation = self._operation(op)
+        raw = wire.pack(dict(params or {}))
+        if operation.batch:
+            self._batch(operation, [raw], [context], [task])
+            return
+        value = operation.function(**operation.arguments(raw, context))
+        if isinstance(value, Iterator) and hasattr(value, "send"):
+            value = self._stream(value, task, context, stop_after)
+        task.end = _result(value, context)
 
     def batch(
         self,
@@ -197,10 +322,13 @@ class FakeKernel:
 
     def _context(
         self, op: str, task: FakeTask, control: memoryview, frames: Sequence[bytes]
-    ) -> Context:
+    ) -> _Context:
         self._last += 1
-        may_yield = op in self._idempotent
-        return Context(self._last, task, control, frames=tuple(frames), may_yield=may_yield)
+        made = _Context(self._last, task, control, frames=tuple(frames))
+        made.may_yield = op in self._idempotent
+        made.clock = self.clock.monotonic
+        made.look = _Look(self.clock, None)
+        return made
 
     @staticmethod
     def _batch(
@@ -243,6 +371,127 @@ class FakeKernel:
             task.events.append(Event("chunk", data=unpack(wire.pack(piece))))
             if stop_after is not None and len(task.chunks) >= stop_after:
                 context.control[0] = wire.STOP
+            context.checkpoint()
+
+
+class _Look:
+    """What happens when a plugin looks at its control word: time passes, a cancel comes."""
+
+    def __init__(self, clock: FakeClock | RealClock, cancel_at: int | None) -> None:
+        self.clock, self.cancel_at, self.count = clock, cancel_at, 0
+
+    def __call__(self, context: _Context) -> None:
+        self.count += 1
+        if isinstance(self.clock, FakeClock):
+            self.clock.advance(self.clock.step)
+        late = context.deadline is not None and self.clock.monotonic() >= context.deadline
+        if late or self.count == self.cancel_at:
+            context.control[0] = wire.STOP
+
+
+class SandboxKernel:
+    """Runs the plugin in the real sandbox, by a kernel of its own; as ``FakeKernel`` else.
+
+    What only a fake can do is refused: a control word, a number of threads. ``cancel_at`` cancels
+    as soon as the task runs, and tasks of a batch come together or not, as the kernel decides.
+    """
+
+    sandboxed = True
+
+    def __init__(self, folder: str | Path) -> None:
+        from clawai.sdk.cli.bench.private import Private
+
+        self.folder = Path(folder).resolve()
+        self.clock = RealClock()
+        self.manifest: Plugin = read_plugin(self.folder)
+        self._open = contextlib.ExitStack()
+        try:
+            self.kernel = self._open.enter_context(Private('[preemption]\nmeans = "none"\n'))
+            self._open.enter_context(develop.Session(self.folder, self.kernel.folder))
+            self.client = self.kernel.client()
+            listed = self.client.query("plugins")
+            if problem := listed["problems"].get(str(self.folder)):
+                raise ClawError("bad_config", problem)
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        frames: Sequence[bytes] = (),
+        deadline: float | None = None,
+        stop_after: int | None = None,
+        cancel_at: int | None = None,
+        word: int = wire.GO,
+        threads: int = 1,
+    ) -> FakeTask:
+        """Run an operation to its end; see ``FakeKernel.submit``."""
+        if word not in (wire.GO, wire.STOP) or threads != 1:
+            raise ClawError(
+                "bad_params",
+                "only the fake kernel sets a control word or threads",
+                hint="mark the test with @pytest.mark.claw_fake",
+            )
+        left = None if deadline is None else deadline - self.clock.monotonic()
+        task = self.client.submit(op, params, frames=frames, deadline=left)
+        if stop_after == 0 or word == wire.STOP:
+            task.cancel()
+        return self._follow(task, stop_after, cancel_at is not None)
+
+    def _follow(self, task: Any, stop_after: int | None, at_once: bool) -> FakeTask:
+        seen = FakeTask()
+        for event in task:
+            if event.kind == "chunk" or event.fraction is not None or event.note:
+                seen.events.append(event)
+            runs = event.kind == "chunk" or event.state == "running"
+            if (at_once and runs) or (stop_after is not None and len(seen.chunks) == stop_after):
+                task.cancel()
+        try:
+            seen.end = task.result()
+        except ClawError as error:
+            seen.end = error
+        return seen
+
+    def batch(
+        self,
+        op: str,
+        params: Sequence[Mapping[str, Any]],
+        *,
+        frames: Sequence[Sequence[bytes]] = (),
+    ) -> list[FakeTask]:
+        """Run several tasks at the same time."""
+        tasks = [
+            self.client.submit(op, each, frames=frames[place] if frames else ())
+            for place, each in enumerate(params)
+        ]
+        return [self._follow(task, None, False) for task in tasks]
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Result:
+        """Run an operation and return its result; see ``submit``."""
+        return self.submit(op, params, **options).result()
+
+    def describe(self, op: str) -> "schema.Described":
+        """What an operation says of itself."""
+        from clawai.sdk.cli.arguments import ask
+
+        return ask(self.client, op)
+
+    def log(self) -> str:
+        """What kernel and plugin have said so far."""
+        return self.kernel.log()
+
+    def close(self) -> None:
+        """End the plugin and the kernel, and remove its folders."""
+        self._open.close()
+
+    def __enter__(self) -> "SandboxKernel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _result(value: Any, context: Context) -> Result:
@@ -252,3 +501,7 @@ def _result(value: Any, context: Context) -> Result:
 
 def _cancelled() -> ClawError:
     return ClawError("cancelled", "the operation stopped as asked")
+
+
+def _late() -> ClawError:
+    return ClawError("deadline_passed", "the deadline passed before the task had ended")

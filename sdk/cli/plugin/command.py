@@ -13,6 +13,7 @@ from clawai.sdk.cli.listing import plugins_command
 VERBS: dict[str, str] = {
     "new": "Make the folder of a new plugin, which works at once.",
     "dev": "Serve a plugin while you work at it: every save reloads it.",
+    "test": "Run a plugin's tests, without a kernel or in the real sandbox.",
 }
 """Verb to the line that help shows."""
 
