@@ -6,6 +6,7 @@ so that an entry left behind by a kill is never in force: nobody holds it, and i
 """
 
 import fcntl
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -94,3 +95,10 @@ def require_plugin(folder: Path) -> None:
             f"{folder} holds no plugin.toml",
             hint="`claw plugin new NAME` makes a plugin's folder",
         )
+
+
+def is_bundled(folder: Path) -> bool:
+    """Whether a plugin's folder is a part of ClawAI."""
+    spec = importlib.util.find_spec("clawai.plugins")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    return folder.resolve().parent in [Path(each).resolve() for each in places]

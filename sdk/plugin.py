@@ -278,13 +278,13 @@ def _build_batched(name: str, function: Callable[..., Any]) -> Operation:
 
 def operations_of(namespace: Mapping[str, Any] | object) -> Iterable[Operation]:
     """The marked functions of a module, or the marked methods of an object."""
-    names = namespace if isinstance(namespace, Mapping) else dir(namespace)
-    for attribute in sorted(names):
-        value = (
-            namespace[attribute]
-            if isinstance(namespace, Mapping)
-            else getattr(namespace, attribute, None)
-        )
+    if isinstance(namespace, Mapping):
+        values = [namespace[name] for name in sorted(namespace)]
+    else:  # looked at first as it stands: a property must not run to show that it is none
+        static = [(name, inspect.getattr_static(namespace, name)) for name in dir(namespace)]
+        marked = [name for name, value in static if getattr(value, "__claw_operation__", None)]
+        values = [getattr(namespace, name) for name in marked]
+    for value in values:
         name = getattr(value, "__claw_operation__", None)
         if name and callable(value):
             yield build(name, value)

@@ -28,7 +28,7 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
-QUESTION = wire.NIL
+QUESTION: Any = wire.NIL
 """In place of the parameters of an operation: it answers with what it is."""
 FILE = "operations.json"
 LIMIT = 1 << 20
@@ -211,7 +211,7 @@ def tool(found: Described) -> dict[str, Any]:
 
 
 def type_text(schema: Mapping[str, Any] | None, defs: Mapping[str, Any] | None = None) -> str:
-    """A schema as people read it: "integer, 1 to 9", "list of text", "text or null"."""
+    """A schema as people read it: "integer (1 to 9)", "list of text", "text or null"."""
     if not schema:
         return "any value"
     names = {"string": "text", "array": "list", "object": "map", "number": "number"}
@@ -234,18 +234,18 @@ def type_text(schema: Mapping[str, Any] | None, defs: Mapping[str, Any] | None =
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    """", 1 to 9": what a schema says of the size of a value."""
+    """ ", 1 to 9": what a schema says of the size of a value."""
     low = schema.get("minimum", schema.get("minLength", schema.get("minItems")))
     high = schema.get("maximum", schema.get("maxLength", schema.get("maxItems")))
     unit = " characters" if {"minLength", "maxLength"} & set(schema) else ""
     if low is not None and high is not None:
-        return f", {low} to {high}{unit}"
+        return f" ({low} to {high}{unit})"
     if low is not None:
-        return f", at least {low}{unit}"
+        return f" (at least {low}{unit})"
     if high is not None:
-        return f", at most {high}{unit}"
+        return f" (at most {high}{unit})"
     if "exclusiveMinimum" in schema:
-        return f", more than {schema['exclusiveMinimum']}"
+        return f" (more than {schema['exclusiveMinimum']})"
     return ""
 
 
@@ -253,20 +253,19 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def sources(folder: Path) -> Iterator[Path]:
-    """The files that a description depends on: all but tests, documents and what is generated."""
+    """The files that a description depends on: the code, without tests and what is generated."""
     count = 0
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if name not in ("tests", "build") and name[0] not in "._"
         )
         for name in sorted(names):
-            if name.endswith((".py", ".so", ".c", ".cpp", ".h")) or name == "plugin.toml":
-                if name.startswith("test_"):
-                    continue
-                count += 1
-                if count > FILES:
-                    raise ClawError("too_large", f"files in {folder}", f"over {FILES}", FILES)
-                yield Path(parent) / name
+            if not name.endswith((".py", ".so")) or name.startswith("test_"):
+                continue
+            count += 1
+            if count > FILES:
+                raise ClawError("too_large", f"files in {folder}", f"over {FILES}", FILES)
+            yield Path(parent) / name
 
 
 def digest(folder: Path) -> str:
@@ -276,7 +275,7 @@ def digest(folder: Path) -> str:
     whole = hashlib.sha256()
     for path in sources(folder):
         with open_regular(path, follow=True) as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = hashlib.sha256(file.read()).hexdigest()
         whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return whole.hexdigest()
 

@@ -158,7 +158,6 @@ class _Start:
 
     def weights(self, *_: Any) -> None:
         """There are no objects that outlive it."""
-        return None
 
     def driver(self, device: str) -> Any:
         """There are no other plugins."""
@@ -407,7 +406,8 @@ class SandboxKernel:
         self._open = contextlib.ExitStack()
         try:
             self.kernel = self._open.enter_context(Private('[preemption]\nmeans = "none"\n'))
-            self._open.enter_context(develop.Session(self.folder, self.kernel.folder))
+            if not develop.is_bundled(self.folder):
+                self._open.enter_context(develop.Session(self.folder, self.kernel.folder))
             self.client = self.kernel.client()
             listed = self.client.query("plugins")
             if problem := listed["problems"].get(str(self.folder)):

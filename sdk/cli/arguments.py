@@ -127,7 +127,9 @@ def _value(key: str, text: str, field: dict[str, Any], defs: dict[str, Any], hin
     if isinstance(value, int) and not isinstance(value, bool) and "number" in kinds:
         return value
     allowed = schema.type_text(field)
-    raise ClawError("bad_params", f"the parameter {key}", got=text[:200], allowed=allowed, hint=hint)
+    raise ClawError(
+        "bad_params", f"the parameter {key}", got=text[:200], allowed=allowed, hint=hint
+    )
 
 
 _JSON = {
@@ -220,7 +222,7 @@ def show(found: schema.Described, as_json: bool, values: Mapping[str, Any] | Non
     print()
     kind = "streams" if found.chunks or found.stream else "gives"
     shown = found.chunks if found.chunks is not None else found.result
-    if shown is not None or found.stream:
+    if shown:
         print(f"It {kind}: {output.clean(schema.type_text(shown))}")
     print(f"Example: {output.clean(example(found, values))}")
 

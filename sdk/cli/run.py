@@ -244,7 +244,7 @@ def call_command(
     given = arguments.pairs_of(pairs)
     with connect(start=True) as client:
         name = Store().get(model).model.name if model else ""
-        options = {"model": name, "priority": priority, "deadline": deadline}
+        options: dict[str, Any] = {"model": name, "priority": priority, "deadline": deadline}
         if context.meta.get("claw.help"):
             found = arguments.describe(client, operation, **options)
             arguments.show(found, as_json, arguments.example_of(client, operation))

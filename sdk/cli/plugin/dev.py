@@ -5,6 +5,7 @@ seen within 50 ms by the files' times; then the worker is stopped and a new one 
 offers, so that an error is shown at once with its line, and not with somebody's next call.
 """
 
+import contextlib
 import os
 import re
 import threading
@@ -137,8 +138,10 @@ class Workbench:
     def settle(self) -> None:
         """Wait until the files rest, and take them for those that are loaded next."""
         self.seen = files(self.folder)
-        while time.sleep(SETTLED_S) or self.changed():
+        time.sleep(SETTLED_S)
+        while self.changed():
             self.seen = files(self.folder)
+            time.sleep(SETTLED_S)
 
     def reload(self) -> None:
         """Start the plugin anew, say what it offers, call what is to be called.
@@ -155,7 +158,7 @@ class Workbench:
             self._require_known(client)
             client.admin("unload", self.name)
             found = [self._ask(client, op) for op in _askable(manifest)]
-            schema.write(self.folder, found)
+            self._keep(manifest, found)
             took = output.duration(time.monotonic() - began)
             print(f"{output.style('●', 'green')} {self.name} serves after {took}", flush=True)
             for each in found:
@@ -164,6 +167,12 @@ class Workbench:
                 self._call(client, manifest, found)
             took = output.duration(time.monotonic() - began)
         print(output.style(f"  done in {took}; waiting for the next save", "dim"), flush=True)
+
+    def _keep(self, manifest: Plugin, found: list[schema.Described]) -> None:
+        """Write ``operations.json``, if all could be asked and the folder can be written."""
+        if found and len(found) == len(manifest.operation):
+            with contextlib.suppress(OSError):
+                schema.write(self.folder, found)
 
     def _require_known(self, client: Any) -> None:
         """The kernel reads the manifest anew, and must take it."""

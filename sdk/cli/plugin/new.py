@@ -12,7 +12,7 @@ from clawai.sdk.errors import ClawError
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 """One folder a language; ``{{name}}``, ``{{module}}`` and ``{{prefix}}`` (of the operations) in
-names and contents are replaced."""
+names and contents are replaced; ".in" at the end of a name, which keeps tools away, goes."""
 LANGUAGES = {
     name: title
     for name, title in {"py": "Python", "c": "C", "cpp": "C++"}.items()
@@ -61,7 +61,8 @@ def write(folder: Path, name: str, language: str) -> list[Path]:
     made = []
     for source in sorted((TEMPLATES / language).rglob("*")):
         if source.is_file() and source.suffix != ".pyc":
-            place = folder / _filled(str(source.relative_to(TEMPLATES / language)), words)
+            inside = str(source.relative_to(TEMPLATES / language)).removesuffix(".in")
+            place = folder / _filled(inside, words)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(_filled(source.read_text(encoding="utf-8"), words), encoding="utf-8")
             place.chmod(0o644)  # the worker of a root daemon is another user

@@ -1,4 +1,4 @@
-"""`claw plugin test`: the plugin's own tests, by pytest, without a kernel or in the real sandbox."""
+"""`claw plugin test`: the plugin's own tests, by pytest, fake or in the real sandbox."""
 
 import importlib.util
 import os
