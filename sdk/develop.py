@@ -8,6 +8,7 @@ so that an entry left behind by a kill is never in force: nobody holds it, and i
 import fcntl
 import importlib.util
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -25,11 +26,13 @@ class Session:
     """Makes ``folder`` known to the kernel of a runtime folder, until it is closed.
 
     Raises:
-        ClawError: not_permitted, if another user could have prepared the runtime folder.
+        ClawError: not_permitted, if another user could have prepared the runtime folder, or if the
+            plugin's worker will not be able to read the plugin.
     """
 
     def __init__(self, folder: Path, runtime: Path | None = None) -> None:
         self.folder = folder.resolve()
+        require_readable(self.folder)
         paths.make_private(runtime or paths.runtime_dir())
         place = paths.make_private(_place(runtime))
         # Locked under a name that is not looked at, so that it is whole and held when it is.
@@ -95,6 +98,25 @@ def require_plugin(folder: Path) -> None:
             f"{folder} holds no plugin.toml",
             hint="`claw plugin new NAME` makes a plugin's folder",
         )
+
+
+def require_readable(folder: Path) -> None:
+    """Refuse a folder that its own worker could not read: under root that is another user.
+
+    Raises:
+        ClawError: not_permitted, naming the file.
+    """
+    if os.geteuid() != 0:
+        return
+    for path in (folder, folder / "plugin.toml", *folder.glob("*.py"), *folder.glob("*.so")):
+        needed = 0o005 if path == folder else 0o004
+        if path.exists() and path.stat().st_mode & needed != needed:
+            raise ClawError(
+                "not_permitted",
+                f"{path} can be read by root only; a plugin's worker is another user",
+                got=stat.filemode(path.stat().st_mode),
+                hint=f"chmod -R a+rX {folder}",
+            )
 
 
 def is_bundled(folder: Path) -> bool:

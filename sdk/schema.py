@@ -80,10 +80,10 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     operations: list[Described]
 
 
-def parse_doc(text: str | None, names: Iterable[str] = ()) -> Doc:
+def parse_doc(doc: str | None, names: Iterable[str] = ()) -> Doc:
     """Take a docstring apart; ``names`` are those of the parameters."""
     wanted = set(names)
-    first, _, rest = inspect.cleandoc(text or "").partition("\n")
+    first, _, rest = inspect.cleandoc(doc or "").partition("\n")
     params: dict[str, str] = {}
     kept: list[str] = []
     current, indent, inside = "", 0, False
@@ -102,7 +102,8 @@ def parse_doc(text: str | None, names: Iterable[str] = ()) -> Doc:
             if inside and (not bare or _SECTION.fullmatch(bare)):
                 inside = False
             kept.append(line)
-    return Doc(first.strip()[:500], "\n".join(kept).strip()[:4000], params)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
+    return Doc(first.strip()[:500], text[:4000], params)
 
 
 def with_texts(schema: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:

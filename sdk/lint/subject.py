@@ -119,24 +119,36 @@ class Subject:
 
         return self._open.enter_context(SandboxKernel(self.folder))
 
-    @functools.cached_property
+    @property
     def described(self) -> dict[str, schema.Described]:
         """What the operations say of themselves.
 
         Raises:
             NotChecked: it does not start.
         """
+        if isinstance(self._described, NotChecked):
+            raise self._described
+        return self._described
+
+    @functools.cached_property
+    def _described(self) -> dict[str, schema.Described] | NotChecked:
+        """The same, asked once: also why not is an answer."""
+        try:
+            found = self._ask()
+        except NotChecked as why:
+            return why.with_traceback(None)
+        self.loaded = True
+        return found
+
+    def _ask(self) -> dict[str, schema.Described]:
         if self.plugin.plugin.kind == "driver":
-            self.loaded = True
             return {}
         if any(entry.needs_model for entry in self.plugin.operation):
             return self._read_out()
         try:
-            found = {op.name: self.kernel.describe(op.name) for op in self.plugin.operation}
+            return {op.name: self.kernel.describe(op.name) for op in self.plugin.operation}
         except ClawError as error:
             raise NotChecked(f"it does not start: {error.message}") from None
-        self.loaded = True
-        return found
 
     def _read_out(self) -> dict[str, schema.Described]:
         """Import an engine of ours in a process of its own: a worker would need a model."""
@@ -157,7 +169,6 @@ class Subject:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NotChecked(f"it cannot be imported: {done.stderr.strip().splitlines()[-1]}")
-        self.loaded = True
         found = msgspec.convert(json.loads(done.stdout), list[schema.Described])
         return {each.name: each for each in found}
 

@@ -43,6 +43,7 @@ def command(
     if folder is None:
         raise click.UsageError("Missing argument 'FOLDER'.")
     develop.require_plugin(folder)
+    develop.require_readable(folder)
     report = lint.examine(folder, tests=tests)
     if as_json:
         findings = [
