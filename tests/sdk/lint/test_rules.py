@@ -193,6 +193,10 @@ def test_what_runs_badly_is_found(bad: Subject) -> None:
     only(bad, "bad.deaf", seconds=0.01)
     assert "memory_mib = 64" in " ".join(RULES["memory"].check(bad))
     bad.__dict__["manifest"] = whole
+
+
+@pytest.mark.soak
+def test_what_does_not_hear_a_cancel_is_found(bad: Subject) -> None:
     only(bad, "bad.deaf", seconds=20)
     assert "to stop when it was cancelled" in " ".join(RULES["cancels"].check(bad))
 
