@@ -11,7 +11,9 @@ from clawai.kernel.steward.registry import Registry
 from clawai.sdk import develop
 from clawai.sdk.errors import ClawError
 
-MANIFEST = '[plugin]\nname = "{name}"\nversion = "1"\nmodule = "m"\n[[operation]]\nname = "{name}.x"\n'
+MANIFEST = (
+    '[plugin]\nname = "{name}"\nversion = "1"\nmodule = "m"\n[[operation]]\nname = "{name}.x"\n'
+)
 
 
 @pytest.fixture

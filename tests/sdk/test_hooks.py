@@ -99,7 +99,9 @@ def test_claw_stop_that_fails_or_hangs_keeps_nobody(shared_kernel: Kernel) -> No
             client.admin("unload", name)
             wait_until(lambda what=what: f"about to {what}" in shared_kernel.log(), "it was called")
             listed: Any = lambda: [w["plugin"] for w in client.query("workers")["workers"]]  # noqa: E731
-            wait_until(lambda name=name, listed=listed: name not in listed(), "the worker has ended")
+            wait_until(
+                lambda name=name, listed=listed: name not in listed(), "the worker has ended"
+            )
             assert client.call(f"{name}.say").value == "x", "and starts again"
 
 

@@ -48,7 +48,9 @@ def paint(
 
 
 def described(function: Any, name: str = "demo.paint") -> schema.Described:
-    return arguments.as_described(name, unpack(msgspec.msgpack.encode(build(name, function).info())))
+    return arguments.as_described(
+        name, unpack(msgspec.msgpack.encode(build(name, function).info()))
+    )
 
 
 def test_signature_and_docstring_become_a_description() -> None:
@@ -63,7 +65,11 @@ def test_signature_and_docstring_become_a_description() -> None:
         "mode": None,
         "note": "said in its type",
     }
-    assert (found.stream, found.chunks, found.result) == (True, {"type": "integer"}, {"type": "string"})
+    assert (found.stream, found.chunks, found.result) == (
+        True,
+        {"type": "integer"},
+        {"type": "string"},
+    )
 
 
 def test_a_docstring_may_describe_parameters_without_a_heading() -> None:

@@ -56,7 +56,9 @@ def broken(folder: Path, rule: str) -> list[str]:
             except Exception:
                 kernel = None
             if kernel:
-                subject.__dict__["_described"] = {op: kernel.describe(op) for op in kernel.operations}
+                subject.__dict__["_described"] = {
+                    op: kernel.describe(op) for op in kernel.operations
+                }
         return list(RULES[rule].check(subject))
 
 
