@@ -95,7 +95,7 @@ def require_plugin(folder: Path) -> None:
     if not (folder / "plugin.toml").is_file():
         raise ClawError(
             "bad_config",
-            f"{folder} holds no plugin.toml",
+            f"{folder} holds no plugin.toml" if folder.is_dir() else f"there is no folder {folder}",
             hint="`claw plugin new NAME` makes a plugin's folder",
         )
 

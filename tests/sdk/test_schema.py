@@ -212,7 +212,7 @@ def test_a_word_that_does_not_fit_is_named(words: dict[str, str], says: str) -> 
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(ClawError, match="demo.paint needs boxes") as caught:
+    with pytest.raises(ClawError, match=r"demo\.paint needs boxes") as caught:
         arguments.convert({"text": "x"}, described(paint))
     assert caught.value.allowed == ["boxes=list of Box"]
 

@@ -259,7 +259,7 @@ def signature(found: schema.Described) -> str:
 
 
 @click.command("dev")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--call", metavar="OP", default="", help="Call this operation after every reload.")
 @click.option("--once", is_flag=True, help="Load it once, and leave with its exit code.")

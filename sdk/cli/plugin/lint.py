@@ -11,9 +11,7 @@ _MARKS = {"kept": ("✓", "green"), "broken": ("✗", "red"), "not checked": ("?
 
 
 @click.command("lint")
-@click.argument(
-    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False
-)
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--rules", is_flag=True, help="List the rules and leave.")
 @click.option(
     "--at-least",

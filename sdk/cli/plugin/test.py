@@ -49,7 +49,7 @@ def run(
 
 
 @click.command("test")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("more", nargs=-1, metavar="[PYTEST ARGUMENT]...")
 @click.option("--sandbox", is_flag=True, help="Run the plugin in the real sandbox.")
 def command(folder: Path, more: tuple[str, ...], sandbox: bool) -> None:

@@ -121,7 +121,7 @@ def test_the_page_of_a_plugin_without_a_kernel(box: Any) -> None:
 def test_a_wrong_use_of_the_verbs_says_so(box: Any) -> None:
     assert "no plugin.toml" in box.run("plugin", "dev", str(box.home), code=1).stderr
     assert "no plugin.toml" in box.run("plugin", "lint", str(box.home), code=1).stderr
-    assert "does not exist" in box.run("plugin", "dev", "/nowhere", code=2).stderr
+    assert "there is no folder" in box.run("plugin", "dev", "/nowhere", code=1).stderr
     assert "Missing argument" in box.run("plugin", "lint", code=2).stderr
     folder = new(box)
     assert "--call OP" in box.run("plugin", "dev", str(folder), "a=b", code=2).stderr
