@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from clawai.sdk.testing import FakeClock, FakeKernel, RealClock, SandboxKernel
+    from clawai.sdk.sandboxed import SandboxKernel
+    from clawai.sdk.testing import FakeClock, FakeKernel, RealClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,7 +69,8 @@ def claw(
     claw_clock: "FakeClock | RealClock",
 ) -> "FakeKernel | SandboxKernel":
     """The plugin, in the fake kernel or in the real sandbox."""
-    from clawai.sdk.testing import FakeKernel, SandboxKernel
+    from clawai.sdk.sandboxed import SandboxKernel
+    from clawai.sdk.testing import FakeKernel
 
     folder = _folder(request)
     if folder not in claw_kernels:
@@ -77,6 +79,7 @@ def claw(
     kernel: FakeKernel | SandboxKernel = claw_kernels[folder]
     if isinstance(kernel, FakeKernel):
         kernel.clock = claw_clock
+        kernel.reset()
     return kernel
 
 

@@ -7,7 +7,7 @@ Parameters, results and errors go through the same checks and the same msgpack a
 are called as in a worker, and a plugin whose manifest and operations differ is refused as a worker
 would refuse it. What is fake: no process, no sandbox, no queue; a model's operations need the real
 kernel. An exception that is no ``ClawError`` passes through, so that a test shows where it comes
-from. ``SandboxKernel`` has the same interface, and runs the plugin for real.
+from. ``clawai.sdk.sandboxed`` has the same interface, and runs the plugin for real.
 
     tasks = kernel.batch("vision.classify", [{"pixels": a}, {"pixels": b}])
 
@@ -17,14 +17,20 @@ checkpoint of the plugin takes ``clock.step`` seconds.
     kernel = FakeKernel("examples/hello", clock=FakeClock(step=0.5))
     task = kernel.submit("long.work", deadline=kernel.clock.monotonic() + 2, cancel_at=3)
 
+What a plugin asks of others, the test gives it: ``kernel.children`` answers its child tasks,
+``kernel.config`` and ``kernel.secrets`` are what its owner would have set.
+
+    kernel.children["llm.tokenize"] = lambda text: {"count": len(text)}
+
 With pytest, the fixtures ``claw`` and ``claw_clock`` are these (``clawai.sdk.pytest_plugin``).
 """
 
-import contextlib
 import importlib
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from clawai.sdk import develop, hookspecs, wire
+from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
 from clawai.sdk.plain import unpack
@@ -50,7 +56,7 @@ from clawai.sdk.session import Event, Result
 if TYPE_CHECKING:
     from clawai.sdk import schema
 
-__all__ = ["FakeClock", "FakeKernel", "FakeTask", "RealClock", "SandboxKernel"]
+__all__ = ["FakeClock", "FakeKernel", "FakeTask", "RealClock"]
 
 
 @dataclass
@@ -95,6 +101,12 @@ class FakeTask:
     events: list[Event] = field(default_factory=list)
     end: Result | ClawError | Yielded | None = None
     """Yielded: it gave itself back to the queue, as its control word asked."""
+    logs: list[tuple[str, str]] = field(default_factory=list)
+    """Level and text of each line that it wrote with ``ctx.log``; of the fake kernel only."""
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events in order, as a client's task gives them."""
+        return iter(self.events)
 
     def result(self) -> Result:
         """The result.
@@ -131,13 +143,46 @@ class FakeTask:
 
 
 class _Context(Context):
-    """A context that says when the plugin looks at its control word."""
+    """A context whose kernel is the test: it sees every look at the control word, and answers."""
 
     look: Callable[["_Context"], None]
+    kernel: "FakeKernel"
 
     def checkpoint(self) -> None:
         self.look(self)
         super().checkpoint()
+
+    def log(self, level: str, text: str) -> None:
+        """Note a line of the log."""
+        assert isinstance(self.outlet, FakeTask)
+        self.outlet.logs.append((level, text))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the test has set, else the defaults of plugin.toml."""
+        return self.kernel.config
+
+    @property
+    def data(self) -> Path:
+        """A folder that ends with the kernel."""
+        return self.kernel.data
+
+    def secret(self, key: str) -> str:
+        """What the test has given."""
+        if key not in self.kernel.secrets:
+            raise ClawError("not_permitted", "no secret of this name", got=key)
+        return self.kernel.secrets[key]
+
+    def submit(
+        self, op: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> "FakeTask":
+        """A child task, answered by the function that the test gives for ``op``."""
+        self.checkpoint()
+        return self.kernel.child(op, dict(params or {}))
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """The result of a child task."""
+        return self.submit(op, params, **options).result().value
 
 
 class _Start:
@@ -192,14 +237,9 @@ class FakeKernel:
         self.folder = Path(folder).resolve()
         self.clock: FakeClock | RealClock = clock or RealClock()
         self.manifest: Plugin = read_plugin(self.folder)
-        module = _imported(self.folder, self.manifest.plugin.module)
         self._plugins = pluggy.PluginManager("clawai")
         self._plugins.add_hookspecs(hookspecs)
-        self._plugins.register(getattr(module, "claw_plugin", module))
-        self._plugins.check_pending()
-        self._plugins.hook.claw_start(worker=_Start(self.manifest))
-        found = list(operations_of(vars(module)))
-        found += [op for ops in self._plugins.hook.claw_operations() for op in ops]
+        found = self._load()
         entries = self.manifest.operation
         batches = {entry.name for entry in entries if entry.batch > 1}
         name = self.manifest.plugin.name
@@ -208,10 +248,72 @@ class FakeKernel:
         self._idempotent = {entry.name for entry in entries if entry.idempotent}
         self._largest = {entry.name: entry.batch for entry in entries}
         self._last = 0
+        self._data: tempfile.TemporaryDirectory[str] | None = None
+        self.reset()
+
+    def _load(self) -> list[Operation]:
+        """Import the plugin and start it, as a worker's host does; its operations."""
+        module = _imported(self.folder, self.manifest.plugin.module)
+        self._plugins.register(getattr(module, "claw_plugin", module))
+        self._plugins.check_pending()
+        self._plugins.hook.claw_start(worker=_Start(self.manifest))
+        found = list(operations_of(vars(module)))
+        return found + [op for ops in self._plugins.hook.claw_operations() for op in ops]
+
+    def reset(self) -> None:
+        """Forget what a test has set."""
+        self.children: dict[str, Callable[..., Any]] = {}
+        """By operation: what answers a child task, called with its parameters by name. A generator
+        streams; a ``ClawError`` that is raised fails the child."""
+        raw = tomllib.loads((self.folder / "plugin.toml").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = {
+            key: table.get("default") for key, table in raw.get("config", {}).items()
+        }
+        self.secrets: dict[str, str] = {}
+
+    @property
+    def data(self) -> Path:
+        """The plugin's data folder, which ends with this kernel."""
+        if self._data is None:
+            self._data = tempfile.TemporaryDirectory(prefix="claw-data-")
+        return Path(self._data.name)
+
+    def child(self, op: str, params: dict[str, Any]) -> FakeTask:
+        """Answer a child task, if the manifest permits it."""
+        allowed = list(self.manifest.permissions.operations)
+        if not any(
+            op == each or (each[-2:] == ".*" and op.startswith(each[:-1])) for each in allowed
+        ):
+            hint = "name it under [permissions.operations] in plugin.toml, with the reason"
+            raise ClawError("not_permitted", "this plugin may not call it", op, allowed, hint)
+        if op not in self.children:
+            known = list(self.children)
+            hint = f'kernel.children["{op}"] = a function of its parameters'
+            raise ClawError("unknown_operation", "no test answers this", op, known, hint)
+        task = FakeTask()
+        try:
+            value = self.children[op](**unpack(wire.pack(params)))
+            if isinstance(value, Generator):
+                value = self._pieces(value, task)
+            task.end = Result(unpack(wire.pack(value)), (), {})
+        except ClawError as error:
+            task.end = error
+        return task
+
+    @staticmethod
+    def _pieces(generator: Generator[Any, None, Any], task: FakeTask) -> Any:
+        while True:
+            try:
+                task.events.append(Event("chunk", data=unpack(wire.pack(next(generator)))))
+            except StopIteration as stop:
+                return stop.value
 
     def close(self) -> None:
         """Have the plugin end in good order (``claw_stop``)."""
         self._plugins.hook.claw_stop()
+        if self._data is not None:
+            self._data.cleanup()
+            self._data = None
 
     def __enter__(self) -> "FakeKernel":
         return self
@@ -278,7 +380,7 @@ class FakeKernel:
             self._batch(operation, [raw], [context], [task])
             return
         value = operation.function(**operation.arguments(raw, context))
-        if isinstance(value, Iterator) and hasattr(value, "send"):
+        if isinstance(value, Generator):
             value = self._stream(value, task, context, stop_after)
         task.end = _result(value, context)
 
@@ -327,6 +429,7 @@ class FakeKernel:
         made.may_yield = op in self._idempotent
         made.clock = self.clock.monotonic
         made.look = _Look(self.clock, None)
+        made.kernel = self
         return made
 
     @staticmethod
@@ -386,112 +489,6 @@ class _Look:
         late = context.deadline is not None and self.clock.monotonic() >= context.deadline
         if late or self.count == self.cancel_at:
             context.control[0] = wire.STOP
-
-
-class SandboxKernel:
-    """Runs the plugin in the real sandbox, by a kernel of its own; as ``FakeKernel`` else.
-
-    What only a fake can do is refused: a control word, a number of threads. ``cancel_at`` cancels
-    as soon as the task runs, and tasks of a batch come together or not, as the kernel decides.
-    """
-
-    sandboxed = True
-
-    def __init__(self, folder: str | Path) -> None:
-        from clawai.sdk.cli.bench.private import Private
-
-        self.folder = Path(folder).resolve()
-        self.clock = RealClock()
-        self.manifest: Plugin = read_plugin(self.folder)
-        self._open = contextlib.ExitStack()
-        try:
-            self.kernel = self._open.enter_context(Private('[preemption]\nmeans = "none"\n'))
-            if not develop.is_bundled(self.folder):
-                self._open.enter_context(develop.Session(self.folder, self.kernel.folder))
-            self.client = self.kernel.client()
-            listed = self.client.query("plugins")
-            if problem := listed["problems"].get(str(self.folder)):
-                raise ClawError("bad_config", problem)
-        except BaseException:
-            self.close()
-            raise
-
-    def submit(
-        self,
-        op: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        frames: Sequence[bytes] = (),
-        deadline: float | None = None,
-        stop_after: int | None = None,
-        cancel_at: int | None = None,
-        word: int = wire.GO,
-        threads: int = 1,
-    ) -> FakeTask:
-        """Run an operation to its end; see ``FakeKernel.submit``."""
-        if word not in (wire.GO, wire.STOP) or threads != 1:
-            raise ClawError(
-                "bad_params",
-                "only the fake kernel sets a control word or threads",
-                hint="mark the test with @pytest.mark.claw_fake",
-            )
-        left = None if deadline is None else deadline - self.clock.monotonic()
-        task = self.client.submit(op, params, frames=frames, deadline=left)
-        if stop_after == 0 or word == wire.STOP:
-            task.cancel()
-        return self._follow(task, stop_after, cancel_at is not None)
-
-    def _follow(self, task: Any, stop_after: int | None, at_once: bool) -> FakeTask:
-        seen = FakeTask()
-        for event in task:
-            if event.kind == "chunk" or event.fraction is not None or event.note:
-                seen.events.append(event)
-            runs = event.kind == "chunk" or event.state == "running"
-            if (at_once and runs) or (stop_after is not None and len(seen.chunks) == stop_after):
-                task.cancel()
-        try:
-            seen.end = task.result()
-        except ClawError as error:
-            seen.end = error
-        return seen
-
-    def batch(
-        self,
-        op: str,
-        params: Sequence[Mapping[str, Any]],
-        *,
-        frames: Sequence[Sequence[bytes]] = (),
-    ) -> list[FakeTask]:
-        """Run several tasks at the same time."""
-        tasks = [
-            self.client.submit(op, each, frames=frames[place] if frames else ())
-            for place, each in enumerate(params)
-        ]
-        return [self._follow(task, None, False) for task in tasks]
-
-    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Result:
-        """Run an operation and return its result; see ``submit``."""
-        return self.submit(op, params, **options).result()
-
-    def describe(self, op: str) -> "schema.Described":
-        """What an operation says of itself."""
-        from clawai.sdk.cli.arguments import ask
-
-        return ask(self.client, op)
-
-    def log(self) -> str:
-        """What kernel and plugin have said so far."""
-        return self.kernel.log()
-
-    def close(self) -> None:
-        """End the plugin and the kernel, and remove its folders."""
-        self._open.close()
-
-    def __enter__(self) -> "SandboxKernel":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _result(value: Any, context: Context) -> Result:

@@ -19,7 +19,7 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import OperationEntry, Plugin, read_plugin
 
 if TYPE_CHECKING:
-    from clawai.sdk.testing import SandboxKernel
+    from clawai.sdk.sandboxed import SandboxKernel
 
 LEVELS = ("bronze", "silver", "gold", "platinum")
 _SOURCE = 1 << 20
@@ -115,7 +115,7 @@ class Subject:
     @functools.cached_property
     def kernel(self) -> "SandboxKernel":
         """A kernel of its own that has the plugin."""
-        from clawai.sdk.testing import SandboxKernel
+        from clawai.sdk.sandboxed import SandboxKernel
 
         return self._open.enter_context(SandboxKernel(self.folder))
 

@@ -1,5 +1,6 @@
 """The fake kernel refuses what the real one refuses, and cancels as it does."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plugin import Yielded
-from clawai.sdk.testing import FakeClock, FakeKernel, SandboxKernel
+from clawai.sdk.sandboxed import SandboxKernel
+from clawai.sdk.testing import FakeClock, FakeKernel
 from support import no_leak
 
 STREAM = """
@@ -264,6 +266,67 @@ def test_two_plugins_may_have_modules_of_one_name(tmp_path: Path) -> None:
     second = FakeKernel(timed(tmp_path / "two", "demo_twin"))
     places = [k.operations["timed.said"].function.__globals__["__file__"] for k in (first, second)]
     assert [Path(place).parent.name for place in places] == ["one", "two"]
+
+
+ASKING = """
+from clawai.sdk import ClawError, Context, operation
+
+@operation("asking.work")
+def work(ctx: Context, text: str) -> dict:
+    ctx.log("info", f"asked for {text}")
+    pieces = [event.data for event in ctx.submit("other.stream", {"text": text})]
+    try:
+        ctx.call("other.fails")
+    except ClawError as error:
+        pieces.append(error.code)
+    (ctx.data / "note").write_text(ctx.secret("key"))
+    return {"pieces": pieces, "limit": ctx.config["limit"], "all": ctx.call("more.all")}
+"""
+ASKING_MANIFEST = """
+[plugin]
+name = "asking"
+version = "1"
+module = "demo_asking"
+[[operation]]
+name = "asking.work"
+[permissions.operations]
+"other.*" = "it asks others"
+"more.all" = "it asks for more"
+[config.limit]
+type = "integer"
+default = 7
+"""
+
+
+def test_what_a_plugin_asks_of_others_the_test_answers(tmp_path: Path) -> None:
+    (tmp_path / "demo_asking.py").write_text(ASKING)
+    (tmp_path / "plugin.toml").write_text(ASKING_MANIFEST)
+
+    def stream(text: str) -> Iterator[str]:
+        yield from text
+
+    def fails() -> None:
+        raise ClawError("overloaded", "not now")
+
+    with FakeKernel(tmp_path) as kernel:
+        kernel.children = {"other.stream": stream, "other.fails": fails, "more.all": lambda: 3}
+        kernel.secrets["key"] = "secret"
+        task = kernel.submit("asking.work", {"text": "ab"})
+        assert task.result().value == {"pieces": ["a", "b", "overloaded"], "limit": 7, "all": 3}
+        assert task.logs == [("info", "asked for ab")]
+        data = kernel.data
+        assert (data / "note").read_text() == "secret"
+        stopped = kernel.submit("asking.work", {"text": "ab"}, cancel_at=1)
+        assert isinstance(stopped.end, ClawError)
+        assert stopped.end.code == "cancelled", "asking another is a checkpoint"
+        del kernel.children["more.all"]
+        with pytest.raises(ClawError, match="no test answers this"):
+            kernel.call("asking.work", {"text": "x"})
+        with pytest.raises(ClawError, match=r"\[permissions.operations\]"):
+            kernel.child("llm.generate", {})
+        kernel.reset()
+        assert (kernel.children, kernel.secrets) == ({}, {})
+    assert not data.exists()
 
 
 def test_an_operation_can_be_asked_what_it_is(tmp_path: Path) -> None:
