@@ -37,7 +37,8 @@ class Bait:
     """
 
     def __init__(self, names: Iterable[str], *, sealed: bool) -> None:
-        self.sealed = sealed
+        self.sealed, self.names = sealed, list(names)
+        self.stage_stopped = False
         self.folder = Path(tempfile.mkdtemp(prefix="claw-bait-"))
         self.secret = os.urandom(8).hex()
         self.looked: dict[str, list[bool]] = {}
@@ -45,7 +46,7 @@ class Bait:
         self.file = self.folder / "secret"
         self.file.write_text(self.secret)
         os.utime(self.file, (1, 1))
-        for name in names:
+        for name in self.names:
             self.victim(name).write_text(self.secret)
             os.utime(self.victim(name), (1, 1))
         (self.folder / "mount").mkdir()
@@ -61,6 +62,7 @@ class Bait:
         self.sibling = self._fork_sibling()
         self.clock = _clock_watch()
         self.aio = _number("/proc/sys/fs/aio-nr")
+        self._log_secret()
         self.restart_keys = _number("/proc/sys/kernel/ctrl-alt-del")
         self.named = {
             "post": self.inner.fileno(),
@@ -70,6 +72,11 @@ class Bait:
             "terminal": self.terminal_end,
         }
         self.facts = self._facts()
+
+    def _log_secret(self) -> None:
+        """A line in the kernel's log, where we may write one."""
+        if "kernel_log" in self.names and os.access("/dev/kmsg", os.W_OK):
+            Path("/dev/kmsg").write_text(f"claw: kernel_log {self.secret}\n")
 
     def _open_sockets(self) -> None:
         self.stream = socket.socket(socket.AF_UNIX)
@@ -183,16 +190,14 @@ class Bait:
         return bool(worked and worked(self, evidence)) or any(self.looked.get(name, ()))
 
     def release(self) -> None:
-        """Let a stage that was stopped go on, and whoever still waits to be looked at."""
-        os.kill(self.stage, signal.SIGCONT)
+        """Nobody waits for a look any more; a stage that was stopped goes on."""
         self.outer.close()
+        flags = os.WEXITED | os.WSTOPPED | os.WNOWAIT
+        ended = os.waitid(os.P_PID, self.stage, flags)
+        self.stage_stopped = ended is not None and ended.si_code == os.CLD_STOPPED
+        os.kill(self.stage, signal.SIGCONT)
 
     # What the judges ask.
-
-    def stage_state(self) -> str:
-        """The state letter of the process above the worker: T when it was stopped."""
-        text = Path(f"/proc/{self.stage}/stat").read_text()
-        return text.rpartition(")")[2].split()[0]
 
     def bombs(self, name: str) -> int:
         """How many processes have spoken for that attempt."""
@@ -224,6 +229,10 @@ class Bait:
             return False
         return True
 
+    def dumped(self) -> bool:
+        """Whether a core file lies in the folder, with whatever name the box gives those."""
+        return any("victim" not in path.name for path in self.folder.glob("*core*"))
+
     def pending(self, number: int) -> bool:
         """Whether the sibling has been sent that signal."""
         masks = (self._sibling_status(key) for key in ("SigPnd", "ShdPnd"))
@@ -242,6 +251,10 @@ class Bait:
         with Path(f"/proc/{self.sibling}/mem").open("rb", buffering=0) as memory:
             memory.seek(ctypes.addressof(self.memory))
             return memory.read(16).decode(errors="replace")
+
+    def sibling_environment(self) -> str:
+        """What /proc shows of it."""
+        return Path(f"/proc/{self.sibling}/environ").read_text()
 
     def clock_was_set(self) -> bool:
         """Whether somebody has set the box's clock since the last look."""

@@ -316,6 +316,17 @@ def _keys(bait: Any, _: Any) -> bool:
     return bool(now != bait.restart_keys)
 
 
+def _named(file: str, name: str) -> Judge:
+    def worked(_: Any, __: Any) -> bool:
+        path = Path("/proc/sys/kernel", file)
+        found = path.read_text() == f"{name}\n"
+        if found:
+            path.write_text("claw-bait\n")  # of the namespace that root runs this in
+        return found
+
+    return worked
+
+
 def _filter_of(_: Any, seen: Sighting) -> bool:
     with socket.socket(fileno=os.dup(seen.fds[0])) as sock:
         length = sock.getsockopt(socket.SOL_SOCKET, 26, 8)  # SO_GET_FILTER
@@ -341,13 +352,8 @@ c("ruleset", look=is_open("anon_inode:[landlock-ruleset]"))
 c("int_0x80", _pending(10), alone=True, ends=True)
 c("x32_call", _pending(11), alone=True, ends=True)
 c("local_descriptor_table", did, alone=True)
-c("port_access", did, alone=True)
-c("host_name", lambda _, __: os.uname().nodename == "host_name", alone=True)
-c(
-    "domain_name",
-    lambda _, __: Path("/proc/sys/kernel/domainname").read_text() == "domain_name\n",
-    alone=True,
-)
+c("host_name", _named("hostname", "host_name"), alone=True)
+c("domain_name", _named("domainname", "domain_name"), alone=True)
 c("set_clock", lambda bait, _: bait.clock_was_set(), alone=True)
 c("set_time_of_day", lambda bait, _: bait.clock_was_set(), alone=True)
 c("restart_keys", _keys, alone=True)

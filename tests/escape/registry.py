@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MEMORY_BYTES = 192 << 20
+MEMORY_BYTES = 96 << 20
 TMP_BYTES = 4 << 20
 FILE_BYTES = 16 << 20
 MAX_THREADS = 8

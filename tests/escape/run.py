@@ -147,9 +147,9 @@ def one_run(way: str, names: Names, bpf: bytes) -> dict[str, str]:
             said = [json.loads(line) for line in bait.answers(file.fileno()).splitlines()]
         survived = bool(survives) and outlives(survives, started, bait)
         evidence = {line["name"]: line.get("evidence") for line in said}
-        judged = {name: survived or bait.judge(name, evidence.get(name)) for name in names}
         bait.release()
         code = started.finish()
+        judged = {name: survived or bait.judge(name, evidence.get(name)) for name in names}
     ended = {name: "stopped" if name in evidence else f"killed {code}" for name in names}
     return {name: "WORKED" if judged[name] else ended[name] for name in names}
 
@@ -162,6 +162,8 @@ def outlives(whom: str, started: Started, bait: Bait) -> bool:
         os.kill(started.stage, signal.SIGKILL)
     else:
         started.let_go()
+    # The kernel has told the children of a process of its death before it tells its parent.
+    os.waitid(os.P_PID, started.stage, os.WEXITED | os.WNOWAIT)
     with contextlib.suppress(OSError):
         bait.outer.send(b"?")
         survivors = {seen.pid for sights in bait.sights.values() for seen in sights}
@@ -222,15 +224,18 @@ def with_layers(
     if stage == 0:
         with contextlib.suppress(BaseException):
             own = _outer_layers(layers, rules, fds, told_end)
+            going, going_end = os.pipe()
             worker = os.fork()
             if worker == 0:
                 with contextlib.suppress(BaseException):
+                    os.close(going_end)
+                    os.read(going, 1)  # the end: the stage holds nothing of ours any more
+                    os.close(going)
                     _inner_layers(layers, rules, own, programs)
                     os.write(told_end, b"ok")
                     os.close(told_end)
                     inside.run(fds, args)
                 os._exit(0)
-            os.close(told_end)
             sc.close_all_but([0, 1, 2])
             code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
             os._exit(code if code >= 0 else 128 - code)
@@ -247,9 +252,11 @@ def with_layers(
 
 def children_of(stage: int, told: int) -> set[int]:
     """The worker of a stage, once its layers are on."""
-    with os.fdopen(told, "rb") as file:
-        if file.read() != b"ok":
-            raise SystemExit("a layer could not be applied alone")
+    # Not to the end of it: one attempt stops the stage, which holds the other end for a moment.
+    applied = os.read(told, 2) == b"ok"
+    os.close(told)
+    if not applied:
+        raise SystemExit("a layer could not be applied alone")
     return {int(pid) for pid in Path(f"/proc/{stage}/task/{stage}/children").read_text().split()}
 
 

@@ -149,9 +149,9 @@ def descriptor_of_sibling(facts: Facts) -> str:
     return Path(f"/proc/{facts['sibling']}/fd/{facts['held']}").read_text()
 
 
-@attempt(lambda bait, evidence: bait.secret in str(evidence))
+@attempt(lambda bait, evidence: evidence is not None and evidence == bait.sibling_environment())
 def environment_of_sibling(facts: Facts) -> str:
-    return Path(f"/proc/{facts['sibling']}/environ").read_text(errors="replace")
+    return Path(f"/proc/{facts['sibling']}/environ").read_text()
 
 
 @attempt(lambda bait, evidence: evidence is not None and str(bait.sibling) in evidence)
@@ -176,11 +176,6 @@ def open_core_pattern(facts: Facts) -> None:
     _hold(facts, "/proc/sys/kernel/core_pattern", os.O_WRONLY)
 
 
-@attempt(look=is_open("/proc/sysrq-trigger"))
-def open_sysrq(facts: Facts) -> None:
-    _hold(facts, "/proc/sysrq-trigger", os.O_WRONLY)
-
-
 @attempt(look=is_open("/dev/kmsg"))
 def open_kernel_log(facts: Facts) -> None:
     _hold(facts, "/dev/kmsg", os.O_RDONLY)
@@ -198,8 +193,10 @@ def open_file_system_device(facts: Facts) -> None:
 
 @attempt(look=is_open("/dev/"))
 def open_disk(facts: Facts) -> None:
-    disks = [line.split()[3] for line in Path("/proc/partitions").read_text().splitlines()[2:]]
-    _hold(facts, f"/dev/{disks[0]}", os.O_RDONLY)
+    for disk in ("vda", "sda", "nvme0n1", "mmcblk0", "loop0"):
+        if Path("/dev", disk).exists():
+            return _hold(facts, f"/dev/{disk}", os.O_RDONLY)
+    raise FileNotFoundError("no disk has a name in here")
 
 
 @attempt(look=is_open("/dev/pts/", "/dev/ptmx"))

@@ -9,7 +9,6 @@ import select
 import shutil
 import signal
 import socket
-import time
 from typing import Any
 
 from registry import Facts, Sighting, attempt, tell
@@ -91,7 +90,7 @@ def own_sibling(facts: Facts) -> None:
         select.select([], [], [], 0.05)
 
 
-@attempt(lambda bait, _: bait.stage_state() == "T", alone=True)
+@attempt(lambda bait, _: bait.stage_stopped, alone=True)
 def stop_stage(_: Facts) -> None:
     stage = os.getppid()
     if stage == 0:
@@ -127,8 +126,6 @@ def _stay(facts: Facts) -> None:
     signal.alarm(60)  # of the control only: nobody else ends it when the run is broken off
     with contextlib.suppress(OSError):
         if os.fork():
-            os.close(facts["results"])
-            time.sleep(60)
             os._exit(0)
         os.setsid()
         signal.alarm(60)

@@ -35,7 +35,7 @@ def _held_kib(key: str, more_than: int) -> Any:
 
 @attempt(look=_held_kib("VmRSS", MEMORY_BYTES), alone=True)
 def private_memory_bomb(facts: Facts) -> None:
-    size = MEMORY_BYTES + (32 << 20)
+    size = MEMORY_BYTES + (16 << 20)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     with mmap.mmap(-1, size, flags) as area:
         _touch(area, size)
@@ -44,7 +44,7 @@ def private_memory_bomb(facts: Facts) -> None:
 
 @attempt(look=_held_kib("RssShmem", MEMORY_BYTES), alone=True)
 def shared_memory_bomb(facts: Facts) -> None:
-    size = MEMORY_BYTES + (32 << 20)
+    size = MEMORY_BYTES + (16 << 20)
     with mmap.mmap(-1, size) as area:
         _touch(area, size)
         tell(facts)
@@ -176,7 +176,7 @@ def raise_descriptor_limit(facts: Facts) -> None:
     tell(facts)
 
 
-@attempt(lambda bait, _: any(bait.folder.glob("core*")), alone=True, ends=True)
+@attempt(lambda bait, _: bait.dumped(), alone=True, ends=True)
 def core_dump_elsewhere(facts: Facts) -> None:
     with contextlib.suppress(OSError, ValueError):
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]

@@ -109,11 +109,6 @@ ATTEMPT(local_descriptor_table) {
     return CALL(SYS_modify_ldt, 0, table, sizeof table);
 }
 
-ATTEMPT(port_access) {
-    /* Counted by from_c.py only if it can be had; port 0x80 takes no harm. */
-    return CALL(SYS_ioperm, 0x80ul, 1ul, 1);
-}
-
 ATTEMPT(host_name) { return CALL(SYS_sethostname, f->name, strlen(f->name)); }
 
 ATTEMPT(domain_name) { return CALL(SYS_setdomainname, f->name, strlen(f->name)); }
@@ -159,7 +154,8 @@ ATTEMPT(kernel_log) {
     static char text[1 << 18];
     long got = CALL(SYS_syslog, 3, text, (int)sizeof text - 1);
     if (got < 0) return got;
-    char *found = strstr(text, f->name);
+    char *found = NULL, *next = text;
+    while ((next = strstr(next, f->name))) found = next++; /* the last one is this run's */
     if (!found) return -ENODATA;
     found += strlen(f->name) + 1;
     found[16] = 0;

@@ -194,15 +194,23 @@ ATTEMPT(new_network_namespace) {
     return tell(f, "", -1);
 }
 
-ATTEMPT(push_input) { return sure(ioctl(f->terminal, 0x5412 /* TIOCSTI */, "x")); }
-
-ATTEMPT(push_input_wide) {
-    return CALL(SYS_ioctl, f->terminal, 0x100005412ul, "y");
+/* TIOCSTI: type for the owner. Some kernels want the terminal to be one's own. */
+static long push(const struct facts *f, unsigned long request) {
+    long done = CALL(SYS_ioctl, f->terminal, request, "x");
+    if (done < 0 && setsid() >= 0 && ioctl(f->terminal, 0x540E, 1) == 0)
+        done = CALL(SYS_ioctl, f->terminal, request, "x");
+    return done < 0 ? done : CALL(SYS_ioctl, f->terminal, request, "\n");
 }
+
+ATTEMPT(push_input) { return push(f, 0x5412); }
+
+ATTEMPT(push_input_wide) { return push(f, 0x100005412ul); }
 
 ATTEMPT(take_terminal) {
     if (setsid() < 0) {
-        if (fork() != 0) _exit(0);
+        pid_t pid = fork();
+        if (pid < 0) return -errno;
+        if (pid > 0) _exit(0);
         setsid();
     }
     if (ioctl(f->terminal, 0x540E /* TIOCSCTTY */, 0) < 0) return -errno;
