@@ -2,7 +2,8 @@
 
 A WAY is ``none`` (the control: a fork, nothing applied), a level of the sandbox (the real launcher
 and stage), or ``only:LAYER`` (that one layer of the sandbox's own code in a forked child, all
-others switched off). Prints one JSON object: way -> name -> "WORKED", "stopped" or "killed CODE",
+others switched off), or ``claims:LAYER`` (the same, for those attempts alone that the committed
+table says it stops: these can share a worker). Prints one JSON object: way -> name -> "WORKED", "stopped" or "killed CODE",
 and "box": the layers that this box has.
 
 A root runs all of it in mount, IPC and host name namespaces of its own, so that what succeeds in
@@ -44,6 +45,7 @@ from registry import (  # noqa: E402
     MAX_THREADS,
     MEMORY_BYTES,
     TMP_BYTES,
+    Attempt,
 )
 
 LAYERS = (
@@ -56,6 +58,13 @@ LAYERS = (
     "syscalls",
     "code",
 )
+NEEDS = {
+    "full": {"namespaces", "landlock"},
+    "no-landlock": {"namespaces"},
+    "no-userns": {"landlock"},
+}
+for _way in ("only", "claims"):
+    NEEDS |= {f"{_way}:{layer}": {layer} for layer in ("namespaces", "landlock")}
 UID = 65_534
 Names = list[str]
 
@@ -90,6 +99,8 @@ def main() -> None:
     bpf = Path(sys.argv[1]).read_bytes()
     found: dict[str, Any] = {"box": box()}
     for way in sys.argv[3:]:
+        if not NEEDS.get(way, set()) <= {name for name, there in found["box"].items() if there}:
+            continue
         found[way] = {}
         for names in runs(way):
             found[way] |= one_run(way, names, bpf)
@@ -116,19 +127,30 @@ def box() -> dict[str, int]:
 
 
 def runs(way: str) -> Iterator[Names]:
-    """Which attempts share a worker: in a level, all but those that end it when they are stopped."""
-    apart = {name for name, a in ATTEMPTS.items() if (a.ends if way in LEVELS else a.alone)}
+    """Which attempts share a worker: where all are stopped, those that do not end it then."""
+    wanted = ATTEMPTS
+    if way.startswith("claims:"):
+        wanted = claimed(way.removeprefix("claims:"))
+    stopped = way in LEVELS or way.startswith("claims:")
+    apart = {name for name, a in wanted.items() if (a.ends if stopped else a.alone)}
     for strict in (False, True):
-        together = [n for n, a in ATTEMPTS.items() if n not in apart and a.strict == strict]
+        together = [n for n, a in wanted.items() if n not in apart and a.strict == strict]
         if together:
             yield together
     yield from ([name] for name in sorted(apart))
 
 
+def claimed(layer: str) -> dict[str, Attempt]:
+    """What the committed table says that a layer stops for this user."""
+    rows = json.loads((HERE / "table.json").read_text())["attempts"]
+    who = "user" if os.geteuid() else "root"
+    return {name: a for name, a in ATTEMPTS.items() if who in rows[name]["stopped by"][layer]}
+
+
 def one_run(way: str, names: Names, bpf: bytes) -> dict[str, str]:
     """Run ``names`` in one process and judge each from out here."""
     strict, survives = ATTEMPTS[names[0]].strict, ATTEMPTS[names[0]].survives
-    layers = {"none": set[str]()}.get(way, {way.removeprefix("only:")})
+    layers = set() if way == "none" else {way.partition(":")[2]}
     bait = Bait(names, sealed=way in LEVELS or "handover" in layers)
     with contextlib.closing(bait):
         os.environ["CLAW_BAIT"] = bait.secret
@@ -138,7 +160,6 @@ def one_run(way: str, names: Names, bpf: bytes) -> dict[str, str]:
         if way in LEVELS:
             started = at_level(way, policy(strict), fds, args, bpf)
         else:
-            # The tmp of one that has no quota of its own is not the test of another layer.
             started = with_layers(layers, policy(strict), fds, args, filters.unpack(bpf))
         os.close(results_end)
         bait.inner.close()

@@ -110,6 +110,7 @@ def large_file(facts: Facts) -> None:
 def thread_bomb(facts: Facts) -> None:
     gate = threading.Event()
     threads = []
+    threading.stack_size(1 << 16)  # what bounds memory must not hide what bounds threads
     try:
         with contextlib.suppress(RuntimeError):
             for _ in range(4 * MAX_THREADS):
