@@ -50,6 +50,7 @@ class Bait:
             self.victim(name).write_text(self.secret)
             os.utime(self.victim(name), (1, 1))
         (self.folder / "mount").mkdir()
+        (self.folder / "link").symlink_to(self.secret)
         self._open_sockets()
         self._open_memory()
         self.outer, self.inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,7 +60,13 @@ class Bait:
         self.leaked = os.open(self.file, os.O_RDONLY)
         self.pipe, self.leaked_pipe = os.pipe()
         os.set_blocking(self.pipe, False)
+        self.memory = ctypes.create_string_buffer(self.secret.encode())
+        self.held = os.open(self.file, os.O_RDONLY)
         self.sibling = self._fork_sibling()
+        # Another one, of a scheduling class that was given to it.
+        self.demoted = self._fork_sibling()
+        os.sched_setscheduler(self.demoted, os.SCHED_BATCH, os.sched_param(0))
+        os.close(self.held)
         self.clock = _clock_watch()
         self.aio = _number("/proc/sys/fs/aio-nr")
         self._log_secret()
@@ -108,18 +115,18 @@ class Bait:
         self.control = None
         if self.sealed:
             self.control = ControlPage()
+            self.control.set(64, 7)
             self.control_fd, self.segment = self.control.fd, create("claw-bait", mmap.PAGESIZE)
         else:
             self.control_fd, self.segment = (os.memfd_create("open") for _ in range(2))
             for fd in (self.control_fd, self.segment):
                 os.ftruncate(fd, mmap.PAGESIZE)
+            os.pwrite(self.control_fd, b"\7", 256)
         for fd in (self.control_fd, self.segment):
             os.set_inheritable(fd, True)
 
     def _fork_sibling(self) -> int:
         """A process of the daemon's own user that sleeps, holds the secret, and keeps signals."""
-        self.memory = ctypes.create_string_buffer(self.secret.encode())
-        self.held = os.open(self.file, os.O_RDONLY)
         pid = os.fork()
         if pid == 0:
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -127,7 +134,6 @@ class Bait:
             sc.close_all_but([self.held])
             while True:
                 signal.pause()
-        os.close(self.held)
         return pid
 
     def _facts(self) -> dict[str, Any]:
@@ -142,6 +148,7 @@ class Bait:
             "fast": self.fast.getsockname()[1],
             "multipath": self.multipath.getsockname()[1],
             "sibling": self.sibling,
+            "demoted": self.demoted,
             "held": self.held,
             "address": ctypes.addressof(self.memory),
             "leaked": self.leaked,
@@ -153,8 +160,9 @@ class Bait:
 
     def close(self) -> None:
         """Remove all of it."""
-        os.kill(self.sibling, signal.SIGKILL)
-        os.waitpid(self.sibling, 0)
+        for pid in (self.sibling, self.demoted):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         for sock in (*self.sockets, self.outer, self.inner):
             sock.close()
         mine = [self.memfd, self.segment, self.terminal, self.terminal_end, self.leaked]

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from registry import ATTEMPTS, Facts, Judge, Sighting, add, is_open, is_secret, told
+from registry import ATTEMPTS, MEMORY_BYTES, Facts, Judge, Sighting, add, is_open, is_secret, told
 from registry import unless_unreadable as careful
 
 FOLDER = next((Path(p) for p in sys.path if Path(p, "libescape.so").exists()), None)
@@ -142,11 +142,17 @@ def _listed(kind: str) -> Judge:
     return worked
 
 
+def _holds(key: str, more_than: int) -> Judge:
+    return lambda _, seen: int(seen.status(key)[0]) << 10 > more_than
+
+
 c("memory_object", look=is_open("/memfd:"))
 c("secret_memory", look=is_open("/secretmem"))
 c("write_control_page", _page(0))
 c("unprotect_control_page", _page(64))
 c("reopen_control_page", _page(128))
+c("punch_control_page", lambda bait, _: os.pread(bait.control_fd, 1, 256) != b"\7", alone=True)
+c("remove_control_page", lambda bait, _: os.pread(bait.control_fd, 1, 256) != b"\7", alone=True)
 c("shrink_segment", _size(lambda size: size == 0), alone=True)
 c("grow_segment", _size(lambda size: size > resource.getpagesize()), alone=True)
 c("system_v_memory", _listed("shm"))
@@ -161,6 +167,9 @@ c("compare_sibling", did)
 c("pages_of_sibling", did)
 c("advise_sibling", did)
 c("fault_handler", look=is_open("anon_inode:[userfaultfd]"))
+c("zero_device_bomb", look=_holds("RssShmem", 32 << 20), alone=True)
+c("stack_memory_bomb", look=_holds("VmRSS", MEMORY_BYTES), alone=True)
+c("page_table_bomb", look=_holds("VmPTE", 24 << 20), alone=True)
 c("lock_memory", look=lambda _, seen: int(seen.status("VmLck")[0]) > 0)
 c("widen_pipe", look=lambda _, seen: fcntl.fcntl(seen.fds[0], fcntl.F_GETPIPE_SZ) > 1 << 16)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MEMORY_BYTES = 96 << 20
+ADDRESS_BYTES = 8 << 30
 TMP_BYTES = 4 << 20
 FILE_BYTES = 16 << 20
 MAX_THREADS = 8

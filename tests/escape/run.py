@@ -39,6 +39,7 @@ from clawai.sandbox import (  # noqa: E402
 from clawai.sandbox import syscalls as sc  # noqa: E402
 from clawai.sandbox.policy import LEVELS, Policy  # noqa: E402
 from registry import (  # noqa: E402
+    ADDRESS_BYTES,
     ATTEMPTS,
     FILE_BYTES,
     MAX_FDS,
@@ -86,6 +87,7 @@ def policy(strict: bool, tmp_bytes: int = TMP_BYTES) -> Policy:
         tmp_bytes=tmp_bytes,
         file_bytes=FILE_BYTES,
         memory_bytes=MEMORY_BYTES,
+        address_bytes=ADDRESS_BYTES,
         max_threads=MAX_THREADS,
         max_fds=MAX_FDS,
         executable_memory=not strict,

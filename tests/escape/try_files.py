@@ -48,6 +48,11 @@ def probe_names(facts: Facts) -> list[bool]:
     return [os.access(facts["file"] + end, os.F_OK) for end in ("", ".not-there")]
 
 
+@attempt(is_secret)
+def read_link(facts: Facts) -> str:
+    return os.readlink(f"{facts['folder']}/link")  # noqa: PTH115
+
+
 @attempt(lambda bait, evidence: evidence is not None and "secret" in evidence)
 def list_folder(facts: Facts) -> list[str]:
     return sorted(entry.name for entry in Path(facts["folder"]).iterdir())

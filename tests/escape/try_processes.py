@@ -114,6 +114,27 @@ def schedule_sibling(facts: Facts) -> None:
     os.sched_setscheduler(facts["sibling"], os.SCHED_BATCH, os.sched_param(0))
 
 
+@attempt(lambda bait, _: os.sched_getscheduler(bait.demoted) == os.SCHED_OTHER)
+def demote_sibling(facts: Facts) -> None:
+    # To the ordinary class, which a library asks for itself: out of any that the owner gave.
+    os.sched_setscheduler(facts["demoted"], os.SCHED_OTHER, os.sched_param(0))
+
+
+@attempt(lambda _, evidence: evidence == [True, False])
+def probe_processes(facts: Facts) -> list[bool]:
+    found = []
+    for pid in (facts["sibling"], 1 << 22):
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.sched_getscheduler(pid) >= 0)
+        found += [False] * (pid == 1 << 22 and len(found) < 2)
+    return found
+
+
+@attempt(lambda bait, evidence: evidence == str(bait.file))
+def link_of_sibling(facts: Facts) -> str:
+    return os.readlink(f"/proc/{facts['sibling']}/fd/{facts['held']}")  # noqa: PTH115
+
+
 @attempt(
     lambda bait, _: resource.prlimit(bait.sibling, resource.RLIMIT_NOFILE)[0] == 77, alone=True
 )
@@ -125,7 +146,8 @@ def _stay(facts: Facts) -> None:
     """Ignore what can be ignored, leave if possible, disarm the death signal, and stay."""
     signal.alarm(60)  # of the control only: nobody else ends it when the run is broken off
     with contextlib.suppress(OSError):
-        if os.fork():
+        # Process 1 takes its children along when it ends: it stays itself.
+        if os.getpid() != 1 and os.fork():
             os._exit(0)
         os.setsid()
         signal.alarm(60)

@@ -105,6 +105,11 @@ def kernel_events(facts: Facts) -> None:
     _show(facts, socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 15))  # KOBJECT_UEVENT
 
 
+@attempt(lambda _, evidence: evidence == os.uname().nodename)
+def learn_host_name(_: Facts) -> str:
+    return os.uname().nodename
+
+
 @attempt(is_secret)
 def environment_of_parent(_: Facts) -> str | None:
     # Set by whoever runs the attempts, in the environment of the process that spawns.

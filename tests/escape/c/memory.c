@@ -44,6 +44,53 @@ ATTEMPT(shrink_segment) { return sure(ftruncate(f->segment, 0)); }
 
 ATTEMPT(grow_segment) { return sure(fallocate(f->segment, 0, 0, 1 << 20)); }
 
+ATTEMPT(punch_control_page) {
+    return sure(fallocate(f->control, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096));
+}
+
+ATTEMPT(remove_control_page) {
+    char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, f->control, 0);
+    if (page == MAP_FAILED) page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, f->control, 0);
+    if (page == MAP_FAILED) return -errno;
+    return sure(madvise(page, 4096, MADV_REMOVE));
+}
+
+static long bomb(const struct facts *f, char *area, size_t size, size_t step, int write) {
+    volatile char *touched = area;
+    if (area == MAP_FAILED) return -errno;
+    for (size_t at = 0; at < size; at += step) {
+        if (write) touched[at] = 1;
+        else (void)touched[at];
+    }
+    long said = tell(f, "", -1);
+    munmap(area, size);
+    return said;
+}
+
+/* A shared map of /dev/zero is shared memory without a name, asked for by a descriptor. */
+ATTEMPT(zero_device_bomb) {
+    size_t size = 48ul << 20;
+    int fd = open("/dev/zero", O_RDWR);
+    if (fd < 0) return -errno;
+    void *area = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return bomb(f, area, size, 4096, 1);
+}
+
+/* What grows downwards counts as a stack, which the limit of private memory does not see. */
+ATTEMPT(stack_memory_bomb) {
+    size_t size = 112ul << 20;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE;
+    return bomb(f, mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0), size, 4096, 1);
+}
+
+/* Reading what was never written costs no page, but the tables that lead there. */
+ATTEMPT(page_table_bomb) {
+    size_t size = 16ul << 30;
+    char *area = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area != MAP_FAILED) madvise(area, size, MADV_NOHUGEPAGE);
+    return bomb(f, area, size, 2ul << 20, 0);
+}
+
 ATTEMPT(system_v_memory) { return sure(shmget(f->key, 4096, IPC_CREAT | 0600)); }
 
 ATTEMPT(system_v_semaphore) { return sure(semget(f->key, 1, IPC_CREAT | 0600)); }
