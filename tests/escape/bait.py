@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from registry import ATTEMPTS, WAIT, Sighting
+
 from clawai.kernel.control import ControlPage
 from clawai.kernel.steward.memory import create
 from clawai.sandbox import syscalls as sc
-from registry import ATTEMPTS, WAIT, Sighting
 
 _CANCEL_ON_SET = 3  # TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET
 _libc = ctypes.CDLL(None, use_errno=True)

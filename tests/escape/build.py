@@ -1,4 +1,4 @@
-"""Compile the attempts in C into a folder: ``build.py FOLDER``. They need x86-64 and a C compiler."""
+"""Compile the attempts in C into a folder: ``build.py FOLDER``; needs x86-64 and a C compiler."""
 
 import subprocess
 import sys

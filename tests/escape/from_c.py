@@ -20,7 +20,18 @@ from registry import unless_unreadable as careful
 
 FOLDER = next((Path(p) for p in sys.path if Path(p, "libescape.so").exists()), None)
 _TEXTS = ("name", "folder", "file", "victim", "tmp")
-_NUMBERS = ("post", "memfd", "control", "segment", "terminal", "sibling", "held", "fast", "key", "restart_keys")
+_NUMBERS = (
+    "post",
+    "memfd",
+    "control",
+    "segment",
+    "terminal",
+    "sibling",
+    "held",
+    "fast",
+    "key",
+    "restart_keys",
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -1,8 +1,8 @@
 """What an escape attempt is, and how its effect is seen from outside.
 
-The trying half (``run``) goes through in the worker, with the standard library only. It may ``tell``:
-a message, and perhaps a descriptor that it got hold of, goes to the outside over one inherited
-socket, and the sender waits there. The kernel itself attests who sent it, so the outside looks at
+The trying half (``run``) goes through in the worker, with the standard library only. It may
+``tell``: a message, and perhaps a descriptor that it got hold of, goes to the outside over one
+inherited socket, and the sender waits there. The kernel itself attests who sent it, so the outside looks at
 that process or that descriptor while the attempt still holds it (``look``). What changes a file, a
 socket or another process is judged afterwards (``worked``), from the thing itself. What a ``look``
 cannot make out counts as an escape.
@@ -58,8 +58,10 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt. ``alone``: it may end or change its process when it works. ``ends``: it may do so
-    when it is stopped as well. ``strict``: it is for a profile without executable memory.
+    """One attempt.
+
+    ``alone``: it may end or change its process when it works. ``ends``: it may do so when it is
+    stopped as well. ``strict``: it is for a profile without executable memory.
     """
 
     name: str

@@ -3,8 +3,8 @@
 A WAY is ``none`` (the control: a fork, nothing applied), a level of the sandbox (the real launcher
 and stage), or ``only:LAYER`` (that one layer of the sandbox's own code in a forked child, all
 others switched off), or ``claims:LAYER`` (the same, for those attempts alone that the committed
-table says it stops: these can share a worker). Prints one JSON object: way -> name -> "WORKED", "stopped" or "killed CODE",
-and "box": the layers that this box has.
+table says it stops: these can share a worker). Prints one JSON object: way -> name -> "WORKED",
+"stopped" or "killed CODE", and "box": the layers that this box has.
 
 A root runs all of it in mount, IPC and host name namespaces of its own, so that what succeeds in
 the control does not reach the box.
@@ -27,6 +27,17 @@ sys.path[:0] = [str(LIBRARIES)]
 
 import inside  # noqa: E402 - its C half lies in the folder that was just named
 from bait import GROUP_SIGNAL, Bait  # noqa: E402
+from registry import (  # noqa: E402
+    ADDRESS_BYTES,
+    ATTEMPTS,
+    FILE_BYTES,
+    MAX_FDS,
+    MAX_THREADS,
+    MEMORY_BYTES,
+    TMP_BYTES,
+    Attempt,
+)
+
 from clawai.sandbox import (  # noqa: E402
     filters,
     landlock,
@@ -38,16 +49,6 @@ from clawai.sandbox import (  # noqa: E402
 )
 from clawai.sandbox import syscalls as sc  # noqa: E402
 from clawai.sandbox.policy import LEVELS, Policy  # noqa: E402
-from registry import (  # noqa: E402
-    ADDRESS_BYTES,
-    ATTEMPTS,
-    FILE_BYTES,
-    MAX_FDS,
-    MAX_THREADS,
-    MEMORY_BYTES,
-    TMP_BYTES,
-    Attempt,
-)
 
 LAYERS = (
     "handover",

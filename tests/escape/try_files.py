@@ -1,4 +1,4 @@
-"""Files, folders, devices. Landlock alone misses the attributes, the private root misses nothing."""
+"""Files, folders, devices. Landlock alone misses the attributes, the private root nothing."""
 
 import os
 from pathlib import Path

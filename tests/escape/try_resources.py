@@ -75,7 +75,7 @@ def fill_tmp(facts: Facts) -> None:
             os.close(fd)
 
 
-@attempt(look=lambda _, seen: len(os.listdir(seen.fds[0])) == _NODES)
+@attempt(look=lambda _, seen: len(os.listdir(seen.fds[0])) == _NODES)  # noqa: PTH208
 def fill_tmp_with_names(facts: Facts) -> None:
     folder = _tmp(facts, "names")
     folder.mkdir()
