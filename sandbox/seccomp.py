@@ -161,8 +161,8 @@ def _add_argument_rules(rules: Any) -> None:
     _add(rules, seccomp.ALLOW, "prlimit64", _low_is(0, 0), seccomp.Arg(2, equal, 0))
     _one_of(rules, "kill", 0, (filters.OWN_PID,))
     _one_of(rules, "tgkill", 0, (filters.OWN_PID,))
-    # libzmq aborts when it may not set the ordinary policy on its own threads. They have it already,
-    # and the number could be anybody's: the call is not made, and says that it has succeeded.
+    # libzmq aborts when it may not set the ordinary policy on its own threads. They have it, and
+    # the number could be anybody's: the call is not made, and says that it has succeeded.
     _add(rules, seccomp.ERRNO(0), "sched_setscheduler", _low_is(1, _SCHED_OTHER))
     _one_of(rules, "sched_setaffinity", 0, (0,))
     # Private memory is counted by RLIMIT_DATA, a mapped descriptor by whoever made it; shared

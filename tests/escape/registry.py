@@ -2,10 +2,10 @@
 
 The trying half (``run``) goes through in the worker, with the standard library only. It may
 ``tell``: a message, and perhaps a descriptor that it got hold of, goes to the outside over one
-inherited socket, and the sender waits there. The kernel itself attests who sent it, so the outside looks at
-that process or that descriptor while the attempt still holds it (``look``). What changes a file, a
-socket or another process is judged afterwards (``worked``), from the thing itself. What a ``look``
-cannot make out counts as an escape.
+inherited socket, and the sender waits there. The kernel itself attests who sent it, so the
+outside looks at that process or that descriptor while the attempt still holds it (``look``). What
+changes a file, a socket or another process is judged afterwards (``worked``), from the thing
+itself. What a ``look`` may not see counts as an escape.
 """
 
 import array

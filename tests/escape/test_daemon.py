@@ -81,7 +81,7 @@ def tmp(ctx: Context) -> int:
     def fill():
         kept.append(open(f"fill-{len(kept)}", "wb", buffering=0))
         kept[-1].write(bytes(16 << 20))
-    return tried(*[fill] * 100) == 100
+    return int(tried(*[fill] * 100) == 100)
 
 @operation("worst.pages")
 def pages(ctx: Context) -> int:
@@ -103,8 +103,9 @@ def rights(ctx: Context) -> int:
     """Descriptors with every byte, on whatever socket there is."""
     sock = ctx.outlet._sock
     cargo = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 200))]
-    # An empty ping of ZMTP each time.
-    return tried(*[lambda: sock.sendmsg([b"\\x04\\x07\\x04PING\\x00\\x00"], cargo)] * 500) * 0
+    # An empty ping of ZMTP each time. Sending is allowed; that nothing arrives is seen outside.
+    tried(*[lambda: sock.sendmsg([b"\\x04\\x07\\x04PING\\x00\\x00"], cargo)] * 500)
+    return 0
 
 @operation("worst.sockets")
 def sockets(ctx: Context) -> int:
@@ -117,7 +118,7 @@ def sockets(ctx: Context) -> int:
 
 @operation("worst.noise")
 def noise(ctx: Context) -> int:
-    for number in range(50_000):
+    for number in range(3_000):
         print("x" * 200)
     return 0
 
