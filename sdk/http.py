@@ -27,7 +27,7 @@ _CONNECT = {"timed_out": httpcore.ConnectTimeout, "too_many": httpcore.PoolTimeo
 
 
 class Stream(httpcore.NetworkStream):
-    """A connection as httpcore wants it. ``sock`` may be TLS, which tells a broken end by itself."""
+    """A connection as httpcore wants it. ``sock`` may be TLS."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock

@@ -13,10 +13,11 @@ import errno
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Network", "NetworkError", "network_of"]
 
+_T = TypeVar("_T")
 _LOOK = 0.1
 """Seconds between two looks at whether the task is to stop."""
 _GRACE = 5.0
 """Seconds that the broker may take longer than it was told to."""
 _ANSWER = 64 * 1024
+_number = struct.Struct("i")
 _KEPT = 1024
 """Ends of connections that are remembered until somebody asks."""
 _FIELDS = ("got", "allowed", "hint", "retry_after_ms")
@@ -93,7 +96,7 @@ class Connection(socket.socket):
             self._network.ended(self._number)
         return count
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _read(self, read: Callable[[], _T]) -> _T:
         try:
             return read()
         except ConnectionResetError:
@@ -248,13 +251,15 @@ class Network:
         assert self._channel
         with self._state:
             try:
-                data, fds, flags, _ = socket.recv_fds(
-                    self._channel, _ANSWER, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                # Not socket.recv_fds, which forgets its flags.
+                wanted = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                room = socket.CMSG_SPACE(_number.size)
+                data, rights, flags, _ = self._channel.recvmsg(_ANSWER, room, wanted)
             except BlockingIOError:
                 return False
             except OSError:
-                data, fds, flags = b"", [], 0
+                data, rights, flags = b"", [], 0
+            fds = [fd for _, _, packed in rights for (fd,) in _number.iter_unpack(packed)]
             if not data:
                 self._gone = True
                 self._state.notify_all()

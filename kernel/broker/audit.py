@@ -1,4 +1,4 @@
-"""Writes the audit log (``clawai.sdk.audit``): in the steward, so that the broker cannot rewrite it.
+"""Writes the audit log (``clawai.sdk.audit``): by the steward, out of the broker's reach.
 
 A plugin that does more than is worth a line each gets one line a minute that counts the rest, and
 the files are of bounded size and number: no plugin can fill the disk, nor quickly push out what it

@@ -80,9 +80,10 @@ def enter(uid: int, more: Sequence[str] = ()) -> list[str]:
 def _compile() -> Any:
     """The system call filter; None where its library is missing."""
     try:
-        from clawai.sandbox.seccomp import seccomp
+        import clawai.sandbox.seccomp as library
     except OSError:
         return None
+    seccomp: Any = vars(library)["seccomp"]
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
     rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     known = [name for name in _SYSTEM_CALLS.split() if _exists(seccomp, name)]

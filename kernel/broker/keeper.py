@@ -1,4 +1,4 @@
-"""The steward's end of the network: starts the broker, binds what plugins listen on, writes the log.
+"""The steward's end of the network: starts the broker, binds ports, writes the log.
 
 The broker is started when the first worker needs it, and again when it dies: a copy of each
 worker's channel is kept here and handed to the next one, so that the workers notice no more than
@@ -29,7 +29,7 @@ from clawai.sdk.manifest import Permissions
 UID = 63999
 """Of the broker under a daemon that is root: below those of the plugins."""
 HOSTS = "CLAW_BROKER_HOSTS"
-"""Environment variable: a file that stands in for name servers, for tests (``resolve.HostsFile``)."""
+"""Environment variable, for tests: a file in place of name servers (``resolve.HostsFile``)."""
 
 
 @dataclass(slots=True)
@@ -176,9 +176,8 @@ class Network:
     def _audit(self, record: dict[str, Any], _: list[int]) -> None:
         self._note(record)
         if record["event"] == "cut":
-            text = (
-                f"worker {record['worker']} {record['plugin']} sent the broker {record['reason']}"
-            )
+            who = f"worker {record['worker']} {record['plugin']}"
+            text = f"{who} was cut off from the network: {record['reason']}"
             self.log.write("warning", text)
 
     def _note(self, record: dict[str, Any]) -> None:
