@@ -275,11 +275,12 @@ class Network:
             if len(self._ends) > _KEPT:
                 del self._ends[next(iter(self._ends))]
             return
-        if "again" in told:  # what the one before had heard, nobody will answer
+        if "again" in told:  # what the broker before this one had read, nobody will answer
+            kept = told["kept"]
             text = "the network broker was started again; open connections have ended"
             lost = {"reason": "lost", "error": {"code": "network", "message": text}}
-            answers = {each: (lost, -1) for each, got in self._waiting.items() if got is None}
-            self._waiting.update(answers)
+            open_ones = [each for each, got in self._waiting.items() if got is None]
+            self._waiting.update({each: (lost, -1) for each in open_ones if each not in kept})
         elif self._waiting.get(n, ()) is None:
             if cut:  # the system had no room for the descriptor
                 text = f"the plugin {self.plugin} has too many files open"

@@ -1,9 +1,9 @@
 """A real broker process with the steward's end of it in this one, and servers on the loopback."""
 
 import contextlib
-import os
 import select
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from clawai.kernel.steward.log import LogFile
 from clawai.sdk import audit
 from clawai.sdk.manifest import Permissions
 from clawai.sdk.net import Network as Worker
-from support import wait_until
+from support import descriptors, wait_until
 
 MIB = 1 << 20
 
@@ -30,7 +30,7 @@ class Steward:
         self.folder = folder
         self.hosts = folder / "hosts"
         self.hosts.write_text("")
-        folder.chmod(0o755)  # the broker of a root daemon is another user
+        folder.chmod(0o755)
         self.loop = Loop(lambda _: None)
         self.log = LogFile(folder / "log", "debug", MIB, False)
         self.network = Network(self.loop, self.log)
@@ -52,13 +52,17 @@ class Steward:
         """What a new worker of a plugin with these permissions has."""
         return self.numbered(*network, listen=listen)[1]
 
-    def numbered(self, *network: str, listen: tuple[str, ...] = ()) -> tuple[int, Worker]:
+    def numbered(
+        self, *network: str, listen: tuple[str, ...] = (), plugin: str = ""
+    ) -> tuple[int, Worker]:
         """Its number too."""
         self._last += 1
         asked = Permissions(network=dict.fromkeys(network, "?"), listen=dict.fromkeys(listen, "?"))
         with self.lock:
-            fds = self.network.join(self._last, "plug", asked)
-        made = Worker.of_worker(fds, {"plugin": "plug", "network": network})
+            # A name of its own: a plugin has only so many lines of the log.
+            plugin = plugin or f"plug{self._last}"
+            fds = self.network.join(self._last, plugin, asked)
+        made = Worker.of_worker(fds, {"plugin": plugin, "network": network})
         self._workers[self._last] = made
         return self._last, made
 
@@ -95,9 +99,13 @@ class Steward:
 
 
 @contextlib.contextmanager
-def stewards(folder: Path) -> Iterator[Steward]:
-    """A steward whose folders are here."""
-    with pytest.MonkeyPatch.context() as patch:
+def stewards() -> Iterator[Steward]:
+    """A steward with a folder of its own, which the broker of a root daemon reaches."""
+    with (
+        tempfile.TemporaryDirectory(prefix="claw-", dir="/tmp") as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        folder = Path(name)
         patch.setenv("XDG_STATE_HOME", str(folder))
         patch.setenv(HOSTS, str(folder / "hosts"))
         made = Steward(folder)
@@ -160,12 +168,7 @@ def free_port() -> int:
 
 def sockets_of(pid: int) -> int:
     """How many sockets a process has open."""
-    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in _names(pid)]
-    return sum(link.startswith("socket:") for link in links)
-
-
-def _names(pid: int) -> list[str]:
-    return os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208
+    return sum(link.startswith("socket:") for link in descriptors(pid).values())
 
 
 def reasons(records: list[Mapping[str, Any]]) -> list[str]:

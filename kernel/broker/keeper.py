@@ -176,6 +176,8 @@ class Network:
     def _audit(self, record: dict[str, Any], _: list[int]) -> None:
         self._note(record)
         if record["event"] == "cut":
+            if channel := self._channels.pop(record["worker"], None):
+                channel.end.close()  # only now does the worker see its end
             who = f"worker {record['worker']} {record['plugin']}"
             text = f"{who} was cut off from the network: {record['reason']}"
             self.log.write("warning", text)

@@ -118,10 +118,7 @@ class Relay:
                 more = self._pump(self.out, None) | self._pump(self.into, self._eof)
                 if self._masks:  # else both are gone: what is left is read now or never
                     break
-        except ConnectionResetError:
-            self.close("reset")
-            return
-        except OSError:  # the worker closed its end while we wrote, or the other host did
+        except OSError:  # one of the two closed its end, with something unread or while we wrote
             self.close("closed" if self._worker_left() else "reset")
             return
         if not self.open:
@@ -167,8 +164,8 @@ class Relay:
         if not self.open:
             return
         self.open = False
+        self._done(why)  # first: when the worker sees the end, it has been told why
         for fd, sock in self._sides.items():
             if fd not in self._gone:
                 self._loop.unwatch(fd)
             sock.close()
-        self._done(why)

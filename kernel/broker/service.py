@@ -143,7 +143,23 @@ class Broker:
         self.clients[number] = client
         self.loop.watch(sock.fileno(), lambda mask: self._asked(client, mask))
         if again:
-            self._answer(client, {"n": 0, "again": True})
+            self._resume(client)
+
+    def _resume(self, client: Client) -> None:
+        """Say that this is another broker, and which requests it has found unread."""
+        found: list[Request] = []
+        while len(found) < limits.CONNECTIONS:
+            try:
+                request = self._request(client)
+            except BlockingIOError:
+                break
+            if request is None:
+                return
+            found.append(request)
+        self._answer(client, {"n": 0, "again": True, "kept": [each.n for each in found]})
+        for request in found:
+            if client.number in self.clients:
+                self._begin(client, request, time.monotonic())
 
     def _gone(self, number: int, _: list[int]) -> None:
         if client := self.clients.get(number):
@@ -163,15 +179,29 @@ class Broker:
         if client.number not in self.clients or not mask & ~select.EPOLLOUT:
             return
         try:
+            request = self._request(client)
+        except BlockingIOError:
+            return
+        if request:
+            self._begin(client, request, time.monotonic())
+            self._pause(client)
+
+    def _request(self, client: Client) -> Request | None:
+        """The next request; None if the worker has ended, or was cut off.
+
+        Raises:
+            BlockingIOError: there is none.
+        """
+        try:
             # Descriptors that come along have no room and are closed by the system.
             data = client.sock.recv(limits.REQUEST + 1)
         except BlockingIOError:
-            return
+            raise
         except OSError:
             data = b""
         if not data:
             self._cut(client)
-            return
+            return None
         try:
             if len(data) > limits.REQUEST:
                 raise msgspec.DecodeError("too long")
@@ -179,11 +209,10 @@ class Broker:
             if request.n <= 0 or request.n in client.trades or request.n in client.relays:
                 raise msgspec.DecodeError("its number is taken")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            self._report(client, 0, "cut", reason=f"a message that is none: {error}"[:200])
+            self._report(client, 0, "cut", reason=f"it sent what is no request: {error}"[:200])
             self._cut(client)
-            return
-        self._begin(client, request, time.monotonic())
-        self._pause(client)
+            return None
+        return request
 
     def _cut(self, client: Client) -> None:
         """End everything that a worker has."""

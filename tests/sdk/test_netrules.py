@@ -1,4 +1,4 @@
-"""What the keys of [permissions.network] and [permissions.listen] mean, and which hosts are names."""
+"""What the keys of network and listen permissions mean, and which hosts are names."""
 
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def test_a_key_that_means_nothing_is_refused(key: str) -> None:
         "0x7f.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1", "017700000001", "127.0.0.0x1",
         "1.2.3.4.5", "256.1.1.1", "1.2.3", "fe80::1%eth0", "::1%lo", "[::1]",
         "exam ple.org", "example.org\n", "example.org/", "user@example.org", "example.org:80",
-        "\uff11\uff12\uff17.0.0.1", "loc\u0430lhost", "\u24db\u24de\u24d2alhost", "ex\u00e4mple.org",
+        "\uff11\uff12\uff17.0.0.1", "loc\u0430lhost", "\u24db\u24de\u24d2alhost",
+        "ex\u00e4mple.org",
         "127\u30020\u30020\u30021", "example\u3002org", "-a.org", "a-.org", "%6c%6fcalhost",
         "\u00ad", "localhost\u200b",
     ],
