@@ -18,7 +18,7 @@ from clawai.kernel.steward.log import LogFile
 from clawai.sdk import audit
 from clawai.sdk.manifest import Permissions
 from clawai.sdk.net import Network as Worker
-from support import descriptors, wait_until
+from support import wait_until
 
 MIB = 1 << 20
 
@@ -164,11 +164,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
     return port
-
-
-def sockets_of(pid: int) -> int:
-    """How many sockets a process has open."""
-    return sum(link.startswith("socket:") for link in descriptors(pid).values())
 
 
 def reasons(records: list[Mapping[str, Any]]) -> list[str]:

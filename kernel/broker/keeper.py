@@ -248,14 +248,16 @@ def bind(plugin: str, key: str) -> socket.socket:
     """
     wide, port = netrules.listen_rule(key)
     try:
-        if not wide:
-            return socket.create_server(("127.0.0.1", port), backlog=limits.BACKLOG)
-        if socket.has_dualstack_ipv6():
-            family = socket.AF_INET6
-            return socket.create_server(
-                ("", port), family=family, backlog=limits.BACKLOG, dualstack_ipv6=True
-            )
-        return socket.create_server(("", port), backlog=limits.BACKLOG)
+        if wide and socket.has_dualstack_ipv6():
+            try:
+                family = socket.AF_INET6
+                return socket.create_server(
+                    ("", port), family=family, backlog=limits.BACKLOG, dualstack_ipv6=True
+                )
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise  # else IPv6 is switched off
+        return socket.create_server(("" if wide else "127.0.0.1", port), backlog=limits.BACKLOG)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         text = f"the plugin {plugin} cannot listen on port {port}: {why}"

@@ -62,3 +62,10 @@ def test_listen_streams_the_lines_that_come(kernel: Kernel) -> None:
         waiting.cancel()
         with pytest.raises(ClawError, match="cancelled"):
             waiting.result()
+
+
+def test_the_document_shows_the_examples_as_they_are() -> None:
+    text = (EXAMPLES.parent / "docs" / "network.md").read_text()
+    for name in ("plugin_fetch", "plugin_listen"):
+        assert f"```toml\n{(EXAMPLES / name / 'plugin.toml').read_text()}```" in text
+        assert f"```python\n{(EXAMPLES / name / f'{name}.py').read_text()}```" in text
