@@ -259,10 +259,10 @@ def test_stop_knows_what_is_not_loaded_and_what_is_unknown(box):
 
 def test_what_is_pinned_stays_and_says_so(box):
     box.run("up")
-    error = box.json("pin", "echo", code=1)["error"]
-    assert (error["code"], error["got"]) == ("bad_state", "echo")
-    box.run("call", "echo.say", "text=hi")
-    said = box.run("pin", "echo").stdout
+    for command in ("unpin", "suspend"):
+        error = box.json(command, "echo", code=1)["error"]
+        assert (error["code"], error["got"]) == ("bad_state", "echo")
+    said = box.run("pin", "echo").stdout  # and so it is loaded
     assert "stays in memory until `claw unpin echo`" in said
     assert "echo · lane main" in said
     assert "pinned" in box.run("ps").stdout
