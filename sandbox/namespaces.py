@@ -11,8 +11,10 @@ import os
 from clawai.sandbox import mounts, privileges
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy
+from clawai.sandbox.programs import Programs
 
 INSIDE_ID = 65534
+HOST_NAME = "sandbox"
 _ALL_BUT_USER = (
     sc.CLONE_NEWNS
     | sc.CLONE_NEWNET
@@ -23,29 +25,38 @@ _ALL_BUT_USER = (
 )
 
 
-def enter(policy: Policy, visible: list[str], uid: int) -> bool:
+def enter(policy: Policy, visible: list[str], uid: int, programs: Programs) -> bool:
     """Enter new namespaces and the private root; the process namespace holds the next child.
 
     Returns:
         Whether a user namespace was entered; False only for a daemon that was root where the
         system forbids user namespaces (its worker has given up root all the same).
     """
+    groups = device_groups(policy)
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.geteuid() == 0:
             sc.unshare(_ALL_BUT_USER)
-            mounts.build_root(policy, visible, owner=uid)
-            privileges.drop_root(uid)
+            mounts.build_root(policy, visible, uid, programs)
+            sc.set_host_name(HOST_NAME)
+            privileges.drop_root(uid, groups)
             try:
                 _enter_user_namespace(proc)
             except OSError:
                 return False
         else:
             _enter_user_namespace(proc, also=_ALL_BUT_USER)
-            mounts.build_root(policy, visible, owner=INSIDE_ID)
+            mounts.build_root(policy, visible, INSIDE_ID, programs)
+            sc.set_host_name(HOST_NAME)
         return True
     finally:
         os.close(proc)
+
+
+def device_groups(policy: Policy) -> set[int]:
+    """The groups that a root daemon's worker keeps: those that open its declared devices."""
+    found = (os.stat(path) for path in policy.devices)
+    return {each.st_gid for each in found if each.st_gid and each.st_mode & 0o060}
 
 
 def _enter_user_namespace(proc: int, also: int = 0) -> None:
