@@ -177,10 +177,10 @@ class Denials:
         if not path.startswith("/"):
             return None  # below its own tmp, or a folder that it has opened
         path = os.path.normpath(path)
-        quoted = _quoted(path)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_CREAT
+        quoted = _quoted(path) + (", for writing" if writes else "")
         if not _within(path, self.readable):
             return quoted, self.absent
-        writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_CREAT
         if writes and not _within(path, self.writable):
             return quoted, errno.EACCES
         return None

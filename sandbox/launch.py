@@ -118,8 +118,11 @@ class Spawned:
 
 def require_level(level: str, policy: Policy, advice: Sequence[str] = ()) -> None:
     """Raise SandboxRefused when ``level`` is below what ``policy`` asks for."""
-    if LEVELS.index(level) > LEVELS.index(policy.minimum_level):
-        raise SandboxRefused(level, policy.minimum_level, tuple(advice))
+    minimum = policy.minimum_level
+    if policy.needs_namespaces and LEVELS.index(minimum) > LEVELS.index("no-landlock"):
+        minimum = "no-landlock"
+    if LEVELS.index(level) > LEVELS.index(minimum):
+        raise SandboxRefused(level, minimum, tuple(advice))
 
 
 def spawn(

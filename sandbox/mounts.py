@@ -69,7 +69,7 @@ def _clone_all(
     for name, attributes in sorted(wanted, key=lambda item: item[0].count("/")):
         try:
             place = os.path.realpath(name)
-            if name in policy.devices and not stat.S_ISCHR(os.stat(place).st_mode):
+            if name in policy.devices and not stat.S_ISCHR(Path(place).stat().st_mode):
                 raise OSError(19, "it is not a character device")
             tree = sc.clone_tree(place)
             sc.restrict_tree(tree, attributes)

@@ -7,6 +7,7 @@ that is what lets it make the others.
 """
 
 import os
+from pathlib import Path
 
 from clawai.sandbox import mounts, privileges
 from clawai.sandbox import syscalls as sc
@@ -55,7 +56,7 @@ def enter(policy: Policy, visible: list[str], uid: int, programs: Programs) -> b
 
 def device_groups(policy: Policy) -> set[int]:
     """The groups that a root daemon's worker keeps: those that open its declared devices."""
-    found = (os.stat(path) for path in policy.devices)
+    found = (Path(path).stat() for path in policy.devices)
     return {each.st_gid for each in found if each.st_gid and each.st_mode & 0o060}
 
 

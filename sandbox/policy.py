@@ -2,9 +2,9 @@
 
 The record holds data only; the modules that turn it into mounts, rlimits and rules are loaded by
 the stage, never by the daemon. Refuses unknown keys, relative paths, paths whose mere presence
-would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``) or show passwords (``/etc/shadow`` and what
-contains it), and combinations that cannot work. What the owner's home holds that no plugin may
-have, ``clawai.sdk.places`` knows.
+would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``) or show passwords (``/etc/shadow`` and
+what contains it), and combinations that cannot work. What the owner's home holds that no plugin
+may have, ``clawai.sdk.places`` knows.
 """
 
 import dataclasses

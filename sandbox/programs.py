@@ -59,7 +59,8 @@ def _loader(fd: int, head: bytes) -> str:
     """The loader of an ELF file of this word size; empty for a static one. Source: elf(5)."""
     if head[:5] != b"\x7fELF\x02":
         raise OSError(8, "is neither a 64-bit ELF program nor a script")
-    offset, size, count = (*struct.unpack_from("<Q", head, 32), *struct.unpack_from("<HH", head, 54))
+    (offset,) = struct.unpack_from("<Q", head, 32)
+    size, count = struct.unpack_from("<HH", head, 54)
     for index in range(min(count, _MAX_HEADERS)):
         header = os.pread(fd, 56, offset + index * size)
         if len(header) == 56 and struct.unpack_from("<I", header)[0] == _LOADER_HEADER:

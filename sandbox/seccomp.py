@@ -3,10 +3,11 @@
 Default: EPERM. A foreign architecture (int 0x80, x32) kills the process. ``ENOSYS`` where a library
 takes that as "old kernel" and falls back, or exits otherwise. Arguments are compared in their low
 32 bits wherever the kernel reads only those: a rule on all 64 is bypassed through the high bits.
-What is left out on purpose: socket, connect, bind, listen; every open of a new memory object (memfd_create, shared anonymous maps: no rlimit counts them); chmod, chown, utime,
-xattr, link, symlink (Landlock does not stop those); ptrace and the other ways into a process;
-keyctl, bpf, io_uring, userfaultfd, perf, namespaces, mounts; setsid, setpriority. Sending never
-opens a connection (MSG_FASTOPEN would, on any TCP socket at hand, past every rule for connect).
+What is left out on purpose: socket, connect, bind, listen; every open of a new memory object
+(memfd_create, shared anonymous maps: no rlimit counts them); chmod, chown, utime, xattr, link,
+symlink (Landlock does not stop those); ptrace and the other ways into a process; keyctl, bpf,
+io_uring, userfaultfd, perf, namespaces, mounts; setsid, setpriority. Sending never opens a
+connection (MSG_FASTOPEN would, on any TCP socket at hand, past every rule for connect).
 
 Rules that only some policies have return a marker (``filters.MARKERS``): processes and execve for
 ``programs``, accept for ``accept``, the ioctls of the usual device families for ``devices``.

@@ -17,6 +17,7 @@ reaches them all, and its filter keeps them in there.
 Refuses silently weaker runs: a layer that fails ends the worker and is named in the report.
 """
 
+import _socket
 import errno
 import importlib
 import json
@@ -24,10 +25,8 @@ import os
 import select
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import _socket
 
 from clawai.sandbox import filters, landlock, namespaces, paths, privileges, rlimits
 from clawai.sandbox import syscalls as sc
@@ -60,7 +59,7 @@ class Run:
     own_user_count: bool = False
     in_namespaces: bool = False
     tmp: str = "/tmp"
-    executables: Programs = Programs()
+    executables: Programs = field(default_factory=Programs)
 
     def has(self, layer: str) -> bool:
         """Whether the level promises ``layer``; "weaker" takes what it can get."""

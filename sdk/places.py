@@ -1,4 +1,4 @@
-"""Which places of the box a plugin may ask for: checked when its manifest is read, and at its start.
+"""Which places of the box a plugin may ask for: checked with its manifest, and at each start.
 
 ``~`` is the owner's home. Refused, whatever the reason given: what would undo the sandbox (``/``,
 /proc, /sys, /dev), whole homes, keys and passwords, and the kernel's own folders; for writing also
@@ -15,16 +15,76 @@ from clawai.sdk.errors import ClawError
 
 _SYSTEM = ("/proc", "/sys", "/dev")
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssh")
-_SECRETS_AT_HOME = (".ssh", ".gnupg", ".aws", ".kube", ".docker", ".netrc", ".pgpass", ".pypirc")
-_SECRETS_AT_HOME += (".password-store", ".local/share/keyrings", ".mozilla", ".config/gh")
-_STARTS_AT_HOME = (".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc", ".zprofile")
-_STARTS_AT_HOME += (".zshenv", ".xinitrc", ".xprofile", ".local/bin", ".config/autostart")
-_STARTS_AT_HOME += (".config/systemd", ".config/fish", ".gitconfig", ".config/git")
+_SECRETS_AT_HOME = tuple(
+    [
+        ".ssh",
+        ".gnupg",
+        ".aws",
+        ".kube",
+        ".docker",
+        ".netrc",
+        ".pgpass",
+        ".pypirc",
+        ".password-store",
+        ".local/share/keyrings",
+        ".mozilla",
+        ".config/gh",
+    ]
+)
+_STARTS_AT_HOME = tuple(
+    [
+        ".bashrc",
+        ".bash_profile",
+        ".bash_login",
+        ".profile",
+        ".zshrc",
+        ".zprofile",
+        ".zshenv",
+        ".xinitrc",
+        ".xprofile",
+        ".local/bin",
+        ".config/autostart",
+        ".config/systemd",
+        ".config/fish",
+        ".gitconfig",
+        ".config/git",
+    ]
+)
 _STARTS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/etc", "/var/spool")
 # What is more than a device: memory of others, terminals, keyboards, ways to make new devices.
-_DEVICES = ("mem", "kmem", "port", "kmsg", "nvram", "tty", "console", "ptmx", "pts", "vcs", "input")
-_DEVICES += ("uinput", "uhid", "fuse", "net", "vhost", "userfaultfd", "snapshot", "mapper", "loop")
-_DEVICES += ("autofs", "cpu", "shm", "hugepages", "mqueue", "vfio", "bus", "watchdog", "rtc")
+_DEVICES = tuple(
+    [
+        "mem",
+        "kmem",
+        "port",
+        "kmsg",
+        "nvram",
+        "tty",
+        "console",
+        "ptmx",
+        "pts",
+        "vcs",
+        "input",
+        "uinput",
+        "uhid",
+        "fuse",
+        "net",
+        "vhost",
+        "userfaultfd",
+        "snapshot",
+        "mapper",
+        "loop",
+        "autofs",
+        "cpu",
+        "shm",
+        "hugepages",
+        "mqueue",
+        "vfio",
+        "bus",
+        "watchdog",
+        "rtc",
+    ]
+)
 
 
 def expand(path: str) -> str:
