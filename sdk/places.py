@@ -15,76 +15,22 @@ from clawai.sdk.errors import ClawError
 
 _SYSTEM = ("/proc", "/sys", "/dev")
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssh")
-_SECRETS_AT_HOME = tuple(
-    [
-        ".ssh",
-        ".gnupg",
-        ".aws",
-        ".kube",
-        ".docker",
-        ".netrc",
-        ".pgpass",
-        ".pypirc",
-        ".password-store",
-        ".local/share/keyrings",
-        ".mozilla",
-        ".config/gh",
-    ]
-)
-_STARTS_AT_HOME = tuple(
-    [
-        ".bashrc",
-        ".bash_profile",
-        ".bash_login",
-        ".profile",
-        ".zshrc",
-        ".zprofile",
-        ".zshenv",
-        ".xinitrc",
-        ".xprofile",
-        ".local/bin",
-        ".config/autostart",
-        ".config/systemd",
-        ".config/fish",
-        ".gitconfig",
-        ".config/git",
-    ]
-)
+_SECRETS_AT_HOME = (
+    ".ssh", ".gnupg", ".aws", ".kube", ".docker", ".netrc", ".pgpass", ".pypirc", ".mozilla",
+    ".password-store", ".local/share/keyrings", ".config/gh",
+)  # fmt: skip
+_STARTS_AT_HOME = (
+    ".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc", ".zprofile", ".zshenv",
+    ".xinitrc", ".xprofile", ".local/bin", ".config/autostart", ".config/systemd",
+    ".config/fish", ".config/git", ".gitconfig",
+)  # fmt: skip
 _STARTS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/etc", "/var/spool")
 # What is more than a device: memory of others, terminals, keyboards, ways to make new devices.
-_DEVICES = tuple(
-    [
-        "mem",
-        "kmem",
-        "port",
-        "kmsg",
-        "nvram",
-        "tty",
-        "console",
-        "ptmx",
-        "pts",
-        "vcs",
-        "input",
-        "uinput",
-        "uhid",
-        "fuse",
-        "net",
-        "vhost",
-        "userfaultfd",
-        "snapshot",
-        "mapper",
-        "loop",
-        "autofs",
-        "cpu",
-        "shm",
-        "hugepages",
-        "mqueue",
-        "vfio",
-        "bus",
-        "watchdog",
-        "rtc",
-    ]
-)
+_DEVICES = (
+    "mem", "kmem", "port", "kmsg", "nvram", "tty", "console", "ptmx", "pts", "vcs", "input", "rtc",
+    "uinput", "uhid", "fuse", "net", "vhost", "userfaultfd", "snapshot", "mapper", "loop", "vfio",
+    "autofs", "cpu", "shm", "hugepages", "mqueue", "bus", "watchdog",
+)  # fmt: skip
 
 
 def expand(path: str) -> str:
