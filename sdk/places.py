@@ -7,6 +7,7 @@ refused with it. Asked for through a link, the place behind the link counts.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _DEVICES = (
     "mem", "kmem", "port", "kmsg", "nvram", "tty", "console", "ptmx", "pts", "vcs", "input", "rtc",
     "uinput", "uhid", "fuse", "net", "vhost", "userfaultfd", "snapshot", "mapper", "loop", "vfio",
     "autofs", "cpu", "shm", "hugepages", "mqueue", "bus", "watchdog",
+    "nvme", "ng", "sg", "bsg", "raw", "tpm", "tpmrm", "mei", "ipmi", "hidraw", "usbmon", "vcsa",
 )  # fmt: skip
 
 
@@ -97,8 +99,8 @@ def device(path: str) -> str:
     """
     full = expand(path)
     for seen in dict.fromkeys((full, os.path.realpath(full))):
-        name = seen.removeprefix("/dev/").split("/")[0].rstrip("0123456789-")
-        if not seen.startswith("/dev/") or name in _DEVICES or name.startswith(("tty", "vcs")):
+        kind = re.match("[a-z]*", seen.removeprefix("/dev/"))
+        if not seen.startswith("/dev/") or (kind and kind[0] in _DEVICES):
             raise ClawError(
                 "not_permitted",
                 f"no plugin may be given {path} as a device",
