@@ -42,19 +42,27 @@ def identity(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def run_with() -> Callable[..., str]:
+    """Run a Python program of this folder as the identity given first."""
+    return run_program
+
+
+@pytest.fixture
 def run_as(identity: str) -> Callable[..., str]:
     """Run a Python program of this folder as ``identity``; gives its standard output."""
 
-    def run(program: str, *arguments: str) -> str:
-        command = [sys.executable, str(HERE / program), *arguments]
-        if os.geteuid() == 0:
-            uid = "0" if identity == "root" else str(ORDINARY_UID)
-            command = [sys.executable, str(HERE / "as_user.py"), uid, *command]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    return lambda program, *arguments: run_program(identity, program, *arguments)
 
-    return run
+
+def run_program(identity: str, program: str, *arguments: str) -> str:
+    """Run a Python program of this folder as ``identity``; its standard output."""
+    command = [sys.executable, str(HERE / program), *arguments]
+    if os.geteuid() == 0:
+        uid = "0" if identity == "root" else str(ORDINARY_UID)
+        command = [sys.executable, str(HERE / "as_user.py"), uid, *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture

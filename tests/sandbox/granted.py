@@ -163,3 +163,20 @@ def _personality() -> None:
     """READ_IMPLIES_EXEC, which makes every readable mapping executable."""
     if _libc.personality(0x0400000) < 0:
         raise OSError(ctypes.get_errno(), "personality")
+
+
+def hold_memory(fds: Fds, args: Args) -> None:
+    """Hold so many MiB in this process and in each of its programs, and stay."""
+    code = f"import time; held = bytearray({args['mib']} << 20); time.sleep(60)"
+    children = [subprocess.Popen([each, "-I", "-c", code]) for each in args.get("programs", ())]
+    held = bytearray(args["own"] << 20)
+    os.write(fds["wire"], b"ready\n")
+    while len(held) >= 0 and len(children) >= 0:
+        time.sleep(60)
+
+
+def burn(fds: Fds, args: Args) -> None:
+    """Use so many seconds of processor time, then say so."""
+    while time.process_time() < args["seconds"]:
+        pass
+    say(fds, "burnt")
