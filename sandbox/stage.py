@@ -308,7 +308,7 @@ def _listen(run: Run, listens: _socket.socket) -> Denials | None:
     # A reader that is slow must not hold up the worker's calls.
     os.set_blocking(run.status, False)
     policy = run.policy
-    writable = (run.tmp, *policy.write_paths, *policy.devices, *paths.DEVICES)
+    writable = (*policy.write_paths, *policy.devices, *paths.DEVICES)
     return Denials(
         listener=int.from_bytes(rights[0][2], sys.byteorder),
         names=filters.names(run.programs),
@@ -322,6 +322,7 @@ def _listen(run: Run, listens: _socket.socket) -> Denials | None:
         ),
         writable=writable,
         tell=lambda **said: _tell(run.status, event="denied", **said),
+        tmp=run.tmp,
         absent=errno.ENOENT if run.in_namespaces else errno.EACCES,
     )
 
