@@ -9,7 +9,7 @@ share over a second is stopped until the balance is even.
 
 Nothing is looked at while no worker lives. One look costs a few microseconds a worker (it rereads
 open files of /proc); for workers that may start programs, where the system does not count them,
-once a second all processes of the box are gone through.
+every other second all processes of the box are gone through.
 
 Suspending and slowing down use the same signal, so both go through ``hold``: a worker goes on when
 nobody wants it stopped.
@@ -241,8 +241,10 @@ class Cages:
         group, found = str(ward.stage).encode(), []
         for name in os.listdir("/proc"):  # noqa: PTH208
             if name.isdigit():
-                with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
-                    fields = file.read(1024).rpartition(b")")[2].split(None, 3)
+                with contextlib.suppress(OSError):
+                    handle = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+                    fields = os.read(handle, 1024).rpartition(b")")[2].split(None, 3)
+                    os.close(handle)
                     if fields[2] == group and int(name) != ward.stage:
                         found.append(int(name))
         for name in list(ward.files):

@@ -30,7 +30,7 @@ LOG_RATE = 200
 RESIDENT_LEAST = 64 * MIB
 """Private memory that a worker may hold whatever its manifest says: an interpreter needs some."""
 CAGE_LOOK = SECOND // 4
-CAGE_SCAN = SECOND
+CAGE_SCAN = 2 * SECOND
 """The same where all processes of the box must be gone through."""
 CAGE_LASTING = 2
 """So many looks in a row must find a worker above its memory before it is killed."""
