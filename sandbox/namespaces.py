@@ -15,7 +15,7 @@ from clawai.sandbox.policy import Policy
 from clawai.sandbox.programs import Programs
 
 INSIDE_ID = 65534
-HOST_NAME = "sandbox"
+_HOST_NAME = "claw"  # the box's own stays outside
 _ALL_BUT_USER = (
     sc.CLONE_NEWNS
     | sc.CLONE_NEWNET
@@ -26,20 +26,20 @@ _ALL_BUT_USER = (
 )
 
 
-def enter(policy: Policy, visible: list[str], uid: int, programs: Programs) -> bool:
+def enter(policy: Policy, visible: list[str], uid: int, programs: Programs | None = None) -> bool:
     """Enter new namespaces and the private root; the process namespace holds the next child.
 
     Returns:
         Whether a user namespace was entered; False only for a daemon that was root where the
         system forbids user namespaces (its worker has given up root all the same).
     """
-    groups = device_groups(policy)
+    groups, programs = device_groups(policy), programs or Programs()
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.geteuid() == 0:
             sc.unshare(_ALL_BUT_USER)
+            sc.set_host_name(_HOST_NAME)
             mounts.build_root(policy, visible, uid, programs)
-            sc.set_host_name(HOST_NAME)
             privileges.drop_root(uid, groups)
             try:
                 _enter_user_namespace(proc)
@@ -47,8 +47,8 @@ def enter(policy: Policy, visible: list[str], uid: int, programs: Programs) -> b
                 return False
         else:
             _enter_user_namespace(proc, also=_ALL_BUT_USER)
+            sc.set_host_name(_HOST_NAME)
             mounts.build_root(policy, visible, INSIDE_ID, programs)
-            sc.set_host_name(HOST_NAME)
         return True
     finally:
         os.close(proc)

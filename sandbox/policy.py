@@ -49,7 +49,8 @@ class Policy:
 
     ``memory_bytes`` bounds private writable memory (RLIMIT_DATA: heap, arenas, thread stacks).
     ``address_bytes`` bounds all mappings, model files and received memfds included (RLIMIT_AS);
-    0 means no bound, which is safe because the worker cannot create shared memory of its own.
+    0 means no bound: the worker cannot create shared memory of its own, but the page tables of what
+    it maps and never writes count nowhere, about 1/512 of the mapping at worst.
     ``executable_memory`` False forbids new executable mappings once the target and the preloaded
     modules are imported.
 
@@ -71,7 +72,7 @@ class Policy:
     accept: bool = False
     tmp_bytes: int = 16 << 20
     memory_bytes: int = 512 << 20
-    address_bytes: int = 0
+    address_bytes: int = 64 << 30
     file_bytes: int = 16 << 20
     max_fds: int = 128
     max_threads: int = 16

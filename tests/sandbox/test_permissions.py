@@ -377,7 +377,7 @@ def test_the_box_that_a_worker_sees(start: Any) -> None:
     found = start("granted:surroundings").said()
     processors = Path("/proc/cpuinfo").read_text().count("processor\t")
     assert found.pop("processes") in ("EACCES", "ENOENT")
-    assert found == {"host": "sandbox", "processors": processors, "memory": True}
+    assert found == {"host": "claw", "processors": processors, "memory": True}
 
 
 def test_the_files_of_a_worker_in_proc_belong_to_root(start: Any) -> None:
