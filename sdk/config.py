@@ -43,6 +43,8 @@ class Sandbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     minimum: str = "no-landlock"
     """The weakest level that workers may run at: full, no-landlock, no-userns, weaker."""
+    explain: bool = False
+    """Log the paths and arguments of what workers are denied, not only the names of the calls."""
 
 
 class Preemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

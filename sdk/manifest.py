@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from clawai.sdk import places
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 from clawai.sdk.netrules import check_keys
@@ -155,7 +156,19 @@ def read_plugin(folder: Path) -> Plugin:
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    _check_places(manifest.permissions, path)
     return manifest
+
+
+def _check_places(asked: Permissions, path: Path) -> None:
+    """Refuse what no plugin may have, before anybody is asked to grant it."""
+    try:
+        places.check(
+            read=asked.read, write=asked.write, programs=asked.programs, devices=asked.devices
+        )
+    except ClawError as error:
+        text = f"{path}: permissions: {error.message}"
+        raise ClawError("bad_config", text, error.got, error.allowed, error.hint) from error
 
 
 def read_model(folder: Path) -> Model:

@@ -12,6 +12,7 @@ from clawai.kernel.steward import limits
 from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.sandbox.launch import require_level
 from clawai.sandbox.policy import Policy
+from clawai.sdk import places
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
@@ -36,6 +37,8 @@ class Order:
     import_paths: list[str]
     fds: dict[str, int]
     """Further descriptors that it gets, by name: ``model``, its file."""
+    groups: list[str] = dataclasses.field(default_factory=list)
+    """Files into which its number is written: what bounds it (``cages``)."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the launcher."""
@@ -45,6 +48,7 @@ class Order:
             "args": self.args,
             "uid": self.uid,
             "import_paths": self.import_paths,
+            "groups": self.groups,
         }
 
 
@@ -123,12 +127,24 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     if spec.model:
         # The ledger decides what a model may hold; the rlimit only stops what runs away.
         budget += 4 * spec.model_bytes + (1 << 30)
+    asked = plugin.permissions
+    # Looked at again: a link may lead elsewhere than when the manifest was read.
+    read = tuple(places.folder(path, write=False) for path in asked.read)
+    write = tuple(places.folder(path, write=True) for path in asked.write)
     return dataclasses.replace(
         base,
         minimum_level=config.sandbox.minimum,
-        read_paths=base.read_paths + tuple(plugin.permissions.read),
+        read_paths=base.read_paths + read,
+        write_paths=base.write_paths + write,
+        programs=base.programs + tuple(map(places.program, asked.programs)),
+        devices=base.devices + tuple(map(places.device, asked.devices)),
+        accept=base.accept or bool(asked.listen),
         memory_bytes=budget,
         max_threads=max(base.max_threads, plugin.limits.threads),
+        # What it declared; what a model adds, the ledger charges and the rlimit stops.
+        resident_bytes=budget if spec.model else max(spec.base_bytes, limits.RESIDENT_LEAST),
+        cpu=float(plugin.limits.cpu),
+        explain=base.explain or config.sandbox.explain,
     )
 
 

@@ -24,6 +24,7 @@ from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
+from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
@@ -35,7 +36,7 @@ from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
-from clawai.sandbox.policy import SandboxRefused
+from clawai.sandbox.policy import Policy, SandboxRefused
 from clawai.sdk import paths, wire
 from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.device import choose
@@ -89,7 +90,9 @@ class Steward:
         self.door = Door(self.loop, self.link, self.log, self.daemon)
         keepers = Keepers(self.loop, self.log, choose(config.device).lock_weights)
         self.memory = Memory(self.loop, self.link, self.log, self.door, keepers)
-        shared = self.loop, self.link, self.outputs, self._gone
+        self.cages = Cages(self.log, self._signal, self.daemon)
+        self.memory.given = self.cages.given
+        shared = self.loop, self.link, self.outputs, self._gone, self.cages
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.network = Network(self.loop, self.log)
@@ -130,7 +133,7 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.memory, self.outputs, self.watch, self.network)
+            parts = (self.door, self.memory, self.outputs, self.watch, self.network, self.cages)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
@@ -138,6 +141,7 @@ class Steward:
             self.door.expire(now)
             self.memory.expire(now)
             self.outputs.expire(now)
+            self.cages.expire(now)
             self.network.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
@@ -145,6 +149,7 @@ class Steward:
                 self.link.send("happened", "Pressure", *found)
         for group in self.groups.values():
             group.end()
+        self.cages.end()
         self.proofs.end()
         self.network.end()
         self.outputs.drain()
@@ -248,6 +253,7 @@ class Steward:
     def _proved(self) -> None:
         """Workers can be started now."""
         assert self.proofs.means
+        self.cages.open(self.proofs.means.means)
         wanted = self.config.preemption
         apart = ladder.apart(wanted.rungs, wanted.means)
         for group in self.groups.values():
@@ -280,6 +286,8 @@ class Steward:
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
+            policy = Policy.from_dict(order.policy)
+            order.groups.extend(self.cages.add(worker, order.plugin, policy, spec.lane))
             self.groups[spec.lane].spawn(order, self.proofs.bpf, fds)
             return
         except SandboxRefused as refused:
@@ -297,15 +305,15 @@ class Steward:
         """Nothing of a worker lives any more."""
         self.network.leave(worker)
         self.memory.worker_gone(worker)
-        self.link.send("gone", worker, why)
+        self.link.send("gone", worker, self.cages.gone(worker, why))
 
     def _suspend(self, worker: int, stopped: bool, _: list[int]) -> None:
         """Stop a worker, or let it go on.
 
-        The worker is process 1 of a namespace in which its system call filter lets nobody fork, so
-        it is every process in there.
+        Process 1 of its namespace is every process in there, as its system call filter lets nobody
+        fork; where it may start programs, its launcher reaches them all.
         """
-        self._signal(worker, signal.SIGSTOP if stopped else signal.SIGCONT)
+        self.cages.hold(worker, "owner", stopped)
 
     def _signal(self, worker: int, number: int) -> None:
         if worker in self._waiting and number == signal.SIGKILL:
