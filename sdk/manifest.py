@@ -9,10 +9,13 @@ from typing import Annotated
 
 import msgspec
 
+from clawai.sdk import checks
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
 LIMIT = 256 * 1024
+UNASKED = {"memory": 512, "cpu": 64, "threads": 64}
+"""What ``[limits]`` may say without a permission: MiB, processors, threads."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -57,7 +60,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Processors that one worker may use, over a second; 0: as many as it has threads for."""
 
 
-class Permissions(msgspec.Struct, frozen=True):
+class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[permissions]``: each a reason a person can read. Everything else is denied."""
 
     profile: str = "tool"
@@ -79,7 +82,7 @@ class Permissions(msgspec.Struct, frozen=True):
     models: dict[str, str] = {}
     """Model that it may name in a child task (``*``: any) to reason."""
     limits: dict[str, str] = {}
-    """``memory``, ``cpu`` or ``threads`` to reason, for more than a plugin gets unasked."""
+    """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
 
@@ -145,7 +148,31 @@ def read_plugin(folder: Path) -> Plugin:
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    _check_shown(manifest, checks.refusal(path))
     return manifest
+
+
+def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
+    """The texts that the owner will read, and the permissions that are asked for by them."""
+    identity, wanted = manifest.plugin, manifest.permissions
+    if len(identity.version) > 64 or not checks.VERSION.fullmatch(identity.version):
+        raise refuse("plugin.version", identity.version[:80], "numbers and dots, as in 1.2.0")
+    checks.texts(
+        [
+            ("plugin.description", identity.description, checks.DESCRIPTION),
+            *(("operation.description", e.description, checks.DESCRIPTION)
+              for e in manifest.operation),
+            *(("plugin.drivers", driver, 64) for driver in identity.drivers),
+        ],
+        refuse,
+    )
+    tables = {table: getattr(wanted, table) for table in checks.ALLOWED}
+    checks.permissions(tables, wanted.on_behalf_of, refuse)
+    for kind, had in UNASKED.items():
+        key = "memory_mib" if kind == "memory" else kind
+        if (got := getattr(manifest.limits, key)) > had and kind not in wanted.limits:
+            allowed = f'{had}, or more with a reason: [permissions.limits] {kind} = "why"'
+            raise refuse(f"limits.{key}: more than a plugin gets unasked", got, allowed)
 
 
 def read_model(folder: Path) -> Model:

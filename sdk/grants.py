@@ -1,0 +1,241 @@
+"""What the owner has granted: to which plugin, in which version, with exactly which files.
+
+``grants.json`` beside ``config.toml`` is written by ``claw plugin install`` and ``remove``, and read
+by the steward before it starts a worker. A plugin that asks for nothing needs no grant, and the
+bundled ones are part of ClawAI. While a plugin is replaced its old and its new grant both stand, so
+that whichever folder is found has its own.
+
+A folder under development is granted what it asks for, whatever it holds, by a file that the
+developing process keeps locked: it dies with that process, however that ends.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from clawai.sdk import contents, paths, private, signing
+from clawai.sdk.asks import Ask, asks, grown, short
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import Plugin
+
+
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of one plugin, as the owner has said yes to it."""
+
+    version: str
+    hash: str
+    """Of its contents, as they were packed."""
+    files: str
+    """Of every file in its folder, as they were installed."""
+    permissions: tuple[Ask, ...]
+    granted: str
+    """When, in UTC."""
+    source: str
+    """What it was installed from."""
+    signer: str = ""
+    """The key that had signed the package."""
+
+
+class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``grants.json``"""
+
+    format: int = 1
+    plugins: dict[str, tuple[Grant, ...]] = {}
+    """By name; more than one only while a plugin is replaced."""
+
+
+def book_file() -> Path:
+    """Where the grants lie."""
+    return paths.config_dir() / "grants.json"
+
+
+def read() -> Book:
+    """All grants.
+
+    Raises:
+        ClawError: not_permitted, if others may write them; bad_config.
+    """
+    path = book_file()
+    try:
+        book = msgspec.json.decode(private.load(path), type=Book)
+    except FileNotFoundError:
+        return Book()
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ClawError(
+            "bad_config",
+            f"{path}: {error}",
+            hint="mend it by hand; or delete it, and install the plugins again",
+        ) from error
+    if book.format != 1:
+        raise ClawError("bad_config", f"{path} is of another format", book.format, 1)
+    return book
+
+
+def change(name: str, grants: Iterable[Grant]) -> None:
+    """Let these be all the grants of a plugin; the caller holds ``lock``."""
+    plugins = dict(read().plugins)
+    plugins[name] = tuple(grants)
+    kept = {name: each for name, each in sorted(plugins.items()) if each}
+    text = json.dumps(msgspec.to_builtins(Book(plugins=kept)), indent=2, ensure_ascii=True)
+    private.save(book_file(), f"{text}\n".encode())
+
+
+def lock() -> contextlib.AbstractContextManager[None]:
+    """Held while plugins are installed or removed: one at a time."""
+    return private.locked(paths.config_dir() / "plugins.lock")
+
+
+def grant(plugin: Plugin, folder: Path, source: str, hash: str = "", signer: str = "") -> Grant:  # noqa: A002
+    """The grant for a plugin as it stands in ``folder`` now, with all that it asks for."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    files = contents.tree_hash(folder)
+    if not files:
+        raise ClawError("bad_package", f"{folder} cannot be granted: it holds more than files")
+    return Grant(plugin.plugin.version, hash, files, asks(plugin), now, source, signer)
+
+
+def _refused(name: str, why: str, hint: str) -> ClawError:
+    return ClawError("not_granted", f"the plugin {name} is not started: {why}", hint=hint)
+
+
+@dataclass
+class Guard:
+    """Says which plugins may start; looks at files only when they have changed."""
+
+    bundled: Path
+    """The folder of those that are trusted."""
+    require_signature: bool = False
+    _book: tuple[object, Book | ClawError] = (None, field(default_factory=Book))  # type: ignore[assignment]
+    _trees: dict[Path, tuple[str, str]] = field(default_factory=dict)
+
+    def refusal(self, plugin: Plugin, folder: Path) -> ClawError | None:
+        """Why a plugin may not start; None if it may."""
+        wanted = asks(plugin)
+        pinned = wanted or self.require_signature or self._lends(plugin)
+        if folder.parent == self.bundled or not pinned or developed(folder):
+            return None
+        name = plugin.plugin.name
+        book = self.book()
+        if isinstance(book, ClawError):
+            return _refused(name, book.message, book.hint)
+        held = book.plugins.get(name, ())
+        if not held:
+            what = f"it asks for {short(wanted)}" if wanted else "it was not installed"
+            why = f"{what}, and nobody has granted that"
+            return _refused(name, why, f"claw plugin install {folder}")
+        files = self._files(folder)
+        fit = [each for each in held if each.files == files and each.version == plugin.plugin.version]
+        if not fit:
+            why = f"its files are not those that were installed as version {held[-1].version}"
+            hint = f"claw plugin info {name}; claw plugin install {folder}"
+            return _refused(name, why, hint)
+        if more := grown(wanted, fit[0].permissions):
+            why = f"it asks for {short(more)}, which was not granted"
+            return _refused(name, why, f"claw plugin install {folder}")
+        return self._unsigned(name, fit[0])
+
+    def _lends(self, plugin: Plugin) -> bool:
+        """Whether it runs inside of another plugin's worker, with the permissions of that one."""
+        return plugin.plugin.kind == "driver"
+
+    def _unsigned(self, name: str, held: Grant) -> ClawError | None:
+        if not self.require_signature:
+            return None
+        try:
+            if held.signer and signing.name_of(held.signer):
+                return None
+        except ClawError as error:
+            return _refused(name, error.message, error.hint)
+        why = "plugins.require_signature is set, and no key that you trust has signed it"
+        hint = "claw plugin trust KEY; claw plugin install a signed package"
+        return _refused(name, why, hint)
+
+    def _files(self, folder: Path) -> str:
+        """The hash of a folder's files."""
+        identity = contents.tree_identity(folder)
+        known, files = self._trees.get(folder, ("", ""))
+        if not identity or identity != known:
+            files = contents.tree_hash(folder)
+            self._trees[folder] = identity, files
+        return files
+
+    def book(self) -> Book | ClawError:
+        """The grants, read again when their file has changed; or why they cannot be read."""
+        try:
+            found = book_file().lstat()
+            identity = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_mode)
+        except OSError:
+            identity = (0, 0, 0, 0)
+        if identity != self._book[0]:
+            try:
+                self._book = identity, read()
+            except OSError as error:
+                self._book = None, ClawError("bad_config", f"{book_file()}: {error.strerror}")
+            except ClawError as error:
+                self._book = identity, error
+        return self._book[1]
+
+
+# Development.
+
+
+def _sessions() -> Path:
+    return paths.config_dir() / "development"
+
+
+@contextlib.contextmanager
+def for_development(folder: Path) -> Iterator[None]:
+    """Grant the plugin in ``folder`` what it asks for, whatever it holds, while this is open.
+
+    Only for a command with which the owner names the folder. It ends with this process at the
+    latest: what is in force is a lock that the process holds.
+    """
+    _sessions().mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _sessions() / f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    fresh = path.with_suffix(".new")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(fresh, flags, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.write(handle, json.dumps({"folder": str(folder.resolve()), "pid": os.getpid()}).encode())
+        fresh.replace(path)  # seen by others only when it is locked and whole
+        yield
+    finally:
+        fresh.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def developed(folder: Path) -> bool:
+    """Whether a living process has ``for_development`` open for this folder."""
+    try:
+        names = os.listdir(_sessions())  # noqa: PTH208
+    except OSError:
+        return False
+    resolved = str(folder.resolve()) if names else ""
+    return any(_held(_sessions() / name, resolved) for name in names if name.endswith(".json"))
+
+
+def _held(path: Path, folder: str) -> bool:
+    """Whether the session in this file lives and is for this folder; a dead one is deleted."""
+    try:
+        said = json.loads(private.load(path, 8192))["folder"]
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ClawError, ValueError, KeyError, TypeError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return bool(said == folder)
+    finally:
+        os.close(handle)
+    path.unlink(missing_ok=True)
+    return False
