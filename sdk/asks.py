@@ -63,9 +63,11 @@ def words(ask: Ask) -> str:
             return f"use the device {what}"
         case "operations":
             some = what.removesuffix("*")
-            return f"call any operation{f' that begins with {some}' if some else ''}" if (
-                what.endswith("*")
-            ) else f"call the operation {what}"
+            return (
+                f"call any operation{f' that begins with {some}' if some else ''}"
+                if (what.endswith("*"))
+                else f"call the operation {what}"
+            )
         case "models":
             return "have any model used" if what == "*" else f"have the model {what} used"
         case "memory":

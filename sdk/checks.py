@@ -2,7 +2,7 @@
 
 A stranger wrote them, and the owner decides by what the terminal shows. So a text has no character
 that a terminal obeys or that disguises what is written, a path is absolute and means one place, and
-each permission has a reason. Whether a permission is too dangerous to be had at all, the sandbox says.
+each permission has a reason. Whether one is too dangerous to be had at all, the sandbox says.
 """
 
 import ipaddress
@@ -66,7 +66,8 @@ def host(what: str) -> bool:
     name, colon, number = what.rpartition(":")
     if what.startswith("["):
         inner, bracket, rest = what[1:].partition("]")
-        return bool(bracket) and _address(inner, 6) and (not rest or port(rest[1:]) and rest[0] == ":")
+        good = not rest or (rest[0] == ":" and port(rest[1:]))
+        return bool(bracket) and good and _address(inner, 6)
     if not colon:
         name = what
     elif not port(number):
@@ -137,7 +138,9 @@ def texts(shown: Iterable[tuple[str, str, int]], refuse: Refuse) -> None:
     """
     for key, what, limit in shown:
         if wrong := text(what, limit, lines=key.endswith("description")):
-            raise refuse(key, wrong, f"at most {limit} characters that a terminal shows as they are")
+            raise refuse(
+                key, wrong, f"at most {limit} characters that a terminal shows as they are"
+            )
 
 
 def refusal(where: object) -> Refuse:

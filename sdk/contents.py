@@ -71,7 +71,9 @@ class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(self.encoded()).hexdigest()
 
 
-def check_names(names: Iterator[str] | list[str], refuse: Callable[[str, object], Exception]) -> None:
+def check_names(
+    names: Iterator[str] | list[str], refuse: Callable[[str, object], Exception]
+) -> None:
     """Refuse paths that could leave the folder, be disguised, or mean each other somewhere.
 
     Raises:
@@ -225,7 +227,9 @@ def tree_identity(folder: Path) -> str:
         for count, (name, found) in enumerate(every_file(folder)):
             line = f"{name}\0{found.st_dev}:{found.st_ino}:{found.st_mode}:{found.st_size}"
             # The time of the change cannot be set back, other than that of the file's contents.
-            digest.update(f"{line}:{found.st_mtime_ns}:{found.st_ctime_ns}\n".encode("utf-8", "replace"))
+            digest.update(
+                f"{line}:{found.st_mtime_ns}:{found.st_ctime_ns}\n".encode("utf-8", "replace")
+            )
             if count > 4 * FILES:
                 return ""
     except OSError:

@@ -1,7 +1,7 @@
 """What the owner has granted: to which plugin, in which version, with exactly which files.
 
-``grants.json`` beside ``config.toml`` is written by ``claw plugin install`` and ``remove``, and read
-by the steward before it starts a worker. A plugin that asks for nothing needs no grant, and the
+``grants.json`` beside ``config.toml`` is written by ``claw plugin install`` and ``remove``, and
+read by the steward before it starts a worker. A plugin that asks for nothing needs no grant, and the
 bundled ones are part of ClawAI. While a plugin is replaced its old and its new grant both stand, so
 that whichever folder is found has its own.
 
@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,13 +113,26 @@ class Guard:
     bundled: Path
     """The folder of those that are trusted."""
     require_signature: bool = False
-    _book: tuple[object, Book | ClawError] = (None, field(default_factory=Book))  # type: ignore[assignment]
+    _read: tuple[object, Book | ClawError] = (None, Book())
     _trees: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
-    def refusal(self, plugin: Plugin, folder: Path) -> ClawError | None:
-        """Why a plugin may not start; None if it may."""
+    def refusal(
+        self, plugin: Plugin, folder: Path, drivers: Sequence[tuple[Plugin, Path]] = ()
+    ) -> ClawError | None:
+        """Why a plugin may not start; None if it may.
+
+        Args:
+            drivers: plugins that its worker loads, and so gives its own permissions.
+        """
+        lends = folder.parent == self.bundled or bool(asks(plugin))
+        for each, place in drivers:
+            if refused := self._refusal(each, place, pinned=lends):
+                return refused
+        return self._refusal(plugin, folder, pinned=False)
+
+    def _refusal(self, plugin: Plugin, folder: Path, pinned: bool) -> ClawError | None:
         wanted = asks(plugin)
-        pinned = wanted or self.require_signature or self._lends(plugin)
+        pinned = pinned or bool(wanted) or self.require_signature
         if folder.parent == self.bundled or not pinned or developed(folder):
             return None
         name = plugin.plugin.name
@@ -128,11 +141,12 @@ class Guard:
             return _refused(name, book.message, book.hint)
         held = book.plugins.get(name, ())
         if not held:
-            what = f"it asks for {short(wanted)}" if wanted else "it was not installed"
-            why = f"{what}, and nobody has granted that"
+            why = "it was not installed, only copied"
+            if wanted:
+                why = f"it asks for {short(wanted)}, and nobody has granted that"
             return _refused(name, why, f"claw plugin install {folder}")
-        files = self._files(folder)
-        fit = [each for each in held if each.files == files and each.version == plugin.plugin.version]
+        files, version = self._files(folder), plugin.plugin.version
+        fit = [each for each in held if (each.files, each.version) == (files, version)]
         if not fit:
             why = f"its files are not those that were installed as version {held[-1].version}"
             hint = f"claw plugin info {name}; claw plugin install {folder}"
@@ -141,10 +155,6 @@ class Guard:
             why = f"it asks for {short(more)}, which was not granted"
             return _refused(name, why, f"claw plugin install {folder}")
         return self._unsigned(name, fit[0])
-
-    def _lends(self, plugin: Plugin) -> bool:
-        """Whether it runs inside of another plugin's worker, with the permissions of that one."""
-        return plugin.plugin.kind == "driver"
 
     def _unsigned(self, name: str, held: Grant) -> ClawError | None:
         if not self.require_signature:
@@ -155,7 +165,7 @@ class Guard:
         except ClawError as error:
             return _refused(name, error.message, error.hint)
         why = "plugins.require_signature is set, and no key that you trust has signed it"
-        hint = "claw plugin trust KEY; claw plugin install a signed package"
+        hint = f"claw plugin info {name}; claw plugin trust KEY"
         return _refused(name, why, hint)
 
     def _files(self, folder: Path) -> str:
@@ -174,14 +184,14 @@ class Guard:
             identity = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_mode)
         except OSError:
             identity = (0, 0, 0, 0)
-        if identity != self._book[0]:
+        if identity != self._read[0]:
             try:
-                self._book = identity, read()
+                self._read = identity, read()
             except OSError as error:
-                self._book = None, ClawError("bad_config", f"{book_file()}: {error.strerror}")
+                self._read = None, ClawError("bad_config", f"{book_file()}: {error.strerror}")
             except ClawError as error:
-                self._book = identity, error
-        return self._book[1]
+                self._read = identity, error
+        return self._read[1]
 
 
 # Development.

@@ -160,8 +160,10 @@ def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
     checks.texts(
         [
             ("plugin.description", identity.description, checks.DESCRIPTION),
-            *(("operation.description", e.description, checks.DESCRIPTION)
-              for e in manifest.operation),
+            *(
+                ("operation.description", e.description, checks.DESCRIPTION)
+                for e in manifest.operation
+            ),
             *(("plugin.drivers", driver, 64) for driver in identity.drivers),
         ],
         refuse,

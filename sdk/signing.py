@@ -69,9 +69,7 @@ def generate(name: str) -> str:
     key = Ed25519PrivateKey.generate()
     public = _text(key.public_key().public_bytes_raw())
     trust(name, public)
-    private.save(
-        path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
+    private.save(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return public
 
 
@@ -219,7 +217,9 @@ def distrust(name: str) -> str:
     with private.locked(_lock()):
         keys = trusted()
         if name not in keys:
-            raise ClawError("bad_params", f"no trusted key is called {name[:80]!r}", None, list(keys))
+            raise ClawError(
+                "bad_params", f"no trusted key is called {name[:80]!r}", None, list(keys)
+            )
         key = keys.pop(name)
         _keep(keys)
     return key

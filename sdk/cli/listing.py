@@ -129,6 +129,8 @@ def plugins_command(as_json: bool) -> None:
 
 
 def _state(row: dict[str, Any]) -> str:
+    if not row.get("granted", True):
+        return "not granted"
     if row["quarantined"]:
         return "quarantined"
     if row["workers"]:
