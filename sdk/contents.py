@@ -239,7 +239,8 @@ def tree_identity(folder: Path) -> str:
 
 def tree_hash(folder: Path) -> str:
     """The hash of everything in a folder; empty if it holds what no installed plugin does."""
-    lines, total = [], 0
+    lines: list[str] = []
+    total = 0
     try:
         for name, found in every_file(folder):
             total += found.st_size

@@ -1,8 +1,8 @@
 """What the owner has granted: to which plugin, in which version, with exactly which files.
 
 ``grants.json`` beside ``config.toml`` is written by ``claw plugin install`` and ``remove``, and
-read by the steward before it starts a worker. A plugin that asks for nothing needs no grant, and the
-bundled ones are part of ClawAI. While a plugin is replaced its old and its new grant both stand, so
+read by the steward before it starts a worker. A plugin that asks for nothing needs no grant, nor
+does a bundled one. While a plugin is replaced its old and its new grant both stand, so
 that whichever folder is found has its own.
 
 A folder under development is granted what it asks for, whatever it holds, by a file that the
@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -143,17 +144,17 @@ class Guard:
         if not held:
             why = "it was not installed, only copied"
             if wanted:
-                why = f"it asks for {short(wanted)}, and nobody has granted that"
-            return _refused(name, why, f"claw plugin install {folder}")
+                why = f"it asks for permissions that nobody has granted ({short(wanted)})"
+            return _refused(name, why, f"claw plugin install {shlex.quote(str(folder))}")
         files, version = self._files(folder), plugin.plugin.version
         fit = [each for each in held if (each.files, each.version) == (files, version)]
         if not fit:
             why = f"its files are not those that were installed as version {held[-1].version}"
-            hint = f"claw plugin info {name}; claw plugin install {folder}"
+            hint = f"claw plugin info {name}; claw plugin install {shlex.quote(str(folder))}"
             return _refused(name, why, hint)
         if more := grown(wanted, fit[0].permissions):
-            why = f"it asks for {short(more)}, which was not granted"
-            return _refused(name, why, f"claw plugin install {folder}")
+            why = f"it asks for permissions that were not granted ({short(more)})"
+            return _refused(name, why, f"claw plugin install {shlex.quote(str(folder))}")
         return self._unsigned(name, fit[0])
 
     def _unsigned(self, name: str, held: Grant) -> ClawError | None:

@@ -238,8 +238,7 @@ def check(candidate: Candidate, there: Before, force: bool, require_signature: b
     if require_signature and not (candidate.signer and signing.name_of(candidate.signer)):
         raise ClawError(
             "not_granted",
-            f"{name} {version} is not signed by a key that you trust, and plugins.require_signature "
-            "is set",
+            f"{name} {version} is not signed by a key that you trust (plugins.require_signature)",
             got=candidate.signer or "no signature",
             allowed=signing.trusted(),
             hint="if you trust its key: claw plugin trust KEY --name WHOSE",

@@ -135,11 +135,11 @@ def read_plugin(folder: Path) -> Plugin:
     except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
-    checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
-    checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
+    named = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
+    named += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
-    checks.append(("permissions.profile", manifest.permissions.profile, _NAME))
-    for key, got, pattern in checks:
+    named.append(("permissions.profile", manifest.permissions.profile, _NAME))
+    for key, got, pattern in named:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
     for key, got, allowed in (

@@ -79,7 +79,7 @@ class _Entry:
 
 def _directory(entries: Iterable[_Entry]) -> bytes:
     """What stands behind the files."""
-    out, offset, count = b"", 0, 0
+    offset, count = 0, 0
     parts = []
     for entry in entries:
         parts.append(entry.central(offset))
@@ -207,19 +207,19 @@ class _Reader:
     """Reads a package from its first byte to its last, knowing what must come."""
 
     def __init__(self, file: BinaryIO, where: str) -> None:
-        self.file, self.where = file, where
+        self._file, self._where = file, where
         self.entries: list[_Entry] = []
         self._ahead = b""
 
     def _take(self, count: int) -> bytes:
         taken, self._ahead = self._ahead[:count], self._ahead[count:]
-        return taken + self.file.read(count - len(taken))
+        return taken + self._file.read(count - len(taken))
 
     def _refuse(self, why: str, got: Any = None) -> ClawError:
         hint = "it is damaged, changed, or was not made by `claw plugin pack`"
-        return ClawError("bad_package", f"{self.where}: {why}", got, hint=hint)
+        return ClawError("bad_package", f"{self._where}: {why}", got, hint=hint)
 
-    def _crc(self, name: str, size: int) -> int:
+    def crc(self, name: str, size: int) -> int:
         """The checksum that the header of the entry that must come here says."""
         raw = self._take(_LOCAL.size + len(name.encode()))
         crc: int = _LOCAL.unpack(raw[: _LOCAL.size])[6] if len(raw) >= _LOCAL.size else 0
@@ -234,7 +234,7 @@ class _Reader:
         if not 0 <= size <= limit:
             raise self._refuse("this is no package, or one with another form", size)
         self._ahead = raw + self._ahead
-        crc = self._crc(name, size)
+        crc = self.crc(name, size)
         data = self._take(size)
         if len(data) != size or zlib.crc32(data) != crc:
             raise self._refuse(f"{name} is cut off or damaged")
@@ -251,7 +251,7 @@ class _Reader:
 
     def file(self, name: str, item: Item, folder: Path | None) -> None:
         """Check one file, and write it if there is a folder."""
-        crc, what = self._crc(name, item.size), f"{self.where}: {name}"
+        crc, what = self.crc(name, item.size), f"{self._where}: {name}"
         if folder:
             found = write_file(folder, name, item, _Rest(self), what)
         else:
@@ -299,7 +299,7 @@ def with_signature(path: Path, target: Path, contents: Contents, signature: byte
 
         def files() -> Iterator[tuple[str, Item, Source]]:
             for name, item in contents.files.items():
-                reader._crc(name, item.size)
+                reader.crc(name, item.size)
                 yield name, item, _Rest(reader)
 
         with _replacing(target) as out:

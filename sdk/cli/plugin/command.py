@@ -8,9 +8,17 @@ import importlib
 
 import click
 
-from clawai.sdk.cli.listing import plugins_command
-
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "list": "List the plugins, where they come from and what they were granted.",
+    "info": "Show a plugin: what it asks for, what it can do, who made it.",
+    "install": "Install a plugin: shows what it asks for, and asks you.",
+    "remove": "Delete installed plugins, with what they were granted.",
+    "pack": "Pack a plugin into one file.",
+    "sign": "Sign a package with a key of yours.",
+    "verify": "Check every byte of a package, and say who has signed it.",
+    "keygen": "Make a key to sign plugins with.",
+    "trust": "Trust the plugins that a key has signed; list the keys.",
+}
 """Verb to the line that help shows."""
 
 
@@ -42,6 +50,3 @@ def plugin_command() -> None:
     Example:
       claw plugin list
     """
-
-
-plugin_command.add_command(plugins_command, "list")
