@@ -139,7 +139,8 @@ class Guard:
         name = plugin.plugin.name
         book = self.book()
         if isinstance(book, ClawError):
-            return _refused(name, book.message, book.hint)
+            hint = book.hint or f"mend or delete {book_file()}; claw plugin install {name} again"
+            return _refused(name, book.message, hint)
         held = book.plugins.get(name, ())
         if not held:
             why = "it was not installed, only copied"
