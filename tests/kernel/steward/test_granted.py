@@ -51,31 +51,6 @@ def claw(kernel: Kernel, *words: str, code: int = 0) -> str:
     return out.getvalue()
 
 
-def read(path: str) -> str:
-    return Path(path).read_text() + "{more}"
-"""
-
-
-def reader(kernel: Kernel, name: str, path: Path, more: str = "", asks: bool = True) -> Path:
-    """A plugin's folder, not among the kernel's, that reads the file ``path``."""
-    folder = kernel.base / "source" / name
-    plugin(folder, name, permissions=f'read = {{ "{path}" = "the test" }}\n' if asks else "")
-    text = (folder / "plugin.toml").read_text()
-    (folder / "plugin.toml").write_text(text.replace(f"{name}.say", f"{name}.read"))
-    (folder / f"claw_{name}.py").write_text(READS.format(name=name, more=more))
-    return folder
-
-
-def claw(kernel: Kernel, *words: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "clawai.sdk.cli.main", "plugin", *words]
-    done = subprocess.run(
-        command, env=kernel.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
-
-
 def read(client: Client, name: str, path: Path) -> str:
     return client.call(f"{name}.read", {"path": str(path)}).value
 
