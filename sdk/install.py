@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -176,6 +175,8 @@ def entry_point(name: str) -> tuple[Path, str]:
     Raises:
         ClawError: unknown_plugin, bad_package.
     """
+    import importlib.metadata  # here: it is slow to import, and seldom needed
+
     offered = importlib.metadata.entry_points(group=GROUP)
     named = [each for each in offered if each.name == name]
     if not named:

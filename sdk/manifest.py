@@ -14,6 +14,8 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
 LIMIT = 256 * 1024
+DOTS = 200
+"""In a line: a key of very many parts costs the reader of TOML the square of them in memory."""
 UNASKED = {"memory": 512, "cpu": 64, "threads": 64}
 """What ``[limits]`` may say without a permission: MiB, processors, threads."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -130,9 +132,12 @@ def read_plugin(folder: Path) -> Plugin:
         ClawError: bad_config, naming the file and the key.
     """
     path = folder / "plugin.toml"
+    raw = _read(path)
+    if any(line.count(b".") > DOTS for line in raw.split(b"\n")):
+        raise ClawError("bad_config", f"{path}: a line has too many dots", allowed=DOTS)
     try:
-        manifest = msgspec.toml.decode(_read(path), type=Plugin)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        manifest = msgspec.toml.decode(raw, type=Plugin)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
     named = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
@@ -186,7 +191,7 @@ def read_model(folder: Path) -> Model:
     path = folder / "model.json"
     try:
         model = msgspec.json.decode(_read(path), type=Model)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     if model.name != folder.name or Path(model.file).name != model.file:
         raise ClawError(

@@ -15,6 +15,7 @@ from clawai.sdk.manifest import Plugin
 LIMIT = 1 << 20
 """Bytes of a source file; a larger one is not read."""
 _FILES = 200
+_EXPRESSION = 120
 _OURS = ("Context", "Batch")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -84,13 +85,13 @@ def _parameters(
     defaults = [*missing, *node.args.defaults, *node.args.kw_defaults]
     found: list[tuple[str, str, str]] = []
     for argument, default in zip(arguments, defaults, strict=True):
-        kind = ast.unparse(argument.annotation) if argument.annotation else ""
+        kind = _written(argument.annotation)
         if kind.rpartition(".")[2] in _OURS or argument.arg == "self":
             continue
         inner = kind.removeprefix("list[").removesuffix("]")
         if inner != kind and _is_params(classes.get(inner)):
             return _fields(classes[inner])  # one task of a batch
-        found.append((argument.arg, kind, ast.unparse(default) if default else ""))
+        found.append((argument.arg, kind, _written(default)))
     return tuple(found)
 
 
@@ -101,11 +102,13 @@ def _is_params(node: ast.ClassDef | None) -> bool:
 
 def _fields(node: ast.ClassDef) -> tuple[tuple[str, str, str], ...]:
     return tuple(
-        (
-            item.target.id,
-            ast.unparse(item.annotation),
-            ast.unparse(item.value) if item.value else "",
-        )
+        (item.target.id, _written(item.annotation), _written(item.value))
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     )
+
+
+def _written(node: ast.expr | None) -> str:
+    """An expression as source, cut where it is longer than anybody reads."""
+    text = ast.unparse(node) if node else ""
+    return text if len(text) <= _EXPRESSION else f"{text[:_EXPRESSION]}…"

@@ -175,6 +175,24 @@ def test_too_large_and_not_text(tmp_path: Path) -> None:
     refused(tmp_path, b"\xff\xfe\x00")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 200_000,
+        "a = " + "{a=" * 60_000,
+        ".".join("a" * 120_000) + " = 1",
+        "[" + " . ".join("a" * 60_000) + "]",
+        (".".join("a" * 200) + " = 1\n") * 600,
+        "a = " + "9" * 250_000,
+        f"{GOOD}[limits]\ncpu = nan\n",
+        f"{GOOD}[limits]\ncpu = inf\n",
+    ],
+    ids=["lists", "tables", "key", "header", "keys", "number", "nan", "inf"],
+)
+def test_manifests_that_would_cost_their_reader_too_much(tmp_path: Path, text: str) -> None:
+    refused(tmp_path, text)
+
+
 def test_a_model_must_be_that_of_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()

@@ -1,5 +1,6 @@
 """`claw plugin list`: which plugins there are, where they come from, whether they may start."""
 
+import contextlib
 from typing import Any
 
 import click
@@ -20,7 +21,8 @@ def command(as_json: bool) -> None:
     Example:
       claw plugin list
     """
-    install.sweep()
+    with contextlib.suppress(OSError, ClawError):  # what is there can be listed all the same
+        install.sweep()
     found, problems, guard = showing.everything()
     rows = [row(each, found, guard) for each in found.values()]
     if as_json:
