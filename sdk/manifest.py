@@ -13,13 +13,13 @@ from clawai.sdk import checks
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 
-LIMIT = 256 * 1024
-DOTS = 200
-"""In a line: a key of very many parts costs the reader of TOML the square of them in memory."""
+LIMIT = 64 * 1024
 UNASKED = {"memory": 512, "cpu": 64, "threads": 64}
 """What ``[limits]`` may say without a permission: MiB, processors, threads."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
+_LONG_KEY = re.compile(rb"""(?:((?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+"""A key of many parts, which cost the reader of TOML their square."""
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -133,8 +133,8 @@ def read_plugin(folder: Path) -> Plugin:
     """
     path = folder / "plugin.toml"
     raw = _read(path)
-    if any(line.count(b".") > DOTS for line in raw.split(b"\n")):
-        raise ClawError("bad_config", f"{path}: a line has too many dots", allowed=DOTS)
+    if _LONG_KEY.search(raw):
+        raise ClawError("bad_config", f"{path}: a key of more than 16 parts")
     try:
         manifest = msgspec.toml.decode(raw, type=Plugin)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -178,12 +178,12 @@ def test_too_large_and_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a = " + "[" * 200_000,
-        "a = " + "{a=" * 60_000,
-        ".".join("a" * 120_000) + " = 1",
-        "[" + " . ".join("a" * 60_000) + "]",
-        (".".join("a" * 200) + " = 1\n") * 600,
-        "a = " + "9" * 250_000,
+        "a = " + "[" * 60_000,
+        "a = " + "{a=" * 20_000,
+        ".".join("a" * 30_000) + " = 1",
+        "[" + " . ".join("a" * 15_000) + "]",
+        ("[" + ".".join("a" * 15) + "]\n") * 2000,
+        "a = " + "9" * 60_000,
         f"{GOOD}[limits]\ncpu = nan\n",
         f"{GOOD}[limits]\ncpu = inf\n",
     ],

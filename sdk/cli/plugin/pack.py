@@ -6,10 +6,11 @@ import click
 
 from clawai.sdk import package
 from clawai.sdk.cli import output
+from clawai.sdk.cli.plugin import showing
 
 
 @click.command("pack", no_args_is_help=True)
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE",
     help="A file, or a folder for it. [default: NAME-VERSION.clawplugin, here]",
@@ -24,7 +25,7 @@ def command(folder: Path, target: Path | None, as_json: bool) -> None:
     Example:
       claw plugin pack ./hello -o /tmp
     """
-    place, contents = package.pack(folder, target)
+    place, contents = package.pack(showing.need(folder, folder=True), target)
     size = place.stat().st_size
     if as_json:
         output.print_json(

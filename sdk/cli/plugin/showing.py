@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+
 from clawai.sdk import config, grants, signing
 from clawai.sdk.asks import Ask, words
 from clawai.sdk.cli import output
@@ -18,6 +20,13 @@ def everything() -> tuple[dict[str, Found], dict[str, str], grants.Guard]:
     settings = config.load()
     found, problems = scan(bundled(), [Path(folder) for folder in settings.plugin_dirs])
     return found, problems, grants.Guard(bundled(), settings.plugins.require_signature)
+
+
+def need(place: Path, folder: bool = False) -> Path:
+    """``place``, if there is a file (or a folder) there; else wrong usage."""
+    if not (place.is_dir() if folder else place.is_file()):
+        raise click.UsageError(f"There is no {'folder' if folder else 'file'} {str(place)!r}.")
+    return place
 
 
 def signer(key: str) -> dict[str, Any]:

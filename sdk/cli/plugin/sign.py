@@ -6,10 +6,11 @@ import click
 
 from clawai.sdk import package, signing
 from clawai.sdk.cli import output
+from clawai.sdk.cli.plugin import showing
 
 
 @click.command("sign", no_args_is_help=True)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--key", "name", default=signing.DEFAULT, show_default=True, help="Your key's name.")
 @click.option(
     "-o", "--output", "target", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -25,7 +26,7 @@ def command(file: Path, name: str, target: Path | None, as_json: bool) -> None:
     Example:
       claw plugin sign hello-1.0.0.clawplugin
     """
-    found = package.read(file)
+    found = package.read(showing.need(file))
     if name == signing.DEFAULT and not signing.has_key(name):
         signing.generate(name)
         place = signing.keys_dir() / f"{name}.key"

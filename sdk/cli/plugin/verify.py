@@ -11,7 +11,7 @@ from clawai.sdk.errors import ClawError
 
 
 @click.command("verify", no_args_is_help=True)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--trusted", is_flag=True, help="An error, unless a key that you trust has signed.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(file: Path, trusted: bool, as_json: bool) -> None:
@@ -21,7 +21,7 @@ def command(file: Path, trusted: bool, as_json: bool) -> None:
     Example:
       claw plugin verify hello-1.0.0.clawplugin --trusted
     """
-    found = package.read(file)
+    found = package.read(showing.need(file))
     contents, key = found.contents, signing.check(found.contents, found.signature)
     who = showing.signer(key)
     if trusted and not who["trusted"]:

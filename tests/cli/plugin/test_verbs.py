@@ -260,8 +260,8 @@ def test_narrow_terminals_and_strange_texts(inside, folder):
 
 def test_wrong_words(inside, folder, tmp_path):
     assert "unknown_plugin" in inside.run("plugin", "install", "no-such-thing", code=1).stderr
-    assert "does not exist" in inside.run("plugin", "verify", str(tmp_path / "no"), code=2).stderr
-    assert "does not exist" in inside.run("plugin", "pack", str(tmp_path / "no"), code=2).stderr
+    assert "There is no file" in inside.run("plugin", "verify", str(tmp_path / "no"), code=2).stderr
+    assert "There is no folder" in inside.run("plugin", "pack", str(tmp_path / "no"), code=2).stderr
     (tmp_path / "text").write_text("hello")
     for verb in ("install", "verify", "sign", "info"):
         assert "bad_package" in inside.run("plugin", verb, str(tmp_path / "text"), code=1).stderr
