@@ -147,7 +147,7 @@ class Guard:
             if wanted:
                 why = f"it asks for permissions that nobody has granted ({short(wanted)})"
             return _refused(name, why, f"claw plugin install {shlex.quote(str(folder))}")
-        files, version = self._files(folder), plugin.plugin.version
+        files, version = self.files(folder), plugin.plugin.version
         fit = [each for each in held if (each.files, each.version) == (files, version)]
         if not fit:
             why = f"its files are not those that were installed as version {held[-1].version}"
@@ -170,7 +170,7 @@ class Guard:
         hint = f"claw plugin info {name}; claw plugin trust KEY"
         return _refused(name, why, hint)
 
-    def _files(self, folder: Path) -> str:
+    def files(self, folder: Path) -> str:
         """The hash of a folder's files."""
         identity = contents.tree_identity(folder)
         known, files = self._trees.get(folder, ("", ""))

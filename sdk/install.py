@@ -241,7 +241,7 @@ def check(candidate: Candidate, there: Before, force: bool, require_signature: b
             "not_granted",
             f"{name} {version} is not signed by a key that you trust (plugins.require_signature)",
             got=candidate.signer or "no signature",
-            allowed=signing.trusted(),
+            allowed=signing.trusted() or None,
             hint="if you trust its key: claw plugin trust KEY --name WHOSE",
         )
     if there.version and version_key(version) < version_key(there.version) and not force:
@@ -323,7 +323,7 @@ def _compile(folder: Path, target: Path) -> None:
     """
     if not any(folder.rglob("*.py")):
         return
-    command = [sys.executable, "-I", "-c", _COMPILER, str(folder), str(target)]
+    command = [sys.executable, "-I", "-S", "-c", _COMPILER, str(folder), str(target)]
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
             [*command, str(_COMPILE_S), str(_COMPILE_BYTES)],

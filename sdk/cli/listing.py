@@ -123,7 +123,7 @@ def plugins_command(as_json: bool) -> None:
     )
     for row in rows:
         if problem := row.get("problem"):
-            output.note(f"{row['name']}: {problem}")
+            output.note(f"{row['name']}: {problem}" if row.get("granted", True) else problem)
     for folder, problem in answer.get("problems", {}).items():
         output.note(f"not usable: {folder}: {problem}")
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from typing import Any
 
 import click
 
@@ -39,27 +40,29 @@ def command(what: str, yes: bool, force: bool, as_json: bool) -> None:
         if new or other:
             _ask(candidate.name, what, new, yes, as_json)
         folder = install.commit(candidate, there)
-    restarted = bool(there.version) and unload(candidate.name)
+    stopped = bool(there.version) and unload(candidate.name)
     if as_json:
-        output.print_json(
-            {
-                "name": candidate.name,
-                "version": candidate.plugin.plugin.version,
-                "before": there.version or None,
-                "folder": str(folder),
-                "hash": candidate.contents.hash,
-                "granted": showing.as_rows(asks.asks(candidate.plugin)),
-                **showing.signer(candidate.signer),
-            }
-        )
+        output.print_json(_result(candidate, there, str(folder)))
         return
-    named = f"{candidate.name} {candidate.plugin.plugin.version}"
-    instead = f", instead of {there.version}" if there.version else ""
-    print(f"\n{output.style('✓', 'green')} {named} is installed{instead}")
-    if restarted:
+    version = candidate.plugin.plugin.version
+    instead = " again" if there.version == version else f", instead of {there.version}"
+    told = f"{candidate.name} {version} is installed{instead if there.version else ''}"
+    print(f"\n{output.style('✓', 'green')} {told}")
+    if stopped:
         output.note("its worker ran, and was stopped: the next task starts the new one")
-    if candidate.plugin.operation:
-        print(f"  next: claw plugin info {candidate.name}")
+    print(f"  next: claw plugin info {candidate.name}")
+
+
+def _result(candidate: install.Candidate, there: install.Before, folder: str) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "version": candidate.plugin.plugin.version,
+        "before": there.version or None,
+        "folder": folder,
+        "hash": candidate.contents.hash,
+        "granted": showing.as_rows(asks.asks(candidate.plugin)),
+        **showing.signer(candidate.signer),
+    }
 
 
 def _show(

@@ -68,7 +68,7 @@ def row(each: Found, found: dict[str, Found], guard: grants.Guard) -> dict[str, 
         "from": held.source if held else "",
         "signer": showing.signer(held.signer if held else ""),
         "asks": asks.short(asks.asks(each.plugin)),
-        "state": _state(each, held, refused),
+        "state": _state(each, held, refused, guard),
         "problem": refused.message if refused else "",
         "hint": refused.hint if refused else "",
     }
@@ -86,7 +86,12 @@ def _source(held: grants.Grant | None) -> str:
     return held.source.partition(" ")[0].lower() if held else "copied"
 
 
-def _state(each: Found, held: grants.Grant | None, refused: ClawError | None) -> str:
+def _state(
+    each: Found, held: grants.Grant | None, refused: ClawError | None, guard: grants.Guard
+) -> str:
     if refused:
         return "changed" if held else "not granted"
-    return "in development" if grants.developed(each.folder) else "ready"
+    if grants.developed(each.folder):
+        return "in development"
+    # One that asks for nothing may be edited where it lies, and still starts.
+    return "edited" if held and guard.files(each.folder) != held.files else "ready"

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from clawai.sdk import grants
 from plugin_folders import ASKS, forged, plugin
 
 PATIENCE = 60.0
@@ -127,6 +128,11 @@ def test_who_asks_for_nothing_is_not_asked_about(inside, folder):
     said = inside.run("plugin", "install", str(folder)).stdout
     assert "asks for nothing" in said and "signed by  nobody" in said
     assert row(inside)["state"] == "ready"
+    there = inside.home / "data" / "clawai" / "plugins" / "demo"
+    (there / "claw_demo.py").write_text("# mine now\n")
+    assert row(inside)["state"] == "edited"
+    with grants.for_development(there):
+        assert row(inside)["state"] == "in development"
 
 
 def test_the_question_at_a_terminal(inside, packed):
@@ -175,7 +181,7 @@ def test_an_upgrade_shows_the_difference(inside, folder):
     assert before < done.stdout.index("/srv/maps") < gone < done.stdout.index("api.example.org")
     inside.run("plugin", "install", str(folder), "--yes")
     done = inside.run("plugin", "install", str(folder))
-    assert "asks for:" not in done.stdout and "instead of 1.1.0" in done.stdout
+    assert "asks for:" not in done.stdout and "installed again" in done.stdout
     plugin(folder, version="1.0.9", permissions=kept)
     assert "--force" in inside.run("plugin", "install", str(folder), "--yes", code=1).stderr
     inside.run("plugin", "install", str(folder), "--force")
