@@ -89,14 +89,30 @@ def staged(what: str) -> Iterator[Candidate]:
         folder.mkdir()
         place = Path(what)
         if place.is_file():
-            found = package.read(place, folder)
-            signer = signing.check(found.contents, found.signature)
-            yield _candidate(folder, found.contents, f"package {place.resolve()}", signer)
+            yield _unpacked(place, folder)
             return
         source = f"folder {place.resolve()}"
         if not place.is_dir():
             place, source = entry_point(what)
         yield _candidate(folder, _copied(place, folder), source, "")
+
+
+@contextlib.contextmanager
+def opened(place: Path) -> Iterator[Candidate]:
+    """What a package holds, to look at only: deleted at the end.
+
+    Raises:
+        ClawError: as ``staged``.
+    """
+    with tempfile.TemporaryDirectory(prefix="claw-") as folder:
+        yield _unpacked(place, Path(folder))
+
+
+def _unpacked(place: Path, folder: Path) -> Candidate:
+    """Unpack a package, and check its signature if it has one."""
+    found = package.read(place, folder)
+    signer = signing.check(found.contents, found.signature)
+    return _candidate(folder, found.contents, f"package {place.resolve()}", signer)
 
 
 @contextlib.contextmanager
@@ -233,8 +249,9 @@ def check(candidate: Candidate, there: Before, force: bool, require_signature: b
 
     Raises:
         ClawError: not_granted: a downgrade without ``force``, or no trusted signature where the
-            configuration requires one.
+            configuration requires one; bad_config: another plugin offers one of its operations.
     """
+    _refuse_taken(candidate)
     name, version = candidate.name, candidate.plugin.plugin.version
     if require_signature and not (candidate.signer and signing.name_of(candidate.signer)):
         raise ClawError(
@@ -253,6 +270,20 @@ def check(candidate: Candidate, there: Before, force: bool, require_signature: b
             hint="an older version may have faults that were mended; if you want it: --force",
         )
     return grown(asks(candidate.plugin), there.granted)
+
+
+def _refuse_taken(candidate: Candidate) -> None:
+    """No plugin takes the place of another's operation, whichever name comes first."""
+    offered = {entry.name for entry in candidate.plugin.operation}
+    for name, other in scan(bundled())[0].items():
+        taken = sorted(offered & {entry.name for entry in other.plugin.operation})
+        if taken and name != candidate.name:
+            raise ClawError(
+                "bad_config",
+                f"{name} offers {taken[0]} already",
+                got=taken,
+                hint=f"if you want {candidate.name} instead: claw plugin remove {name}",
+            )
 
 
 # Taking force.

@@ -153,6 +153,10 @@ def read_plugin(folder: Path) -> Plugin:
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    if manifest.permissions.profile == "engine" and identity.kind != "engine":
+        raise checks.refusal(path)(
+            "permissions.profile", "engine", "strict or tool, but for a plugin of kind engine"
+        )
     _check_shown(manifest, checks.refusal(path))
     return manifest
 

@@ -57,6 +57,12 @@ class Package:
     """Of ``clawplugin.sig``; empty without one. ``signing.check`` says what it is worth."""
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """What every format has in common."""
+
+    format: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
@@ -181,14 +187,15 @@ def unpack(file: BinaryIO, where: str, folder: Path | None = None) -> Package:
 def _decoded(index: bytes, where: str) -> Contents:
     """The contents that a package says it has."""
     try:
-        contents = msgspec.json.decode(index, type=Contents)
+        format = msgspec.json.decode(index, type=_Format).format  # noqa: A001
+        contents = msgspec.json.decode(index, type=Contents) if format == FORMAT else None
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise ClawError("bad_package", f"{where}: {INDEX}: {error}"[:1000]) from None
-    if contents.format != FORMAT:
+    if contents is None:
         raise ClawError(
             "bad_package",
             f"{where} is of another format",
-            got=contents.format,
+            got=format,
             allowed=FORMAT,
             hint="a newer ClawAI may read it",
         )

@@ -169,6 +169,20 @@ def test_names_that_are_taken(source: Path, tmp_path: Path) -> None:
     assert (installed() / "mine.txt").exists()
 
 
+def test_nobody_takes_anothers_operation(source: Path, tmp_path: Path) -> None:
+    put(source)
+    thief = plugin(tmp_path / "thief", name="aaa")
+    text = (thief / "plugin.toml").read_text()
+    (thief / "plugin.toml").write_text(text.replace("aaa.say", "demo.say"))
+    with pytest.raises(ClawError, match="demo offers demo") as caught:
+        put(thief)
+    assert caught.value.hint.endswith("claw plugin remove demo")
+    (thief / "plugin.toml").write_text(text.replace("aaa.say", "llm.generate"))
+    with pytest.raises(ClawError, match="engine offers llm"):
+        put(thief)
+    assert left_over() == []
+
+
 def test_hostile_packages_leave_nothing(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "evil.clawplugin"
     manifest = (source / "plugin.toml").read_bytes()

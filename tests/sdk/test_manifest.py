@@ -48,6 +48,7 @@ def test_a_good_one(tmp_path: Path) -> None:
         ('"good.op"', '"good.op\\n"', "operation.name"),
         ('"tool"', '"../../../good/own"', "permissions.profile"),
         ('"tool"', '"/etc/profile"', "permissions.profile"),
+        ('"tool"', '"engine"', "permissions.profile"),
         ('version = "1"', "version = 1", "version"),
         ("[[operation]]", "[operation]", "operation"),
         ("[plugin]", "[plugin", "plugin.toml"),

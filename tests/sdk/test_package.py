@@ -183,6 +183,8 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
         lambda index: index["files"].pop("plugin.toml"),
     ):
         refused_by(forged(good, change))
+    newer = forged(good, lambda index: index.update(format=2, more=1))
+    assert "a newer ClawAI may read it" in refused_by(newer)
     refused_by(forged({"a": b"no manifest"}))
 
 

@@ -1,14 +1,13 @@
 """`claw plugin info`: everything about one plugin that can be known without running it."""
 
 import difflib
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from clawai.sdk import asks, contents, package, paths, signatures, signing
+from clawai.sdk import asks, contents, install, paths, signatures
 from clawai.sdk.cli import output
 from clawai.sdk.cli.plugin import showing
 from clawai.sdk.cli.plugin.list import row
@@ -61,13 +60,10 @@ def _by_path(place: Path) -> dict[str, Any]:
         found = contents.collect(place, plugin)
         told = {"source": "folder", "hash": found.hash, "signer": showing.signer("")}
         return _names(plugin, place) | told | _inside(place, plugin)
-    with tempfile.TemporaryDirectory(prefix="claw-") as kept:
-        folder = Path(kept)
-        packed = package.read(place, folder)
-        key = signing.check(packed.contents, packed.signature)
-        plugin = read_plugin(folder)
-        told = {"source": "package", "hash": packed.contents.hash, "signer": showing.signer(key)}
-        return _names(plugin, place) | told | _inside(folder, plugin)
+    with install.opened(place) as opened:
+        key = showing.signer(opened.signer)
+        told = {"source": "package", "hash": opened.contents.hash, "signer": key}
+        return _names(opened.plugin, place) | told | _inside(opened.folder, opened.plugin)
 
 
 def _names(plugin: Plugin, place: Path) -> dict[str, Any]:

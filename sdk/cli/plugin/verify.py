@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from clawai.sdk import package, signing
+from clawai.sdk import install, signing
 from clawai.sdk.cli import output
 from clawai.sdk.cli.plugin import showing
 from clawai.sdk.errors import ClawError
@@ -21,8 +21,8 @@ def command(file: Path, trusted: bool, as_json: bool) -> None:
     Example:
       claw plugin verify hello-1.0.0.clawplugin --trusted
     """
-    found = package.read(showing.need(file))
-    contents, key = found.contents, signing.check(found.contents, found.signature)
+    with install.opened(showing.need(file)) as found:
+        contents, key = found.contents, found.signer
     who = showing.signer(key)
     if trusted and not who["trusted"]:
         raise ClawError(

@@ -54,6 +54,14 @@ class Terminal:
     def answer(self, text):
         os.write(self.master, text.encode())
 
+    def interrupt(self):
+        """Ctrl-C, pressed until it is heard: one just before the line is read may be lost."""
+        until = time.monotonic() + PATIENCE
+        while "cancelled" not in self.said and time.monotonic() < until:
+            self.process.send_signal(signal.SIGINT)
+            if select.select([self.master], [], [], 1.0)[0]:
+                self.said += os.read(self.master, 65536).decode()
+
     def end(self):
         said = self.until()
         os.close(self.master)
@@ -144,7 +152,7 @@ def test_the_question_at_a_terminal(inside, packed):
     assert code == 1 and "nothing was installed" in said and "demo" not in names(inside)
     asked = Terminal(inside, "plugin", "install", str(packed))
     asked.until("[y/N]")
-    asked.process.send_signal(signal.SIGINT)
+    asked.interrupt()
     code, said = asked.end()
     assert code == 130 and "cancelled" in said and "demo" not in names(inside)
     asked = Terminal(inside, "plugin", "install", str(packed))
@@ -258,6 +266,8 @@ def test_narrow_terminals_and_strange_texts(inside, folder):
     for words in (("install", "--yes"), ("verify",), ("info",)):
         done = inside.run("plugin", words[0], str(evil), *words[1:], code=1)
         assert "\x1b" not in done.stdout + done.stderr and "bad_package" in done.stderr
+    evil.write_bytes(forged({"plugin.toml": b'[plugin]\nname="a"\nversion="1"\nmodule="m"\n'}))
+    assert "another name" in inside.run("plugin", "verify", str(evil), code=1).stderr
     (folder / "plugin.toml").write_text('[plugin]\nname = "demo"\nversion = "1"\nmodule = "m"\n'
                                         'description = "\\u001b[2Jnothing to see"\n')  # fmt: skip
     done = inside.run("plugin", "install", str(folder), "--yes", code=1)
