@@ -15,7 +15,7 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import paths
+from clawai.sdk import develop, paths
 from clawai.sdk.errors import ClawError
 from clawai.sdk.found import scan
 from clawai.sdk.grants import Guard
@@ -48,10 +48,20 @@ class Registry:
     """Changes when a scan has found something else than the one before."""
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
+<<<<<<< HEAD
     guard: Guard = field(default_factory=lambda: Guard(BUNDLED))
     """Knows what the owner has granted."""
     _manifests: dict[str, str] = field(default_factory=dict)
+=======
+    developed: list[Path] = field(default_factory=list)
+    """Of a plugin each, somebody works at it now."""
+>>>>>>> main
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Forget folders that nobody works at any more, and take those where somebody does."""
+        if develop.folders() != self.developed:
+            self.scan()
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
@@ -61,10 +71,26 @@ class Registry:
             self.version += 1
 
     def _scan(self) -> None:
+<<<<<<< HEAD
         found, self.problems = scan(BUNDLED, self.folders)
         self.plugins = {name: each.plugin for name, each in found.items()}
         self.places = {name: each.folder for name, each in found.items()}
         self._manifests = {name: _identity(folder) for name, folder in self.places.items()}
+=======
+        self.problems.clear()
+        found: dict[str, Plugin] = {}
+        self.developed = develop.folders()
+        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
+            try:
+                # None: before what is installed comes what somebody works at.
+                children = sorted(parent.iterdir()) if parent else self.developed
+            except OSError:
+                continue
+            for folder in children:
+                if (folder / "plugin.toml").is_file():
+                    self._read(folder, found)
+        self.plugins = found
+>>>>>>> main
         self.offers = {}
         for name, plugin in self.plugins.items():
             for entry in plugin.operation:
@@ -89,9 +115,14 @@ class Registry:
         Raises:
             ClawError: unknown_operation, with the nearest names.
         """
+<<<<<<< HEAD
         if op in self.offers:
             self.fresh(self.offers[op].plugin)
         else:
+=======
+        self.look()
+        if op not in self.offers:
+>>>>>>> main
             self.scan()
         if op not in self.offers:
             near = difflib.get_close_matches(op, self.offers, 3, 0.5)
