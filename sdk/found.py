@@ -34,23 +34,27 @@ def bundled() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def scan(first: Path, further: Iterable[Path] = ()) -> tuple[dict[str, Found], dict[str, str]]:
+def scan(
+    first: Path, further: Iterable[Path] = (), developed: Iterable[Path] = ()
+) -> tuple[dict[str, Found], dict[str, str]]:
     """All plugins by name, and each folder that cannot be used with the reason.
 
     Args:
         first: the folder of the bundled plugins.
         further: folders of the configuration.
+        developed: of a plugin each, which somebody works at; they come before what is installed.
     """
     found: dict[str, Found] = {}
     problems: dict[str, str] = {}
-    for parent in (first, paths.plugins_dir(), *further):
+    for parent in (first, None, paths.plugins_dir(), *further):
         try:
-            children = sorted(parent.iterdir())
+            children = sorted(parent.iterdir() if parent else developed)
         except OSError:
             continue
         for folder in children:
             # A name with a dot: an installation that goes on, or was cut off.
-            if folder.name.startswith(".") or not (folder / "plugin.toml").is_file():
+            hidden = parent and folder.name.startswith(".")
+            if hidden or not (folder / "plugin.toml").is_file():
                 continue
             try:
                 plugin = read_plugin(folder)

@@ -5,24 +5,21 @@ read by the steward before it starts a worker. A plugin that asks for nothing ne
 does a bundled one. While a plugin is replaced its old and its new grant both stand, so
 that whichever folder is found has its own.
 
-A folder under development is granted what it asks for, whatever it holds, by a file that the
-developing process keeps locked: it dies with that process, however that ends.
+A folder that its author works at is granted what it asks for, whatever it holds, while the
+session of ``claw plugin dev`` lives (``clawai.sdk.develop``), which ends with that process.
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import secrets
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from clawai.sdk import contents, paths, private, signing
+from clawai.sdk import contents, develop, paths, private, signing
 from clawai.sdk.asks import Ask, asks, grown, short
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
@@ -196,58 +193,7 @@ class Guard:
         return self._read[1]
 
 
-# Development.
-
-
-def _sessions() -> Path:
-    return paths.config_dir() / "development"
-
-
-@contextlib.contextmanager
-def for_development(folder: Path) -> Iterator[None]:
-    """Grant the plugin in ``folder`` what it asks for, whatever it holds, while this is open.
-
-    Only for a command with which the owner names the folder. It ends with this process at the
-    latest: what is in force is a lock that the process holds.
-    """
-    _sessions().mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = _sessions() / f"{os.getpid()}-{secrets.token_hex(4)}.json"
-    fresh = path.with_suffix(".new")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    handle = os.open(fresh, flags, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        os.write(handle, json.dumps({"folder": str(folder.resolve()), "pid": os.getpid()}).encode())
-        fresh.replace(path)  # seen by others only when it is locked and whole
-        yield
-    finally:
-        fresh.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
 def developed(folder: Path) -> bool:
-    """Whether a living process has ``for_development`` open for this folder."""
-    try:
-        names = os.listdir(_sessions())  # noqa: PTH208
-    except OSError:
-        return False
-    resolved = str(folder.resolve()) if names else ""
-    return any(_held(_sessions() / name, resolved) for name in names if name.endswith(".json"))
-
-
-def _held(path: Path, folder: str) -> bool:
-    """Whether the session in this file lives and is for this folder; a dead one is deleted."""
-    try:
-        said = json.loads(private.load(path, 8192))["folder"]
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (OSError, ClawError, ValueError, KeyError, TypeError):
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return bool(said == folder)
-    finally:
-        os.close(handle)
-    path.unlink(missing_ok=True)
-    return False
+    """Whether its author works at the plugin in this folder now, and has it run as it is."""
+    running = develop.granted()
+    return bool(running) and folder.resolve() in running

@@ -28,6 +28,7 @@ def homes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty XDG folders below ``folder``."""
     for name in ("DATA", "CONFIG", "STATE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(folder / name.lower()))
+    monkeypatch.setenv("CLAW_RUNTIME_DIR", str(folder / "run"))
     return folder
 
 

@@ -63,11 +63,7 @@ def order(
         ClawError: the model or the plugin is no longer there, or it is not granted what it asks.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
-<<<<<<< HEAD
     registry.fresh(spec.plugin)
-=======
-    registry.look()
->>>>>>> main
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]

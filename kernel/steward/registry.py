@@ -48,14 +48,11 @@ class Registry:
     """Changes when a scan has found something else than the one before."""
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
-<<<<<<< HEAD
     guard: Guard = field(default_factory=lambda: Guard(BUNDLED))
     """Knows what the owner has granted."""
     _manifests: dict[str, str] = field(default_factory=dict)
-=======
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
->>>>>>> main
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     def look(self) -> None:
@@ -71,26 +68,11 @@ class Registry:
             self.version += 1
 
     def _scan(self) -> None:
-<<<<<<< HEAD
-        found, self.problems = scan(BUNDLED, self.folders)
+        self.developed = develop.folders()
+        found, self.problems = scan(BUNDLED, self.folders, self.developed)
         self.plugins = {name: each.plugin for name, each in found.items()}
         self.places = {name: each.folder for name, each in found.items()}
         self._manifests = {name: _identity(folder) for name, folder in self.places.items()}
-=======
-        self.problems.clear()
-        found: dict[str, Plugin] = {}
-        self.developed = develop.folders()
-        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
-            try:
-                # None: before what is installed comes what somebody works at.
-                children = sorted(parent.iterdir()) if parent else self.developed
-            except OSError:
-                continue
-            for folder in children:
-                if (folder / "plugin.toml").is_file():
-                    self._read(folder, found)
-        self.plugins = found
->>>>>>> main
         self.offers = {}
         for name, plugin in self.plugins.items():
             for entry in plugin.operation:
@@ -101,6 +83,7 @@ class Registry:
 
     def fresh(self, name: str) -> None:
         """See to it that what is known of a plugin is what its manifest says now."""
+        self.look()
         if name not in self.places or _identity(self.places[name]) != self._manifests[name]:
             self.scan()
 
@@ -115,14 +98,9 @@ class Registry:
         Raises:
             ClawError: unknown_operation, with the nearest names.
         """
-<<<<<<< HEAD
         if op in self.offers:
             self.fresh(self.offers[op].plugin)
-        else:
-=======
-        self.look()
         if op not in self.offers:
->>>>>>> main
             self.scan()
         if op not in self.offers:
             near = difflib.get_close_matches(op, self.offers, 3, 0.5)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clawai.sdk import asks, contents, grants, signing
+from clawai.sdk import asks, contents, develop, grants, signing
 from clawai.sdk.errors import ClawError
 from clawai.sdk.grants import Guard
 from clawai.sdk.manifest import read_plugin
@@ -173,8 +173,8 @@ def test_a_broken_file_grants_nothing(guard: Guard, folder: Path, text: str) -> 
 DEVELOPS = """
 import sys, time
 from pathlib import Path
-from clawai.sdk import grants
-with grants.for_development(Path(sys.argv[1])):
+from clawai.sdk import develop
+with develop.Session(Path(sys.argv[1]), granted=True):
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -182,7 +182,7 @@ with grants.for_development(Path(sys.argv[1])):
 
 @pytest.mark.parametrize("end", ["closed", "killed"])
 def test_a_folder_in_development_until_its_developer_ends(
-    guard: Guard, folder: Path, end: str
+    guard: Guard, folder: Path, end: str, tmp_path: Path
 ) -> None:
     other = plugin(folder.parent / "other", permissions=ASKS)
     command = [sys.executable, "-c", DEVELOPS, str(folder)]
@@ -196,22 +196,27 @@ def test_a_folder_in_development_until_its_developer_ends(
             process.send_signal(signal.SIGKILL)
         process.communicate()
     assert "nobody has granted" in refusal(guard, folder)
-    assert not list((grants.book_file().parent / "development").iterdir())
+    assert not list((tmp_path / "run" / "develop").iterdir())
 
 
-def test_what_a_dead_developer_left_is_never_in_force(guard: Guard, folder: Path) -> None:
-    sessions = grants.book_file().parent / "development"
-    sessions.mkdir(parents=True)
-    for name, text in (
-        ("1-a.json", json.dumps({"folder": str(folder), "pid": os.getpid()})),
-        ("2-b.json", "{"),
-        ("3-c.json", "[]"),
-    ):
+def test_a_session_grants_only_where_its_author_says_so(guard: Guard, folder: Path) -> None:
+    with develop.Session(folder):
+        assert develop.folders() == [folder] and develop.granted() == []
+        assert "nobody has granted" in refusal(guard, folder)
+        with develop.Session(folder, granted=True):
+            assert refusal(guard, folder) == ""
+        assert "nobody has granted" in refusal(guard, folder)
+
+
+def test_what_a_dead_developer_left_is_never_in_force(
+    guard: Guard, folder: Path, tmp_path: Path
+) -> None:
+    sessions = tmp_path / "run" / "develop"
+    sessions.mkdir(parents=True, mode=0o700)
+    for name, text in (("session-a", f"{folder}\0granted"), ("session-b", "{")):
         (sessions / name).write_text(text)
     assert "nobody has granted" in refusal(guard, folder)
-    with grants.for_development(folder):
-        assert refusal(guard, folder) == ""
-    assert "nobody has granted" in refusal(guard, folder)
+    assert not list(sessions.iterdir())
 
 
 def test_words_growth_and_a_short_form(folder: Path) -> None:

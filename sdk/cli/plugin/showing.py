@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clawai.sdk import config, grants, signing
+from clawai.sdk import config, develop, grants, signing
 from clawai.sdk.asks import Ask, words
 from clawai.sdk.cli import output
 from clawai.sdk.found import Found, bundled, scan
@@ -18,7 +18,8 @@ LANGUAGES = {"python": "Python", "c": "C", "cpp": "C++"}
 def everything() -> tuple[dict[str, Found], dict[str, str], grants.Guard]:
     """All plugins, the folders that cannot be used, and what says which may start."""
     settings = config.load()
-    found, problems = scan(bundled(), [Path(folder) for folder in settings.plugin_dirs])
+    further = [Path(folder) for folder in settings.plugin_dirs]
+    found, problems = scan(bundled(), further, develop.folders())
     return found, problems, grants.Guard(bundled(), settings.plugins.require_signature)
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from clawai.sdk import grants
+from clawai.sdk import develop
 from plugin_folders import ASKS, forged, plugin
 
 PATIENCE = 60.0
@@ -139,7 +139,7 @@ def test_who_asks_for_nothing_is_not_asked_about(inside, folder):
     there = inside.home / "data" / "clawai" / "plugins" / "demo"
     (there / "claw_demo.py").write_text("# mine now\n")
     assert row(inside)["state"] == "edited"
-    with grants.for_development(there):
+    with develop.Session(there, granted=True):
         assert row(inside)["state"] == "in development"
 
 
