@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from clawai.sdk.manifest import UNASKED, Plugin
+from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
@@ -81,15 +82,15 @@ def words(ask: Ask) -> str:
 
 
 def _network(what: str) -> str:
-    if what == "lan" or what.startswith("lan:"):
-        where, number = "any machine of the local network", what.partition(":")[2]
-    else:
-        name, colon, number = what.rpartition(":")
-        if not colon or what.endswith("]"):
-            name, number = what, ""
-        where = f"any host below {name[2:]}" if name.startswith("*.") else name
-        where = "this machine" if name == "localhost" else where
-    return f"connect to {where}, port {number or '80 or 443'}"
+    rule = network_rule(what)
+    where = rule.host
+    if where == LAN:
+        where = "any machine of the local network"
+    elif where == LOCALHOST:
+        where = "this machine"
+    elif where.startswith("*."):
+        where = f"any host below {where[2:]}"
+    return f"connect to {where}, port {' or '.join(map(str, rule.ports))}"
 
 
 def grown(new: Iterable[Ask], old: Sequence[Ask]) -> list[Ask]:

@@ -5,12 +5,12 @@ that a terminal obeys or that disguises what is written, a path is absolute and 
 each permission has a reason. Whether one is too dangerous to be had at all, the sandbox says.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from clawai.sdk.errors import ClawError
+from clawai.sdk.netrules import listen_rule, network_rule
 
 REASON = 200
 """Characters of a reason at most."""
@@ -24,9 +24,6 @@ CONTROLS = re.compile(
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}([-+.]?[A-Za-z][0-9A-Za-z.+-]*)?")
 OPERATIONS = re.compile(r"\*|([a-z][a-z0-9_]{0,31}\.){1,3}([a-z][a-z0-9_]{0,31}|\*)")
 MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
-_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
-_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-_NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 QUANTITIES = ("memory", "cpu", "threads")
 
 Refuse = Callable[[str, object, object], Exception]
@@ -55,46 +52,24 @@ def path(what: str) -> bool:
     )
 
 
-def port(what: str) -> bool:
-    """Whether it is the number of a TCP port."""
-    return bool(_NUMBER.fullmatch(what)) and int(what) < 1 << 16
+def _means(rule: Callable[[str], object]) -> Callable[[str], object]:
+    """Whether a rule of the network can be made of a key."""
 
+    def good(what: str) -> bool:
+        try:
+            rule(what)
+        except ClawError:
+            return False
+        return True
 
-def host(what: str) -> bool:
-    """Whether it is ``lan``, or a host in lower case, ``*.`` and a domain, or an address, each
-    with a port if it likes."""
-    name, colon, number = what.rpartition(":")
-    if what.startswith("["):
-        inner, bracket, rest = what[1:].partition("]")
-        good = not rest or (rest[0] == ":" and port(rest[1:]))
-        return bool(bracket) and good and _address(inner, 6)
-    if not colon:
-        name = what
-    elif not port(number):
-        return False
-    if re.fullmatch(r"[0-9.]+", name):
-        return _address(name, 4)
-    bare = name.removeprefix("*.")
-    return len(name) <= 253 and bool(_HOST.fullmatch(bare)) and (bare == name or "." in bare)
-
-
-def _address(what: str, version: int) -> bool:
-    try:
-        return ipaddress.ip_address(what).version == version
-    except ValueError:
-        return False
-
-
-def listened(what: str) -> bool:
-    """Whether it is a port, or ``lan:`` and a port."""
-    return port(what.removeprefix("lan:"))
+    return good
 
 
 ALLOWED: dict[str, tuple[Callable[[str], object], str]] = {
     "read": (path, "an absolute path, or one that begins with ~/, without . and .."),
     "write": (path, "an absolute path, or one that begins with ~/, without . and .."),
-    "network": (host, "lan, HOST, HOST:PORT or *.DOMAIN, in lower case"),
-    "listen": (listened, "a port from 1 to 65535, or lan: and a port"),
+    "network": (_means(network_rule), "lan, HOST, HOST:PORT, *.DOMAIN or localhost:PORT"),
+    "listen": (_means(listen_rule), "a port from 1 to 65535, or lan: and a port"),
     "programs": (path, "the absolute path of a program"),
     "devices": (lambda what: path(what) and what.startswith("/dev/"), "a path below /dev/"),
     "operations": (OPERATIONS.fullmatch, "an operation, as in llm.generate or llm.*"),

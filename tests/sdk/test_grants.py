@@ -238,7 +238,8 @@ def test_words_growth_and_a_short_form(folder: Path) -> None:
         ("network", "lan", "connect to any machine of the local network, port 80 or 443"),
         ("network", "*.example.org", "connect to any host below example.org, port 80 or 443"),
         ("network", "example.org:22", "connect to example.org, port 22"),
-        ("network", "[2001:db8::1]:22", "connect to [2001:db8::1], port 22"),
+        ("network", "[2001:db8::1]:22", "connect to 2001:db8::1, port 22"),
+        ("network", "2001:DB8::1", "connect to 2001:db8::1, port 80 or 443"),
         ("network", "localhost:11434", "connect to this machine, port 11434"),
         ("listen", "8080", "accept connections from this machine on TCP port 8080"),
         ("listen", "lan:8080", "accept connections from any machine on TCP port 8080"),
@@ -255,7 +256,7 @@ def test_permissions_in_plain_words(kind: str, what: str, words: str) -> None:
 
 
 def test_every_kind_has_words() -> None:
-    said = {asks.words(asks.Ask(kind, "1", "why")) for kind in asks.KINDS}
+    said = {asks.words(asks.Ask(kind, "a", "why")) for kind in asks.KINDS}
     assert len(said) == len(asks.KINDS)
 
 
