@@ -64,13 +64,15 @@ def order(
 
     Raises:
         SandboxRefused: the level is below the configured minimum; ``advice`` would help.
-        ClawError: the model or the plugin is no longer there.
+        ClawError: the model or the plugin is no longer there, or it is not granted what it asks.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
-    registry.look()
+    registry.fresh(spec.plugin)
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
+    if refused := registry.refusal(plugin):
+        raise refused
     policy = _policy(plugin, config, spec)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
