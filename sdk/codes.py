@@ -26,6 +26,7 @@ CALLER = {
     "no_lease": "the lease is not one that the kernel gave to this client for this worker",
     "not_permitted": "the principal or the plugin lacks the permission",
     "cancelled": "the task was cancelled by its owner",
+    "would_deadlock": "a child task would wait for the one that waits for it, or too many deep",
 }
 PEER = {
     "queue_full": "the queue is full; try again later",
@@ -39,6 +40,7 @@ PEER = {
     "sandbox_refused": "the sandbox that the plugin requires cannot be had on this system",
     "bad_worker": "the worker broke the wire protocol",
     "no_kernel": "no kernel answers",
+    "connection_lost": "the connection broke while the request was open; it may have been done",
     "kernel_stopped": "the kernel is stopping",
     "disk_full": "the disk is full",
     "network": "a download failed",

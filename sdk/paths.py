@@ -28,6 +28,21 @@ def plugins_dir() -> Path:
     return data_dir() / "plugins"
 
 
+def plugin_data(name: str) -> Path:
+    """The private data folder of a plugin."""
+    return data_dir() / "plugin-data" / name
+
+
+def plugin_secrets(name: str) -> Path:
+    """What the owner has entrusted to a plugin, a file each that only the owner may read."""
+    return data_dir() / "plugin-secrets" / name
+
+
+def plugin_config(name: str) -> Path:
+    """What the owner has set for a plugin."""
+    return config_file().parent / "plugins" / f"{name}.toml"
+
+
 def config_file() -> Path:
     """The one configuration file."""
     return _xdg("XDG_CONFIG_HOME", ".config") / "clawai" / "config.toml"

@@ -24,6 +24,7 @@ from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.door import Client, Door
+from clawai.kernel.steward.folders import Folders
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
@@ -91,6 +92,9 @@ class Steward:
         shared = self.loop, self.link, self.outputs, self._gone
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.folders = Folders(self._end_worker)
+        self._ended: dict[int, str] = {}
+        """Workers that were killed here, and why."""
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -128,7 +132,7 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.memory, self.outputs, self.watch)
+            parts = (self.door, self.memory, self.outputs, self.watch, self.folders)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
@@ -136,6 +140,7 @@ class Steward:
             self.door.expire(now)
             self.memory.expire(now)
             self.outputs.expire(now)
+            self.folders.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
                 self.log.write("debug", f"others leave us {left}")
@@ -194,15 +199,17 @@ class Steward:
 
     # Questions.
 
-    def _resolve(self, question: int, op: str, model: str, batch: bool, _: list[int]) -> None:
-        self._reply(question, lambda: self.registry.resolve(op, model, batch))
+    def _resolve(
+        self, question: int, op: str, model: str, batch: bool, caller: str, _: list[int]
+    ) -> None:
+        self._reply(question, lambda: self.registry.resolve(op, model, batch, caller))
 
     def _view(
         self, question: int, what: str, lost: int, rows: dict[str, Any], _: list[int]
     ) -> None:
         """Make a listing of what the core knows; ``lost``: lines that never came here."""
         proofs = self.proofs
-        rows["pid"], rows["clients"] = self.daemon, len(self.door.clients)
+        rows["pid"], rows["clients"] = self.daemon, self.door.count
         rows["uptime_s"] = (rows["now"] - self.started) // SECOND
         rows["log_lines_lost"] = lost + self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
@@ -270,6 +277,11 @@ class Steward:
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
+            plugin = self.registry.plugins[spec.plugin]
+            if plugin.permissions.operations:
+                order.fds["children"] = self.door.children(worker)
+            now, most = time.monotonic_ns(), plugin.limits.data_mib * MIB
+            self.folders.watch(worker, order.args["data"], most, now)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
             self.groups[spec.lane].spawn(order, self.proofs.bpf, fds)
             return
@@ -287,7 +299,13 @@ class Steward:
     def _gone(self, worker: int, why: str) -> None:
         """Nothing of a worker lives any more."""
         self.memory.worker_gone(worker)
-        self.link.send("gone", worker, why)
+        self.folders.watched.pop(worker, None)
+        self.link.send("gone", worker, self._ended.pop(worker, why))
+
+    def _end_worker(self, worker: int, why: str) -> None:
+        """Kill a worker that holds more than it may."""
+        self._ended[worker] = why
+        self._signal(worker, signal.SIGKILL)
 
     def _suspend(self, worker: int, stopped: bool, _: list[int]) -> None:
         """Stop a worker, or let it go on.

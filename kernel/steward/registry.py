@@ -15,9 +15,16 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import paths
+from clawai.sdk import paths, settings
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
+from clawai.sdk.manifest import (
+    Model,
+    OperationEntry,
+    Permissions,
+    Plugin,
+    read_model,
+    read_plugin,
+)
 
 BUNDLED = Path(__file__).parents[2] / "plugins"
 CODE_FILES = 4096
@@ -47,12 +54,15 @@ class Registry:
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _settings: dict[str, str] = field(default_factory=dict)
+    """Of each plugin the identity of what its owner has set."""
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
-        before = self.plugins
+        before = self.plugins, self._settings
         self._scan()
-        if self.plugins != before:
+        self._settings = {name: settings.identity(each) for name, each in self.plugins.items()}
+        if (self.plugins, self._settings) != before:
             self.version += 1
 
     def _scan(self) -> None:
@@ -107,15 +117,18 @@ class Registry:
             )
         return self.offers[op]
 
-    def resolve(self, op: str, model: str, batch: bool) -> dict[str, Any]:
+    def resolve(self, op: str, model: str, batch: bool, caller: str = "") -> dict[str, Any]:
         """What runs ``op``: the fields of an ``offers.Offer``.
 
         Args:
             batch: it is for a task of class batch; without a model that has a lane of its own.
+            caller: the plugin that asks for it as a child task, if one does.
 
         Raises:
-            ClawError: unknown_operation, unknown_model, bad_params.
+            ClawError: unknown_operation, unknown_model, bad_params, not_permitted.
         """
+        if caller:
+            self._permit(caller, op, model)
         offer = self.offer(op)
         plugin, entry = self.plugins[offer.plugin], offer.operation
         size, identity, path = 0, "", ""
@@ -141,6 +154,7 @@ class Registry:
             lane="bulk" if batch and not entry.needs_model else "main",
             code=self._code_lately(plugin),
             cooperative=plugin.plugin.kind == "engine",
+            settings=settings.identity(plugin),
         )
         return {
             "spec": spec,
@@ -148,6 +162,23 @@ class Registry:
             "batch": entry.batch,
             "path": path,
         }
+
+    def _permit(self, caller: str, op: str, model: str) -> None:
+        """Refuse what a plugin's manifest does not ask for."""
+        plugin = self.plugins.get(caller)
+        asked = plugin.permissions if plugin else Permissions()
+        for kind, name, granted in (
+            ("operations", op, asked.operations),
+            ("models", model, asked.models),
+        ):
+            if name and not any(_matches(name, pattern) for pattern in granted):
+                raise ClawError(
+                    "not_permitted",
+                    f"the plugin {caller} may not use {name[:80]!r} in a child task",
+                    got=name[:80],
+                    allowed=sorted(granted),
+                    hint=f"name it under [permissions.{kind}] in plugin.toml, with the reason",
+                )
 
     def _code_lately(self, plugin: Plugin) -> str:
         """``code``, at most a second old."""
@@ -170,6 +201,11 @@ class Registry:
         """The driver plugins that an engine's worker loads beside it."""
         names = plugin.plugin.drivers
         return [self.plugins[name] for name in names if name in self.plugins]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _files(folder: Path) -> list[str]:
