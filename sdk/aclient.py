@@ -92,6 +92,8 @@ class AsyncClient:
         self._lost: ClawError | None = None
         self._down = False
         """The connection is lost, and is made anew before the next message."""
+        self._refused: ClawError | None = None
+        """Why the connection that is being made is none."""
         self._attempts = 0
         """How often that was tried, to its end."""
         self._closed = False
@@ -120,14 +122,15 @@ class AsyncClient:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=sock)
         self._zmtp = connection()
         self._writer.write(self._zmtp.outgoing())
+        self._refused = None
         self._reading = asyncio.create_task(self._read())
         try:
             await self._pass(self._session.hello(self._leases.token, self._name))
             async with asyncio.timeout(self._timeout), self._condition:
-                while self._session.welcome is None and not (self._lost or self._down):
+                while self._session.welcome is None and self._refused is None:
                     await self._condition.wait()
-            if self._lost or self._down:
-                raise self._lost or no_kernel(self._address, "it has closed the connection")
+            if self._refused:
+                raise self._refused
         except TimeoutError:
             await self._disconnect()
             raise no_kernel(self._address, "it does not answer") from None
@@ -239,8 +242,9 @@ class AsyncClient:
 
     async def _send(self, frames: Frames) -> None:
         self._mine()
-        if self._down:
+        if self._down or self._connecting.locked():
             await self._reconnect()
+            self._mine()
         await self._pass(frames)
 
     async def _pass(self, frames: Frames) -> None:
@@ -266,7 +270,7 @@ class AsyncClient:
     async def _news(self) -> None:
         """Wait until something has arrived, whoever it is for, or is to be sent again."""
         self._mine()
-        if self._down:
+        if self._down or self._connecting.locked():
             await self._reconnect()
             return
         pause = max(0.0, min(SILENCE, self._session.due - self._loop.time()))
@@ -283,7 +287,7 @@ class AsyncClient:
 
     async def _read(self) -> None:
         """Note what comes, whoever it is for, until the connection ends."""
-        while not (self._lost or self._down):
+        while not (self._lost or self._down or self._refused):
             try:
                 data = await self._reader.read(_READ)
             except OSError:
@@ -292,13 +296,17 @@ class AsyncClient:
                 try:
                     await self._take(data)
                 except ClawError as error:
-                    self._lost = error
-                    self._session.lost(error)
+                    if self._session.welcome is None:
+                        self._refused = error
+                    else:
+                        self._lost = error
+                        self._session.lost(error)
                 self._condition.notify_all()
 
     async def _take(self, data: bytes) -> None:
         if not data:
             self._lose("it has closed the connection")
+            return
         for frames in self._zmtp.receive(data):
             self._session.receive(frames, self._loop.time())
         if due := self._zmtp.outgoing():
@@ -309,7 +317,9 @@ class AsyncClient:
 
     def _lose(self, why: str) -> None:
         error = no_kernel(self._address, why)
-        if self._patience and self._session.welcome:
+        if self._session.welcome is None:
+            self._refused = error
+        elif self._patience:
             self._down = True
             self._session.cut(error, self._loop.time())
         else:
@@ -342,12 +352,12 @@ class AsyncClient:
         until = min(until, max(ends, default=until))
         attempt = 0
         while True:
-            self._down = False
             try:
+                self._down = False
                 await self._connect()
                 break
             except ClawError as error:
-                self._lost, self._down = None, True
+                self._down = True
                 pause = self._session.pause(attempt)
                 if error.code != "no_kernel" or self._loop.time() + pause > until:
                     raise

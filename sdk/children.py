@@ -144,7 +144,8 @@ class Line:
         self._children.send(frames)
 
     def _next(self, request: Request) -> Event | None:
-        return self._taking(lambda session: session.take(request))
+        event: Event | None = self._taking(lambda session: session.take(request))
+        return event
 
     def _drop(self, request: Request) -> None:
         self._taking(lambda session: session.drop(request))

@@ -267,7 +267,7 @@ class Context:
         if size > _FRAME:
             hint = "the caller can lend memory for it (Client.borrow) and name it in a parameter"
             raise ClawError("too_large", "bytes of an array in a frame", size, _FRAME, hint)
-        array = view(wanted, memoryview(numpy.empty(size, "|u1")))
+        array = view(wanted, numpy.empty(size, "|u1").data)
         self.allocated.append((array, None))
         return array
 
@@ -294,7 +294,7 @@ class Context:
         if array.nbytes > _FRAME or len(self.reply_frames) >= wire.MAX_FRAMES - 1:
             raise ClawError("too_large", "the array fits no frame", array.nbytes, _FRAME)
         whole = place is None and array.nbytes > 0  # of ``allocate``
-        self.reply_frames.append(memoryview(array).cast("B") if whole else array.tobytes())
+        self.reply_frames.append(array.data.cast("B") if whole else array.tobytes())
         return Tensor(dtype, shape, frame=len(self.reply_frames) - 1)
 
 

@@ -29,7 +29,7 @@ _LINE = 3900
 """Bytes of one line at most: such a write to a pipe is never mixed with another."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Home:
     """What one worker has of its own."""
 

@@ -6,7 +6,7 @@ Both are read without running anything of theirs, are limited in size, and are c
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -195,13 +195,15 @@ def checked(setting: Setting, value: object, what: str) -> Value:
         raise ClawError("bad_config", what, got=value, allowed=setting.type)
     if setting.choices and value not in setting.choices:
         raise ClawError("bad_config", what, got=value, allowed=list(setting.choices))
-    size = len(value) if isinstance(value, str) else value
+    found: Any = value
+    size = len(found) if isinstance(found, str) else found
     low = -math.inf if setting.min is None else setting.min
     high = math.inf if setting.max is None else setting.max
     if setting.type != "boolean" and not low <= size <= high:  # nan is not either
         unit = " characters" if setting.type == "text" else ""
         raise ClawError("bad_config", what, got=value, allowed=f"{low:g} to {high:g}{unit}")
-    return float(value) if setting.type == "number" else value
+    done: Value = float(found) if setting.type == "number" else found
+    return done
 
 
 def read_model(folder: Path) -> Model:

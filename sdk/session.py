@@ -319,7 +319,8 @@ class Session:
         """When ``resend`` has something to do; infinity: never."""
         known = self._idempotent is not None
         waiting = self._again.values()
-        return min([each.due for each in waiting if known or _sure(each)], default=math.inf)
+        due: float = min([math.inf, *[each.due for each in waiting if known or _sure(each)]])
+        return due
 
     def _failed(self, request: Request, error: ClawError, now: float) -> None:
         """A request ended with an error: with this one, or it is sent again."""

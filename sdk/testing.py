@@ -247,7 +247,8 @@ class FakeKernel:
 
 def _result(value: Any, context: Context) -> Result:
     plain = unpack(wire.pack(value))
-    return Result(plain, tuple(context.reply_frames), {"compute_us": context.compute_us})
+    frames = tuple(map(bytes, context.reply_frames))
+    return Result(plain, frames, {"compute_us": context.compute_us})
 
 
 def _cancelled() -> ClawError:

@@ -94,7 +94,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
 
 class More(Message, frozen=True, kw_only=True):
-    """So many bytes of a task's chunks (data and payload) were taken: it may stream as many more."""
+    """So many bytes of a task's chunks, data and payload, were taken: as many more may come."""
 
     id: Id
     bytes: Size

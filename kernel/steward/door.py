@@ -143,7 +143,7 @@ class Door:
         return sum(not client.worker for client in self.clients.values())
 
     def children(self, worker: int) -> int:
-        """Make a worker a client, for child tasks; its end of the connection, past the handshake."""
+        """Make a worker a client, for child tasks; its end of the connection: nobody greets."""
         ours, theirs = socket.socketpair()
         self.last += 1
         self.clients[self.last] = Client(0, worker=True)

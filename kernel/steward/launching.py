@@ -75,7 +75,7 @@ def order(
     policy = _policy(plugin, config, spec)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
-    own = {"config": settings.values(plugin), "data": folders.make(plugin, owner)}
+    own: dict[str, Any] = {"config": settings.values(plugin), "data": folders.make(plugin, owner)}
     if own["data"]:
         policy = dataclasses.replace(policy, write_paths=(*policy.write_paths, own["data"]))
     folder = registry.places[spec.plugin]

@@ -81,7 +81,7 @@ class Outputs:
         """Write a line; one of ``Context.log`` says its level and its task."""
         level, task = "info", ""
         if line.startswith(MARK):
-            word, number, text = (line[1:].split(" ", 2) + ["", ""])[:3]
+            word, number, text = [*line[1:].split(" ", 2), "", ""][:3]
             if word in get_args(Level) and number.isdecimal():
                 level, line = word, text
                 task = f" task {number}" if number != "0" else ""
