@@ -24,7 +24,9 @@ def plain(number: int) -> int:
     return number
 
 @operation("caller.any")
-def any_(ctx: Context, op: str, params: dict, model: str = "", priority: str | None = None) -> object:
+def any_(
+    ctx: Context, op: str, params: dict, model: str = "", priority: str | None = None
+) -> object:
     return ctx.call(op, params, model=model, priority=priority)
 
 @operation("caller.stream")
@@ -116,7 +118,7 @@ def down(ctx: Context, levels: int) -> int:
 
 def with_callers(kernel: Kernel) -> None:
     """Drop them into a kernel."""
-    names = "say plain any stream many wait leaves catches deaf raw".split()
+    names = ("say", "plain", "any", "stream", "many", "wait", "leaves", "catches", "deaf", "raw")
     idempotent = {"say", "plain"}
     operations = {f"caller.{n}": "idempotent = true" if n in idempotent else "" for n in names}
     kernel.plugin("caller", CALLER, operations, slots=4, extra=PERMISSIONS)
