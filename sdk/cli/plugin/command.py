@@ -10,7 +10,10 @@ import click
 
 from clawai.sdk.cli.listing import plugins_command
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "config": "Show and set the values of a plugin's configuration.",
+    "secret": "Give a plugin a secret.",
+}
 """Verb to the line that help shows."""
 
 
