@@ -42,11 +42,8 @@ def _locks(state: State, parent: Task, service: Service) -> bool:
     blocked = {task.id for task in state.tasks.values() if task.children} | {parent.id}
 
     def full(service: Service) -> bool:
-        worker = service.worker
-        if worker is None or not worker.slots:
-            return False
-        held = [bool(slot.tasks.keys() & blocked) for slot in worker.slots]
-        return any(held) if worker.stale else all(held)
+        slots = service.worker.slots if service.worker else []
+        return bool(slots) and all(slot.tasks.keys() & blocked for slot in slots)
 
     def stuck(child: Task) -> bool:
         return full(child.service) if child.state == "queued" else child.id in blocked

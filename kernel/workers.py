@@ -29,7 +29,8 @@ def _serve(state: State, service: Service) -> None:
             _start(state, service)
     elif worker.state == "waiting":
         _grant(state, worker)
-    elif worker.stale:
+    elif worker.stale and not any(task.children for task in worker.tasks()):
+        # (With children it goes on: one of them may wait for a slot of this very worker.)
         if not worker.running:
             stop(state, worker, "its model or its settings were replaced")
     elif worker.state == "ready":
