@@ -197,7 +197,8 @@ def checked(setting: Setting, value: object, what: str) -> Value:
         raise ClawError("bad_config", what, got=value, allowed=list(setting.choices))
     found: Any = value
     size = len(found) if isinstance(found, str) else found
-    low = -math.inf if setting.min is None else setting.min
+    least = 0 if setting.type == "text" else -math.inf
+    low = least if setting.min is None else setting.min
     high = math.inf if setting.max is None else setting.max
     if setting.type != "boolean" and not low <= size <= high:  # nan is not either
         unit = " characters" if setting.type == "text" else ""

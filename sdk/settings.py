@@ -140,7 +140,7 @@ def store(plugin: Plugin, changes: dict[str, Value | None]) -> dict[str, Any]:
 def toml(value: Value) -> str:
     """A value as TOML writes it."""
     # A JSON string is a TOML basic string, but for DEL, which JSON leaves bare.
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _replace(path: Path, data: bytes) -> None:

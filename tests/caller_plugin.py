@@ -55,6 +55,23 @@ def leaves(ctx: Context) -> str:
     next(event for event in task if event.kind == "chunk")
     return "gone"
 
+@operation("caller.flood")
+def flood(chunks: int, size: int):
+    for number in range(chunks):
+        yield {"number": number, "data": bytes(size)}
+
+@operation("caller.slow")
+def slow(ctx: Context, chunks: int, size: int, pause: float) -> dict:
+    task = ctx.submit("caller.flood", {"chunks": chunks, "size": size})
+    got = total = 0
+    for event in task:
+        if event.kind == "chunk":
+            got += len(event.data["data"])
+            total += event.data["number"]
+            time.sleep(pause)
+    task.result()
+    return {"bytes": got, "sum": total}
+
 @operation("caller.catches")
 def catches(ctx: Context, op: str, params: dict) -> dict:
     try:
@@ -103,9 +120,20 @@ def any_(ctx: Context, op: str, params: dict, first: float = 0) -> object:
         time.sleep(0.005)
     return ctx.call(op, params)
 
+@operation("narrow.idle")
+def idle(ctx: Context) -> int:
+    return ctx.call("echo.count", {"upto": 10**6, "pause_ms": 5})
+
 @operation("narrow.plain")
 def plain() -> str:
     return "plain"
+"""
+LONELY = """
+from clawai.sdk.plugin import Context, operation
+
+@operation("lonely.call")
+def call(ctx: Context) -> str:
+    return ctx.call("echo.say", {"text": "x"})
 """
 CYCLE = """
 from clawai.sdk.plugin import Context, operation
@@ -119,9 +147,11 @@ def down(ctx: Context, levels: int) -> int:
 def with_callers(kernel: Kernel) -> None:
     """Drop them into a kernel."""
     names = ("say", "plain", "any", "stream", "many", "wait", "leaves", "catches", "deaf", "raw")
+    names += ("slow", "flood")
     idempotent = {"say", "plain"}
     operations = {f"caller.{n}": "idempotent = true" if n in idempotent else "" for n in names}
     kernel.plugin("caller", CALLER, operations, slots=4, extra=PERMISSIONS)
-    narrow = {"narrow.any": "", "narrow.plain": ""}
+    narrow = {"narrow.any": "", "narrow.plain": "", "narrow.idle": "idempotent = true"}
     kernel.plugin("narrow", NARROW, narrow, slots=1, extra=PERMISSIONS)
+    kernel.plugin("lonely", LONELY, {"lonely.call": ""})
     kernel.plugin("cycle", CYCLE, {"cycle.down": ""}, slots=16, extra=PERMISSIONS)
