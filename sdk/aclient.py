@@ -9,7 +9,8 @@ async with AsyncClient() as client:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import select
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class AsyncTask:
                 yield event
             if self._request.end is not None:
                 return
-            await self._client._news()
+            await self._client._news(self._heard)
 
     async def result(self) -> Result:
         """Wait for the end.
@@ -57,16 +58,19 @@ class AsyncTask:
             ClawError: whatever ended the task.
         """
         while self._request.end is None:
-            await self._client._news()
+            await self._client._news(self._heard)
             await self._client._drop(self._request)
         if isinstance(self._request.end, ClawError):
             raise self._request.end
         return self._request.end
 
+    def _heard(self) -> bool:
+        return bool(self._request.events) or self._request.end is not None
+
     async def cancel(self) -> None:
         """Ask for the end of the task."""
         if self._request.end is None:
-            await self._client._send(Session.cancel(self._request))
+            await self._client._cancel(self._request)
 
 
 class AsyncClient:
@@ -163,9 +167,9 @@ class AsyncClient:
         wait: bool = False,
     ) -> AsyncTask:
         """Ask for an operation; the arguments are those of ``Client.submit``."""
-        self._mine()
-        while wait and len(self._session.requests) >= self.welcome.max_open:
-            await self._news()
+        await self._ready()
+        while wait and not self._room():
+            await self._news(self._room)
         request, out = self._session.submit(
             op,
             params,
@@ -180,11 +184,7 @@ class AsyncClient:
             wait=wait,
             now=self._loop.time(),
         )
-        try:
-            await self._send(out)
-        except ClawError:
-            self._session.forget(request)
-            raise
+        await self._send(out)
         return AsyncTask(self, request)
 
     async def call(
@@ -195,15 +195,11 @@ class AsyncClient:
 
     async def query(self, what: str) -> Any:
         """A listing: status, plugins, models, workers or tasks."""
-        request, out = self._session.query(what)
-        await self._send(out)
-        return (await AsyncTask(self, request).result()).value
+        return (await self._ask(lambda: self._session.query(what))).value
 
     async def admin(self, command: str, name: str = "") -> Any:
         """Change what runs; see ``Client.admin``."""
-        request, out = self._session.admin(command, name)
-        await self._send(out)
-        return (await AsyncTask(self, request).result()).value
+        return (await self._ask(lambda: self._session.admin(command, name))).value
 
     async def borrow(
         self,
@@ -215,14 +211,16 @@ class AsyncClient:
         rights: wire.Rights = "rw",
     ) -> Loan:
         """Share ``size`` bytes with the worker of an operation; see ``Client.borrow``."""
-        request, out = self._session.borrow(op, model, size, priority=priority, rights=rights)
-        await self._send(out)
-        lease: wire.Lease = (await AsyncTask(self, request).result()).value
+        options: dict[str, Any] = {"priority": priority, "rights": rights}
+        ask = self._ask(lambda: self._session.borrow(op, model, size, **options))
+        lease: wire.Lease = (await ask).value
         return Loan(lease, self._leases.mapping(lease.segment))
 
     async def give_back(self, loan: Loan) -> None:
         """Return a loan, and drop its arrays; see ``Client.give_back``."""
-        await self._send(Session.give_back(loan.lease))
+        self._mine()
+        if not self._down:  # else it has ended with its connection
+            await self._pass(Session.give_back(loan.lease))
 
     def array(
         self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
@@ -240,11 +238,34 @@ class AsyncClient:
             text = "a client belongs to the event loop that made it"
             raise ClawError("bad_state", text, hint="make one client a loop")
 
-    async def _send(self, frames: Frames) -> None:
+    def _room(self) -> bool:
+        return len(self._session.requests) < self.welcome.max_open
+
+    async def _ask(self, ask: Callable[[], tuple[Request, Frames]]) -> Result:
+        await self._ready()
+        request, out = ask()
+        await self._send(out)
+        return await AsyncTask(self, request).result()
+
+    async def _ready(self) -> None:
+        """See to a connection before something is asked: then nothing of that is in doubt."""
         self._mine()
+        if not self._patience:
+            return
+        if not self._connecting.locked() and _hung_up(self._writer):
+            while not (self._down or self._lost):  # until all that it had said is read
+                await self._hear(lambda: False, SILENCE)
         if self._down or self._connecting.locked():
             await self._reconnect()
             self._mine()
+
+    async def _cancel(self, request: Request) -> None:
+        self._mine()
+        if not (self._session.withdraw(request) or self._down):
+            await self._send(Session.cancel(request))
+
+    async def _send(self, frames: Frames) -> None:
+        self._mine()
         await self._pass(frames)
 
     async def _pass(self, frames: Frames) -> None:
@@ -267,23 +288,29 @@ class AsyncClient:
         while self._session.outbox and not (self._lost or self._down or self._closed):
             await self._pass(self._session.outbox.pop(0))
 
-    async def _news(self) -> None:
-        """Wait until something has arrived, whoever it is for, or is to be sent again."""
+    async def _news(self, heard: Callable[[], bool]) -> None:
+        """Wait until ``heard``, or something is to be sent again, or the connection is lost."""
         self._mine()
         if self._down or self._connecting.locked():
             await self._reconnect()
             return
         pause = max(0.0, min(SILENCE, self._session.due - self._loop.time()))
-        async with self._condition:
-            try:
-                await asyncio.wait_for(self._condition.wait(), pause)
-            except TimeoutError:
-                if self._session.due > self._loop.time():
-                    self._lose("it does not answer")
+        if not await self._hear(heard, pause) and self._session.due > self._loop.time():
+            self._lose("it does not answer")
         self._session.resend(self._loop.time())
         await self._flush()
         if self._lost:
             raise self._lost
+
+    async def _hear(self, heard: Callable[[], bool], seconds: float) -> bool:
+        """Wait for anything, unless ``heard`` or lost already; False: there was only silence."""
+        try:
+            async with asyncio.timeout(seconds), self._condition:
+                if not (heard() or self._down or self._lost or self._connecting.locked()):
+                    await self._condition.wait()
+                return True
+        except TimeoutError:
+            return False
 
     async def _read(self) -> None:
         """Note what comes, whoever it is for, until the connection ends."""
@@ -380,3 +407,12 @@ class AsyncClient:
         """Disconnect; tasks that have not ended are cancelled by the kernel."""
         self._closed = True
         await self._disconnect()
+
+
+def _hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other side has closed, which the loop may not have looked at yet."""
+    fd = writer.get_extra_info("socket").fileno()
+    poller = select.poll()
+    if fd >= 0:
+        poller.register(fd, select.POLLRDHUP)
+    return fd < 0 or bool(poller.poll(0))

@@ -143,6 +143,9 @@ class Line:
     def _send(self, frames: Frames) -> None:
         self._children.send(frames)
 
+    def _cancel(self, request: Request) -> None:
+        self._send(Session.cancel(request))
+
     def _next(self, request: Request) -> Event | None:
         event: Event | None = self._taking(lambda session: session.take(request))
         return event

@@ -15,7 +15,7 @@ tasks are gone with it, and every call says so, unless the client is to look for
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,7 +57,7 @@ def options(sock: Any) -> None:
 class Pump(Protocol):
     """What a ``Task`` needs of whoever it was submitted by."""
 
-    def _send(self, frames: Frames) -> None: ...
+    def _cancel(self, request: Request) -> None: ...
     def _pump(self) -> None: ...
     def _next(self, request: Request) -> Event | None: ...
     def _drop(self, request: Request) -> None: ...
@@ -100,7 +100,7 @@ class Task:
     def cancel(self) -> None:
         """Ask for the end of the task; ``result`` then raises the error ``cancelled``."""
         if self._request.end is None:
-            self._client._send(Session.cancel(self._request))
+            self._client._cancel(self._request)
 
 
 class Client:
@@ -199,7 +199,7 @@ class Client:
             wait: for room, where the kernel would refuse what is too much: here while this client
                 has as many requests open as it may have, and later while the queue is full.
         """
-        self._mine()
+        self._ready()
         while wait and len(self._session.requests) >= self.welcome.max_open:
             self._pump()
         request, out = self._session.submit(
@@ -216,11 +216,7 @@ class Client:
             wait=wait,
             now=time.monotonic(),
         )
-        try:
-            self._send(out)
-        except ClawError:
-            self._session.forget(request)
-            raise
+        self._send(out)
         return Task(self, request)
 
     def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Result:
@@ -229,13 +225,13 @@ class Client:
 
     def query(self, what: str) -> Any:
         """A listing: status, plugins, models, workers or tasks."""
-        return self._ask(self._session.query(what)).value
+        return self._ask(lambda: self._session.query(what)).value
 
     def admin(self, command: str, name: str = "") -> Any:
         """Change what runs: ``shutdown``; or by the name of a model or plugin ``unload``, ``pin``,
         ``unpin``, ``suspend``, ``resume``. The answer says what was affected.
         """
-        return self._ask(self._session.admin(command, name)).value
+        return self._ask(lambda: self._session.admin(command, name)).value
 
     def borrow(
         self,
@@ -255,8 +251,10 @@ class Client:
         Raises:
             ClawError: no_memory, never_fits, queue_full.
         """
-        asked = self._session.borrow(op, model, size, priority=priority, rights=rights)
-        lease: wire.Lease = self._ask(asked).value
+        options: dict[str, Any] = {"priority": priority, "rights": rights}
+        lease: wire.Lease = self._ask(
+            lambda: self._session.borrow(op, model, size, **options)
+        ).value
         return Loan(lease, self._leases.mapping(lease.segment))
 
     def give_back(self, loan: Loan) -> None:
@@ -265,6 +263,8 @@ class Client:
         The memory stays mapped, to be lent to this client again at once. When the kernel needs it,
         it is unmapped the next time that this client is used.
         """
+        if self._down:
+            return  # it has ended with its connection
         self._send(Session.give_back(loan.lease))
         try:
             self._take(0)
@@ -277,8 +277,9 @@ class Client:
         """The array that a result names, in its frames or in the leases of its request."""
         return array(result, tensor, leases)
 
-    def _ask(self, asked: tuple[Request, Frames]) -> Result:
-        request, out = asked
+    def _ask(self, ask: Callable[[], tuple[Request, Frames]]) -> Result:
+        self._ready()
+        request, out = ask()
         self._send(out)
         return Task(self, request).result()
 
@@ -295,17 +296,26 @@ class Client:
                 hint="make one client a thread, or use AsyncClient",
             )
 
-    def _send(self, frames: Frames) -> None:
+    def _ready(self) -> None:
+        """See to a connection before something is asked: then nothing of that is in doubt."""
         self._mine()
-        if self._patience:
-            # A connection that was lost since the last call: nothing of this one is in doubt.
+        if not self._patience:
+            return
+        if not self._down:
             try:
-                if not self._down:
-                    self._take(0)
+                self._take(0)
             except EOFError as error:
                 self._lose(str(error))
-            if self._down:
-                self._reconnect()
+        if self._down:
+            self._reconnect()
+
+    def _cancel(self, request: Request) -> None:
+        self._mine()
+        if not (self._session.withdraw(request) or self._down):
+            self._send(Session.cancel(request))
+
+    def _send(self, frames: Frames) -> None:
+        self._mine()
         try:
             self._pass(frames)
         except EOFError as error:
@@ -329,7 +339,7 @@ class Client:
         self._flush()
 
     def _flush(self) -> None:
-        while self._session.outbox:
+        while self._session.outbox and not self._down:
             self._send(self._session.outbox.pop(0))
 
     def _pump(self) -> None:

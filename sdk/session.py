@@ -228,6 +228,13 @@ class Session:
         """Take a request back."""
         return wire.encode(wire.Cancel(id=request.id))
 
+    def withdraw(self, request: Request) -> bool:
+        """Take a request back that the kernel does not know, as it is to be sent again; if so."""
+        if request.id not in self._again:
+            return False
+        self._end(request, ClawError("cancelled", "the task was cancelled by its owner"))
+        return True
+
     @staticmethod
     def give_back(lease: wire.Lease) -> Frames:
         """Return a lease."""
