@@ -295,7 +295,7 @@ class AsyncClient:
             await self._reconnect()
             return
         pause = max(0.0, min(SILENCE, self._session.due - self._loop.time()))
-        if not await self._hear(heard, pause) and self._session.due > self._loop.time():
+        if not await self._hear(heard, pause) and pause >= SILENCE:
             self._lose("it does not answer")
         self._session.resend(self._loop.time())
         await self._flush()

@@ -318,7 +318,7 @@ class Session:
     def pause(self, attempt: int, least: float = 0.0) -> float:
         """Seconds to wait before an attempt, ``least`` or more: exponential, with jitter."""
         first, longest = _PAUSES
-        backoff = min(longest, first * 2 ** min(attempt, 16)) * (0.5 + self._jitter() / 2)
+        backoff = min(longest, first * 2.0 ** min(attempt, 16)) * (0.5 + self._jitter() / 2)
         return max(backoff, least * (1 + self._jitter() / 4))
 
     @property

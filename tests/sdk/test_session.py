@@ -217,10 +217,8 @@ def keeping(keep: bool = False) -> Session:
 
 
 def welcome(session: Session) -> None:
-    told(
-        session,
-        wire.Welcome(version=wire.VERSION, kernel="1", pid=1, principal="uid:1", leases=False),
-    )
+    hello = wire.Welcome(version=(1, 2), kernel="1", pid=1, principal="uid:1", leases=False)
+    told(session, hello)
 
 
 def plugins(session: Session, *idempotent: str) -> None:
@@ -327,11 +325,11 @@ def test_a_cut_connection_leaves_what_can_be_asked_again() -> None:
         "borrow": session.borrow("echo.say", "", 1)[0],
     }
     told(session, wire.Chunk(id=opened["seen"].id, data=wire.pack(1)))
-    session.cut(ClawError("no_kernel", "gone"), 1.0)
+    session.cut(ClawError("no_kernel", "gone"), 0.0)
     kept = {name for name, request in opened.items() if request.end is None}
     assert kept == {"safe", "once", "query"}
     welcome(session)
-    session.resume(2.0)
+    session.resume(0.0)
     asked = sent(session.outbox.pop())
     assert (type(asked), asked.what) == (wire.Query, "status")
     plugins(session, "echo.say")
