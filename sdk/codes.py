@@ -43,7 +43,7 @@ PEER = {
     "connection_lost": "the connection broke while the request was open; it may have been done",
     "kernel_stopped": "the kernel is stopping",
     "disk_full": "the disk is full",
-    "network": "a download failed",
+    "network": "a download or a connection failed",
     "address_in_use": "another process has the address",
     "unsupported_system": "the system lacks something that is required",
 }

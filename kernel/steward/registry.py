@@ -15,7 +15,7 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import paths, settings
+from clawai.sdk import develop, paths, settings
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import (
     Model,
@@ -53,9 +53,16 @@ class Registry:
     """Changes when a scan has found something else than the one before."""
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
+    developed: list[Path] = field(default_factory=list)
+    """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
     _settings: dict[str, str] = field(default_factory=dict)
     """Of each plugin the identity of what its owner has set."""
+
+    def look(self) -> None:
+        """Forget folders that nobody works at any more, and take those where somebody does."""
+        if develop.folders() != self.developed:
+            self.scan()
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
@@ -68,9 +75,11 @@ class Registry:
     def _scan(self) -> None:
         self.problems.clear()
         found: dict[str, Plugin] = {}
-        for parent in (BUNDLED, paths.plugins_dir(), *self.folders):
+        self.developed = develop.folders()
+        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
             try:
-                children = sorted(parent.iterdir())
+                # None: before what is installed comes what somebody works at.
+                children = sorted(parent.iterdir()) if parent else self.developed
             except OSError:
                 continue
             for folder in children:
@@ -104,6 +113,7 @@ class Registry:
         Raises:
             ClawError: unknown_operation, with the nearest names.
         """
+        self.look()
         if op not in self.offers:
             self.scan()
         if op not in self.offers:
