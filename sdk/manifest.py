@@ -98,7 +98,7 @@ Value = str | int | float | bool
 class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[config.NAME]``: a value that the owner can set (``claw plugin config``)."""
 
-    description: str
+    description: str = ""
     type: Literal["text", "integer", "number", "boolean"] = "text"
     default: Value | None = None
     """None: the owner must set it before the plugin can run."""

@@ -378,7 +378,6 @@ def test_a_manifest_that_is_wrong(tmp_path: Path) -> None:
         '[config.key]\ndescription = "x"\ndefault = 5\n',
         '[config.key]\ndescription = "x"\ntype = "integer"\ndefault = true\n',
         '[config.key]\ndescription = "x"\nmaximum = 5\n',
-        '[config.key]\ndefault = "x"\n',
         '[config.key]\ndescription = "x"\nchoices = ["a"]\ndefault = "b"\n',
         '[secrets]\n"a/b" = "x"\n',
         "[limits]\ndata_mib = -1\n",
