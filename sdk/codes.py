@@ -28,6 +28,7 @@ CALLER = {
     "not_permitted": "the principal or the plugin lacks the permission",
     "not_granted": "the plugin asks for permissions that its owner has not granted to these files",
     "cancelled": "the task was cancelled by its owner",
+    "would_deadlock": "a child task would wait for the one that waits for it, or too many deep",
 }
 PEER = {
     "queue_full": "the queue is full; try again later",
@@ -41,6 +42,7 @@ PEER = {
     "sandbox_refused": "the sandbox that the plugin requires cannot be had on this system",
     "bad_worker": "the worker broke the wire protocol",
     "no_kernel": "no kernel answers",
+    "connection_lost": "the connection broke while the request was open; it may have been done",
     "kernel_stopped": "the kernel is stopping",
     "disk_full": "the disk is full",
     "network": "a download or a connection failed",

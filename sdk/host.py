@@ -18,14 +18,15 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
-from typing import Any, NoReturn
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.home import Home, read_secrets
 from clawai.sdk.net import Network
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
@@ -33,7 +34,11 @@ from clawai.sdk.runner import Job, Runner
 from clawai.sdk.weights import fill_weights, map_weights
 from clawai.sdk.zmtp import Connection
 
+if TYPE_CHECKING:
+    from clawai.sdk.children import Children
+
 _READ = 256 * 1024
+Frame = bytes | memoryview
 _JOIN = 16 * 1024
 """Messages up to so many bytes are copied together: one buffer costs less to send than many."""
 
@@ -82,6 +87,14 @@ class Host:
         """Descriptor and size of a weights object that came and is not mapped yet."""
         self._inbox: deque[list[bytes]] = deque()
         self._told: wire.Granted | wire.Sealed | None = None
+        self.home = Home(
+            args["plugin"],
+            config=MappingProxyType(args.get("config", {})),
+            secrets=read_secrets(fds["secrets"]) if "secrets" in fds else {},
+            folder=args.get("data", ""),
+            children=_children(fds["children"]) if "children" in fds else None,
+            output=1,
+        )
         self._runner = Runner(self, args.get("idempotent", ()))
         self._plugins = pluggy.PluginManager("clawai")
         # Who waits for what: see serve.
@@ -199,11 +212,11 @@ class Host:
 
     # The wire.
 
-    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
+    def send(self, message: wire.Message, frames: Sequence[Frame] = ()) -> None:
         """Send one message; threads take turns."""
         self._transmit(self._zmtp.message(wire.encode(message, frames)))
 
-    def send_all(self, messages: Iterable[tuple[wire.Message, Sequence[bytes]]]) -> None:
+    def send_all(self, messages: Iterable[tuple[wire.Message, Sequence[Frame]]]) -> None:
         """Send several messages in one piece."""
         buffers: list[Any] = []
         for message, frames in messages:
@@ -394,3 +407,10 @@ class Host:
             incarnation=self.incarnation,
         )
         self.send(told)
+
+
+def _children(fd: int) -> "Children":
+    """The way to other operations; what it is made of is loaded only where there is one."""
+    from clawai.sdk.children import Children
+
+    return Children(fd)

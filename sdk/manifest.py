@@ -3,9 +3,10 @@
 Both are read without running anything of theirs, are limited in size, and are checked before use.
 """
 
+import math
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,6 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
 _LONG_KEY = re.compile(rb"""(?:((?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
 """A key of many parts, which cost the reader of TOML their square."""
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -61,6 +63,8 @@ class Limits(msgspec.Struct, frozen=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Tasks that one worker runs at the same time."""
+    data_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    """What its private data folder may hold (``ctx.data``); 0: it has none."""
     cpu: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 0
     """Processors that one worker may use, over a second; 0: as many as it has threads for."""
 
@@ -93,6 +97,22 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Reason why it may act for other principals."""
 
 
+Value = str | int | float | bool
+
+
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[config.NAME]``: a value that the owner can set (``claw plugin config``)."""
+
+    description: str = ""
+    type: Literal["text", "integer", "number", "boolean"] = "text"
+    default: Value | None = None
+    """None: the owner must set it before the plugin can run."""
+    min: float | None = None
+    max: float | None = None
+    """Of a number; of a text, how long it may be."""
+    choices: tuple[Value, ...] = ()
+
+
 class Plugin(msgspec.Struct, frozen=True):
     """A whole ``plugin.toml``."""
 
@@ -100,6 +120,9 @@ class Plugin(msgspec.Struct, frozen=True):
     operation: tuple[OperationEntry, ...] = ()
     limits: Limits = Limits()
     permissions: Permissions = Permissions()
+    config: dict[str, Setting] = {}
+    secrets: dict[str, str] = {}
+    """Name of a secret that the owner gives it (``claw plugin secret``) to the reason."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -147,6 +170,8 @@ def read_plugin(folder: Path) -> Plugin:
     named = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
     named += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
+    named += [("config", key, _KEY) for key in manifest.config]
+    named += [("secrets", key, _KEY) for key in manifest.secrets]
     named.append(("permissions.profile", manifest.permissions.profile, _NAME))
     for key, got, pattern in named:
         if not pattern.fullmatch(got):
@@ -169,6 +194,9 @@ def read_plugin(folder: Path) -> Plugin:
         )
     _check_shown(manifest, checks.refusal(path))
     _check_places(manifest.permissions, path)
+    for key, setting in manifest.config.items():
+        if setting.default is not None:
+            checked(setting, setting.default, f"{path}: the default of config.{key}")
     return manifest
 
 
@@ -206,6 +234,37 @@ def _check_places(asked: Permissions, path: Path) -> None:
     except ClawError as error:
         text = f"{path}: permissions: {error.message}"
         raise ClawError("bad_config", text, error.got, error.allowed, error.hint) from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+def checked(setting: Setting, value: object, what: str) -> Value:
+    """A value that a setting may have; a number that has to be one is made a float.
+
+    Raises:
+        ClawError: bad_config, with what is allowed.
+    """
+    kinds = _TYPES[setting.type]
+    if not isinstance(value, kinds) or isinstance(value, bool) != (setting.type == "boolean"):
+        raise ClawError("bad_config", what, got=value, allowed=setting.type)
+    if setting.choices and value not in setting.choices:
+        raise ClawError("bad_config", what, got=value, allowed=list(setting.choices))
+    found: Any = value
+    size = len(found) if isinstance(found, str) else found
+    least = 0 if setting.type == "text" else -math.inf
+    low = least if setting.min is None else setting.min
+    high = math.inf if setting.max is None else setting.max
+    if setting.type != "boolean" and not low <= size <= high:  # nan is not either
+        unit = " characters" if setting.type == "text" else ""
+        raise ClawError("bad_config", what, got=value, allowed=f"{low:g} to {high:g}{unit}")
+    done: Value = float(found) if setting.type == "number" else found
+    return done
 
 
 def read_model(folder: Path) -> Model:

@@ -29,8 +29,18 @@ def plugins_dir() -> Path:
 
 
 def plugin_data_dir(name: str) -> Path:
-    """What the plugin ``name`` keeps."""
+    """The private data folder of a plugin."""
     return data_dir() / "plugin-data" / name
+
+
+def plugin_secrets(name: str) -> Path:
+    """What the owner has entrusted to a plugin, a file each that only the owner may read."""
+    return data_dir() / "plugin-secrets" / name
+
+
+def plugin_config(name: str) -> Path:
+    """What the owner has set for a plugin."""
+    return config_dir() / "plugins" / f"{name}.toml"
 
 
 def config_dir() -> Path:

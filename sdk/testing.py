@@ -173,7 +173,7 @@ class _Context(Context):
             raise ClawError("not_permitted", "no secret of this name", got=key)
         return self.kernel.secrets[key]
 
-    def submit(
+    def submit(  # type: ignore[override]  # it gives a task that has ended already
         self, op: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> "FakeTask":
         """A child task, answered by the function that the test gives for ``op``."""
@@ -493,7 +493,8 @@ class _Look:
 
 def _result(value: Any, context: Context) -> Result:
     plain = unpack(wire.pack(value))
-    return Result(plain, tuple(context.reply_frames), {"compute_us": context.compute_us})
+    frames = tuple(map(bytes, context.reply_frames))
+    return Result(plain, frames, {"compute_us": context.compute_us})
 
 
 def _cancelled() -> ClawError:

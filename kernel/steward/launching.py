@@ -1,23 +1,27 @@
 """What a worker's launcher is ordered: the policy, the arguments, and who the worker will be."""
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from clawai.kernel.events import Spec
-from clawai.kernel.steward import limits
+from clawai.kernel.steward import folders, limits
 from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.sandbox.launch import require_level
 from clawai.sandbox.policy import Policy
-from clawai.sdk import places
+from clawai.sdk import places, settings
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
 from clawai.sdk.wire import MAX_MESSAGE
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 UID_BASE, UIDS = 64000, 1500
 """A daemon that is root gives each plugin a uid of its own from here on."""
 
@@ -36,7 +40,8 @@ class Order:
     uid: int
     import_paths: list[str]
     fds: dict[str, int]
-    """Further descriptors that it gets, by name: ``model``, its file."""
+    """Further descriptors that it gets, by name: ``model``, its file; ``secrets``; ``children``, a
+    connection to the kernel."""
     groups: list[str] = dataclasses.field(default_factory=list)
     """Files into which its number is written: what bounds it (``cages``)."""
 
@@ -76,6 +81,9 @@ def order(
     policy = _policy(plugin, config, spec)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
+    own: dict[str, Any] = {"config": settings.values(plugin), "data": folders.make(plugin, owner)}
+    if own["data"]:
+        policy = dataclasses.replace(policy, write_paths=(*policy.write_paths, own["data"]))
     folder = registry.places[spec.plugin]
     model: dict[str, Any] = {}
     fds: dict[str, int] = {}
@@ -87,6 +95,8 @@ def order(
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
     code = registry.code(plugin)
     arguments = _arguments(worker, spec, plugin, registry, config, model)
+    if plugin.secrets:
+        fds["secrets"] = _sealed(msgspec.msgpack.encode(settings.secrets(plugin)))
     return Order(
         worker,
         spec.plugin,
@@ -94,12 +104,20 @@ def order(
         policy.to_dict(),
         level,
         # Weights are shared with workers of the same code, and the core was told of other code.
-        arguments | {"shares": code == spec.code},
+        arguments | own | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
         [] if folder.parent == BUNDLED else [str(folder.resolve())],
         fds,
     )
+
+
+def _sealed(data: bytes) -> int:
+    """A descriptor that holds ``data``, which nobody can change."""
+    fd = os.memfd_create("claw-secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
 
 
 def uid(plugin: str, taken: dict[str, int]) -> int:

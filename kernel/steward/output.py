@@ -4,11 +4,13 @@ import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import get_args
 
 from clawai.kernel.limits import SECOND
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
+from clawai.sdk.home import MARK, Level
 
 
 @dataclass(slots=True)
@@ -72,9 +74,18 @@ class Outputs:
         room = max(0, limits.LOG_RATE - output.lines)
         output.lines += len(whole)
         for line in whole[:room]:
-            text = line[: limits.LOG_LINE].decode("utf-8", "replace")
-            self.log.write("info", f"{output.title} {text}")
+            self._log(output.title, line[: limits.LOG_LINE].decode("utf-8", "replace"))
         return True
+
+    def _log(self, title: str, line: str) -> None:
+        """Write a line; one of ``Context.log`` says its level and its task."""
+        level, task = "info", ""
+        if line.startswith(MARK):
+            word, number, text = [*line[1:].split(" ", 2), "", ""][:3]
+            if word in get_args(Level) and number.isdecimal():
+                level, line = word, text
+                task = f" task {number}" if number != "0" else ""
+        self.log.write(level, f"{title}{task} {line}")
 
     def ended(self, worker: int) -> None:
         """Log what a dead worker had still said."""

@@ -15,11 +15,11 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import develop, paths
+from clawai.sdk import develop, paths, settings
 from clawai.sdk.errors import ClawError
 from clawai.sdk.found import scan
 from clawai.sdk.grants import Guard
-from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model
+from clawai.sdk.manifest import Model, OperationEntry, Permissions, Plugin, read_model
 
 BUNDLED = Path(__file__).parents[2] / "plugins"
 CODE_FILES = 4096
@@ -54,6 +54,8 @@ class Registry:
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _settings: dict[str, str] = field(default_factory=dict)
+    """Of each plugin the identity of what its owner has set."""
 
     def look(self) -> None:
         """Forget folders that nobody works at any more, and take those where somebody does."""
@@ -62,9 +64,10 @@ class Registry:
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
-        before = self.plugins
+        before = self.plugins, self._settings
         self._scan()
-        if self.plugins != before:
+        self._settings = {name: settings.identity(each) for name, each in self.plugins.items()}
+        if (self.plugins, self._settings) != before:
             self.version += 1
 
     def _scan(self) -> None:
@@ -113,15 +116,18 @@ class Registry:
             )
         return self.offers[op]
 
-    def resolve(self, op: str, model: str, batch: bool) -> dict[str, Any]:
+    def resolve(self, op: str, model: str, batch: bool, caller: str = "") -> dict[str, Any]:
         """What runs ``op``: the fields of an ``offers.Offer``.
 
         Args:
             batch: it is for a task of class batch; without a model that has a lane of its own.
+            caller: the plugin that asks for it as a child task, if one does.
 
         Raises:
-            ClawError: unknown_operation, unknown_model, bad_params, not_granted.
+            ClawError: unknown_operation, unknown_model, bad_params, not_granted, not_permitted.
         """
+        if caller:
+            self._permit(caller, op, model)
         offer = self.offer(op)
         plugin, entry = self.plugins[offer.plugin], offer.operation
         if refused := self.refusal(plugin):
@@ -149,6 +155,7 @@ class Registry:
             lane="bulk" if batch and not entry.needs_model else "main",
             code=self._code_lately(plugin),
             cooperative=plugin.plugin.kind == "engine",
+            settings=settings.identity(plugin),
         )
         return {
             "spec": spec,
@@ -156,6 +163,23 @@ class Registry:
             "batch": entry.batch,
             "path": path,
         }
+
+    def _permit(self, caller: str, op: str, model: str) -> None:
+        """Refuse what a plugin's manifest does not ask for."""
+        plugin = self.plugins.get(caller)
+        asked = plugin.permissions if plugin else Permissions()
+        for kind, name, granted in (
+            ("operations", op, asked.operations),
+            ("models", model, asked.models),
+        ):
+            if name and not any(_matches(name, pattern) for pattern in granted):
+                raise ClawError(
+                    "not_permitted",
+                    f"the plugin {caller} may not use {name[:80]!r} in a child task",
+                    got=name[:80],
+                    allowed=sorted(granted),
+                    hint=f"name it under [permissions.{kind}] in plugin.toml, with the reason",
+                )
 
     def _code_lately(self, plugin: Plugin) -> str:
         """``code``, at most a second old."""
@@ -178,6 +202,11 @@ class Registry:
         """The driver plugins that an engine's worker loads beside it."""
         names = plugin.plugin.drivers
         return [self.plugins[name] for name in names if name in self.plugins]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _files(folder: Path) -> list[str]:

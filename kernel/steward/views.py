@@ -54,6 +54,7 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "kind": plugin.plugin.kind,
                 "description": plugin.plugin.description,
                 "operations": [entry.name for entry in plugin.operation],
+                "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
                 "profile": plugin.permissions.profile,
                 "workers": len(workers),
                 "started": sum(service["started"] for service in mine),
@@ -145,6 +146,7 @@ def tasks(rows: Rows, registry: Registry) -> Rows:
             "age_ms": (rows["now"] - each["submitted"]) // MS,
             "worker": each["worker"],
             "job": each["asked.job"],
+            "parent": each["asked.parent"],
         }
         listed.append(row)
     return {"tasks": listed}

@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "verify": "Check every byte of a package, and say who has signed it.",
     "keygen": "Make a key to sign plugins with.",
     "trust": "Trust the plugins that a key has signed; list the keys.",
+    "config": "Show and set the values of a plugin's configuration.",
+    "secret": "Give a plugin a secret.",
 }
 """Verb to the line that help shows."""
 
