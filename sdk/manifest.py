@@ -16,6 +16,7 @@ LIMIT = 256 * 1024
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LIBRARY = re.compile(r"[A-Za-z0-9_][\w.+-]{0,100}\.so")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -132,7 +133,9 @@ def read_plugin(folder: Path) -> Plugin:
     except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
-    checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
+    native = identity.language in ("c", "cpp")
+    checks = [("plugin.name", identity.name, _NAME)]
+    checks.append(("plugin.module", identity.module, _LIBRARY if native else _MODULE))
     checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
     checks.append(("permissions.profile", manifest.permissions.profile, _NAME))
@@ -140,8 +143,8 @@ def read_plugin(folder: Path) -> Plugin:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
     for key, got, allowed in (
-        ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
-        ("plugin.language", identity.language, ("python",)),
+        ("plugin.kind", identity.kind, ("tool",) if native else ("tool", "engine", "driver")),
+        ("plugin.language", identity.language, ("python", "c", "cpp")),
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))

@@ -17,7 +17,8 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import Operation
 
-_RESULT = wire.MAX_HEADER - 4096
+RESULT = wire.MAX_HEADER - 4096
+"""Bytes of a result that fits the header of its message."""
 Answer = tuple[wire.Message, Sequence[bytes]]
 
 
@@ -202,11 +203,11 @@ def fits(result: wire.Raw, frames: Sequence[bytes] = ()) -> None:
     """
     header = len(memoryview(result))
     size = header + sum(map(len, frames))
-    if size > wire.MAX_MESSAGE - 4096 or header > _RESULT:
+    if size > wire.MAX_MESSAGE - 4096 or header > RESULT:
         raise ClawError(
             "too_large",
             "the result does not fit one message",
             got=size,
-            allowed=_RESULT,
+            allowed=RESULT,
             hint="stream it in chunks, or return it in a lease",
         )

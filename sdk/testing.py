@@ -13,7 +13,7 @@ no ``ClawError`` passes through, so that a test shows where it comes from.
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class FakeTask:
     events: list[Event] = field(default_factory=list)
     end: Result | ClawError | Yielded | None = None
     """Yielded: it gave itself back to the queue, as its control word asked."""
+    chunked: Callable[[], None] = lambda: None
+    """Called after each chunk that was not yielded."""
 
     def result(self) -> Result:
         """The result.
@@ -89,6 +91,11 @@ class FakeTask:
         """There are no segments here."""
         raise ClawError("no_lease", "the fake kernel has no segments; send frames", got=number)
 
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Note a piece of a stream that was not yielded."""
+        self.events.append(Event("chunk", data=unpack(data)))
+        self.chunked()
+
 
 class FakeKernel:
     """Loads one plugin folder and runs its operations here.
@@ -103,10 +110,7 @@ class FakeKernel:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
         self.manifest: Plugin = read_plugin(self.folder)
-        if str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))
-        module = importlib.import_module(self.manifest.plugin.module)
-        found = list(operations_of(vars(module)))
+        found = self._load()
         entries = self.manifest.operation
         batches = {entry.name for entry in entries if entry.batch > 1}
         name = self.manifest.plugin.name
@@ -115,6 +119,16 @@ class FakeKernel:
         self._idempotent = {entry.name for entry in entries if entry.idempotent}
         self._largest = {entry.name: entry.batch for entry in entries}
         self._last = 0
+
+    def _load(self) -> list[Operation]:
+        identity = self.manifest.plugin
+        if identity.language != "python":
+            from clawai.sdk.native import Library
+
+            return Library(self.folder / identity.module).operations()
+        if str(self.folder) not in sys.path:
+            sys.path.insert(0, str(self.folder))
+        return list(operations_of(vars(importlib.import_module(identity.module))))
 
     def submit(
         self,
@@ -142,6 +156,7 @@ class FakeKernel:
         control[0] = (wire.STOP if stop_after == 0 else word) | threads << 8
         context = self._context(op, task, control, frames)
         context.deadline = deadline
+        task.chunked = lambda: _stop_after(task, control, stop_after)
         try:
             operation = self._operation(op)
             raw = wire.pack(dict(params or {}))
@@ -241,8 +256,12 @@ class FakeKernel:
                 return stop.value
             context.may_yield = False
             task.events.append(Event("chunk", data=unpack(wire.pack(piece))))
-            if stop_after is not None and len(task.chunks) >= stop_after:
-                context.control[0] = wire.STOP
+            _stop_after(task, context.control, stop_after)
+
+
+def _stop_after(task: FakeTask, control: memoryview, chunks: int | None) -> None:
+    if chunks is not None and len(task.chunks) >= chunks:
+        control[0] = wire.STOP
 
 
 def _result(value: Any, context: Context) -> Result:

@@ -11,6 +11,12 @@ from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
 
 
+CAUSE, CAUSE_AFTER = b"claw-fault: ", b"claw-fault-after: "
+"""A line that begins so is the last word of a worker that dies: why. After the second, the line
+before it belongs to the reason. It comes from the plugin's process, so it is text for people."""
+CAUSE_BYTES = 400
+
+
 @dataclass(slots=True)
 class Output:
     """The pipe of one worker's standard output and error."""
@@ -22,6 +28,24 @@ class Output:
     lines: int = 0
     bytes: int = 0
     """Logged and read in that second."""
+    last: bytes = b""
+    cause: str = ""
+    """Why it dies, in its own words."""
+
+    def note(self, line: bytes) -> None:
+        """Keep the reason that a dying worker gives."""
+        if line.startswith((CAUSE, CAUSE_AFTER)):
+            said = _plain(line.partition(b": ")[2])
+            before = _plain(self.last) if line.startswith(CAUSE_AFTER) else ""
+            self.cause = f"{said}; it had printed {before!r}" if before else said
+        elif line:
+            self.last = line
+
+
+def _plain(said: bytes) -> str:
+    """What people can read of a line of a stranger's."""
+    text = said[:CAUSE_BYTES].decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable()).strip()
 
 
 @dataclass
@@ -69,6 +93,8 @@ class Outputs:
         if output.second != second:
             output.second, output.lines, output.bytes = second, 0, 0
         output.bytes += len(data)
+        for line in whole:
+            output.note(line)
         room = max(0, limits.LOG_RATE - output.lines)
         output.lines += len(whole)
         for line in whole[:room]:
@@ -76,17 +102,18 @@ class Outputs:
             self.log.write("info", f"{output.title} {text}")
         return True
 
-    def ended(self, worker: int) -> None:
-        """Log what a dead worker had still said."""
+    def ended(self, worker: int) -> str:
+        """Log what a dead worker had still said; why it died, if it has said so."""
         output = self.by_worker.pop(worker, None)
         if output is None:
-            return
+            return ""
         for _ in range(16):
             before = output.bytes
             if not self._read(output, 0) or output.bytes == before:
                 break
         self.loop.unwatch(output.fd)
         os.close(output.fd)
+        return output.cause
 
     def drain(self) -> None:
         """Do so for all."""

@@ -10,7 +10,9 @@ import click
 
 from clawai.sdk.cli.listing import plugins_command
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "include-dir": "Print the folder of clawai.h, for plugins in C and C++.",
+}
 """Verb to the line that help shows."""
 
 
@@ -23,7 +25,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return super().get_command(ctx, cmd_name)
-        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name}")
+        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
