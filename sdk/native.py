@@ -346,9 +346,9 @@ def _field(param: Any) -> Any:
         limits = (param.minimum, param.maximum)
         bounds = dict(zip(("ge", "le"), map(int, limits) if kind == I64 else limits, strict=True))
     meta = msgspec.Meta(description=_text(param.description) or None, **bounds)
-    hint = Annotated[_TYPES[kind], meta]
     if param.has & _IS_OPTIONAL:
-        return name, hint | None, None
+        return name, Annotated[_TYPES[kind] | None, meta], None
+    hint = Annotated[_TYPES[kind], meta]
     if not param.has & _HAS_DEFAULT:
         return name, hint
     if kind in (BYTES, TENSOR):
