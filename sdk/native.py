@@ -40,8 +40,8 @@ _NEVER = ffi.new("uint32_t *")
 """A control word that asks for nothing."""
 
 DTYPES = {
-    **{"b1": 0x001, "i1": 0x101, "i2": 0x102, "i4": 0x104, "i8": 0x108},
-    **{"u1": 0x201, "u2": 0x202, "u4": 0x204, "u8": 0x208, "f2": 0x302, "f4": 0x304, "f8": 0x308},
+    "b1": 0x001, "i1": 0x101, "i2": 0x102, "i4": 0x104, "i8": 0x108,
+    "u1": 0x201, "u2": 0x202, "u4": 0x204, "u8": 0x208, "f2": 0x302, "f4": 0x304, "f8": 0x308,
 }
 _LONG = {"bool": "b1", "?": "b1"} | {
     f"{name}{8 * size}": f"{letter}{size}"

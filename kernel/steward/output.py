@@ -10,7 +10,6 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
 
-
 CAUSE, CAUSE_AFTER = b"claw-fault: ", b"claw-fault-after: "
 """A line that begins so is the last word of a worker that dies: why. After the second, the line
 before it belongs to the reason. It comes from the plugin's process, so it is text for people."""

@@ -121,15 +121,16 @@ static int copy_param(claw_param *param, const char *from, uint32_t number, nati
     }
     const char *text = param->text, *description = param->description;
     param->text = param->description = NULL;
-    if (param->type < CLAW_TYPE_I64 || param->type > CLAW_TYPE_TENSOR) {
-        say(error, "bad_config", "%s: type %u, allowed: %d to %d", what, param->type, CLAW_TYPE_I64,
-            CLAW_TYPE_TENSOR);
+    uint32_t known = CLAW_HAS_DEFAULT | CLAW_IS_OPTIONAL | CLAW_HAS_RANGE;
+    if (param->type < CLAW_TYPE_I64 || param->type > CLAW_TYPE_TENSOR || param->has & ~known) {
+        say(error, "bad_config", "%s: type %u, allowed: %d to %d; has %u, allowed: up to %u", what,
+            param->type, CLAW_TYPE_I64, CLAW_TYPE_TENSOR, param->has, known);
         return 0;
     }
     param->name = text_of(param->name, 1, "the name of a parameter", error);
     param->description = text_of(description, 0, "the description of a parameter", error);
     int has_text = param->type == CLAW_TYPE_STR && param->has & CLAW_HAS_DEFAULT;
-    param->text = text_of(text, has_text, "the default of a text", error);
+    param->text = text_of(has_text ? text : NULL, has_text, "the default of a text", error);
     return param->name && param->description && param->text;
 }
 
@@ -438,12 +439,24 @@ static void put_head(native_call *call, uint8_t type, uint64_t value, int bytes)
     }
 }
 
+static void put_integer(native_call *call, int64_t value) {
+    if (value >= 0 && value < 128) {
+        put_head(call, (uint8_t)value, 0, 0);
+    } else {
+        put_head(call, 0xd3, (uint64_t)value, 8);
+    }
+}
+
 static void put_sized(native_call *call, uint8_t type, const void *data, uint64_t size) {
     if (size > call->most_result) { /* before it is cut to 32 bits */
         room(call, size);
         return;
     }
-    put_head(call, type, size, 4);
+    if (type == 0xdb && size < 32) {
+        put_head(call, (uint8_t)(0xa0 | size), 0, 0);
+    } else {
+        put_head(call, type, size, 4);
+    }
     uint8_t *at = room(call, size);
     if (at && size) {
         memcpy(at, data, size);
@@ -535,7 +548,7 @@ static void put_bool(claw_task *task, const char *key, int32_t value) {
 
 static void put_i64(claw_task *task, const char *key, int64_t value) {
     if (place(call_of(task), key)) {
-        put_head(call_of(task), 0xd3, (uint64_t)value, 8);
+        put_integer(call_of(task), value);
     }
 }
 
@@ -653,10 +666,10 @@ static void put_tensor_map(native_call *call, uint32_t dtype, uint32_t ndim, con
     put_text(call, "shape", UINT64_MAX);
     put_head(call, (uint8_t)0xdc, ndim, 2);
     for (uint32_t axis = 0; axis < ndim; axis++) {
-        put_head(call, 0xd3, (uint64_t)shape[axis], 8);
+        put_integer(call, shape[axis]);
     }
     put_text(call, lease < 0 ? "frame" : "lease", UINT64_MAX);
-    put_head(call, 0xd3, lease < 0 ? call->frame_count : (uint64_t)lease, 8);
+    put_integer(call, lease < 0 ? (int64_t)call->frame_count : lease);
 }
 
 static void *new_frame(native_call *call, uint64_t bytes) {
