@@ -13,6 +13,7 @@ built for a newer ``clawai.h`` than this.
 import keyword
 import os
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +41,18 @@ _NEVER = ffi.new("uint32_t *")
 """A control word that asks for nothing."""
 
 DTYPES = {
-    "b1": 0x001, "i1": 0x101, "i2": 0x102, "i4": 0x104, "i8": 0x108,
-    "u1": 0x201, "u2": 0x202, "u4": 0x204, "u8": 0x208, "f2": 0x302, "f4": 0x304, "f8": 0x308,
+    "b1": 0x001,
+    "i1": 0x101,
+    "i2": 0x102,
+    "i4": 0x104,
+    "i8": 0x108,
+    "u1": 0x201,
+    "u2": 0x202,
+    "u4": 0x204,
+    "u8": 0x208,
+    "f2": 0x302,
+    "f4": 0x304,
+    "f8": 0x308,
 }
 _LONG = {"bool": "b1", "?": "b1"} | {
     f"{name}{8 * size}": f"{letter}{size}"
@@ -94,7 +105,7 @@ class Library:
             except (TypeError, ValueError) as error:
                 text = f"{self.path.name}: operation {name!r}: {error}"
                 raise ClawError("bad_config", text) from None
-            with _Call(self._handle, index, _NEVER, threads) as call:
+            with _Call(self._handle, index, threads) as call:
                 call.settings(settings)
                 call.outcome(lib.native_create(self._handle, call.raw))
         return found
@@ -105,8 +116,7 @@ class Library:
         Raises:
             ClawError: what it failed with. Cancelled, Yielded: as it was asked to.
         """
-        control = ffi.from_buffer("uint32_t[]", context.control)
-        with _Call(self._handle, index, control, context.most_threads, context) as call:
+        with _Call(self._handle, index, context.most_threads, context) as call:
             call.settings(getattr(context, "config", None))
             call.parameters(kinds, values)
             began = time.perf_counter_ns()
@@ -125,7 +135,7 @@ class _Call:
     """One call, and everything that has to live as long as it."""
 
     def __init__(
-        self, handle: Any, index: int, control: Any, threads: int, context: Context | None = None
+        self, handle: Any, index: int, threads: int, context: Context | None = None
     ) -> None:
         self._context = context
         self._kept: list[Any] = []
@@ -133,28 +143,35 @@ class _Call:
         self._error: ClawError | None = None
         raw = self.raw = ffi.new("native_call *")
         self._self = ffi.new_handle(self)
-        raw.library, raw.operation, raw.control = handle, index, control
+        raw.library, raw.operation, raw.control = handle, index, _NEVER
         raw.most_threads, raw.deadline_ns = threads, -1
         raw.most_result, raw.most_frame = RESULT, wire.MAX_MESSAGE // 2
         raw.user = self._self
         raw.chunk, raw.progress, raw.log = lib.claw_chunk_, lib.claw_progress_, lib.claw_log_
         if context:
+            raw.control = self._view(context.control, "uint32_t[]")
             raw.may_yield = context.may_yield
             if context.deadline is not None:
-                raw.deadline_ns = max(0, round(context.deadline * 1e9))
+                raw.deadline_ns = round(min(max(0.0, context.deadline), 9e9) * 1e9)
 
     def __enter__(self) -> "_Call":
         return self
 
     def __exit__(self, *_: object) -> None:
         lib.native_release(self.raw)
-        # Now, not when they are collected: a segment is unmapped only when nothing views it.
+        # Now, not when they are collected: a segment is unmapped only when nothing views it, and
+        # the collector may clear a view before what it exports to.
         for view in self._views:
             ffi.release(view)
 
     def _keep(self, data: Any) -> Any:
         self._kept.append(data)
         return data
+
+    def _view(self, buffer: Any, kind: str = "char[]") -> Any:
+        view = ffi.from_buffer(kind, buffer)
+        self._views.append(view)
+        return view
 
     def settings(self, found: Any) -> None:
         """The plugin's configuration: what of it C can take."""
@@ -198,7 +215,7 @@ class _Call:
             else:
                 # Python ends every bytes object with a 0 that it does not count.
                 data = value.encode() if kind == STR else value
-                row.data, row.size = self._keep(ffi.from_buffer(data)), len(data)
+                row.data, row.size = self._view(data), len(data)
 
     def _tensor(self, into: Any, tensor: Tensor) -> None:
         assert self._context
@@ -215,8 +232,7 @@ class _Call:
         if bytes_of > len(buffer):
             text = "the array is larger than its buffer"
             raise ClawError("bad_params", text, got=bytes_of, allowed=len(buffer))
-        data = ffi.from_buffer(buffer)
-        self._views.append(data)
+        data = self._view(buffer)
         if int(ffi.cast("uintptr_t", data)) % size:
             raise ClawError("bad_params", "the array is not aligned to its elements", got=size)
         strides = [size] * len(shape)
@@ -323,7 +339,7 @@ def _operation(library: Library, index: int, name: str, told: Any) -> Operation:
     twice = sorted({each for each in names if names.count(each) > 1})
     if twice:
         raise ValueError(f"declared twice: {twice}")
-    struct = msgspec.defstruct(
+    checked = msgspec.defstruct(
         re.sub(r"\W", "_", name), fields, kw_only=True, forbid_unknown_fields=True
     )
 
@@ -331,7 +347,7 @@ def _operation(library: Library, index: int, name: str, told: Any) -> Operation:
         return library.run(index, kinds, [values[each] for each in names], context_)
 
     run.__name__ = run.__qualname__ = name
-    return Operation(name, run, struct, "context_", False, _text(told.description)[:500])
+    return Operation(name, run, checked, "context_", False, _text(told.description)[:500])
 
 
 def _field(param: Any) -> Any:
@@ -366,12 +382,15 @@ def _check_file(path: Path) -> None:
         raise ClawError("bad_config", text, str(path.resolve()), hint="put the file itself there")
     try:
         with path.open("rb") as file:
-            head = file.read(20)
+            head, size = file.read(1 << 16), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ClawError("bad_config", f"{path.name}: {error.strerror}", hint=hint) from error
-    if len(head) < 20 or head[:7] != b"\x7fELF\x02\x01\x01" or head[16] != 3:
+    if len(head) < 64 or head[:7] != b"\x7fELF\x02\x01\x01" or head[16] != 3:
         text = f"{path.name} is not a 64-bit shared object"
         raise ClawError("bad_config", text, head[:4], hint=f"link it with -shared; {hint}")
+    if (whole := _loaded_bytes(head)) > size:  # the loader would map it, and die of SIGBUS
+        text = f"{path.name} is cut short"
+        raise ClawError("bad_config", text, got=size, allowed=whole, hint=f"{hint} clean all")
     machine, here = int.from_bytes(head[18:20], "little"), os.uname().machine
     if machine != _MACHINES.get(here, machine):
         names = {number: name for name, number in _MACHINES.items()}
@@ -382,6 +401,18 @@ def _check_file(path: Path) -> None:
             allowed=here,
             hint=f"on this box: make -C {path.parent} clean all",
         )
+
+
+def _loaded_bytes(head: bytes) -> int:
+    """How long an ELF file must be for all that is mapped of it (gABI, program header)."""
+    (at,) = struct.unpack_from("<Q", head, 32)
+    entry, count = struct.unpack_from("<HH", head, 54)
+    places = [at + entry * number for number in range(count)]
+    inside = [place for place in places if place + 56 <= len(head)]
+    if len(inside) < count:
+        return 1 << 62
+    parts = [struct.unpack_from("<IIQQQQ", head, place) for place in inside]
+    return max((part[2] + part[5] for part in parts if part[0] == 1), default=1 << 62)
 
 
 _LOADER: tuple[tuple[str, str], ...] = (

@@ -23,22 +23,24 @@ class Output:
     fd: int
     title: str
     pending: bytes = b""
+    last: bytes = b""
+    """Of what it printed: a piece without its end, and the last line."""
     second: int = 0
     lines: int = 0
     bytes: int = 0
     """Logged and read in that second."""
-    last: bytes = b""
     cause: str = ""
     """Why it dies, in its own words."""
 
-    def note(self, line: bytes) -> None:
-        """Keep the reason that a dying worker gives."""
-        if line.startswith((CAUSE, CAUSE_AFTER)):
-            said = _plain(line.partition(b": ")[2])
-            before = _plain(self.last) if line.startswith(CAUSE_AFTER) else ""
-            self.cause = f"{said}; it had printed {before!r}" if before else said
-        elif line:
-            self.last = line
+
+def _note(output: Output, line: bytes) -> None:
+    """Keep the reason that a dying worker gives."""
+    if line.startswith((CAUSE, CAUSE_AFTER)):
+        said = _plain(line.partition(b": ")[2])
+        before = _plain(output.last) if line.startswith(CAUSE_AFTER) else ""
+        output.cause = f"{said}; it had printed {before!r}" if before else said
+    elif line:
+        output.last = line
 
 
 def _plain(said: bytes) -> str:
@@ -93,7 +95,7 @@ class Outputs:
             output.second, output.lines, output.bytes = second, 0, 0
         output.bytes += len(data)
         for line in whole:
-            output.note(line)
+            _note(output, line)
         room = max(0, limits.LOG_RATE - output.lines)
         output.lines += len(whole)
         for line in whole[:room]:

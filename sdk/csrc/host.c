@@ -78,8 +78,8 @@ static int copy(void *into, size_t size, const void *from, uint32_t least, const
     uint32_t major = head[1] >> 16, minor = head[1] & 0xffff;
     if (major != CLAW_VERSION_MAJOR || minor > CLAW_VERSION_MINOR) {
         say(error, "bad_version",
-            "it was built for version %u.%u of clawai.h, and this ClawAI offers %u.%u%s", major,
-            minor, CLAW_VERSION_MAJOR, CLAW_VERSION_MINOR,
+            "%s: it was built for version %u.%u of clawai.h, and this ClawAI offers %u.%u%s", what,
+            major, minor, CLAW_VERSION_MAJOR, CLAW_VERSION_MINOR,
             major == CLAW_VERSION_MAJOR ? "" : ", which is not compatible");
         return 0;
     }
@@ -119,15 +119,16 @@ static int copy_param(claw_param *param, const char *from, uint32_t number, nati
     if (!copy(param, sizeof *param, from, UP_TO(claw_param, maximum), what, error)) {
         return 0;
     }
-    const char *text = param->text, *description = param->description;
-    param->text = param->description = NULL;
+    /* Whatever follows, no pointer of theirs is left where ours are freed. */
+    const char *name = param->name, *text = param->text, *description = param->description;
+    param->name = param->text = param->description = NULL;
     uint32_t known = CLAW_HAS_DEFAULT | CLAW_IS_OPTIONAL | CLAW_HAS_RANGE;
     if (param->type < CLAW_TYPE_I64 || param->type > CLAW_TYPE_TENSOR || param->has & ~known) {
         say(error, "bad_config", "%s: type %u, allowed: %d to %d; has %u, allowed: up to %u", what,
             param->type, CLAW_TYPE_I64, CLAW_TYPE_TENSOR, param->has, known);
         return 0;
     }
-    param->name = text_of(param->name, 1, "the name of a parameter", error);
+    param->name = text_of(name, 1, "the name of a parameter", error);
     param->description = text_of(description, 0, "the description of a parameter", error);
     int has_text = param->type == CLAW_TYPE_STR && param->has & CLAW_HAS_DEFAULT;
     param->text = text_of(has_text ? text : NULL, has_text, "the default of a text", error);
