@@ -14,7 +14,7 @@ static const char constant[4096] = "constant";
 static int64_t recurse(int64_t depth) {
     volatile char block[256];
     block[depth & 255] = (char)depth;
-    return recurse(depth + 1) + block[depth & 127];
+    return depth < zero ? 0 : recurse(depth + 1) + block[depth & 127];
 }
 
 static void large_frame(void) {

@@ -143,10 +143,20 @@ def test_a_binary_that_is_newer_than_the_host_is_refused(
         Library(other)
 
 
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver with the host, under the sanitizers.
+
+    Outside of the sandbox, as the sanitizers' own library needs more than that permits.
+    """
+    driver = tmp_path_factory.mktemp("sanitized") / "driver"
+    compiled("cc", "-std=gnu11", *SANITIZE, f"-I{INCLUDE}", "-o", driver, HERE / "driver.c", *HOST)
+    return driver
+
+
 def test_host_and_plugins_under_the_sanitizers(
-    build: Build, tmp_path: Path, examples: Path
+    build: Build, sanitized: Path, tmp_path: Path, examples: Path
 ) -> None:
-    """Outside of the sandbox, as the sanitizers' own library needs more than it permits."""
     made = {}
     for source in ("every.c", "garbage.c"):
         made[source] = build(source, *SANITIZE, name=f"{source}.asan.so")
