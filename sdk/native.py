@@ -16,9 +16,10 @@ import re
 import struct
 import sys
 import time
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -102,7 +103,7 @@ class Library:
             name = _text(told.name)
             try:
                 found.append(_operation(self, index, name, told))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 text = f"{self.path.name}: operation {name!r}: {error}"
                 raise ClawError("bad_config", text) from None
             with _Call(self._handle, index, threads) as call:
@@ -361,10 +362,11 @@ def _field(param: Any) -> Any:
     if param.has & _HAS_RANGE:
         limits = (param.minimum, param.maximum)
         bounds = dict(zip(("ge", "le"), map(int, limits) if kind == I64 else limits, strict=True))
+    annotated: Any = typing.Annotated
     meta = msgspec.Meta(description=_text(param.description) or None, **bounds)
     if param.has & _IS_OPTIONAL:
-        return name, Annotated[_TYPES[kind] | None, meta], None
-    hint = Annotated[_TYPES[kind], meta]
+        return name, annotated[_TYPES[kind] | None, meta], None
+    hint = annotated[_TYPES[kind], meta]
     if not param.has & _HAS_DEFAULT:
         return name, hint
     if kind in (BYTES, TENSOR):

@@ -63,7 +63,7 @@ static claw_status fault(claw_task *task, void *state) {
         free(memory);
     }
     if (!strcmp(how, "divide"))
-        claw_put_i64(task, "x", 1 / zero);
+        claw_put_i64(task, "x", 1000 / zero);
     if (!strcmp(how, "illegal"))
         __builtin_trap();
     if (!strcmp(how, "text"))

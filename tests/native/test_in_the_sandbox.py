@@ -42,18 +42,19 @@ def install(
 class Neighbour(threading.Thread):
     """Asks echo without a pause; ``lost`` is what did not come back as it should."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         super().__init__(daemon=True)
-        self.client, self.served, self.lost = client, 0, list[str]()
+        self.folder, self.served, self.lost = kernel.folder, 0, list[str]()
         self._going = True
 
     def run(self) -> None:
-        while self._going:
-            try:
-                assert self.client.call("echo.say", {"text": "x"}).value == "x"
-                self.served += 1
-            except Exception as error:  # of any kind: this is what the test is about
-                self.lost.append(repr(error))
+        with Client(folder=self.folder) as client:  # it belongs to this thread
+            while self._going and len(self.lost) < 10:
+                try:
+                    assert client.call("echo.say", {"text": "x"}).value == "x"
+                    self.served += 1
+                except Exception as error:  # of any kind: this is what the test is about
+                    self.lost.append(repr(error))
 
     def stop(self) -> None:
         self._going = False
@@ -78,14 +79,12 @@ def client(native: Kernel) -> Iterator[Client]:
 
 @pytest.fixture
 def neighbour(native: Kernel) -> Iterator[Neighbour]:
-    with native.client() as client:
-        client.call("echo.say", {"text": "warm"})
-        neighbour = Neighbour(client)
-        neighbour.start()
-        yield neighbour
-        neighbour.stop()
-        assert not neighbour.lost
-        assert neighbour.served
+    neighbour = Neighbour(native)
+    neighbour.start()
+    wait_until(lambda: neighbour.served, "it is served")
+    yield neighbour
+    neighbour.stop()
+    assert not neighbour.lost
 
 
 # The examples.
@@ -171,7 +170,7 @@ def test_a_cancel_reaches_the_code_in_cpp(native: Kernel, client: Client) -> Non
 
 FAULTS = {
     "stack": r"killed by SIGSEGV \(stack overflow suspected: a (write|read|call) .*faults\.do\)",
-    "frame": r"killed by SIGSEGV \(a (read|write) at 0x\w+: no memory is there, in faults\.do\)",
+    "frame": r"killed by SIGSEGV \(stack overflow suspected: a (write|read) .*faults\.do\)",
     "wild": r"killed by SIGSEGV \(a write at 0x123456789000: no memory is there, in faults\.do\)",
     "impossible": r"killed by SIGSEGV \(an access through a pointer that cannot be one",
     "null": r"killed by SIGSEGV \(a read at 0x10: a NULL pointer, in faults\.do\)",
@@ -216,8 +215,6 @@ def test_an_endless_loop_is_ended_by_its_cancel(
     assert client.call("faults.do").value == {"how": ""}
     assert native.worker_pid("faults") != before
     assert "it did not let go of a task" in native.log()
-    listed = {plugin["name"]: plugin for plugin in client.query("plugins")["plugins"]}
-    assert listed["faults"]["problem"] == "it did not let go of a task"
     assert not neighbour.lost
 
 
