@@ -16,6 +16,7 @@ CALLBACKS = """
 extern "Python" int32_t claw_chunk_(void *user, const uint8_t *data, uint64_t size);
 extern "Python" void claw_progress_(void *user, double fraction, const char *note);
 extern "Python" void claw_log_(void *user, int32_t level, const char *text);
+extern "Python" void claw_look_(void *user);
 """
 
 

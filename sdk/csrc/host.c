@@ -730,6 +730,9 @@ enum { WORD_STOP = 1, WORD_HOLD = 2, WORD_YIELD = 3 };
 
 static claw_signal checkpoint(claw_task *task) {
     const native_call *call = call_of(task);
+    if (call->look) {
+        call->look(call->user);
+    }
     long pause = 200000; /* ns, doubling to 2 ms: a page that is only read can wake nobody */
     for (;;) {
         uint32_t word = __atomic_load_n(call->control, __ATOMIC_RELAXED) & 0xff;

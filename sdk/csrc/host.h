@@ -78,6 +78,7 @@ typedef struct native_call {
     int32_t (*chunk)(void *user, const uint8_t *data, uint64_t size);
     void (*progress)(void *user, double fraction, const char *note);
     void (*log)(void *user, int32_t level, const char *text);
+    void (*look)(void *user); /* NULL, or called at each look at the control word */
 
     int32_t status;
     uint32_t failed;

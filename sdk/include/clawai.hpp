@@ -495,13 +495,16 @@ struct Plugin {
     }
 };
 
-// NULL, with the reason on standard error, if the operations cannot be made.
-template <typename Make> const void *factory(const char *id, Make make) noexcept {
+// NULL, with the reason on standard error, if the operations cannot be made. `plugin` is the
+// caller's: a static in here would be one for all shared objects of a process.
+template <typename Make>
+const void *factory(const char *id, std::unique_ptr<Plugin> &plugin, Make make) noexcept {
     if (std::strcmp(id, CLAW_FACTORY) != 0)
         return nullptr;
     try {
-        static Plugin plugin(make());
-        return &plugin.factory;
+        if (!plugin)
+            plugin = std::make_unique<Plugin>(make());
+        return &plugin->factory;
     } catch (const std::exception &error) {
         std::fprintf(stderr, "the operations cannot be made: %s\n", error.what());
     } catch (...) {
@@ -517,7 +520,8 @@ template <typename Make> const void *factory(const char *id, Make make) noexcept
 #define CLAW_OPERATIONS                                                                            \
     static std::vector<claw::Operation> claw_make_();                                              \
     static const void *claw_get_factory_(const char *id) {                                         \
-        return claw::detail::factory(id, claw_make_);                                              \
+        static std::unique_ptr<claw::detail::Plugin> plugin;                                       \
+        return claw::detail::factory(id, plugin, claw_make_);                                      \
     }                                                                                              \
     extern "C" {                                                                                   \
     CLAW_EXPORT extern const claw_entry_point claw_entry;                                          \

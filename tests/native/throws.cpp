@@ -69,7 +69,8 @@ static claw_factory factory;
 static const claw_factory *inner;
 
 static const void *get(const char *id) {
-    inner = static_cast<const claw_factory *>(claw::detail::factory(id, made));
+    static std::unique_ptr<claw::detail::Plugin> plugin;
+    inner = static_cast<const claw_factory *>(claw::detail::factory(id, plugin, made));
     factory = *inner;
     factory.count = [](const claw_factory *) { return inner->count(inner) + 1; };
     factory.describe = [](const claw_factory *, std::uint32_t at) {

@@ -11,6 +11,11 @@ import click
 from clawai.sdk.cli.listing import plugins_command
 
 VERBS: dict[str, str] = {
+    "new": "Make the folder of a new plugin, which works at once.",
+    "dev": "Serve a plugin while you work at it: every save reloads it.",
+    "test": "Run a plugin's tests, without a kernel or in the real sandbox.",
+    "lint": "Say how good a plugin is, from bronze to platinum, and what to do next.",
+    "docs": "Print a plugin's page, in Markdown.",
     "include-dir": "Print the folder of clawai.h, for plugins in C and C++.",
 }
 """Verb to the line that help shows."""
