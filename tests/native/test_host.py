@@ -386,3 +386,10 @@ def test_the_manifest_names_a_file_beside_it(tmp_path: Path, lines: str, part: s
     (tmp_path / "plugin.toml").write_text(text)
     with pytest.raises(ClawError, match=r"plugin\.module"):
         read_plugin(tmp_path)
+
+
+def test_the_fake_kernel_counts_checkpoints_in_c_and_hears_its_log(every: FakeKernel) -> None:
+    task = every.submit("every.wait", cancel_at=5)
+    assert isinstance(task.end, ClawError) and task.end.code == "cancelled"
+    task = every.submit("every.give", {"needed": 1})
+    assert task.logs == [("warning", "every says so")]
