@@ -232,7 +232,10 @@ def _filter(run: Run, hands_over: _socket.socket) -> None:
 def _load(run: Run) -> Any:
     sys.path[:0] = run.import_paths
     module, _, name = run.target.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    loaded = importlib.import_module(module)
+    function = getattr(loaded, name)
+    if prepare := getattr(loaded, "prepare", None):
+        prepare(run.args)  # such as to load a shared object, which may be forbidden next
     for extra in run.preload:
         importlib.import_module(extra)
     if not run.policy.executable_memory and run.programs:

@@ -69,6 +69,9 @@ class Outlet(Protocol):
     def segment(self, number: int) -> mmap.mmap:
         """The mapping of a segment that the kernel gave to this worker."""
 
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Send a piece of a stream, for those who cannot yield it."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -262,17 +265,22 @@ class Context:
         Raises:
             ClawError: bad_params, if it does not fit its frame or lease.
         """
+        return view(tensor, self.memory(tensor))
+
+    def memory(self, tensor: Tensor) -> memoryview:
+        """The bytes of the frame or lease that ``tensor`` names; it may not fit them.
+
+        Raises:
+            ClawError: bad_params, if there is no such frame or lease.
+        """
         if tensor.lease is not None and 0 <= tensor.lease < len(self.leases):
             lease = self.leases[tensor.lease]
             whole = memoryview(self.outlet.segment(lease.segment))
             buffer = whole[lease.offset : lease.offset + lease.length]
-            if lease.rights == "r":
-                buffer = buffer.toreadonly()
-        elif tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
-            buffer = memoryview(self.frames[tensor.frame])
-        else:
-            raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
-        return view(tensor, buffer)
+            return buffer.toreadonly() if lease.rights == "r" else buffer
+        if tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
+            return memoryview(self.frames[tensor.frame])
+        raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
 
     def allocate(
         self, shape: tuple[int, ...], dtype: str = "<f4", into: Tensor | None = None

@@ -43,6 +43,14 @@ _JOIN = 16 * 1024
 """Messages up to so many bytes are copied together: one buffer costs less to send than many."""
 
 
+def prepare(args: dict[str, Any]) -> None:
+    """Called before ``main``, and before new executable memory may be forbidden."""
+    if library := args.get("library"):
+        from clawai.sdk import native
+
+        native.prepare(library)
+
+
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     """Serve until the kernel says stop or is gone."""
     # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
@@ -110,6 +118,10 @@ class Host:
         """Import the plugin and its drivers, let it load its model, and say ready."""
         self._plugins.add_hookspecs(hookspecs)
         modules = [importlib.import_module(name) for name in self._module_names()]
+        if library := self.args.get("library"):
+            from clawai.sdk import native
+
+            self._plugins.register(native.plugin(library))
         for module in modules:
             # A plugin with state is an object that its module names.
             self._plugins.register(getattr(module, "claw_plugin", module))
@@ -125,7 +137,8 @@ class Host:
         self.send(ready)
 
     def _module_names(self) -> list[str]:
-        return [*self.args["drivers"], self.args["module"]]
+        own = [] if self.args.get("library") else [self.args["module"]]
+        return [*self.args["drivers"], *own]
 
     def _collect(self, modules: list[ModuleType]) -> None:
         """All operations, which must be those of the manifest."""
@@ -407,6 +420,10 @@ class Host:
             incarnation=self.incarnation,
         )
         self.send(told)
+
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Pass a piece of an operation's stream on."""
+        self.send(wire.Chunk(id=task, data=data, incarnation=self.incarnation))
 
 
 def _children(fd: int) -> "Children":

@@ -24,6 +24,7 @@ _LONG_KEY = re.compile(rb"""(?:((?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\
 """A key of many parts, which cost the reader of TOML their square."""
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LIBRARY = re.compile(r"[A-Za-z0-9_][\w.+-]{0,100}\.so")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -167,7 +168,9 @@ def read_plugin(folder: Path) -> Plugin:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
-    named = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
+    native = identity.language in ("c", "cpp")
+    named = [("plugin.name", identity.name, _NAME)]
+    named.append(("plugin.module", identity.module, _LIBRARY if native else _MODULE))
     named += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
     named += [("config", key, _KEY) for key in manifest.config]
@@ -183,8 +186,8 @@ def read_plugin(folder: Path) -> Plugin:
             "bad_config", f"{path}: {error.message}", error.got, error.allowed
         ) from None
     for key, got, allowed in (
-        ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
-        ("plugin.language", identity.language, ("python",)),
+        ("plugin.kind", identity.kind, ("tool",) if native else ("tool", "engine", "driver")),
+        ("plugin.language", identity.language, ("python", "c", "cpp")),
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))

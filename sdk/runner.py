@@ -19,7 +19,8 @@ from clawai.sdk.home import Home
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import Operation
 
-_RESULT = wire.MAX_HEADER - 4096
+RESULT = wire.MAX_HEADER - 4096
+"""Bytes of a result that fits the header of its message."""
 Answer = tuple[wire.Message, Sequence[bytes | memoryview]]
 
 
@@ -223,11 +224,11 @@ def fits(result: wire.Raw, frames: Sequence[bytes | memoryview] = ()) -> None:
     """
     header = len(memoryview(result))
     size = header + sum(map(len, frames))
-    if size > wire.MAX_MESSAGE - 4096 or header > _RESULT:
+    if size > wire.MAX_MESSAGE - 4096 or header > RESULT:
         raise ClawError(
             "too_large",
             "the result does not fit one message",
             got=size,
-            allowed=_RESULT,
+            allowed=RESULT,
             hint="stream it in chunks, or return it in a lease",
         )

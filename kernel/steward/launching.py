@@ -168,6 +168,13 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     )
 
 
+def _library(plugin: Plugin, registry: Registry) -> str:
+    """The shared object of a plugin in C or C++, as its worker sees it; nothing for Python."""
+    if plugin.plugin.language == "python":
+        return ""
+    return str(registry.places[plugin.plugin.name].resolve() / plugin.plugin.module)
+
+
 def _arguments(
     worker: int,
     spec: Spec,
@@ -181,6 +188,7 @@ def _arguments(
         "incarnation": worker,
         "plugin": plugin.plugin.name,
         "module": plugin.plugin.module,
+        "library": _library(plugin, registry),
         "operations": [entry.name for entry in plugin.operation],
         "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
         "batches": [entry.name for entry in plugin.operation if entry.batch > 1],

@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "trust": "Trust the plugins that a key has signed; list the keys.",
     "config": "Show and set the values of a plugin's configuration.",
     "secret": "Give a plugin a secret.",
+    "include-dir": "Print the folder of clawai.h, for plugins in C and C++.",
 }
 """Verb to the line that help shows."""
 
@@ -38,7 +39,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return super().get_command(ctx, cmd_name)
-        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name}")
+        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
