@@ -1,7 +1,8 @@
 """The process between the daemon and one worker: applies every layer, then waits.
 
-Run by clawai.sandbox.launch as ``python -I -m clawai.sandbox.stage CONFIG_FD``; one thread, and
-nothing but the standard library until every layer is on. The order is the point: descriptors,
+Run by clawai.sandbox.launch as ``python -I -m clawai.sandbox.stage CONFIG_FD``, or forked from a
+``zygote`` with libraries that are imported already; one thread, and nothing more is imported but
+the standard library until every layer is on. The order is the point: descriptors,
 identity, namespaces, private root, fork; then in the child (process 1 of its namespace) death
 signal, limits, capabilities, Landlock, system call filter, and only then the plugin's code.
 
@@ -19,6 +20,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +60,21 @@ class Run:
 
 
 def main() -> None:
-    """Set up outside, fork, set up inside, call the target; the parent half never returns."""
+    """A stage that was executed."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    run = _read_run(int(sys.argv[1]))
+    run(int(sys.argv[1]))
+
+
+def run(config: int, here: Mapping[int, int] | None = None) -> None:
+    """Set up outside, fork, set up inside, call the target; the parent half never returns.
+
+    Args:
+        config: descriptor of what launch.spawn has written.
+        here: what the descriptors that it names are called here, in a forked stage.
+    """
+    run = _read_run(config, here or {})
     try:
         _prepare(run)
         report, report_end = os.pipe()
@@ -77,10 +89,12 @@ def main() -> None:
     _work(run, report_end)
 
 
-def _read_run(fd: int) -> Run:
+def _read_run(fd: int, here: Mapping[int, int]) -> Run:
     with os.fdopen(fd, "rb") as file:
         head = json.loads(file.readline())
         programs = filters.unpack(file.read())
+    head["fds"] = {name: here.get(number, number) for name, number in head["fds"].items()}
+    head |= {name: here.get(head[name], head[name]) for name in ("status", "lifeline")}
     return Run(policy=Policy.from_dict(head.pop("policy")), programs=programs, **head)
 
 
