@@ -69,11 +69,15 @@ class Forked:
 
 
 class Zygote:
-    """One preloaded process, which is our child and dies with us."""
+    """One preloaded process, which is our child and dies with us.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds after which one that does not answer is killed.
+    """
+
+    def __init__(self, patience: float = _PATIENCE_S) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(_PATIENCE_S)
+        self._sock.settimeout(patience)
         command = [sys.executable, "-I", "-m", "clawai.sandbox.zygote"]
         with theirs, terminal_signals_blocked():
             self._process = subprocess.Popen(

@@ -14,7 +14,7 @@
     spawned.close()           # closes the descriptors; closing the lifeline kills the worker
 
 ``bpf`` and ``level`` are what ``python -I -m clawai.sandbox.probe`` printed. Inside, the target is
-called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
+called as ``function(fds, args)``: ``fds`` has the same names (and numbers of its own), without
 "stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
 to import before a policy without executable memory forbids further C extensions; ``import_paths``
 are folders outside the installation (a stranger's plugin): shown read-only, first on sys.path.

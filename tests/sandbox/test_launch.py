@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from clawai.sandbox.launch import ENVIRONMENT, Spawned, Status, require_level, spawn
+from clawai.sandbox.forking import Zygote
+from clawai.sandbox.launch import ENVIRONMENT, Spawned, Status, execute, require_level, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
 
 HERE = str(Path(__file__).resolve().parent)
@@ -60,10 +61,15 @@ class Worker:
         return self.spawned.stage.wait(WAIT_S)
 
 
-@pytest.fixture
-def start(probed: dict[str, Any]) -> Iterator[Any]:
-    """Start a target of inside.py at the level that this box has."""
+@pytest.fixture(params=["executed", "forked"])
+def start(probed: dict[str, Any], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Start a target of inside.py at the level that this box has, in both ways."""
     with contextlib.ExitStack() as stack:
+        how: Any = execute
+        if request.param == "forked":
+            zygote = Zygote()
+            stack.callback(zygote.close)
+            how = zygote.start
 
         def run(target: str, policy: Policy | None = None, **more: Any) -> Worker:
             ours, theirs = socket.socketpair()
@@ -77,6 +83,7 @@ def start(probed: dict[str, Any]) -> Iterator[Any]:
                     level=probed["level"],
                     args=more.pop("args", {}),
                     import_paths=[HERE],
+                    start=how,
                     **more,
                 )
             stack.callback(spawned.stage.wait)
