@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.launch import ENVIRONMENT, terminal_signals_blocked
@@ -126,7 +127,9 @@ class Zygote:
         try:
             socket.send_fds(self._sock, [json.dumps(asked).encode()], numbers)
             said = self._sock.recv(_MAX_BYTES)
-            answer = json.loads(said) if said else {"error": "the zygote has ended"}
+            answer: dict[str, Any] = {"error": "the zygote has ended"}
+            if said:
+                answer = json.loads(said)
         except OSError as error:
             self._process.kill()
             answer = {"error": f"the zygote does not answer: {error}"}

@@ -59,11 +59,11 @@ class Nursery:
         self._loop.watch(self._zygote.fileno(), self._said)
 
     def _load(self) -> None:
-        """Have it import what is wanted, in the order in which it was named."""
+        """Have it import what is wanted and not there yet."""
         assert self._zygote
         if self._loading:
             return
-        self._loading = set().union(*(wanted for wanted, _ in self._waiting)) - self._loaded
+        self._loading = {name for wanted, _ in self._waiting for name in wanted} - self._loaded
         try:
             self._zygote.load(sorted(self._loading))
         except OSError:
