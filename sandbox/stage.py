@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,8 @@ class Run:
     status: int
     lifeline: int
     programs: list[bytes]
+    forked_by: int = 0
+    """The parent that a forked stage is about to lose, for the one that it answers to."""
     layer: str = "start"
     visible: tuple[str, ...] = ()
     own_user_count: bool = False
@@ -67,14 +70,16 @@ def main() -> None:
     run(int(sys.argv[1]))
 
 
-def run(config: int, here: Mapping[int, int] | None = None) -> None:
+def run(config: int, here: Mapping[int, int] | None = None, forked_by: int = 0) -> None:
     """Set up outside, fork, set up inside, call the target; the parent half never returns.
 
     Args:
         config: descriptor of what launch.spawn has written.
         here: what the descriptors that it names are called here, in a forked stage.
+        forked_by: the process that forked it, and is about to end.
     """
-    run = _read_run(config, here or {})
+    run = read_run(config, here or {})
+    run.forked_by = forked_by
     try:
         _prepare(run)
         report, report_end = os.pipe()
@@ -89,7 +94,8 @@ def run(config: int, here: Mapping[int, int] | None = None) -> None:
     _work(run, report_end)
 
 
-def _read_run(fd: int, here: Mapping[int, int]) -> Run:
+def read_run(fd: int, here: Mapping[int, int]) -> Run:
+    """What launch.spawn has written to ``fd``; ``here``: see ``run``."""
     with os.fdopen(fd, "rb") as file:
         head = json.loads(file.readline())
         programs = filters.unpack(file.read())
@@ -121,6 +127,8 @@ def _prepare(run: Run) -> None:
             os.chown(run.tmp, run.uid, run.uid)
         privileges.drop_root(run.uid)
         run.own_user_count = is_root
+    while os.getppid() == run.forked_by:
+        time.sleep(0.0001)  # or its end would be ours
     # After the last change of identity, which clears it.
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -135,7 +143,7 @@ def _work(run: Run, report: int) -> None:
         _restrict(run)
         os.write(report, _STARTED)
         run.layer = "import"
-        function = _load(run)
+        function = load_target(run)
         os.close(report)
     except BaseException as error:
         os.write(report, f"{run.layer}\n{_describe(error)}"[:_MAX_REPORT_BYTES].encode())
@@ -165,7 +173,8 @@ def _restrict(run: Run) -> None:
         filters.load(run.programs, filters.BASE_BEFORE_MORE if more else filters.BASE)
 
 
-def _load(run: Run) -> Any:
+def load_target(run: Run) -> Any:
+    """Import the plugin's code; from then on nothing new may be executed, if so asked."""
     sys.path[:0] = run.import_paths
     module, _, name = run.target.partition(":")
     function = getattr(importlib.import_module(module), name)

@@ -27,18 +27,16 @@ import os
 import signal
 import socket
 import sys
-import time
 from typing import Any
 
-from clawai.sandbox import stage
+from clawai.sandbox import paths, stage
 from clawai.sandbox import syscalls as sc
 
 _MAX_BYTES = 16_384
 _MAX_FDS = 64
-_PAUSE_S = 0.0001
 
-Born = tuple[int, dict[int, int]]
-"""The number of the configuration, and how the asker's numbers are called here."""
+Born = tuple[int, dict[int, int], int]
+"""What ``stage.run`` takes."""
 
 
 def main() -> None:
@@ -67,14 +65,14 @@ def serve(sock: socket.socket) -> Born | None:
             answer: dict[str, Any] = {"imported": load(asked["import"])}
         else:
             try:
-                pid = fork()
+                pid, parent = fork()
             except OSError as error:
                 answer = {"error": str(error)}
             else:
                 if pid == 0:
                     here = dict(zip(asked["numbers"], fds, strict=True))
                     _take_output(asked, here)
-                    return here[asked["config"]], here
+                    return here[asked["config"]], here, parent
                 answer = {"pid": pid}
         for fd in fds:
             os.close(fd)
@@ -90,13 +88,14 @@ def load(modules: list[str]) -> list[str]:
         except ImportError:
             continue
         found.append(name)
+    paths.runtime_paths([])  # a child need not work it out again
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page that it looks at
     return found
 
 
-def fork() -> int:
-    """The pid of a stage, which is no child of ours; 0 in the stage.
+def fork() -> tuple[int, int]:
+    """The pid of a stage, which is no child of ours; 0 and its first parent in the stage.
 
     Raises:
         OSError: no process could be had, or there is a second thread, whose locks a child would
@@ -115,11 +114,11 @@ def fork() -> int:
     os.waitpid(middle, 0)  # from now on the stage is the launcher's
     if not text.isdigit():
         raise OSError(f"the stage was not forked: {text.decode(errors='replace')}")
-    return int(text)
+    return int(text), middle
 
 
-def _in_the_middle(writing: int) -> int:
-    """Fork the stage, tell its pid, and end; returns in the stage, once it has its new parent."""
+def _in_the_middle(writing: int) -> tuple[int, int]:
+    """Fork the stage, tell its pid, and end; returns in the stage."""
     me = os.getpid()
     try:
         child = os.fork()
@@ -130,9 +129,7 @@ def _in_the_middle(writing: int) -> int:
         os.write(writing, str(child).encode())
         os._exit(0)
     os.close(writing)
-    while os.getppid() == me:  # or its death signal would be that of the process between
-        time.sleep(_PAUSE_S)
-    return 0
+    return 0, me
 
 
 def _take_output(asked: dict[str, Any], here: dict[int, int]) -> None:

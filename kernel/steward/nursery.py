@@ -79,8 +79,8 @@ class Nursery:
         self._loading = set()
         ready = [each for each in self._waiting if each[0] <= self._loaded]
         self._waiting = [each for each in self._waiting if not each[0] <= self._loaded]
-        for _, then in ready:
-            then(self._zygote)
+        for each in ready:
+            each[1](self._zygote)
         if self._waiting and self._zygote:
             self._load()
 
