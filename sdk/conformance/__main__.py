@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ class Suite:
         self.rows: list[dict[str, Any]] = []
         self._client: ClientProcess | None = None
 
-    def run(self) -> Iterator[dict[str, Any]]:
+    def run(self) -> Generator[dict[str, Any], None, None]:
         """One row a case: ``case``, ``about``, ``failed`` (empty if it passed), ``ms``."""
         try:
             for group in (self._vectors(), self._scripted()):

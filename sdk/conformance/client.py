@@ -40,7 +40,7 @@ class ClientProcess:
         self, command: Sequence[str], env: Mapping[str, str], patience: float = PATIENCE_S
     ) -> None:
         self.patience = patience
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             self._process = subprocess.Popen(
                 command,

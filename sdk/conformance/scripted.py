@@ -1,8 +1,14 @@
-"""What WIRE.md allows a kernel to say, and a real one says rarely or not yet: said word for word."""
+"""What WIRE.md allows a kernel to say, and a real one says rarely or not yet."""
 
 from typing import Any
 
-from clawai.sdk.conformance.client import ClientProcess, require, require_fields, require_same
+from clawai.sdk.conformance.client import (
+    ClientProcess,
+    Failed,
+    require,
+    require_fields,
+    require_same,
+)
 from clawai.sdk.conformance.peer import WELCOME, Peer
 from clawai.sdk.conformance.values import wide
 
@@ -31,7 +37,8 @@ def hello_comes_first(client: ClientProcess, peer: Peer) -> None:
     hello = welcomed(client, peer)
     require_same(hello.get("type"), "hello", "the first message")
     version = hello.get("version")
-    require(isinstance(version, list) and len(version) == 2, f"hello.version is {version!r}")
+    if not isinstance(version, list) or len(version) != 2:
+        raise Failed(f"hello.version is {version!r}")
     require_same(version[0], 1, "the major of hello.version")
     require_same(hello.get("name"), "conformance", "hello.name")
     require(hello.get("token", b"") == b"", "it made a token up")
@@ -81,7 +88,7 @@ def nothing_is_made_up(client: ClientProcess, peer: Peer) -> None:
     welcomed(client, peer)
     number = client.submit("demo.op")
     header, payload = peer.receive()
-    defaults = {
+    defaults: dict[str, Any] = {
         "model": "",
         "priority": "interactive",
         "deadline_ms": None,
@@ -282,7 +289,7 @@ def a_kernel_that_dies(client: ClientProcess, peer: Peer) -> None:
 
 
 def a_new_connection(client: ClientProcess, peer: Peer) -> None:
-    """After an end of the connection the client can be told to connect anew, and does so only then."""
+    """After the end of a connection the client can be told to connect anew."""
     welcomed(client, peer)
     number = submitted(client, peer)
     peer.hang_up()

@@ -40,7 +40,7 @@ def from_json(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal. 1 and 1.0 are, as JSON has one kind of number; 1 and true not."""
+    """Whether two values are equal: 1 and 1.0 are, as JSON has one kind of number; true is not."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -12,9 +12,17 @@ from clawai.sdk.conformance.values import from_json
 
 FILE = Path(__file__).parents[1] / "wire_vectors.json"
 DEFAULTS: dict[str, Any] = {
-    **{"token": b"", "name": "", "model": "", "priority": "interactive", "params": {}},
-    **{"deadline_ms": None, "leases": [], "durable": False, "keep_alive_s": None},
-    **{"rights": "rw", "incarnation": 0},
+    "token": b"",
+    "name": "",
+    "model": "",
+    "priority": "interactive",
+    "params": {},
+    "deadline_ms": None,
+    "leases": [],
+    "durable": False,
+    "keep_alive_s": None,
+    "rights": "rw",
+    "incarnation": 0,
 }
 """Of what a client sends: a writer may write them or leave them out."""
 

@@ -1,6 +1,6 @@
-"""A client for the conformance runner, of zmq and msgpack; with MISTAKE in its environment a bad one.
+"""A client for the conformance runner, of zmq and msgpack; with MISTAKE set a bad one.
 
-Follows docs/clients.md. Each mistake is one that authors of clients make; the runner has to find it.
+Follows docs/clients.md. Each mistake is one that authors make, and the runner has to find it.
 """
 
 import json
@@ -21,8 +21,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "done": {"result": None, "timings": {}},
     "answer": {"data": {}},
     "error": {
-        **{"id": None, "got": None, "allowed": None, "hint": "", "retry_after_ms": None},
-        **{"timings": {}},
+        "id": None,
+        "got": None,
+        "allowed": None,
+        "hint": "",
+        "retry_after_ms": None,
+        "timings": {},
     },
 }
 ENDS = ("done", "error", "answer")
