@@ -7,6 +7,7 @@ The drivers come from the manifest and are found through their hook, as the work
 
 import importlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,10 @@ class Host:
         self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
     ) -> memoryview | None:
         """There is no object here: private memory."""
+
+    def listener(self, port: int) -> socket.socket:
+        """An engine asks for no port."""
+        raise ClawError("not_permitted", "an engine does not listen", got=port)
 
     def driver(self, device: str) -> Any:
         """The first driver for ``device``."""

@@ -49,15 +49,53 @@ def known_name(client: Any, name: str) -> str:
         raise catalogue.unknown(name, known) from None
 
 
-def _steer(command: str, name: str, as_json: bool, said: str) -> None:
+def _load(client: Any, name: str) -> None:
+    """Have the worker of a stored model or of a tool started, by a small loan that it shares.
+
+    Raises:
+        ClawError: what keeps it from being loaded; nothing is done for what names neither.
+    """
+    from clawai.sdk import paths
+    from clawai.sdk.manifest import read_model
+
+    plugins = client.query("plugins")["plugins"]
+    if name in {row["name"] for row in client.query("models")["models"]}:
+        prefix = f"{read_model(paths.models_dir() / name).operation_prefix}."
+        offered = [op for row in plugins for op in row["operations"] if op.startswith(prefix)]
+        model = name
+    else:
+        offered = [
+            op
+            for row in plugins
+            for op in row["operations"]
+            if row["name"] == name and row["kind"] == "tool"
+        ]
+        model = ""
+    if not offered:
+        return
+    status = output.Status()
+    status.show(f"loading {name}")
+    try:
+        client.give_back(client.borrow(offered[0], 1, model=model))
+    finally:
+        status.clear()
+
+
+def _steer(command: str, name: str, as_json: bool, said: str, load: bool = False) -> None:
     """Tell the kernel, and say what was affected.
+
+    Args:
+        load: what is not loaded yet, is first.
 
     Raises:
         ClawError: unknown_model; bad_state, if nothing of that name is loaded.
     """
-    with connect() as client:
+    with connect(start=load) as client:
         name = known_name(client, name)
         answer = client.admin(command, name)
+        if load and not answer.get("changed"):
+            _load(client, name)
+            answer = client.admin(command, name)
     affected: list[dict[str, Any]] = answer.get("changed", [])
     if not affected:
         hint = "load it by using it (`claw run`, `claw call`); `claw ps` lists what is loaded"
@@ -78,11 +116,13 @@ def _steer(command: str, name: str, as_json: bool, said: str) -> None:
 def pin_command(name: str, as_json: bool) -> None:
     """Keep NAME, a model or a plugin, in memory: it is not evicted, nor unloaded when idle.
 
+    What is not loaded yet, is loaded now.
+
     \b
     Example:
       claw pin smollm2
     """
-    _steer("pin", name, as_json, "stays in memory until `claw unpin {name}`")
+    _steer("pin", name, as_json, "stays in memory until `claw unpin {name}`", load=True)
 
 
 @click.command("unpin", no_args_is_help=True)
