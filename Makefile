@@ -9,6 +9,7 @@ QUESTION ?= What is a microkernel? Answer in two sentences.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak fuzz check check-c bench types install clean packages
+.PHONY: test-packages offline conformance
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -22,7 +23,10 @@ $(STAMPS)/venv: $(SOURCES) | packages
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm]'
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/test: $(SOURCES) | packages
+test-packages:
+	@sh .ci/packages test
+
+$(STAMPS)/test: $(SOURCES) | test-packages
 	@echo "==> Installing ClawAI and the test tools into $(TEST)"
 	@test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
 	@$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[check]'
@@ -47,6 +51,16 @@ test: $(STAMPS)/test ## Run the whole test suite, in an environment of its own
 
 soak: $(STAMPS)/test ## Run the long variants of the tests
 	@$(TEST)/bin/python -m pytest -m soak $(ARGS)
+
+offline: $(STAMPS)/test ## Run the tests in a namespace without a network, and print their share
+	@$(TEST)/bin/python tests/offline.py $(ARGS)
+
+conformance: $(STAMPS)/test ## Check the clients in C and JavaScript against the wire (needs node)
+	@sh .ci/packages node
+	@cd examples/client_js && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@$(MAKE) --silent -C examples/client_c
+	$(TEST)/bin/python -m clawai.sdk.conformance examples/client_c/client
+	$(TEST)/bin/python -m clawai.sdk.conformance node examples/client_js/client.mjs
 
 types: $(STAMPS)/test ## Check the types (mypy --strict)
 	@rm -rf build/typepath && mkdir -p build/typepath/clawai

@@ -26,6 +26,13 @@ UID_BASE, UIDS = 64000, 1500
 """A daemon that is root gives each plugin a uid of its own from here on."""
 
 
+HOST = ("clawai.sdk.host", "clawai.sdk.plugin")
+LIBRARIES = {
+    "engine": ("numpy", "tokenizers", "jinja2.sandbox", "clawai.sdk.model.llama"),
+}
+"""What bundled plugins of a kind import of others, so that it need not be done at each start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One worker to be started."""
@@ -44,6 +51,8 @@ class Order:
     connection to the kernel."""
     groups: list[str] = dataclasses.field(default_factory=list)
     """Files into which its number is written: what bounds it (``cages``)."""
+    forked: tuple[str, ...] = ()
+    """Modules of the process that it is forked from; none for one that is started afresh."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the launcher."""
@@ -54,6 +63,7 @@ class Order:
             "uid": self.uid,
             "import_paths": self.import_paths,
             "groups": self.groups,
+            "forked": self.forked,
         }
 
 
@@ -94,6 +104,7 @@ def order(
         fds["model"] = os.open(path, flags)
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
     code = registry.code(plugin)
+    bundled = folder.parent == BUNDLED
     arguments = _arguments(worker, spec, plugin, registry, config, model)
     if plugin.secrets:
         fds["secrets"] = _sealed(msgspec.msgpack.encode(settings.secrets(plugin)))
@@ -107,8 +118,10 @@ def order(
         arguments | own | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
-        [] if folder.parent == BUNDLED else [str(folder.resolve())],
+        [] if bundled else [str(folder.resolve())],
         fds,
+        # Those that are forked share one layout of memory, which no stranger is to know.
+        HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),
     )
 
 
