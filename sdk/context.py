@@ -18,7 +18,8 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.home import NOTHING, Home, Level
+from clawai.sdk.home import NOTHING, Home
+from clawai.sdk.loglines import Level
 from clawai.sdk.net import network_of
 
 if TYPE_CHECKING:

@@ -11,18 +11,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from clawai.sdk.errors import ClawError
+from clawai.sdk.loglines import MARK, Level
 
 if TYPE_CHECKING:
     from clawai.sdk.children import Children
 
-Level = Literal["debug", "info", "warning", "error"]
-MARK = "\x1e"
-"""Begins a line of a worker's output that says its level and its task."""
 LINES = 100
 """That one worker may log in a second; the rest is counted."""
 _LINE = 3900

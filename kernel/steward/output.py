@@ -10,7 +10,7 @@ from clawai.kernel.limits import SECOND
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
-from clawai.sdk.home import MARK, Level
+from clawai.sdk.loglines import MARK, Level
 
 CAUSE, CAUSE_AFTER = b"claw-fault: ", b"claw-fault-after: "
 """A line that begins so is the last word of a worker that dies: why. After the second, the line
