@@ -1,4 +1,4 @@
-"""A private root for one worker: an empty tmpfs with read-only binds, five devices, a small tmp.
+"""A private root for one worker: an empty tmpfs with read-only binds, four devices, a small tmp.
 
 The sources are cloned into detached trees first, by the identity that may reach them (a root
 daemon's venv may lie under /root), then attached below a new tmpfs, which becomes the root. The

@@ -13,6 +13,7 @@ from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy
 
 INSIDE_ID = 65534
+_HOST_NAME = "claw"  # the box's own stays outside
 _ALL_BUT_USER = (
     sc.CLONE_NEWNS
     | sc.CLONE_NEWNET
@@ -34,6 +35,7 @@ def enter(policy: Policy, visible: list[str], uid: int) -> bool:
     try:
         if os.geteuid() == 0:
             sc.unshare(_ALL_BUT_USER)
+            sc.set_host_name(_HOST_NAME)
             mounts.build_root(policy, visible, owner=uid)
             privileges.drop_root(uid)
             try:
@@ -42,6 +44,7 @@ def enter(policy: Policy, visible: list[str], uid: int) -> bool:
                 return False
         else:
             _enter_user_namespace(proc, also=_ALL_BUT_USER)
+            sc.set_host_name(_HOST_NAME)
             mounts.build_root(policy, visible, owner=INSIDE_ID)
         return True
     finally:

@@ -46,7 +46,8 @@ class Policy:
 
     ``memory_bytes`` bounds private writable memory (RLIMIT_DATA: heap, arenas, thread stacks).
     ``address_bytes`` bounds all mappings, model files and received memfds included (RLIMIT_AS);
-    0 means no bound, which is safe because the worker cannot create shared memory of its own.
+    0 means no bound: the worker cannot create shared memory of its own, but the page tables of what
+    it maps and never writes count nowhere, about 1/512 of the mapping at worst.
     ``executable_memory`` False forbids new executable mappings once the target and the preloaded
     modules are imported.
     """

@@ -77,6 +77,7 @@ _CLONE_THREAD = 0x0001_0100  # CLONE_THREAD | CLONE_VM
 _CLONE_CHECKED = _CLONE_THREAD | 0x7E02_0000 | 0x0000_4000  # the namespaces and CLONE_VFORK
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _LOW = 0xFFFF_FFFF
+_MAP_GROWSDOWN = 0x100
 _SCHED_OTHER = 0
 
 
@@ -160,14 +161,15 @@ def _add_argument_rules(rules: Any) -> None:
     _add(rules, seccomp.ALLOW, "prlimit64", _low_is(0, 0), seccomp.Arg(2, equal, 0))
     _one_of(rules, "kill", 0, (filters.OWN_PID,))
     _one_of(rules, "tgkill", 0, (filters.OWN_PID,))
-    # libzmq aborts when it may not set the ordinary policy on its own threads.
-    _one_of(rules, "sched_setscheduler", 1, (_SCHED_OTHER,))
+    # libzmq aborts when it may not set the ordinary policy on its own threads. They have it, and
+    # the number could be anybody's: the call is not made, and says that it has succeeded.
+    _add(rules, seccomp.ERRNO(0), "sched_setscheduler", _low_is(1, _SCHED_OTHER))
     _one_of(rules, "sched_setaffinity", 0, (0,))
     # Private memory is counted by RLIMIT_DATA, a mapped descriptor by whoever made it; shared
-    # anonymous memory by nobody.
-    anonymous = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    # anonymous memory by nobody, nor what grows downwards: it counts as a stack.
+    checked = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_GROWSDOWN
     for kind in (0, mmap.MAP_SHARED, mmap.MAP_ANONYMOUS):
-        _add(rules, seccomp.ALLOW, "mmap", seccomp.Arg(3, masked, anonymous, kind))
+        _add(rules, seccomp.ALLOW, "mmap", seccomp.Arg(3, masked, checked, kind))
 
 
 def _add_open_rules(rules: Any, machine: str) -> None:

@@ -95,6 +95,11 @@ def set_name(name: str) -> None:
     _checked("prctl(PR_SET_NAME)", _libc.prctl(PR_SET_NAME, text, 0, 0, 0))
 
 
+def set_host_name(name: str) -> None:
+    """sethostname(2), of the namespace that this process is in."""
+    _checked("sethostname", _libc.sethostname(name.encode(), ctypes.c_size_t(len(name))))
+
+
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """mount(2)."""
     result = _libc.mount(

@@ -84,6 +84,8 @@ class Context:
     """Whether it can begin anew; the host says so, and takes it back when the task streams."""
     most_threads: int = 1
     """With which the worker was started."""
+    clock: Callable[[], float] = time.monotonic
+    """Of the deadline; tests have one that they move."""
 
     @property
     def stopped(self) -> bool:
@@ -152,7 +154,7 @@ class Context:
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, or None."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
+        return None if self.deadline is None else self.deadline - self.clock()
 
     def array(self, tensor: Tensor) -> "numpy.ndarray[Any, Any]":
         """The array that ``tensor`` names: a view, without a copy; writable in a lease with "rw".

@@ -40,6 +40,8 @@ _JOIN = 16 * 1024
 
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     """Serve until the kernel says stop or is gone."""
+    # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     host = Host(fds, args)
     try:
         host.load()
@@ -315,7 +317,15 @@ class Host:
             case wire.Drop():
                 self._drop(message.segment)
             case wire.Stop():
-                self._exit()
+                self._end()
+
+    def _end(self) -> NoReturn:
+        """End in good order: the plugin may still say something."""
+        try:
+            self._plugins.hook.claw_stop()
+        except BaseException:
+            traceback.print_exc()
+        self._exit()
 
     def _exit(self, code: int = 0) -> NoReturn:
         """End at once: other threads may be in the middle of an operation."""

@@ -5,7 +5,7 @@ Both are read without running anything of theirs, are limited in size, and are c
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -44,6 +44,8 @@ class OperationEntry(msgspec.Struct, frozen=True):
     batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Tasks that the plugin takes in one call; more than 1 needs a batch function."""
     description: str = ""
+    example: dict[str, Any] = {}
+    """Parameters with which it can be tried: shown as a command, and run by `claw plugin lint`."""
 
 
 class Limits(msgspec.Struct, frozen=True):

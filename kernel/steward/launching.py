@@ -63,6 +63,7 @@ def order(
         ClawError: the model or the plugin is no longer there.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
+    registry.look()
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
