@@ -69,7 +69,7 @@ def _verify(as_json: bool) -> None:
         if verdict.ok:
             break
     if as_json:
-        found = {"ok": verdict.ok, "records": verdict.count, "first": verdict.first}
+        found: dict[str, Any] = {"ok": verdict.ok, "records": verdict.count, "first": verdict.first}
         found |= {"last": verdict.last, "hash": verdict.hash, "problems": verdict.problems}
         output.print_json(found)
     elif verdict.ok:
