@@ -7,31 +7,36 @@
     #   spawned.status_fd     -> spawned.read_status(): a list of Status, [] when nothing is whole
     #       Status("started", pid)             every layer is on, spawned.worker_pidfd is open
     #       Status("failed", layer=, error=)   text; the import of the target is a layer too
-    #       Status("closed")                   the last one: unregister status_fd
+    #       Status("denied", call=, detail=, error=, count=)   a system call that the filter denied,
+    #                                          once for each distinct one; the last says how often
+    #       Status("closed")                   the worker has ended: unregister status_fd
     #   spawned.worker_pidfd  -> the worker has ended. Signal this one (SIGSTOP, SIGCONT, SIGKILL).
     #   spawned.stage_pidfd   -> the stage has ended: exit_code(), then close()
     spawned.exit_code()       # None while it lives; the worker's code, 128 + signal, or 78 (setup)
     spawned.close()           # closes the descriptors; closing the lifeline kills the worker
 
 ``bpf`` and ``level`` are what ``python -I -m clawai.sandbox.probe`` printed. Inside, the target is
-called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
+called as ``function(fds, args)``: ``fds`` has the same names (and numbers of its own), without
 "stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
 to import before a policy without executable memory forbids further C extensions; ``import_paths``
 are folders outside the installation (a stranger's plugin): shown read-only, first on sys.path.
 Call spawn from a thread that lives as long as the daemon: the worker dies with that thread. There
 is no setsid here: a worker shares its launcher's session. A root daemon gives its worker ``uid``.
 
+``start`` is how the stage comes to be: executed, or forked from a preloaded process (``forking``).
+
 Refuses a level below the policy's minimum (SandboxRefused). Never blocks, except for the vfork.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from clawai.sandbox.policy import LEVELS, Policy, SandboxRefused
 
@@ -51,19 +56,39 @@ _MAX_STATUS_BYTES = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One report of the stage; ``event`` is "started", "failed" or "closed"."""
+    """One report of the stage; ``event`` is "started", "failed", "denied" or "closed".
+
+    ``call`` is empty for all those that were too many to be told apart.
+    """
 
     event: str
     pid: int = 0
     layer: str = ""
     error: str = ""
+    call: str = ""
+    detail: str = ""
+    count: int = 0
+
+
+class Stage(Protocol):
+    """What is needed of the process of a stage, our child."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """None while it lives, else its code."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the code."""
 
 
 @dataclass(slots=True)
 class Spawned:
     """A stage and, once started, the worker in it; every descriptor is owned by this record."""
 
-    stage: "subprocess.Popen[bytes]"
+    stage: Stage
     stage_pidfd: int
     status_fd: int
     lifeline: int
@@ -110,8 +135,35 @@ class Spawned:
 
 def require_level(level: str, policy: Policy, advice: Sequence[str] = ()) -> None:
     """Raise SandboxRefused when ``level`` is below what ``policy`` asks for."""
-    if LEVELS.index(level) > LEVELS.index(policy.minimum_level):
-        raise SandboxRefused(level, policy.minimum_level, tuple(advice))
+    minimum = policy.minimum_level
+    if policy.needs_namespaces and LEVELS.index(minimum) > LEVELS.index("no-landlock"):
+        minimum = "no-landlock"
+    if LEVELS.index(level) > LEVELS.index(minimum):
+        raise SandboxRefused(level, minimum, tuple(advice))
+
+
+@contextlib.contextmanager
+def terminal_signals_blocked() -> Iterator[None]:
+    """Blocked across an exec, so that Ctrl-C cannot reach the process before it ignores it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def execute(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> Stage:
+    """A stage from a fresh interpreter: a layout of its own, and nothing inherited."""
+    with terminal_signals_blocked():
+        return subprocess.Popen(
+            [sys.executable, "-I", "-m", "clawai.sandbox.stage", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=fds.get("stdout", subprocess.DEVNULL),
+            stderr=fds.get("stderr", subprocess.DEVNULL),
+            pass_fds=keep,
+            env=ENVIRONMENT,
+            cwd="/",
+        )
 
 
 def spawn(
@@ -125,6 +177,7 @@ def spawn(
     uid: int = NOBODY,
     preload: Sequence[str] = (),
     import_paths: Sequence[str] = (),
+    start: Callable[[int, Mapping[str, int], Sequence[int]], Stage] = execute,
 ) -> Spawned:
     """Start ``target`` ("module:function") under ``policy``; see the top of this module.
 
@@ -155,7 +208,7 @@ def spawn(
         os.set_blocking(lifeline, False)
         os.write(config, json.dumps(record).encode() + b"\n" + bpf)
         os.lseek(config, 0, os.SEEK_SET)
-        stage = _start(config, fds, [*inside.values(), *theirs])
+        stage = start(config, fds, [*inside.values(), *theirs])
     except BaseException:
         for fd in ours:
             os.close(fd)
@@ -164,20 +217,3 @@ def spawn(
         for fd in theirs:
             os.close(fd)
     return Spawned(stage, os.pidfd_open(stage.pid), status, lifeline)
-
-
-def _start(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> "subprocess.Popen[bytes]":
-    # Blocked across the exec, so that Ctrl-C cannot reach the stage before it ignores it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-m", "clawai.sandbox.stage", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=fds.get("stdout", subprocess.DEVNULL),
-            stderr=fds.get("stderr", subprocess.DEVNULL),
-            pass_fds=keep,
-            env=ENVIRONMENT,
-            cwd="/",
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

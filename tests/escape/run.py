@@ -291,7 +291,7 @@ def _outer_layers(layers: set[str], rules: Policy, fds: dict[str, int], told: in
         os.environ.pop("CLAW_BAIT")
     if "namespaces" in layers:
         # Without the drop of the identity, which is a layer of its own.
-        privileges.drop_root = lambda uid: None
+        privileges.drop_root = lambda *_: None
         return namespaces.enter(rules, visible(), UID if os.geteuid() else 0)
     if "identity" in layers:
         privileges.drop_root(UID)
