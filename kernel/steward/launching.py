@@ -121,7 +121,7 @@ def order(
         [] if bundled else [str(folder.resolve())],
         fds,
         # Those that are forked share one layout of memory, which no stranger is to know.
-        HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),
+        forked=HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),
     )
 
 
