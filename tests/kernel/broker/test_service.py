@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from broker_parts import (
     Steward,
     echo,
     free_port,
-    reasons,
     received,
     server,
     stewards,
@@ -52,7 +51,7 @@ def grant(port: int) -> str:
     return f"localhost:{port}"
 
 
-def fails(worker: Network, host: str, port: int, timeout: float = 30.0) -> ClawError:
+def fails(worker: Network, host: str, port: int = 80, timeout: float = 30.0) -> ClawError:
     with pytest.raises(ClawError) as caught:
         worker.connect(host, port, timeout)
     return caught.value
@@ -519,21 +518,59 @@ def test_its_death_is_an_error_for_connections_and_nothing_else(port: int) -> No
             assert again.recv(1) == b"x"
         assert steward.network.pid not in (0, first)
         assert steward.records(event="broker")
-        assert reasons(steward.records(worker=number, event="connect")) == ["allowed"] * 2
+        wait_until(
+            lambda: len(steward.records(worker=number, verdict="allowed")) == 2, "both are noted"
+        )
 
 
 def test_what_waits_when_it_dies_is_told() -> None:
-    with full_backlog() as port, stewards() as steward:
-        worker = steward.worker(grant(port))
+    with stewards() as steward, hanging(steward) as asked:
+        worker = steward.worker("slow.example.org")
         caught: list[ClawError] = []
-        before = connecting(port)
-        thread = threading.Thread(target=lambda: caught.append(fails(worker, "127.0.0.1", port)))
+        thread = threading.Thread(target=lambda: caught.append(fails(worker, "slow.example.org")))
         thread.start()
-        wait_until(lambda: connecting(port) > before, "the broker connects")
+        asked()
         os.kill(steward.network.pid, signal.SIGKILL)
         thread.join()
     assert isinstance(caught[0], NetworkError)
     assert caught[0].reason == "lost"
+
+
+def test_a_name_server_that_hangs_holds_up_nobody_else(steward: Steward, port: int) -> None:
+    with hanging(steward) as asked:
+        worker = steward.worker("slow.example.org", grant(port))
+        error = fails(worker, "slow.example.org", timeout=0.2)
+        assert isinstance(error, NetworkError)
+        assert error.reason == "timed_out"
+        asked()
+        works(steward, port)
+        for _ in range(2 * limits.RESOLVERS_EACH):
+            fails(worker, "slow.example.org", timeout=0.01)
+        worker.connect("localhost", port).close()
+
+
+@contextlib.contextmanager
+def hanging(steward: Steward) -> Iterator[Callable[[], None]]:
+    """Resolving takes until this ends; what it gives waits until somebody resolves."""
+    kept = steward.hosts.read_text()
+    steward.hosts.unlink()
+    os.mkfifo(steward.hosts, 0o644)
+    ends: list[int] = []
+
+    def reached() -> bool:
+        try:
+            ends.append(os.open(steward.hosts, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody reads
+            return False
+        return True
+
+    try:
+        yield lambda: wait_until(reached, "a name is asked for")
+    finally:
+        steward.hosts.rename(steward.folder / "pipe")
+        steward.hosts.write_text(kept)
+        for end in ends:
+            os.close(end)
 
 
 @contextlib.contextmanager
@@ -548,12 +585,6 @@ def full_backlog() -> Iterator[int]:
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
         yield port
-
-
-def connecting(port: int) -> int:
-    """How many sockets of this box try to connect to a port of the loopback."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[2] == f"0100007F:{port:04X}" and row[3] == "02" for row in rows)
 
 
 # Listening.
