@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# Strongest first. A level is defined by what it stops (tests/sandbox/expected.json), not by the
+# Strongest first. A level is defined by what it stops (tests/escape/table.json), not by the
 # age of a kernel interface.
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
 _FORBIDDEN_TREES = ("/proc", "/sys", "/dev")
@@ -58,7 +58,7 @@ class Policy:
     write_paths: tuple[str, ...] = ()
     tmp_bytes: int = 16 << 20
     memory_bytes: int = 512 << 20
-    address_bytes: int = 0
+    address_bytes: int = 64 << 30
     file_bytes: int = 16 << 20
     max_fds: int = 128
     max_threads: int = 16
