@@ -39,7 +39,7 @@ _FILES = """
     dup dup3 fstat newfstatat statx faccessat faccessat2 readlinkat getdents64 getcwd chdir fchdir
     ftruncate fallocate fsync fdatasync unlinkat mkdirat renameat renameat2 umask statfs fstatfs
     pipe2 ppoll pselect6 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 eventfd2
-    sendmsg recvmsg recvfrom sendmmsg recvmmsg shutdown getsockname getpeername
+    sendmsg recvmsg recvfrom sendmmsg recvmmsg shutdown getsockname getpeername accept4
 """
 _MEMORY = "mprotect munmap mremap madvise msync brk membarrier"
 _THREADS = """

@@ -41,7 +41,7 @@ PEER = {
     "no_kernel": "no kernel answers",
     "kernel_stopped": "the kernel is stopping",
     "disk_full": "the disk is full",
-    "network": "a download failed",
+    "network": "a download or a connection failed",
     "address_in_use": "another process has the address",
     "unsupported_system": "the system lacks something that is required",
 }

@@ -1,4 +1,9 @@
-"""The whole extension surface: every hook that a plugin may implement."""
+"""The whole extension surface: every hook that a plugin may implement.
+
+Each has a bundled plugin that uses it, a test, and a line in ``docs/plugin-guide.md``; a test finds
+that out by reflection. There is no hook that nothing uses. An exception in a hook that runs while
+the worker starts fails the start, with its line; one in ``claw_stop`` is logged.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +21,16 @@ def claw_start(worker: Any) -> None:
     Args:
         worker: a ``clawai.sdk.plugin.Start``: the model's descriptor, the reservation of memory,
             the drivers.
+    """
+
+
+@hookspec
+def claw_stop() -> None:
+    """Called once before the worker ends in good order: unloaded, idle for long, or evicted.
+
+    What it prints is in the log. It has less than a second, and tasks that were cancelled may still
+    be ending. It is not called in a worker that is killed, nor when the whole kernel stops: what
+    must not be lost is to be written when it is known.
     """
 
 

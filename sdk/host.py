@@ -26,6 +26,7 @@ import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.net import Network
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
 from clawai.sdk.runner import Job, Runner
@@ -39,6 +40,8 @@ _JOIN = 16 * 1024
 
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     """Serve until the kernel says stop or is gone."""
+    # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     host = Host(fds, args)
     try:
         host.load()
@@ -63,6 +66,7 @@ class Host:
         self.model_fd = fds.get("model", -1)
         self.threads: int = args["threads"]
         self.context: int = args["context"]
+        self.network = Network.of_worker(fds, args)
         self._sock = socket.socket(fileno=fds["wire"])
         self._leases = socket.socket(fileno=fds["leases"])
         page = mmap.mmap(fds["control"], mmap.PAGESIZE, prot=mmap.PROT_READ)
@@ -166,6 +170,10 @@ class Host:
                 self._received(count)
             self._handle(self._inbox.popleft())
         return self._told
+
+    def listener(self, port: int) -> socket.socket:
+        """The listening socket of a port that plugin.toml asks for."""
+        return self.network.listener(port)
 
     def driver(self, device: str) -> Any:
         """The first driver that a plugin offers for ``device``."""
@@ -309,7 +317,15 @@ class Host:
             case wire.Drop():
                 self._drop(message.segment)
             case wire.Stop():
-                self._exit()
+                self._end()
+
+    def _end(self) -> NoReturn:
+        """End in good order: the plugin may still say something."""
+        try:
+            self._plugins.hook.claw_stop()
+        except BaseException:
+            traceback.print_exc()
+        self._exit()
 
     def _exit(self, code: int = 0) -> NoReturn:
         """End at once: other threads may be in the middle of an operation."""

@@ -5,12 +5,13 @@ Both are read without running anything of theirs, are limited in size, and are c
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
+from clawai.sdk.netrules import check_keys
 
 LIMIT = 256 * 1024
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -43,6 +44,8 @@ class OperationEntry(msgspec.Struct, frozen=True):
     batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Tasks that the plugin takes in one call; more than 1 needs a batch function."""
     description: str = ""
+    example: dict[str, Any] = {}
+    """Parameters with which it can be tried: shown as a command, and run by `claw plugin lint`."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -67,9 +70,10 @@ class Permissions(msgspec.Struct, frozen=True):
     write: dict[str, str] = {}
     """Path to reason."""
     network: dict[str, str] = {}
-    """``HOST``, ``HOST:PORT`` or ``lan`` to reason: where it may connect, through the broker."""
+    """``HOST``, ``HOST:PORT``, ``*.example.org``, ``lan`` or ``localhost:PORT`` to reason: where it
+    may connect, through the broker (``docs/network.md``)."""
     listen: dict[str, str] = {}
-    """TCP port to reason: it gets a listening socket."""
+    """``PORT``, or ``lan:PORT`` for all interfaces, to reason: it gets a listening socket."""
     programs: dict[str, str] = {}
     """Path of a program that it may start, in the same sandbox, to reason."""
     devices: dict[str, str] = {}
@@ -139,6 +143,12 @@ def read_plugin(folder: Path) -> Plugin:
     for key, got, pattern in checks:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
+    try:
+        check_keys(manifest.permissions.network, manifest.permissions.listen)
+    except ClawError as error:
+        raise ClawError(
+            "bad_config", f"{path}: {error.message}", error.got, error.allowed
+        ) from None
     for key, got, allowed in (
         ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
         ("plugin.language", identity.language, ("python",)),

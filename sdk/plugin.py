@@ -26,6 +26,7 @@ each, in order; a ``ClawError`` among them fails that one only, one that is rais
 """
 
 import inspect
+import socket
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from typing import Any, Protocol, overload
 
 import msgspec
 
-from clawai.sdk import wire
+from clawai.sdk import schema, wire
 from clawai.sdk.context import Batch, Cancelled, Context, Outlet, Tensor, Yielded, view
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl, hookspec
@@ -66,6 +67,13 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     summary: wire.Text = ""
     params: wire.Raw = wire.EMPTY_MAP
     """A JSON schema."""
+    description: wire.Text = ""
+    result: wire.Raw = wire.NIL
+    """A JSON schema, or nil where the author does not say."""
+    chunks: wire.Raw = wire.NIL
+    """Of a stream: the same for each piece."""
+    stream: bool = False
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,26 @@ class Operation:
     """Of a batch operation: the parameter that takes the list of parameters."""
 
     def info(self) -> OperationInfo:
-        """What the kernel and clients are told of it."""
-        schema = msgspec.json.schema(self.params)
-        return OperationInfo(name=self.name, summary=self.summary, params=wire.pack(schema))
+        """What the kernel and clients are told of it, from its signature and its docstring."""
+        # A method's parameters are those of the function behind it; a batch's those of its items.
+        names = list(self.params.__struct_fields__)
+        hints = _hints(self.function)
+        doc = schema.parse_doc(inspect.getdoc(self.function), names)
+        texts = schema.annotated_texts(hints)
+        if self.batch:
+            texts = schema.parse_doc(self.params.__doc__, names).params
+            texts |= schema.annotated_texts(_hints(self.params))
+        params = schema.with_texts(msgspec.json.schema(self.params), {**doc.params, **texts})
+        given = schema.results(self.function, hints, self.batch)
+        return OperationInfo(
+            name=self.name,
+            summary=self.summary,
+            params=wire.pack(params),
+            description=doc.text,
+            stream=self.streams,
+            batch=self.batch,
+            **{key: wire.pack(value) for key, value in given.items() if value is not None},
+        )
 
     @property
     def batch(self) -> bool:
@@ -213,6 +238,14 @@ def build(name: str, function: Callable[..., Any]) -> Operation:
     return Operation(name, function, params, context_name, streams, _summary(function))
 
 
+def _hints(thing: Any) -> dict[str, Any]:
+    """The annotations of a function or a class; none of what has none that can be read."""
+    try:
+        return typing.get_type_hints(thing, include_extras=True)
+    except (TypeError, NameError):
+        return {}
+
+
 def _summary(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0][:500]
 
@@ -246,13 +279,13 @@ def _build_batched(name: str, function: Callable[..., Any]) -> Operation:
 
 def operations_of(namespace: Mapping[str, Any] | object) -> Iterable[Operation]:
     """The marked functions of a module, or the marked methods of an object."""
-    names = namespace if isinstance(namespace, Mapping) else dir(namespace)
-    for attribute in sorted(names):
-        value = (
-            namespace[attribute]
-            if isinstance(namespace, Mapping)
-            else getattr(namespace, attribute, None)
-        )
+    if isinstance(namespace, Mapping):
+        values = [namespace[name] for name in sorted(namespace)]
+    else:  # looked at first as it stands: a property must not run to show that it is none
+        static = [(name, inspect.getattr_static(namespace, name)) for name in dir(namespace)]
+        marked = [name for name, value in static if getattr(value, "__claw_operation__", None)]
+        values = [getattr(namespace, name) for name in marked]
+    for value in values:
         name = getattr(value, "__claw_operation__", None)
         if name and callable(value):
             yield build(name, value)
@@ -323,6 +356,13 @@ class Start(Protocol):
 
         Raises:
             ClawError: worker_failed, if ``fill`` kept a view. (``never_fits`` ends the worker.)
+        """
+
+    def listener(self, port: int) -> socket.socket:
+        """The listening socket of a port that ``permissions.listen`` asks for.
+
+        Raises:
+            ClawError: not_permitted.
         """
 
     def driver(self, device: str) -> Any:

@@ -5,6 +5,7 @@ that calls ``sys.exit`` has failed, no more). A batch is answered in one piece. 
 for the wire: the host's threads read it, and one of them runs the job that it read.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -115,6 +116,8 @@ class Runner:
     def _call(self, operation: Operation, raw: wire.Raw, context: Context) -> Any:
         if context.stopped:
             raise Cancelled
+        if raw == wire.NIL:  # who asks with nil wants to know what it takes
+            return operation.info()
         result = operation.function(**operation.arguments(raw, context))
         return self._stream(context, result) if isinstance(result, Generator) else result
 
@@ -126,6 +129,9 @@ class Runner:
             try:
                 if context.stopped:
                     raise Cancelled
+                if raw == wire.NIL:
+                    ends[context.task] = operation.info()
+                    continue
                 items.append(operation.checked(raw))
                 contexts.append(context)
             except (ClawError, Cancelled) as end:
@@ -146,7 +152,7 @@ class Runner:
             # Its frames hold the operation's arrays: views that would keep a segment mapped.
             return end.with_traceback(None)
         except BaseException as error:  # sys.exit in an operation must not end its thread
-            traceback.print_exc()
+            _print(error)
             text = f"{op} raised {type(error).__name__}: {error}"[:4000]
             return ClawError("worker_failed", text, hint="`claw logs` shows the traceback")
 
@@ -192,6 +198,14 @@ class Runner:
                 context.checkpoint()
         finally:
             generator.close()
+
+
+def _print(error: BaseException) -> None:
+    """The traceback, from where the plugin's own code begins."""
+    ours, trace = os.path.dirname(__file__), error.__traceback__  # noqa: PTH120
+    while trace and os.path.dirname(trace.tb_frame.f_code.co_filename) == ours:  # noqa: PTH120
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
 
 
 def fits(result: wire.Raw, frames: Sequence[bytes] = ()) -> None:

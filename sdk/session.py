@@ -71,7 +71,7 @@ class Session:
     def submit(
         self,
         op: str,
-        params: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | wire.Raw | None,
         *,
         model: str = "",
         priority: str = "interactive",
@@ -103,7 +103,7 @@ class Session:
                 model=model,
                 priority=priority,
                 deadline_ms=None if deadline is None else round(deadline * 1000),
-                params=wire.pack(dict(params or {})),
+                params=params if isinstance(params, wire.Raw) else wire.pack(dict(params or {})),
                 leases=tuple(leases),
                 durable=durable,
                 keep_alive_s=keep_alive_s,

@@ -3,22 +3,42 @@
     kernel = FakeKernel("examples/hello")
     assert kernel.call("hello.greet", {"name": "Ada"}).value == "Hello, Ada!"
 
-Parameters, results and errors go through the same checks and the same msgpack as on the wire, and
-a plugin whose manifest and operations differ is refused as a worker would refuse it. What is fake:
-no process, no sandbox, no queue; a model's operations need the real kernel. An exception that is
-no ``ClawError`` passes through, so that a test shows where it comes from.
+Parameters, results and errors go through the same checks and the same msgpack as on the wire, hooks
+are called as in a worker, and a plugin whose manifest and operations differ is refused as a worker
+would refuse it. What is fake: no process, no sandbox, no queue; a model's operations need the real
+kernel. An exception that is no ``ClawError`` passes through, so that a test shows where it comes
+from. ``clawai.sdk.sandboxed`` has the same interface, and runs the plugin for real.
 
     tasks = kernel.batch("vision.classify", [{"pixels": a}, {"pixels": b}])
+
+Time is a ``FakeClock`` if one is given: deadlines and ``ctx.remaining`` go by it, and each
+checkpoint of the plugin takes ``clock.step`` seconds.
+
+    kernel = FakeKernel("examples/hello", clock=FakeClock(step=0.5))
+    task = kernel.submit("long.work", deadline=kernel.clock.monotonic() + 2, cancel_at=3)
+
+What a plugin asks of others, the test gives it: ``kernel.children`` answers its child tasks,
+``kernel.config`` and ``kernel.secrets`` are what its owner would have set.
+
+    kernel.children["llm.tokenize"] = lambda text: {"count": len(text)}
+
+With pytest, the fixtures ``claw`` and ``claw_clock`` are these (``clawai.sdk.pytest_plugin``).
 """
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from clawai.sdk import wire
+import pluggy
+
+from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
 from clawai.sdk.plain import unpack
@@ -33,7 +53,10 @@ from clawai.sdk.plugin import (
 )
 from clawai.sdk.session import Event, Result
 
-__all__ = ["FakeClock", "FakeKernel", "FakeTask"]
+if TYPE_CHECKING:
+    from clawai.sdk import schema
+
+__all__ = ["FakeClock", "FakeKernel", "FakeTask", "RealClock"]
 
 
 @dataclass
@@ -41,6 +64,8 @@ class FakeClock:
     """Time in nanoseconds that moves only when it is told to."""
 
     now: int = 0
+    step: float = 0.0
+    """Seconds that each checkpoint of a plugin takes."""
 
     def advance(self, seconds: float) -> int:
         """Move on, and return the new time."""
@@ -54,6 +79,21 @@ class FakeClock:
         return self.now / 1e9
 
 
+class RealClock:
+    """The same for the real kernel: it cannot be told, so ``advance`` waits."""
+
+    step = 0.0
+
+    def advance(self, seconds: float) -> int:
+        """Wait, and return the time."""
+        time.sleep(seconds)
+        return time.monotonic_ns()
+
+    def monotonic(self) -> float:
+        """Seconds, as ``time.monotonic`` gives them."""
+        return time.monotonic()
+
+
 @dataclass
 class FakeTask:
     """What came of one call: its events in order, and its end."""
@@ -61,6 +101,12 @@ class FakeTask:
     events: list[Event] = field(default_factory=list)
     end: Result | ClawError | Yielded | None = None
     """Yielded: it gave itself back to the queue, as its control word asked."""
+    logs: list[tuple[str, str]] = field(default_factory=list)
+    """Level and text of each line that it wrote with ``ctx.log``; of the fake kernel only."""
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events in order, as a client's task gives them."""
+        return iter(self.events)
 
     def result(self) -> Result:
         """The result.
@@ -79,6 +125,12 @@ class FakeTask:
         """What the operation yielded."""
         return [event.data for event in self.events if event.kind == "chunk"]
 
+    @property
+    def progressed(self) -> list[float | None]:
+        """How far it said that it was, each time, 0 to 1."""
+        events = (event for event in self.events if event.kind == "progress")
+        return [event.fraction for event in events if event.fraction is not None or event.note]
+
     # The outlet of the context.
 
     def progress(self, task: int, fraction: float | None, note: str) -> None:
@@ -90,23 +142,104 @@ class FakeTask:
         raise ClawError("no_lease", "the fake kernel has no segments; send frames", got=number)
 
 
+class _Context(Context):
+    """A context whose kernel is the test: it sees every look at the control word, and answers."""
+
+    look: Callable[["_Context"], None]
+    kernel: "FakeKernel"
+
+    def checkpoint(self) -> None:
+        self.look(self)
+        super().checkpoint()
+
+    def log(self, level: str, text: str) -> None:
+        """Note a line of the log."""
+        assert isinstance(self.outlet, FakeTask)
+        self.outlet.logs.append((level, text))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the test has set, else the defaults of plugin.toml."""
+        return self.kernel.config
+
+    @property
+    def data(self) -> Path:
+        """A folder that ends with the kernel."""
+        return self.kernel.data
+
+    def secret(self, key: str) -> str:
+        """What the test has given."""
+        if key not in self.kernel.secrets:
+            raise ClawError("not_permitted", "no secret of this name", got=key)
+        return self.kernel.secrets[key]
+
+    def submit(
+        self, op: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> "FakeTask":
+        """A child task, answered by the function that the test gives for ``op``."""
+        self.checkpoint()
+        return self.kernel.child(op, dict(params or {}))
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """The result of a child task."""
+        return self.submit(op, params, **options).result().value
+
+
+class _Start:
+    """What ``claw_start`` is given: a tool's worker, whose memory is always granted."""
+
+    def __init__(self, manifest: Plugin) -> None:
+        self.model: dict[str, Any] = {}
+        self.model_fd = -1
+        self.threads = 1
+        self.context = 2048
+        self.args: dict[str, Any] = {"slots": manifest.limits.slots}
+        self.control = memoryview(bytearray(4 * manifest.limits.slots)).cast("I")
+        self.reserved = 0
+
+    def reserve(self, size: int) -> None:
+        """Note what the plugin asks for."""
+        self.reserved = size
+
+    def weights(self, *_: Any) -> None:
+        """There are no objects that outlive it."""
+
+    def driver(self, device: str) -> Any:
+        """There are no other plugins."""
+        raise ClawError("worker_failed", f"no plugin of this worker drives {device!r}")
+
+
+def _imported(folder: Path, name: str) -> ModuleType:
+    """The module of a plugin, and not another of the same name that some test has imported."""
+    sys.path[:] = [str(folder), *(each for each in sys.path if each != str(folder))]
+    known = sys.modules.get(name)
+    if known is not None and not Path(str(known.__file__)).is_relative_to(folder):
+        for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+            del sys.modules[each]
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
 class FakeKernel:
     """Loads one plugin folder and runs its operations here.
 
     Args:
         folder: holds ``plugin.toml`` and the module that it names.
+        clock: what deadlines go by; without one, the real time.
 
     Raises:
         ClawError: bad_config, if the manifest is wrong or differs from the operations.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    sandboxed = False
+
+    def __init__(self, folder: str | Path, clock: FakeClock | RealClock | None = None) -> None:
         self.folder = Path(folder).resolve()
+        self.clock: FakeClock | RealClock = clock or RealClock()
         self.manifest: Plugin = read_plugin(self.folder)
-        if str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))
-        module = importlib.import_module(self.manifest.plugin.module)
-        found = list(operations_of(vars(module)))
+        self._plugins = pluggy.PluginManager("clawai")
+        self._plugins.add_hookspecs(hookspecs)
+        found = self._load()
         entries = self.manifest.operation
         batches = {entry.name for entry in entries if entry.batch > 1}
         name = self.manifest.plugin.name
@@ -115,6 +248,84 @@ class FakeKernel:
         self._idempotent = {entry.name for entry in entries if entry.idempotent}
         self._largest = {entry.name: entry.batch for entry in entries}
         self._last = 0
+        self._data: tempfile.TemporaryDirectory[str] | None = None
+        self.reset()
+
+    def _load(self) -> list[Operation]:
+        """Import the plugin and start it, as a worker's host does; its operations."""
+        module = _imported(self.folder, self.manifest.plugin.module)
+        self._plugins.register(getattr(module, "claw_plugin", module))
+        self._plugins.check_pending()
+        self._plugins.hook.claw_start(worker=_Start(self.manifest))
+        found = list(operations_of(vars(module)))
+        return found + [op for ops in self._plugins.hook.claw_operations() for op in ops]
+
+    def reset(self) -> None:
+        """Forget what a test has set."""
+        self.children: dict[str, Callable[..., Any]] = {}
+        """By operation: what answers a child task, called with its parameters by name. A generator
+        streams; a ``ClawError`` that is raised fails the child."""
+        raw = tomllib.loads((self.folder / "plugin.toml").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = {
+            key: table.get("default") for key, table in raw.get("config", {}).items()
+        }
+        self.secrets: dict[str, str] = {}
+
+    @property
+    def data(self) -> Path:
+        """The plugin's data folder, which ends with this kernel."""
+        if self._data is None:
+            self._data = tempfile.TemporaryDirectory(prefix="claw-data-")
+        return Path(self._data.name)
+
+    def child(self, op: str, params: dict[str, Any]) -> FakeTask:
+        """Answer a child task, if the manifest permits it."""
+        allowed = list(self.manifest.permissions.operations)
+        if not any(
+            op == each or (each[-2:] == ".*" and op.startswith(each[:-1])) for each in allowed
+        ):
+            hint = "name it under [permissions.operations] in plugin.toml, with the reason"
+            raise ClawError("not_permitted", "this plugin may not call it", op, allowed, hint)
+        if op not in self.children:
+            known = list(self.children)
+            hint = f'kernel.children["{op}"] = a function of its parameters'
+            raise ClawError("unknown_operation", "no test answers this", op, known, hint)
+        task = FakeTask()
+        try:
+            value = self.children[op](**unpack(wire.pack(params)))
+            if isinstance(value, Generator):
+                value = self._pieces(value, task)
+            task.end = Result(unpack(wire.pack(value)), (), {})
+        except ClawError as error:
+            task.end = error
+        return task
+
+    @staticmethod
+    def _pieces(generator: Generator[Any, None, Any], task: FakeTask) -> Any:
+        while True:
+            try:
+                task.events.append(Event("chunk", data=unpack(wire.pack(next(generator)))))
+            except StopIteration as stop:
+                return stop.value
+
+    def close(self) -> None:
+        """Have the plugin end in good order (``claw_stop``)."""
+        self._plugins.hook.claw_stop()
+        if self._data is not None:
+            self._data.cleanup()
+            self._data = None
+
+    def __enter__(self) -> "FakeKernel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def describe(self, op: str) -> "schema.Described":
+        """What an operation says of itself."""
+        from clawai.sdk.cli.arguments import as_described
+
+        return as_described(op, unpack(wire.pack(self._operation(op).info())))
 
     def submit(
         self,
@@ -124,14 +335,17 @@ class FakeKernel:
         frames: Sequence[bytes] = (),
         deadline: float | None = None,
         stop_after: int | None = None,
+        cancel_at: int | None = None,
         word: int = wire.GO,
         threads: int = 1,
     ) -> FakeTask:
         """Run an operation to its end.
 
         Args:
-            deadline: on ``time.monotonic``'s clock, as the operation sees it.
-            stop_after: set the control word after so many chunks, as a cancel would.
+            deadline: on the kernel's clock. The task ends at the first checkpoint after it.
+            stop_after: cancel it after so many chunks.
+            cancel_at: cancel it at this checkpoint, 1 is the first. A stream has one after each
+                chunk too.
             word: what the control word asks from the beginning: ``wire.STOP`` or ``wire.YIELD``.
             threads: how many threads the operation is granted.
         """
@@ -142,21 +356,33 @@ class FakeKernel:
         control[0] = (wire.STOP if stop_after == 0 else word) | threads << 8
         context = self._context(op, task, control, frames)
         context.deadline = deadline
+        context.look = _Look(self.clock, cancel_at)
         try:
-            operation = self._operation(op)
-            raw = wire.pack(dict(params or {}))
-            if operation.batch:
-                self._batch(operation, [raw], [context], [task])
-                return task
-            value = operation.function(**operation.arguments(raw, context))
-            if operation.streams:
-                value = self._stream(value, task, context, stop_after)
-            task.end = _result(value, context)
+            self._run(op, params, task, context, stop_after)
         except Cancelled:
-            task.end = _cancelled()
+            late = deadline is not None and self.clock.monotonic() >= deadline
+            task.end = _late() if late else _cancelled()
         except (ClawError, Yielded) as end:
             task.end = end
         return task
+
+    def _run(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None,
+        task: FakeTask,
+        context: _Context,
+        stop_after: int | None,
+    ) -> None:
+        operation = self._operation(op)
+        raw = wire.pack(dict(params or {}))
+        if operation.batch:
+            self._batch(operation, [raw], [context], [task])
+            return
+        value = operation.function(**operation.arguments(raw, context))
+        if isinstance(value, Generator):
+            value = self._stream(value, task, context, stop_after)
+        task.end = _result(value, context)
 
     def batch(
         self,
@@ -197,10 +423,14 @@ class FakeKernel:
 
     def _context(
         self, op: str, task: FakeTask, control: memoryview, frames: Sequence[bytes]
-    ) -> Context:
+    ) -> _Context:
         self._last += 1
-        may_yield = op in self._idempotent
-        return Context(self._last, task, control, frames=tuple(frames), may_yield=may_yield)
+        made = _Context(self._last, task, control, frames=tuple(frames))
+        made.may_yield = op in self._idempotent
+        made.clock = self.clock.monotonic
+        made.look = _Look(self.clock, None)
+        made.kernel = self
+        return made
 
     @staticmethod
     def _batch(
@@ -243,6 +473,22 @@ class FakeKernel:
             task.events.append(Event("chunk", data=unpack(wire.pack(piece))))
             if stop_after is not None and len(task.chunks) >= stop_after:
                 context.control[0] = wire.STOP
+            context.checkpoint()
+
+
+class _Look:
+    """What happens when a plugin looks at its control word: time passes, a cancel comes."""
+
+    def __init__(self, clock: FakeClock | RealClock, cancel_at: int | None) -> None:
+        self.clock, self.cancel_at, self.count = clock, cancel_at, 0
+
+    def __call__(self, context: _Context) -> None:
+        self.count += 1
+        if isinstance(self.clock, FakeClock):
+            self.clock.advance(self.clock.step)
+        late = context.deadline is not None and self.clock.monotonic() >= context.deadline
+        if late or self.count == self.cancel_at:
+            context.control[0] = wire.STOP
 
 
 def _result(value: Any, context: Context) -> Result:
@@ -252,3 +498,7 @@ def _result(value: Any, context: Context) -> Result:
 
 def _cancelled() -> ClawError:
     return ClawError("cancelled", "the operation stopped as asked")
+
+
+def _late() -> ClawError:
+    return ClawError("deadline_passed", "the deadline passed before the task had ended")

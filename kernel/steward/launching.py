@@ -63,6 +63,7 @@ def order(
         ClawError: the model or the plugin is no longer there.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
+    registry.look()
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
@@ -113,7 +114,10 @@ def uid(plugin: str, taken: dict[str, int]) -> int:
 
 def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     """The profile that the manifest names, with this plugin's paths and limits."""
-    base = Policy.load(plugin.permissions.profile)
+    asked = plugin.permissions
+    # Who listens must be able to accept, and nothing more than a tool can do otherwise.
+    listens = asked.listen and asked.profile == "tool"
+    base = Policy.load("network" if listens else asked.profile)
     # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
     budget = spec.base_bytes + limits.WORKER_SLACK
     if spec.model:
@@ -151,4 +155,6 @@ def _arguments(
         "context": config.workers.context,
         "weights": config.workers.weights,
         "max_message": MAX_MESSAGE,
+        "network": sorted(plugin.permissions.network),
+        "listen": sorted(plugin.permissions.listen),
     }

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from clawai.kernel.broker.keeper import Network
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.link import Link
@@ -91,6 +92,7 @@ class Steward:
         shared = self.loop, self.link, self.outputs, self._gone
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.network = Network(self.loop, self.log)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -128,7 +130,7 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.memory, self.outputs, self.watch)
+            parts = (self.door, self.memory, self.outputs, self.watch, self.network)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
@@ -136,6 +138,7 @@ class Steward:
             self.door.expire(now)
             self.memory.expire(now)
             self.outputs.expire(now)
+            self.network.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
                 self.log.write("debug", f"others leave us {left}")
@@ -143,12 +146,13 @@ class Steward:
         for group in self.groups.values():
             group.end()
         self.proofs.end()
+        self.network.end()
         self.outputs.drain()
         self.log.close()
 
     def _ours(self) -> list[int]:
         """What the box does for us; the rest is others' doing."""
-        pids = [os.getpid(), self.proofs.daemon]
+        pids = [os.getpid(), self.proofs.daemon, self.network.pid]
         for group in self.groups.values():
             pids += [group.pid, *(each.pid for each in group.workers.values())]
         return [pid for pid in pids if pid]
@@ -190,7 +194,8 @@ class Steward:
         """All that is ours, so that the rest is others'."""
         workers = [each.pid for group in self.groups.values() for each in group.workers.values()]
         launchers = [group.pid for group in self.groups.values()]
-        return [pid for pid in (self.daemon, os.getpid(), *launchers, *workers) if pid]
+        alone = self.daemon, os.getpid(), self.network.pid
+        return [pid for pid in (*alone, *launchers, *workers) if pid]
 
     # Questions.
 
@@ -262,12 +267,16 @@ class Steward:
         """Have the launcher of the worker's lane start it."""
         found = self.proofs.sandbox
         assert found
+        named: dict[str, int] = {}
         try:
             fds.append(self.memory.pair(worker))
             level, advice = found["level"], tuple(found.get("advice", ()))
             if level == "none":
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
+            named = order.fds
+            permissions = self.registry.plugins[spec.plugin].permissions
+            named.update(self.network.join(worker, spec.plugin, permissions))
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
@@ -279,13 +288,14 @@ class Steward:
             error = wrong
         except (OSError, ValueError) as wrong:
             error = ClawError("worker_failed", f"the worker could not be started: {wrong}")
-        for fd in fds:
+        for fd in (*fds, *named.values()):
             os.close(fd)
         self.link.send("failed", worker, error_fields(error))
         self._gone(worker, error.message)
 
     def _gone(self, worker: int, why: str) -> None:
         """Nothing of a worker lives any more."""
+        self.network.leave(worker)
         self.memory.worker_gone(worker)
         self.link.send("gone", worker, why)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import paths
+from clawai.sdk import develop, paths
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
 
@@ -46,7 +46,14 @@ class Registry:
     """Changes when a scan has found something else than the one before."""
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
+    developed: list[Path] = field(default_factory=list)
+    """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Forget folders that nobody works at any more, and take those where somebody does."""
+        if develop.folders() != self.developed:
+            self.scan()
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
@@ -58,9 +65,11 @@ class Registry:
     def _scan(self) -> None:
         self.problems.clear()
         found: dict[str, Plugin] = {}
-        for parent in (BUNDLED, paths.plugins_dir(), *self.folders):
+        self.developed = develop.folders()
+        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
             try:
-                children = sorted(parent.iterdir())
+                # None: before what is installed comes what somebody works at.
+                children = sorted(parent.iterdir()) if parent else self.developed
             except OSError:
                 continue
             for folder in children:
@@ -94,6 +103,7 @@ class Registry:
         Raises:
             ClawError: unknown_operation, with the nearest names.
         """
+        self.look()
         if op not in self.offers:
             self.scan()
         if op not in self.offers:

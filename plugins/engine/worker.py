@@ -121,7 +121,18 @@ class Engine:
         seed: int | None = None,
         stop: list[str] | None = None,
     ) -> Any:
-        """Answer a prompt or a conversation, piece by piece."""
+        """Answer a prompt or a conversation, piece by piece.
+
+        Args:
+            prompt: a text to go on with, as it is; or
+            messages: a conversation, each with role (system, user, assistant) and content.
+            max_tokens: the longest answer; else what the context has room for.
+            temperature: randomness; 0 takes the likeliest token each time.
+            top_k: only so many of the likeliest tokens; 0 is all.
+            top_p: only the likeliest that hold this part of the probability.
+            seed: makes the same question give the same answer.
+            stop: the answer ends before any of these texts.
+        """
         request = Request(
             prompt=prompt,
             messages=None
@@ -152,7 +163,11 @@ class Engine:
 
     @operation("llm.score")
     def score(self, ctx: Context, text: Text) -> dict[str, Any]:
-        """Mean negative log-likelihood of a text, in nats a token."""
+        """Mean negative log-likelihood of a text, in nats a token.
+
+        Args:
+            text: what is scored; it must fit the context.
+        """
         try:
             with self._seat(ctx) as seat:
                 mean, tokens = self._loaded.score(text, seat, ctx.progress)
@@ -162,7 +177,11 @@ class Engine:
 
     @operation("llm.tokenize")
     def tokenize(self, text: Text) -> dict[str, Any]:
-        """The token ids of a text, and how many the context takes."""
+        """The token ids of a text, and how many the context takes.
+
+        Args:
+            text: what is taken apart.
+        """
         ids = self._loaded.tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
 

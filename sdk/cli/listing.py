@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 import click
 
+from clawai.sdk import schema
 from clawai.sdk.cli import output
 from clawai.sdk.cli.daemon import connect
 
@@ -103,6 +105,9 @@ def plugins_command(as_json: bool) -> None:
         answer = client.query("plugins")
     rows = answer["plugins"]
     if as_json:
+        for row in rows:  # what each operation takes, where its plugin keeps that
+            kept = schema.read(Path(row["folder"])) or {}
+            row["tools"] = [schema.tool(each) for each in kept.values()]
         output.print_json(rows)
         return
     output.table(

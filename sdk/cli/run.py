@@ -1,15 +1,13 @@
 """`claw run` asks a model once; `claw call` runs any operation of any plugin."""
 
 import json
-import re
-import shlex
 import sys
 from typing import Any
 
 import click
 
 from clawai.sdk.catalogue import find
-from clawai.sdk.cli import numbers, output, stream
+from clawai.sdk.cli import arguments, numbers, output, stream
 from clawai.sdk.cli.daemon import connect, require_system
 from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.errors import ClawError
@@ -197,21 +195,19 @@ def _print_answer(model: str, answer: stream.Answer) -> None:
     )
 
 
-def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``key=value`` words as parameters; a value that is JSON is read as such, else as text."""
-    params: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"A parameter is written key=value; got {pair!r}.")
-        try:
-            params[key] = json.loads(value)
-        except ValueError:
-            params[key] = value
-    return params
+class Call(click.Command):
+    """With an operation, ``--help`` is about that operation."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        until = args.index("--") if "--" in args else len(args)
+        rest = [word for word in args[:until] if word not in ("-h", "--help")] + args[until:]
+        if len(rest) < len(args) and any(not word.startswith("-") for word in rest):
+            ctx.meta["claw.help"] = True
+            args = rest
+        return super().parse_args(ctx, args)
 
 
-@click.command("call", no_args_is_help=True)
+@click.command("call", cls=Call, no_args_is_help=True)
 @click.argument("operation")
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--model", default="", help="For operations of a model.")
@@ -223,7 +219,9 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
 )
 @click.option("--durable", is_flag=True, help=DURABLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with the timings.")
+@click.pass_context
 def call_command(
+    context: click.Context,
     operation: str,
     pairs: tuple[str, ...],
     model: str,
@@ -234,29 +232,47 @@ def call_command(
 ) -> None:
     """Call any OPERATION and print its chunks and its result as JSON.
 
-    A VALUE is JSON where it can be read as such (3, true, [1,2], {"a":1}), else text. Bytes in
+    A VALUE is read as what the operation wants there; `claw call OPERATION --help` shows what it
+    takes (with --json: as a function for tool calling). Lists and maps are JSON. Bytes in
     an answer are printed as {"base64": "..."}, and numbers that JSON lacks (NaN) as null.
 
     \b
-    Example:
+    Examples:
       claw call echo.say text=hello
+      claw call echo.say --help
     """
-    params = parse_pairs(pairs)
+    given = arguments.pairs_of(pairs)
     with connect(start=True) as client:
         name = Store().get(model).model.name if model else ""
-        task = client.submit(
-            operation, params, model=name, priority=priority, deadline=deadline, durable=durable
-        )
+        options: dict[str, Any] = {"model": name, "priority": priority, "deadline": deadline}
+        if context.meta.get("claw.help"):
+            found = arguments.describe(client, operation, **options)
+            arguments.show(found, as_json, arguments.example_of(client, operation))
+            return
+        params = _params(client, operation, given, options)
+        task = client.submit(operation, params, durable=durable, **options)
         answer = _follow(task, operation, show=not as_json)
-        try:
-            result = task.result()
-        except ClawError as error:
-            raise _with_quotes(error, params) from None
+        result = task.result()
     if as_json:
         fields = {"result": result.value, "timings": dict(result.timings)} | answer
         print(_json(fields, indent=2))
     else:
         print(_json(result.value, indent=2))
+
+
+def _params(
+    client: Any, operation: str, given: dict[str, str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The parameters, by the operation's own word; by their looks if it cannot give it."""
+    if not given:
+        return {}
+    try:
+        found = arguments.describe(client, operation, **options)
+    except ClawError as error:
+        if error.code != "bad_params":
+            raise
+        return arguments.guess(given)  # the task says what is wrong, if anything is
+    return arguments.convert(given, found)
 
 
 def _follow(task: Any, operation: str, show: bool) -> dict[str, Any]:
@@ -282,20 +298,6 @@ def _follow(task: Any, operation: str, show: bool) -> dict[str, Any]:
     finally:
         status.clear()
     return {"chunks": chunks} | ({"job": job} if job else {})
-
-
-_WANTED_TEXT = re.compile(r"Expected `str(?: \| null)?`, got `\w+` - at `\$\.(\w+)`")
-
-
-def _with_quotes(error: ClawError, params: dict[str, Any]) -> ClawError:
-    """For text that reads as JSON, such as 123, add how it is written to stay text."""
-    match = _WANTED_TEXT.search(error.message)
-    if error.code != "bad_params" or error.hint or not match or match[1] not in params:
-        return error
-    text = json.dumps(params[match[1]], ensure_ascii=False)
-    word = shlex.quote(json.dumps(text, ensure_ascii=False))
-    hint = f"to send it as text, quote it twice: {match[1]}={word}"
-    return ClawError(error.code, error.message, error.got, error.allowed, hint)
 
 
 def _json(value: Any, indent: int | None = None) -> str:

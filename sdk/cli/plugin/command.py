@@ -10,7 +10,13 @@ import click
 
 from clawai.sdk.cli.listing import plugins_command
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "new": "Make the folder of a new plugin, which works at once.",
+    "dev": "Serve a plugin while you work at it: every save reloads it.",
+    "test": "Run a plugin's tests, without a kernel or in the real sandbox.",
+    "lint": "Say how good a plugin is, from bronze to platinum, and what to do next.",
+    "docs": "Print a plugin's page, in Markdown.",
+}
 """Verb to the line that help shows."""
 
 
