@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 TEST := .venvs/test
 STAMPS := build/stamps
-SOURCES := pyproject.toml setup.py $(wildcard plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
+SOURCES := pyproject.toml setup.py $(wildcard sdk/build_native.py sdk/csrc/* sdk/include/* plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
 MODEL ?= smollm2
 QUESTION ?= What is a microkernel? Answer in two sentences.
 
@@ -71,4 +71,4 @@ bench: $(STAMPS)/test ## Measure, beside llama.cpp in the same run
 
 clean: ## Remove what was built here
 	@rm -rf build dist .venv .venvs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@rm -f plugins/accelerator/*.so plugins/accelerator/_ops.c
+	@rm -f plugins/accelerator/*.so plugins/accelerator/_ops.c sdk/*.so sdk/_native.c
