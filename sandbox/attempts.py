@@ -2,7 +2,7 @@
 
 An attempt counts only when it succeeds without the sandbox, so the prober runs each both ways. The
 ones here are the prober's set, small enough for every start of the daemon; the tests add the rest
-(tests/sandbox/escapes.py). ``fact`` is plain data about the bait; the trying half runs in the
+(tests/escape). ``fact`` is plain data about the bait; the trying half runs in the
 worker, so it may assume nothing but the standard library. ``KNOWN_GAPS`` is what each level does
 not stop, by definition of the level.
 """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# Strongest first. A level is defined by what it stops (tests/sandbox/expected.json), not by the
+# Strongest first. A level is defined by what it stops (tests/escape/table.json), not by the
 # age of a kernel interface.
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
 _FORBIDDEN_TREES = ("/proc", "/sys", "/dev")
@@ -95,6 +95,11 @@ class Policy:
             _check_path(path)
         for path in self.devices:
             _check_path(path, ("/dev",))
+            if path == "/dev/zero":
+                raise PolicyError(
+                    "devices: got '/dev/zero', allowed: any other device; a shared map of it is "
+                    "memory that no limit counts"
+                )
         if self.programs and not self.executable_memory:
             raise PolicyError(
                 "programs: a program maps its own code, which executable_memory = false forbids; "

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,22 +217,24 @@ def at_level(
         args=args,
         import_paths=[str(HERE), str(LIBRARIES)],
     )
-    workers = set()
-    failures = []
-    while select.select([spawned.status_fd], [], []):
-        reports = spawned.read_status()
-        workers |= {report.pid for report in reports if report.event == "started"}
-        failures += [report for report in reports if report.event == "failed"]
-        if any(report.event == "closed" for report in reports):
-            break
-    if failures:
-        raise SystemExit(f"the worker did not start: {failures}")
+    seen: list[launch.Status] = []
+
+    def read_until(*events: str) -> None:
+        while not any(report.event in events for report in seen):
+            select.select([spawned.status_fd], [], [])
+            seen.extend(spawned.read_status())
 
     def finish() -> int:
+        if spawned.status_fd >= 0:
+            read_until("closed")
         code = spawned.stage.wait()
         spawned.close()
+        if failures := [report for report in seen if report.event == "failed"]:
+            raise SystemExit(f"the worker did not start: {failures}")
         return code if code >= 0 else 128 - code
 
+    read_until("started", "failed", "closed")
+    workers = {report.pid for report in seen if report.event == "started"}
     return Started(spawned.stage_pid, spawned.close, finish, workers)
 
 
@@ -246,12 +249,12 @@ def with_layers(
     told, told_end = os.pipe()
     stage = os.fork()
     if stage == 0:
-        with contextlib.suppress(BaseException):
+        with said_aloud():
             own = _outer_layers(layers, rules, fds, told_end)
             going, going_end = os.pipe()
             worker = os.fork()
             if worker == 0:
-                with contextlib.suppress(BaseException):
+                with said_aloud():
                     os.close(going_end)
                     os.read(going, 1)  # the end: the stage holds nothing of ours any more
                     os.close(going)
@@ -272,6 +275,15 @@ def with_layers(
         return code if code >= 0 else 128 - code
 
     return Started(stage, lambda: os.kill(stage, signal.SIGKILL), finish, workers)
+
+
+@contextlib.contextmanager
+def said_aloud() -> Iterator[None]:
+    """In a fork: whatever happens, nothing of the parent's runs; an error is printed."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
 
 
 def children_of(stage: int, told: int) -> set[int]:
@@ -306,7 +318,7 @@ def _inner_layers(layers: set[str], rules: Policy, own: bool, programs: list[byt
     if layers & {"landlock", "syscalls", "code"}:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)  # what these three ask for first
     if "landlock" in layers:
-        landlock.restrict(rules, visible(), os.environ.get("TMPDIR", "/nowhere"))
+        landlock.restrict(rules, visible(), str(LIBRARIES))
     if "syscalls" in layers:
         filters.load(programs, filters.BASE)
     if "code" in layers:

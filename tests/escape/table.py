@@ -106,7 +106,10 @@ def _output(process: "subprocess.Popen[str]", patience: float) -> str:
 def _end(process: "subprocess.Popen[str]") -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream:
+            stream.close()
 
 
 def committed() -> dict[str, Any]:

@@ -85,11 +85,12 @@ def test_a_layer_alone_stops_what_the_table_says(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_the_committed_table_is_what_a_whole_measurement_gives() -> None:
     if len(table.identities()) < 2:
         pytest.skip("the table holds both identities: only root can measure it")
     ways = ["none", *table.LEVELS, *(f"only:{layer}" for layer in table.LAYERS)]
-    assert table.tabulate(table.measure(ways)) == table.committed()
+    assert table.tabulate(table.measure(ways, patience=500)) == table.committed()
 
 
 def test_no_attempt_is_left_to_luck() -> None:

@@ -63,3 +63,8 @@ def test_an_unknown_profile_names_those_that_exist() -> None:
 def test_what_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         Policy.from_dict(values)
+
+
+def test_no_policy_shows_the_device_that_is_memory_without_a_limit() -> None:
+    with pytest.raises(PolicyError, match="a shared map of it is memory that no limit counts"):
+        Policy(devices=("/dev/zero",))
