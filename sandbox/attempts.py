@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,13 @@ KNOWN_GAPS = {
     "full": frozenset[str](),
     "no-landlock": frozenset[str](),
     "no-userns": frozenset(
+        # Without a mount of its own the tmp has no bound, without a user namespace of its own the
+        # threads of an ordinary user's worker have none (a group of the system may have one).
         {"stat_outside", "reopen_memfd", "dlopen_tmp", "fill_tmp", "thread_bomb"}
     ),
 }
+# What the prober's worker may hold: little, so that trying to hold more takes no time.
+TMP_BYTES, MAX_THREADS = 1 << 20, 8
 Facts = Mapping[str, Any]
 Try = Callable[[Facts], Any]
 Judge = Callable[["Bait", Any], bool]
@@ -76,6 +81,13 @@ class Bait:
         self.datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.datagram.bind(("127.0.0.1", 0))
         self.datagram.setblocking(False)
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.tcp.setblocking(False)
+        self.abstract_name = f"claw-bait-{os.getpid()}-{self.secret[:8]}"
+        self.abstract = socket.socket(socket.AF_UNIX)
+        self.abstract.bind(f"\0{self.abstract_name}")
+        self.abstract.listen()
+        self.abstract.setblocking(False)
         writable = os.memfd_create("bait")
         os.write(writable, b"untouched")
         self.memfd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
@@ -87,12 +99,18 @@ class Bait:
             "port": self.datagram.getsockname()[1],
             "pid": os.getpid(),
             "memfd": self.memfd,
+            "tcp": self.tcp.getsockname()[1],
+            "abstract": self.abstract_name,
+            "tmp_bytes": TMP_BYTES,
+            "max_threads": MAX_THREADS,
         }
 
     def close(self) -> None:
         """Remove all of it."""
         self.stream.close()
         self.datagram.close()
+        self.tcp.close()
+        self.abstract.close()
         os.close(self.memfd)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -173,6 +191,28 @@ def udp_send(facts: Facts) -> None:
         client.sendto(b"out", ("127.0.0.1", facts["port"]))
 
 
+@attempt(lambda bait, _: bait.reached(bait.tcp))
+def tcp_connect(facts: Facts) -> None:
+    socket.create_connection(("127.0.0.1", facts["tcp"]), timeout=5).close()
+
+
+@attempt()
+def tcp_listen(_: Facts) -> bool:
+    socket.create_server(("127.0.0.1", 0)).close()
+    return True
+
+
+@attempt(lambda bait, _: bait.reached(bait.abstract))
+def abstract_connect(facts: Facts) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"\0{facts['abstract']}")
+
+
+@attempt()
+def see_processes(facts: Facts) -> bool:
+    return any(entry.name == str(facts["pid"]) for entry in Path("/proc").iterdir())
+
+
 @attempt(lambda bait, _: os.pread(bait.memfd, 9, 0) == b"rewritten")
 def reopen_memfd(facts: Facts) -> None:
     fd = os.open(f"/proc/self/fd/{facts['memfd']}", os.O_RDWR)
@@ -236,6 +276,29 @@ def parent_environment(_: Facts) -> bool:
 def raise_limit(_: Facts) -> bool:
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     return resource.getrlimit(resource.RLIMIT_CORE) == (1, 1)
+
+
+@attempt(lambda bait, written: bool(written) and written > 2 * TMP_BYTES)
+def fill_tmp(facts: Facts) -> int:
+    with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", "/tmp")) as file:
+        for _ in range(4):
+            file.write(bytes(facts["tmp_bytes"]))
+            file.flush()
+        return file.tell()
+
+
+@attempt(lambda bait, started: bool(started) and started > 2 * MAX_THREADS)
+def thread_bomb(facts: Facts) -> int:
+    gate, threads = threading.Event(), []
+    with contextlib.suppress(RuntimeError):
+        for _ in range(4 * facts["max_threads"]):
+            thread = threading.Thread(target=gate.wait)
+            thread.start()
+            threads.append(thread)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    return len(threads)
 
 
 @attempt()

@@ -7,7 +7,9 @@
     #   spawned.status_fd     -> spawned.read_status(): a list of Status, [] when nothing is whole
     #       Status("started", pid)             every layer is on, spawned.worker_pidfd is open
     #       Status("failed", layer=, error=)   text; the import of the target is a layer too
-    #       Status("closed")                   the last one: unregister status_fd
+    #       Status("denied", call=, detail=, error=, count=)   a system call that the filter denied,
+    #                                          once for each distinct one; the last says how often
+    #       Status("closed")                   the worker has ended: unregister status_fd
     #   spawned.worker_pidfd  -> the worker has ended. Signal this one (SIGSTOP, SIGCONT, SIGKILL).
     #   spawned.stage_pidfd   -> the stage has ended: exit_code(), then close()
     spawned.exit_code()       # None while it lives; the worker's code, 128 + signal, or 78 (setup)
@@ -51,12 +53,18 @@ _MAX_STATUS_BYTES = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One report of the stage; ``event`` is "started", "failed" or "closed"."""
+    """One report of the stage; ``event`` is "started", "failed", "denied" or "closed".
+
+    ``call`` is empty for all those that were too many to be told apart.
+    """
 
     event: str
     pid: int = 0
     layer: str = ""
     error: str = ""
+    call: str = ""
+    detail: str = ""
+    count: int = 0
 
 
 @dataclass(slots=True)
@@ -110,8 +118,11 @@ class Spawned:
 
 def require_level(level: str, policy: Policy, advice: Sequence[str] = ()) -> None:
     """Raise SandboxRefused when ``level`` is below what ``policy`` asks for."""
-    if LEVELS.index(level) > LEVELS.index(policy.minimum_level):
-        raise SandboxRefused(level, policy.minimum_level, tuple(advice))
+    minimum = policy.minimum_level
+    if policy.needs_namespaces and LEVELS.index(minimum) > LEVELS.index("no-landlock"):
+        minimum = "no-landlock"
+    if LEVELS.index(level) > LEVELS.index(minimum):
+        raise SandboxRefused(level, minimum, tuple(advice))
 
 
 def spawn(

@@ -1,4 +1,4 @@
-"""A private root for one worker: an empty tmpfs with read-only binds, five devices, a small tmp.
+"""A private root for one worker: an empty tmpfs with read-only binds, four devices, a small tmp.
 
 The sources are cloned into detached trees first, by the identity that may reach them (a root
 daemon's venv may lie under /root), then attached below a new tmpfs, which becomes the root. The
@@ -13,6 +13,7 @@ from pathlib import Path
 from clawai.sandbox import paths
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy
+from clawai.sandbox.programs import Programs
 
 # Any existing folder can carry the new root; what it holds is covered, not changed.
 _ANCHOR = "/tmp"
@@ -22,14 +23,14 @@ _WRITABLE = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
 _DEVICE = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC
 
 
-def build_root(policy: Policy, visible: list[str], owner: int) -> None:
+def build_root(policy: Policy, visible: list[str], owner: int, programs: Programs) -> None:
     """Make and enter the root; ``visible`` are read-only paths, ``owner`` the uid of the tmp.
 
     Needs a fresh mount namespace and the right to mount in it. Raises OSError naming the path.
     """
     mask = os.umask(0o022)  # root's folders must be passable for the uid that it will drop to
     sc.mount("none", "/", "", sc.MS_REC | sc.MS_PRIVATE)
-    links, trees = _clone_all(policy, visible)
+    links, trees = _clone_all(policy, visible, programs)
     copies = {name: _read_start(name) for name in paths.STATIC_COPIES if os.access(name, os.R_OK)}
     flags = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
     sc.mount("claw-root", _ANCHOR, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=4k")
@@ -53,17 +54,24 @@ def build_root(policy: Policy, visible: list[str], owner: int) -> None:
     os.umask(mask)
 
 
-def _clone_all(policy: Policy, visible: list[str]) -> tuple[dict[str, str], list[tuple[str, int]]]:
+def _clone_all(
+    policy: Policy, visible: list[str], programs: Programs
+) -> tuple[dict[str, str], list[tuple[str, int]]]:
     """Symbolic links to recreate (such as /lib), and (name, detached tree), parents first."""
     links = {p: str(Path(p).readlink()) for p in visible if _is_root_link(p)}
     wanted = [(p, _READ_ONLY) for p in visible if p not in links]
     wanted += [(p, _DEVICE) for p in paths.DEVICES if os.access(p, os.F_OK)]
-    wanted += [(p, _READ_ONLY) for p in policy.read_paths if not _covered(p, visible)]
+    wanted += [(p, _DEVICE) for p in policy.devices]
+    readable = (*policy.read_paths, *programs.shown)
+    wanted += [(p, _READ_ONLY) for p in readable if not _covered(p, visible)]
     wanted += [(p, _WRITABLE) for p in policy.write_paths]
     trees = []
     for name, attributes in sorted(wanted, key=lambda item: item[0].count("/")):
         try:
-            tree = sc.clone_tree(os.path.realpath(name))
+            place = os.path.realpath(name)
+            if name in policy.devices and not stat.S_ISCHR(Path(place).stat().st_mode):
+                raise OSError(19, "it is not a character device")
+            tree = sc.clone_tree(place)
             sc.restrict_tree(tree, attributes)
         except OSError as error:
             raise OSError(error.errno, f"cannot show {name} to the worker: {error}") from error

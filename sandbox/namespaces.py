@@ -7,12 +7,15 @@ that is what lets it make the others.
 """
 
 import os
+from pathlib import Path
 
 from clawai.sandbox import mounts, privileges
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy
+from clawai.sandbox.programs import Programs
 
 INSIDE_ID = 65534
+_HOST_NAME = "claw"  # the box's own stays outside
 _ALL_BUT_USER = (
     sc.CLONE_NEWNS
     | sc.CLONE_NEWNET
@@ -23,29 +26,38 @@ _ALL_BUT_USER = (
 )
 
 
-def enter(policy: Policy, visible: list[str], uid: int) -> bool:
+def enter(policy: Policy, visible: list[str], uid: int, programs: Programs | None = None) -> bool:
     """Enter new namespaces and the private root; the process namespace holds the next child.
 
     Returns:
         Whether a user namespace was entered; False only for a daemon that was root where the
         system forbids user namespaces (its worker has given up root all the same).
     """
+    groups, programs = device_groups(policy), programs or Programs()
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.geteuid() == 0:
             sc.unshare(_ALL_BUT_USER)
-            mounts.build_root(policy, visible, owner=uid)
-            privileges.drop_root(uid)
+            sc.set_host_name(_HOST_NAME)
+            mounts.build_root(policy, visible, uid, programs)
+            privileges.drop_root(uid, groups)
             try:
                 _enter_user_namespace(proc)
             except OSError:
                 return False
         else:
             _enter_user_namespace(proc, also=_ALL_BUT_USER)
-            mounts.build_root(policy, visible, owner=INSIDE_ID)
+            sc.set_host_name(_HOST_NAME)
+            mounts.build_root(policy, visible, INSIDE_ID, programs)
         return True
     finally:
         os.close(proc)
+
+
+def device_groups(policy: Policy) -> set[int]:
+    """The groups that a root daemon's worker keeps: those that open its declared devices."""
+    found = (Path(path).stat() for path in policy.devices)
+    return {each.st_gid for each in found if each.st_gid and each.st_mode & 0o060}
 
 
 def _enter_user_namespace(proc: int, also: int = 0) -> None:

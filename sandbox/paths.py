@@ -15,7 +15,8 @@ _FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/usr/share
 # Of our own packages a worker runs these; the kernel's and the profiles stay outside.
 _PACKAGES = ("clawai.sandbox", "clawai.sdk", "clawai.plugins")
 
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# Not /dev/zero: a shared map of it is new shared memory, which no limit counts.
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 # Copied, not mounted: no real /proc or /sys inside.
 STATIC_COPIES = (
     "/proc/cpuinfo",

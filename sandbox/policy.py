@@ -1,8 +1,10 @@
 """What one worker may do: a frozen record of paths and limits, loaded from a named profile.
 
 The record holds data only; the modules that turn it into mounts, rlimits and rules are loaded by
-the stage, never by the daemon. Refuses unknown keys, relative paths, and paths whose mere presence
-would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``).
+the stage, never by the daemon. Refuses unknown keys, relative paths, paths whose mere presence
+would undo a layer (``/``, ``/proc``, ``/sys``, ``/dev``) or show passwords (``/etc/shadow`` and
+what contains it), and combinations that cannot work. What the owner's home holds that no plugin
+may have, ``clawai.sdk.places`` knows.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from typing import Any
 # age of a kernel interface.
 LEVELS = ("full", "no-landlock", "no-userns", "weaker")
 _FORBIDDEN_TREES = ("/proc", "/sys", "/dev")
+_SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers")
 
 
 class PolicyError(ValueError):
@@ -46,22 +49,37 @@ class Policy:
 
     ``memory_bytes`` bounds private writable memory (RLIMIT_DATA: heap, arenas, thread stacks).
     ``address_bytes`` bounds all mappings, model files and received memfds included (RLIMIT_AS);
-    0 means no bound, which is safe because the worker cannot create shared memory of its own.
+    0 means no bound: the worker cannot create shared memory of its own, but the page tables of what
+    it maps and never writes count nowhere, about 1/512 of the mapping at worst.
     ``executable_memory`` False forbids new executable mappings once the target and the preloaded
     modules are imported.
+
+    ``resident_bytes`` bounds the private memory that the worker and its programs really hold, all
+    together, and ``cpu`` the processors that they use, over a second; 0 means no bound. Both are
+    for whoever starts the worker to enforce (``cgroups``, or a watchdog): the stage cannot.
+
+    ``programs`` may be started, with everything here in force for them too; ``devices`` are shown;
+    ``accept`` lets it accept connections on a listening socket that it was given. ``explain`` has
+    the stage tell the arguments of denied calls and the paths that were not shown; for authors.
     """
 
     name: str = "strict"
     minimum_level: str = "no-userns"
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    accept: bool = False
     tmp_bytes: int = 16 << 20
     memory_bytes: int = 512 << 20
-    address_bytes: int = 0
+    address_bytes: int = 64 << 30
     file_bytes: int = 16 << 20
     max_fds: int = 128
     max_threads: int = 16
     executable_memory: bool = False
+    resident_bytes: int = 0
+    cpu: float = 0.0
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.minimum_level not in LEVELS:
@@ -71,10 +89,25 @@ class Policy:
             kind = type(field.default)
             if type(value) is not kind:
                 raise PolicyError(f"{field.name}: got {value!r}, allowed: {kind.__name__}")
-            if isinstance(value, int) and not 0 <= value < 1 << 62:
+            if isinstance(value, int | float) and not 0 <= value < 1 << 62:
                 raise PolicyError(f"{field.name}: got {value}, allowed: 0 to 2**62 - 1")
-        for path in self.read_paths + self.write_paths:
+        for path in self.read_paths + self.write_paths + self.programs:
             _check_path(path)
+        for path in self.devices:
+            _check_path(path, ("/dev",))
+        if self.programs and not self.executable_memory:
+            raise PolicyError(
+                "programs: a program maps its own code, which executable_memory = false forbids; "
+                "allowed: a profile with executable_memory, such as tool"
+            )
+
+    @property
+    def needs_namespaces(self) -> bool:
+        """Whether it can only be kept where processes have a namespace of their own.
+
+        There, what a worker started dies with it and can be counted.
+        """
+        return bool(self.programs)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Policy":
@@ -85,6 +118,8 @@ class Policy:
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        if type(fields.get("cpu")) is int:
+            fields["cpu"] = float(fields["cpu"])
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,18 +132,27 @@ class Policy:
         return cls.from_dict(_read_profile(name, folder or _profile_folder(), ()))
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, only_in: tuple[str, ...] = ()) -> None:
     if not isinstance(path, str):
         raise PolicyError(f"path: got {path!r}, allowed: a string")
     pure = PurePosixPath(path)
     bad = (
         not pure.is_absolute() or ".." in pure.parts or str(pure) != path or path[1:2] in ("", "/")
     )
+    if only_in:
+        if bad or not any(path.startswith(f"{tree}/") for tree in only_in):
+            raise PolicyError(f"path: got {path!r}, allowed: a device below {', '.join(only_in)}")
+        return
     if bad or any(pure.is_relative_to(tree) for tree in _FORBIDDEN_TREES):
         raise PolicyError(
             f"path: got {path!r}, allowed: a normalised absolute path, neither / nor inside "
             f"{', '.join(_FORBIDDEN_TREES)}"
         )
+    for secret in _SECRETS:
+        if pure.is_relative_to(secret) or PurePosixPath(secret).is_relative_to(pure):
+            raise PolicyError(
+                f"path: got {path!r}, which holds {secret}; allowed: a path without passwords"
+            )
 
 
 def _profile_folder() -> Path:

@@ -5,6 +5,7 @@ reads what root owns, with no capability at all.
 """
 
 import os
+from collections.abc import Collection
 
 from clawai.sandbox import syscalls as sc
 
@@ -12,14 +13,17 @@ from clawai.sandbox import syscalls as sc
 _SECUREBITS = 0b1110_1111
 
 
-def drop_root(uid: int) -> None:
-    """Become ``uid`` with the group of the same number and no other; does nothing for a user."""
+def drop_root(uid: int, groups: Collection[int] = ()) -> None:
+    """Become ``uid`` with the group of the same number; does nothing for a user.
+
+    ``groups`` are those of declared devices; it keeps no other.
+    """
     if os.geteuid() != 0:
         return
     if uid <= 0:
         raise OSError(1, f"a root daemon must give its worker an unprivileged uid; got {uid}")
     drop_bounding_set()
-    os.setgroups([])
+    os.setgroups(sorted(groups))
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 

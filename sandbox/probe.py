@@ -2,7 +2,8 @@
 
     python -I -m clawai.sandbox.probe  ->  one line of JSON on stdout:
     {"level": "full", "layers": {"landlock": "ok (ABI 7)", ...}, "landlock_abi": 7,
-     "escapes": {"unix_connect": "stopped", ...}, "bpf": "<base64>", "advice": ["..."]}
+     "escapes": {"unix_connect": "stopped", ...}, "bpf": "<base64>", "advice": ["..."],
+     "denials": "named", "limits": {"memory": "cgroup1", "pids": "cgroup1", "cpu": "watchdog"}}
 
 Compiles the system call filter, then for each level, strongest first, runs the attempts of
 ``attempts.py`` in a throw-away worker and, forked, without the sandbox. An attempt counts only if
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clawai.sandbox import attempts, landlock
+from clawai.sandbox import attempts, cgroups, landlock
 from clawai.sandbox.launch import Spawned, Status, spawn
 from clawai.sandbox.policy import LEVELS, Policy
 
@@ -30,23 +31,28 @@ _TIMEOUT_S = 20  # a hang must not keep the daemon without workers for ever
 _LAYERS = ("namespaces", "rlimits", "capabilities", "landlock", "seccomp")
 _STOPPED, _WORKED, _NOT_COUNTED = "stopped", "WORKED", "does not work without the sandbox either"
 _SWITCHES = {
-    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
+    "kernel/apparmor_restrict_unprivileged_userns": (
         "1",
-        "AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0,"
-        " or install an AppArmor profile with `userns,` for this Python",
+        "AppArmor restricts user namespaces to programs with a profile (Ubuntu 24.04 and newer): "
+        "give this Python one (docs/sandbox.md has it: `userns,` for {python}), or for every "
+        "program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
     ),
-    "/proc/sys/kernel/unprivileged_userns_clone": (
+    "kernel/unprivileged_userns_clone": (
         "0",
-        "user namespaces are switched off: sysctl kernel.unprivileged_userns_clone=1",
+        "user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1",
     ),
-    "/proc/sys/user/max_user_namespaces": (
+    "user/max_user_namespaces": (
         "0",
-        "user namespaces are switched off: sysctl user.max_user_namespaces=15000",
+        "user namespaces are switched off: sudo sysctl -w user.max_user_namespaces=15000",
     ),
 }
 _NO_NAMESPACES = (
     "namespaces cannot be made here; in a container, allow unshare and mount (a seccomp profile "
     "that permits them), or run the daemon on the host; Linux 5.12 or newer is needed"
+)
+_NOT_NAMED = (
+    "not named: something outside listens for system calls already, as some containers do; they "
+    "are denied all the same"
 )
 _NO_LANDLOCK = (
     "Landlock is off: needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK and `landlock` in the kernel "
@@ -60,6 +66,8 @@ class Proof:
 
     failed_layer: str = ""
     error: str = ""
+    named: bool = False
+    """Denied calls got a name."""
     results: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,7 +83,9 @@ def probe() -> dict[str, Any]:
     version = landlock.abi()
     layers = dict.fromkeys(_LAYERS, "not tried")
     found: dict[str, Any] = {"level": "weaker", "layers": layers, "landlock_abi": version}
-    found |= {"escapes": {}, "bpf": "", "advice": []}
+    groups = cgroups.find()
+    limits = {name: groups.kind(name) or "watchdog" for name in cgroups.CONTROLLERS}
+    found |= {"escapes": {}, "bpf": "", "advice": [], "denials": "not tried", "limits": limits}
     try:
         # ImportError and OSError alike name the package to install.
         from clawai.sandbox import seccomp
@@ -91,6 +101,7 @@ def probe() -> dict[str, Any]:
         proof = _prove(level, bpf)
         if not proof.failed_layer:
             _note_layers(layers, level, version)
+            found["denials"] = "named" if proof.named else _NOT_NAMED
             found["escapes"], escaped = _judge(level, proof.results, control)
             if not escaped:
                 found["level"] = level
@@ -104,7 +115,13 @@ def probe() -> dict[str, Any]:
 
 def _prove(level: str, bpf: bytes) -> Proof:
     """One worker at ``level`` that runs every attempt, judged from out here."""
-    policy = replace(Policy.load("strict"), minimum_level=level, executable_memory=True)
+    policy = replace(
+        Policy.load("strict"),
+        minimum_level=level,
+        executable_memory=True,
+        tmp_bytes=attempts.TMP_BYTES,
+        max_threads=attempts.MAX_THREADS,
+    )
     with attempts.bait() as bait:
         results, results_end = os.pipe()
         fds = {"results": results_end, "memfd": bait.memfd, "stderr": 2}
@@ -118,6 +135,7 @@ def _prove(level: str, bpf: bytes) -> Proof:
             for report in _reports(spawned):
                 if report.event == "failed":
                     proof.failed_layer, proof.error = report.layer, report.error
+                proof.named |= report.event == "denied"
             if not proof.failed_layer and set(proof.results) != set(attempts.ATTEMPTS):
                 proof.failed_layer = "attempts"
                 proof.error = f"the worker ended after {sorted(proof.results)}"
@@ -184,15 +202,27 @@ def _note_layers(layers: dict[str, str], level: str, version: int) -> None:
     missing = {"no-landlock": ("landlock",), "no-userns": ("namespaces",)}.get(level, ())
     for name in _LAYERS:
         if name not in missing:
-            layers[name] = f"ok (ABI {version})" if name == "landlock" else "ok"
+            layers[name] = _landlock_text(version) if name == "landlock" else "ok"
 
 
-def _advice(layers: Mapping[str, str], version: int) -> list[str]:
+def _landlock_text(version: int) -> str:
+    """The ABI, and what an older one leaves to the other layers."""
+    left = landlock.missing(version)
+    more = f"; left to the other layers: {', '.join(left)}" if left else ""
+    return f"ok (ABI {version}{more})"
+
+
+def _advice(layers: Mapping[str, str], version: int, switches: str = "/proc/sys") -> list[str]:
+    """The next steps. ``switches`` is the folder of the system's settings."""
     advice = []
     if not layers["namespaces"].startswith("ok"):
-        advice += [text for path, (bad, text) in _SWITCHES.items() if _read(path) == bad] or [
-            _NO_NAMESPACES
+        python = os.path.realpath(sys.executable)
+        found = [
+            text.format(python=python)
+            for path, (bad, text) in _SWITCHES.items()
+            if _read(f"{switches}/{path}") == bad
         ]
+        advice += found or [_NO_NAMESPACES]
     if not layers["landlock"].startswith("ok"):
         advice.append(_NO_LANDLOCK if version == 0 else layers["landlock"])
     return advice

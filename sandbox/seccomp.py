@@ -3,10 +3,14 @@
 Default: EPERM. A foreign architecture (int 0x80, x32) kills the process. ``ENOSYS`` where a library
 takes that as "old kernel" and falls back, or exits otherwise. Arguments are compared in their low
 32 bits wherever the kernel reads only those: a rule on all 64 is bypassed through the high bits.
-What is left out on purpose: socket, connect, bind, accept; execve, fork; every open of a new
-memory object (memfd_create, shared anonymous maps: no rlimit counts them); chmod, chown, utime,
-xattr, link, symlink (Landlock does not stop those); ptrace and the other ways into a process;
-keyctl, bpf, io_uring, userfaultfd, perf, namespaces, mounts; setsid, setpriority.
+What is left out on purpose: socket, connect, bind, listen; every open of a new memory object
+(memfd_create, shared anonymous maps: no rlimit counts them); chmod, chown, utime, xattr, link,
+symlink (Landlock does not stop those); ptrace and the other ways into a process; keyctl, bpf,
+io_uring, userfaultfd, perf, namespaces, mounts; setsid, setpriority. Sending never opens a
+connection (MSG_FASTOPEN would, on any TCP socket at hand, past every rule for connect).
+
+Rules that only some policies have return a marker (``filters.MARKERS``): processes and execve for
+``programs``, accept for ``accept``, the ioctls of the usual device families for ``devices``.
 
 The lists for aarch64 are the same names without the calls that only x86-64 has; not run on
 hardware.
@@ -39,7 +43,7 @@ _FILES = """
     dup dup3 fstat newfstatat statx faccessat faccessat2 readlinkat getdents64 getcwd chdir fchdir
     ftruncate fallocate fsync fdatasync unlinkat mkdirat renameat renameat2 umask statfs fstatfs
     pipe2 ppoll pselect6 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 eventfd2
-    sendmsg recvmsg recvfrom sendmmsg recvmmsg shutdown getsockname getpeername
+    recvmsg recvfrom recvmmsg shutdown getsockname getpeername
 """
 _MEMORY = "mprotect munmap mremap madvise msync brk membarrier"
 _THREADS = """
@@ -58,6 +62,13 @@ _X86_64_ONLY = """
     stat lstat access readlink getdents dup2 pipe poll select epoll_create epoll_wait eventfd
     unlink rmdir mkdir rename time arch_prctl
 """
+# Processes of the worker's own: started, waited for, signalled. execve is bound to the declared
+# paths by Landlock, and by what the private root holds.
+_PROGRAMS = """
+    execve wait4 waitid getpgid getsid fadvise64 sendfile copy_file_range flock
+    rt_sigsuspend setitimer getitimer
+"""
+_PROGRAMS_X86_64 = "fork vfork getpgrp pause alarm"
 _ENOSYS = """
     clone3 openat2 fchmodat2 io_uring_setup io_uring_enter io_uring_register futex_waitv
     pidfd_open landlock_create_ruleset landlock_add_rule landlock_restrict_self
@@ -73,31 +84,57 @@ _SOL_SOCKET = 1
 # not PEERPIDFD, which would hand out the daemon.
 _GETSOCKOPTS = (3, 4, 7, 8, 13, 17, 20, 21, 30, 38, 39)
 _SETSOCKOPTS = (7, 8, 13, 20, 21)
+# Of accepted TCP connections: NODELAY CORK KEEPIDLE KEEPINTVL KEEPCNT QUICKACK USER_TIMEOUT; and
+# KEEPALIVE of the socket level. Not FASTOPEN_CONNECT, not ULP, not REPAIR.
+_IPPROTO_TCP, _TCP_OPTIONS, _KEEPALIVE = 6, (1, 3, 4, 5, 6, 12, 18), 9
+_MSG_FASTOPEN = 0x2000_0000
+# The second byte of an ioctl names a family: DRM and accel, KFD, NVIDIA, video, sound, media.
+# Not terminals (T), file systems (f, X), block devices (0x12) and sockets (0x89).
+_DEVICE_FAMILIES = b"dKFVAU|"
+_CLONE_NAMESPACES = 0x7E02_0000
 _CLONE_THREAD = 0x0001_0100  # CLONE_THREAD | CLONE_VM
-_CLONE_CHECKED = _CLONE_THREAD | 0x7E02_0000 | 0x0000_4000  # the namespaces and CLONE_VFORK
+_CLONE_CHECKED = _CLONE_THREAD | _CLONE_NAMESPACES | 0x0000_4000  # and CLONE_VFORK
+# A process: no thread, no namespace, no CLONE_PARENT (a sibling), no CLONE_PTRACE.
+_CLONE_PROCESS = 0x0001_0000 | _CLONE_NAMESPACES | 0x0000_A000
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _LOW = 0xFFFF_FFFF
+_ARCHITECTURES = {"x86_64": seccomp.Arch.X86_64, "aarch64": seccomp.Arch.AARCH64}
+_LAST_CALL = 512
+_MAP_GROWSDOWN = 0x100
 _SCHED_OTHER = 0
 
 
 def compile_filters(machine: str) -> bytes:
-    """The three programs for ``machine`` ("x86_64" or "aarch64"), packed for filters.unpack."""
-    sealable = _base(machine)
-    # Exactly this flag: with others a filter can hand its caller's system calls to a listener.
-    _add(
-        sealable,
-        seccomp.ALLOW,
-        "seccomp",
-        _low_is(0, filters.SET_MODE_FILTER),
-        _low_is(1, filters.TSYNC),
-    )
-    programs = (_base(machine), sealable, _no_new_code(machine))
-    return filters.pack([_export(program) for program in programs])
+    """The two programs for ``machine`` ("x86_64" or "aarch64") and the names of its calls, packed.
+
+    See ``filters`` for the parts.
+    """
+    programs = (_base(machine), _no_new_code(machine))
+    return filters.pack([*map(_export, programs), filters.pack_names(_names(machine))])
+
+
+def _names(machine: str) -> dict[int, str]:
+    """Number to name, as far as this libseccomp knows them."""
+    found = {}
+    for number in range(_LAST_CALL):
+        try:
+            name = seccomp.resolve_syscall(_ARCHITECTURES[machine], number)
+        except (ValueError, RuntimeError):
+            continue  # a gap in the numbers, or a call newer than this libseccomp
+        if name:
+            found[number] = name.decode() if isinstance(name, bytes) else str(name)
+    return found
+
+
+def _marked(feature: str, action: int = filters.RET_ALLOW) -> int:
+    """The action of a rule that only holds with ``feature``."""
+    marker = next(n for n, each in filters.MARKERS.items() if each == (feature, action))
+    return int(seccomp.ERRNO(marker))
 
 
 def _start(default: int, machine: str) -> Any:
     rules = seccomp.SyscallFilter(default)
-    arch = {"x86_64": seccomp.Arch.X86_64, "aarch64": seccomp.Arch.AARCH64}.get(machine)
+    arch = _ARCHITECTURES.get(machine)
     if arch is None:
         raise OSError(f"no system call list for {machine}; known: x86_64, aarch64")
     if not rules.exist_arch(arch):
@@ -118,6 +155,8 @@ def _base(machine: str) -> Any:
         _add(rules, seccomp.ERRNO(errno.ENOSYS), name)
     _add_argument_rules(rules)
     _add_open_rules(rules, machine)
+    _add_program_rules(rules, machine)
+    _add_other_marked_rules(rules)
     return rules
 
 
@@ -140,6 +179,14 @@ def _one_of(rules: Any, name: str, argument: int, values: Iterable[int], *more: 
 
 
 def _add_argument_rules(rules: Any) -> None:
+    # Exactly this flag: with others a filter can hand its caller's system calls to a listener.
+    _add(
+        rules,
+        _marked("more"),
+        "seccomp",
+        _low_is(0, filters.SET_MODE_FILTER),
+        _low_is(1, filters.TSYNC),
+    )
     masked, equal = seccomp.MASKED_EQ, seccomp.EQ
     _one_of(rules, "ioctl", 1, _IOCTLS)
     _one_of(rules, "fcntl", 1, _FCNTLS)
@@ -156,18 +203,22 @@ def _add_argument_rules(rules: Any) -> None:
         _low_is(0, _AF_UNIX),
         seccomp.Arg(1, masked, _SOCK_TYPE, _SOCK_STREAM),
     )
-    _add(rules, seccomp.ALLOW, "sendto", seccomp.Arg(4, equal, 0))
+    for name, flags in (("sendmsg", 2), ("sendmmsg", 3)):
+        _add(rules, seccomp.ALLOW, name, seccomp.Arg(flags, masked, _MSG_FASTOPEN, 0))
+    plain = seccomp.Arg(3, masked, _MSG_FASTOPEN, 0)
+    _add(rules, seccomp.ALLOW, "sendto", plain, seccomp.Arg(4, equal, 0))
     _add(rules, seccomp.ALLOW, "prlimit64", _low_is(0, 0), seccomp.Arg(2, equal, 0))
     _one_of(rules, "kill", 0, (filters.OWN_PID,))
     _one_of(rules, "tgkill", 0, (filters.OWN_PID,))
-    # libzmq aborts when it may not set the ordinary policy on its own threads.
-    _one_of(rules, "sched_setscheduler", 1, (_SCHED_OTHER,))
+    # libzmq aborts when it may not set the ordinary policy on its own threads. They have it, and
+    # the number could be anybody's: the call is not made, and says that it has succeeded.
+    _add(rules, seccomp.ERRNO(0), "sched_setscheduler", _low_is(1, _SCHED_OTHER))
     _one_of(rules, "sched_setaffinity", 0, (0,))
     # Private memory is counted by RLIMIT_DATA, a mapped descriptor by whoever made it; shared
-    # anonymous memory by nobody.
-    anonymous = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    # anonymous memory by nobody, nor what grows downwards: it counts as a stack.
+    checked = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_GROWSDOWN
     for kind in (0, mmap.MAP_SHARED, mmap.MAP_ANONYMOUS):
-        _add(rules, seccomp.ALLOW, "mmap", seccomp.Arg(3, masked, anonymous, kind))
+        _add(rules, seccomp.ALLOW, "mmap", seccomp.Arg(3, masked, checked, kind))
 
 
 def _add_open_rules(rules: Any, machine: str) -> None:
@@ -175,7 +226,8 @@ def _add_open_rules(rules: Any, machine: str) -> None:
     truncating = os.O_TRUNC | os.O_ACCMODE
     forms = {"openat": 2} | ({"open": 1} if machine == "x86_64" else {})
     for name, flags in forms.items():
-        _add(rules, seccomp.ALLOW, name, seccomp.Arg(flags, seccomp.MASKED_EQ, os.O_TRUNC, 0))
+        told = int(seccomp.ERRNO(filters.OBSERVED))
+        _add(rules, told, name, seccomp.Arg(flags, seccomp.MASKED_EQ, os.O_TRUNC, 0))
         for mode in (os.O_WRONLY, os.O_RDWR):
             value = os.O_TRUNC | mode
             _add(
@@ -184,6 +236,36 @@ def _add_open_rules(rules: Any, machine: str) -> None:
                 name,
                 seccomp.Arg(flags, seccomp.MASKED_EQ, truncating, value),
             )
+
+
+def _add_program_rules(rules: Any, machine: str) -> None:
+    action = _marked("programs")
+    names = _PROGRAMS + (_PROGRAMS_X86_64 if machine == "x86_64" else "")
+    for name in names.split():
+        _add(rules, action, name)
+    _add(rules, action, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_PROCESS, 0))
+    # Everything in reach is its own: programs are started only in a process namespace.
+    for name in ("kill", "tgkill"):
+        _add(rules, action, name, seccomp.Arg(0, seccomp.NE, filters.OWN_PID))
+
+
+def _add_other_marked_rules(rules: Any) -> None:
+    # Only a listening socket can be accepted from, and only what was passed listens. Listening
+    # again is what event loops do first; done for real, it would make a listener, on a port of the
+    # host, of an accepted connection whose other side has left. So it only looks done.
+    for name in ("accept", "accept4"):
+        _add(rules, _marked("accept"), name)
+    _add(rules, _marked("accept", filters.RET_ERRNO), "listen")
+    for option in _TCP_OPTIONS:
+        for name in ("getsockopt", "setsockopt"):
+            values = _low_is(1, _IPPROTO_TCP), _low_is(2, option)
+            _add(rules, _marked("accept"), name, *values)
+    for name in ("getsockopt", "setsockopt"):
+        values = _low_is(1, _SOL_SOCKET), _low_is(2, _KEEPALIVE)
+        _add(rules, _marked("accept"), name, *values)
+    for family in _DEVICE_FAMILIES:
+        kind = seccomp.Arg(1, seccomp.MASKED_EQ, 0xFF00, family << 8)
+        _add(rules, _marked("devices"), "ioctl", kind)
 
 
 def _no_new_code(machine: str) -> Any:

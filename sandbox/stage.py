@@ -9,22 +9,30 @@ The outer half dies with the daemon and takes the worker along: the lifeline pip
 daemon's last descriptor closes, PDEATHSIG when its thread ends, and the worker's own PDEATHSIG
 when the stage is killed first. It reports in JSON lines (launch.Status) and is the only writer of
 the status pipe: what the worker says on the report pipe is text, cut to a length, never trusted.
+It answers the calls that the filter denies, so that they get a name (``denials``).
+
+A worker that may start programs leads, with them, a process group of its own: whoever suspends it
+reaches them all, and its filter keeps them in there.
 
 Refuses silently weaker runs: a layer that fails ends the worker and is named in the report.
 """
 
+import _socket
+import errno
 import importlib
 import json
 import os
 import select
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.sandbox import filters, landlock, namespaces, paths, privileges, rlimits
 from clawai.sandbox import syscalls as sc
+from clawai.sandbox.denials import Denials
 from clawai.sandbox.policy import LEVELS, Policy
+from clawai.sandbox.programs import Programs, resolve
 
 SETUP_FAILED = 78
 _MAX_REPORT_BYTES = 3000
@@ -49,7 +57,9 @@ class Run:
     layer: str = "start"
     visible: tuple[str, ...] = ()
     own_user_count: bool = False
+    in_namespaces: bool = False
     tmp: str = "/tmp"
+    executables: Programs = field(default_factory=Programs)
 
     def has(self, layer: str) -> bool:
         """Whether the level promises ``layer``; "weaker" takes what it can get."""
@@ -66,15 +76,18 @@ def main() -> None:
     try:
         _prepare(run)
         report, report_end = os.pipe()
+        listens, hands_over = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         worker = os.fork()
     except Exception as error:
         _tell(run.status, event="failed", layer=run.layer, error=_describe(error))
         os._exit(SETUP_FAILED)
     if worker:
         os.close(report_end)
-        _watch(run, worker, report)
+        hands_over.close()
+        _watch(run, worker, report, listens)
     os.close(report)
-    _work(run, report_end)
+    listens.close()
+    _work(run, report_end, hands_over)
 
 
 def _read_run(fd: int) -> Run:
@@ -91,12 +104,17 @@ def _prepare(run: Run) -> None:
     sc.close_all_but(keep)
     os.umask(0o077)
     sc.set_name("claw-stage")
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    if threads != 1:  # Landlock and the namespaces would hold for this one only
+        raise OSError(11, f"the stage has {threads} threads before its layers are on")
     run.visible = tuple(paths.runtime_paths(run.import_paths))
     is_root = os.geteuid() == 0
+    _prepare_programs(run)
     if run.has("namespaces"):
         run.layer = "namespaces"
-        in_namespace = namespaces.enter(run.policy, list(run.visible), run.uid)
-        run.own_user_count = in_namespace or is_root
+        run.in_namespaces = True
+        entered = namespaces.enter(run.policy, list(run.visible), run.uid, run.executables)
+        run.own_user_count = entered or is_root
     else:
         run.layer = "identity"
         import shutil  # noqa: F401 - used by _watch, which may no longer reach the library
@@ -105,20 +123,35 @@ def _prepare(run: Run) -> None:
         os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
         if is_root:
             os.chown(run.tmp, run.uid, run.uid)
-        privileges.drop_root(run.uid)
+        privileges.drop_root(run.uid, namespaces.device_groups(run.policy))
         run.own_user_count = is_root
     # After the last change of identity, which clears it.
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _work(run: Run, report: int) -> None:
+def _prepare_programs(run: Run) -> None:
+    """Find what the declared programs need, while the whole box can be seen."""
+    if not run.policy.programs:
+        return
+    run.layer = "programs"
+    if not run.has("namespaces"):
+        raise OSError(
+            1,
+            "a plugin that starts programs needs process namespaces, in which they die with it; "
+            f"level {run.level!r} has none",
+        )
+    run.executables = resolve(run.policy.programs)
+    os.setpgid(0, 0)
+
+
+def _work(run: Run, report: int, hands_over: _socket.socket) -> None:
     """The worker: the remaining layers, then the target; returns when the target does."""
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(report, b"armed\n")  # fails when the stage died before the line above
         os.close(run.status)
         os.close(run.lifeline)
-        _restrict(run)
+        _restrict(run, hands_over)
         os.write(report, _STARTED)
         run.layer = "import"
         function = _load(run)
@@ -131,24 +164,69 @@ def _work(run: Run, report: int) -> None:
     function(run.fds, run.args)
 
 
-def _restrict(run: Run) -> None:
+def _restrict(run: Run, hands_over: _socket.socket) -> None:
     # Process 1 ignores SIGTERM by default; the daemon ends a worker with SIGKILL through its pidfd.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sc.set_name(f"claw-{run.policy.name}")
     os.environ["HOME"] = os.environ["TMPDIR"] = run.tmp
     sys.dont_write_bytecode = True
     os.chdir(run.tmp)
+    run.layer = "paths"
+    _check_access(run)
     run.layer = "rlimits"
     rlimits.apply(run.policy, run.own_user_count)
     run.layer = "capabilities"
     privileges.drop_capabilities()
+    if run.policy.explain:
+        # The stage reads paths out of the worker's memory; nobody but the owner's own processes
+        # could do so too, and no worker may.
+        sc.prctl(sc.PR_SET_DUMPABLE, 1)
     if run.has("landlock") or (run.level == "weaker" and landlock.abi() > 0):
         run.layer = "landlock"
-        landlock.restrict(run.policy, run.visible, run.tmp)
+        landlock.restrict(run.policy, run.visible, run.tmp, run.executables)
     if run.has("seccomp") or run.programs:
         run.layer = "seccomp"
-        more = not run.policy.executable_memory
-        filters.load(run.programs, filters.BASE_BEFORE_MORE if more else filters.BASE)
+        _filter(run, hands_over)
+    hands_over.close()
+
+
+def _check_access(run: Run) -> None:
+    """Say now, in words, what the worker's identity would be refused later."""
+    policy = run.policy
+    wanted = [(path, os.W_OK, "write") for path in policy.write_paths]
+    wanted += [(path, os.R_OK | os.W_OK, "use") for path in policy.devices]
+    wanted += [(path, os.X_OK, "execute") for path in policy.programs]
+    for path, mode, verb in wanted:
+        # A path that is not there is for the layers to name.
+        if os.path.lexists(path) and not os.access(path, mode):
+            raise OSError(
+                13,
+                f"{path}: the worker may not {verb} it: it runs as uid {run.uid}; change the owner "
+                "or the mode of that path",
+            )
+
+
+def _filter(run: Run, hands_over: _socket.socket) -> None:
+    """Load the allow-list, and hand the stage the descriptor on which denied calls wait."""
+    policy = run.policy
+    features = {
+        "more": not policy.executable_memory,
+        "programs": bool(policy.programs),
+        "accept": policy.accept,
+        "devices": bool(policy.devices),
+    }
+    chosen = [name for name, wanted in features.items() if wanted]
+    try:
+        listener = filters.load(
+            run.programs, filters.BASE, chosen, listen=True, observe=policy.explain
+        )
+    except OSError:
+        # Somebody outside listens already, as some containers do: the same filter, without names.
+        filters.load(run.programs, filters.BASE, chosen)
+        return
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))
+    hands_over.sendmsg([b"."], [rights])
+    os.close(listener)
 
 
 def _load(run: Run) -> Any:
@@ -162,13 +240,13 @@ def _load(run: Run) -> Any:
     return function
 
 
-def _watch(run: Run, worker: int, report: int) -> None:
+def _watch(run: Run, worker: int, report: int, listens: _socket.socket) -> None:
     """The stage's rest of life: relay reports, die with the daemon, keep the worker's pid."""
-    keep = {0, 1, 2, run.status, run.lifeline, report}
+    keep = {0, 1, 2, run.status, run.lifeline, report, listens.fileno()}
     pidfd = os.pidfd_open(worker)
     sc.close_all_but([*keep, pidfd])  # the worker's sockets must close when the worker dies
     privileges.drop_capabilities()  # of the user namespace; the worker never had them
-    started = _relay(run, worker, report, pidfd)
+    started = _relay(run, worker, report, pidfd, listens)
     if started:
         _await_acknowledgement(run.lifeline)
     _, wait_status = os.waitpid(worker, 0)
@@ -180,12 +258,13 @@ def _watch(run: Run, worker: int, report: int) -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _relay(run: Run, worker: int, report: int, pidfd: int) -> bool:
+def _relay(run: Run, worker: int, report: int, pidfd: int, listens: _socket.socket) -> bool:
     """Until the worker is dead; True when it was reported as started."""
     poller = select.poll()
-    for fd in (report, pidfd, run.lifeline):
+    for fd in (report, pidfd, run.lifeline, listens.fileno()):
         poller.register(fd, select.POLLIN)
     text, started, acknowledged = b"", False, False
+    denials: Denials | None = None
     while True:
         ready = dict(poller.poll())
         if report in ready:
@@ -204,8 +283,48 @@ def _relay(run: Run, worker: int, report: int, pidfd: int) -> bool:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 poller.unregister(run.lifeline)
                 acknowledged = True
+        if listens.fileno() in ready:
+            poller.unregister(listens)
+            denials = _listen(run, listens)
+            if denials:
+                poller.register(denials.listener, select.POLLIN)
+        elif denials and denials.listener in ready:
+            if ready[denials.listener] & select.POLLIN:
+                denials.answer()
+            else:  # nobody is left who could ask
+                poller.unregister(denials.listener)
         if pidfd in ready and report not in ready:
+            if denials:
+                denials.end()
+            os.close(run.status)
             return started and not acknowledged
+
+
+def _listen(run: Run, listens: _socket.socket) -> Denials | None:
+    """Take the descriptor on which denied calls wait; None when there is none."""
+    _, rights, _, _ = listens.recvmsg(1, _socket.CMSG_LEN(4))
+    if not rights:
+        return None
+    # A reader that is slow must not hold up the worker's calls.
+    os.set_blocking(run.status, False)
+    policy = run.policy
+    writable = (*policy.write_paths, *policy.devices, *paths.DEVICES)
+    return Denials(
+        listener=int.from_bytes(rights[0][2], sys.byteorder),
+        names=filters.names(run.programs),
+        explain=policy.explain,
+        readable=(
+            *run.visible,
+            *policy.read_paths,
+            *policy.programs,
+            *paths.STATIC_COPIES,
+            *writable,
+        ),
+        writable=writable,
+        tell=lambda **said: _tell(run.status, event="denied", **said),
+        tmp=run.tmp,
+        absent=errno.ENOENT if run.in_namespaces else errno.EACCES,
+    )
 
 
 def _finish_report(run: Run, text: bytes, started: bool) -> None:
@@ -214,7 +333,6 @@ def _finish_report(run: Run, text: bytes, started: bool) -> None:
         layer, error = "setup", "the worker died before its layers were on"
     if layer:
         _tell(run.status, event="failed", layer=layer, error=error)
-    os.close(run.status)
 
 
 def _await_acknowledgement(lifeline: int) -> None:

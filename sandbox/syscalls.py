@@ -95,6 +95,33 @@ def set_name(name: str) -> None:
     _checked("prctl(PR_SET_NAME)", _libc.prctl(PR_SET_NAME, text, 0, 0, 0))
 
 
+def set_host_name(name: str) -> None:
+    """The name of the box, as this host name namespace sees it."""
+    text = name.encode()
+    _checked("sethostname", _libc.sethostname(text, ctypes.c_size_t(len(text))))
+
+
+class _Span(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Up to ``size`` bytes of another process, fewer where its mapping ends (process_vm_readv)."""
+    buffer = ctypes.create_string_buffer(size)
+    here = _Span(ctypes.addressof(buffer), size)
+    there = _Span(address, size)
+    _libc.process_vm_readv.restype = ctypes.c_ssize_t
+    result = _libc.process_vm_readv(
+        ctypes.c_int(pid),
+        ctypes.byref(here),
+        ctypes.c_ulong(1),
+        ctypes.byref(there),
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(0),
+    )
+    return buffer.raw[: _checked("process_vm_readv", result)]
+
+
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """mount(2)."""
     result = _libc.mount(

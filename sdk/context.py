@@ -16,8 +16,12 @@ import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.net import network_of
 
 if TYPE_CHECKING:
+    import socket
+
+    import httpx
     import numpy
 
 __all__ = ["Batch", "Cancelled", "Context", "Outlet", "Tensor", "Yielded", "view"]
@@ -121,6 +125,32 @@ class Context:
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         """Tell the owner how far the task is, 0 to 1."""
         self.outlet.progress(self.task, fraction, note)
+
+    def connect(self, host: str, port: int, timeout: float = 30.0) -> "socket.socket":
+        """A connected socket, made by the broker: ``permissions.network`` must ask for the host.
+
+        Raises:
+            ClawError: not_permitted; network, with ``reason`` (``clawai.sdk.net.NetworkError``).
+            Cancelled: the task is to stop.
+        """
+        return network_of(self.outlet).connect(host, port, timeout, self.checkpoint)
+
+    @property
+    def http(self) -> "httpx.Client":
+        """An HTTP client whose connections the broker makes; one for all tasks of the worker.
+
+        Raises:
+            ClawError: not_permitted; unsupported_system, if httpx is missing (``clawai[http]``).
+        """
+        return network_of(self.outlet).http
+
+    def listener(self, port: int) -> "socket.socket":
+        """The listening socket of a port that ``permissions.listen`` asks for.
+
+        Raises:
+            ClawError: not_permitted.
+        """
+        return network_of(self.outlet).listener(port)
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, or None."""

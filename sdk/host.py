@@ -26,6 +26,7 @@ import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.net import Network
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
 from clawai.sdk.runner import Job, Runner
@@ -65,6 +66,7 @@ class Host:
         self.model_fd = fds.get("model", -1)
         self.threads: int = args["threads"]
         self.context: int = args["context"]
+        self.network = Network.of_worker(fds, args)
         self._sock = socket.socket(fileno=fds["wire"])
         self._leases = socket.socket(fileno=fds["leases"])
         page = mmap.mmap(fds["control"], mmap.PAGESIZE, prot=mmap.PROT_READ)
@@ -171,6 +173,10 @@ class Host:
                 self._received(count)
             self._handle(self._inbox.popleft())
         return self._told
+
+    def listener(self, port: int) -> socket.socket:
+        """The listening socket of a port that plugin.toml asks for."""
+        return self.network.listener(port)
 
     def driver(self, device: str) -> Any:
         """The first driver that a plugin offers for ``device``."""

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 
 import msgspec
 
+from clawai.sdk import checks, places
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
+from clawai.sdk.netrules import check_keys
 
-LIMIT = 256 * 1024
+LIMIT = 64 * 1024
+UNASKED = {"memory": 512, "cpu": 64, "threads": 64}
+"""What ``[limits]`` may say without a permission: MiB, processors, threads."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
+_LONG_KEY = re.compile(rb"""(?:((?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+"""A key of many parts, which cost the reader of TOML their square."""
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -59,7 +65,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Processors that one worker may use, over a second; 0: as many as it has threads for."""
 
 
-class Permissions(msgspec.Struct, frozen=True):
+class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[permissions]``: each a reason a person can read. Everything else is denied."""
 
     profile: str = "tool"
@@ -69,9 +75,10 @@ class Permissions(msgspec.Struct, frozen=True):
     write: dict[str, str] = {}
     """Path to reason."""
     network: dict[str, str] = {}
-    """``HOST``, ``HOST:PORT`` or ``lan`` to reason: where it may connect, through the broker."""
+    """``HOST``, ``HOST:PORT``, ``*.example.org``, ``lan`` or ``localhost:PORT`` to reason: where it
+    may connect, through the broker (``docs/network.md``)."""
     listen: dict[str, str] = {}
-    """TCP port to reason: it gets a listening socket."""
+    """``PORT``, or ``lan:PORT`` for all interfaces, to reason: it gets a listening socket."""
     programs: dict[str, str] = {}
     """Path of a program that it may start, in the same sandbox, to reason."""
     devices: dict[str, str] = {}
@@ -81,7 +88,7 @@ class Permissions(msgspec.Struct, frozen=True):
     models: dict[str, str] = {}
     """Model that it may name in a child task (``*``: any) to reason."""
     limits: dict[str, str] = {}
-    """``memory``, ``cpu`` or ``threads`` to reason, for more than a plugin gets unasked."""
+    """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
 
@@ -129,25 +136,76 @@ def read_plugin(folder: Path) -> Plugin:
         ClawError: bad_config, naming the file and the key.
     """
     path = folder / "plugin.toml"
+    raw = _read(path)
+    if _LONG_KEY.search(raw):
+        raise ClawError("bad_config", f"{path}: a key of more than 16 parts")
     try:
-        manifest = msgspec.toml.decode(_read(path), type=Plugin)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        manifest = msgspec.toml.decode(raw, type=Plugin)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
-    checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
-    checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
+    named = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
+    named += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
-    checks.append(("permissions.profile", manifest.permissions.profile, _NAME))
-    for key, got, pattern in checks:
+    named.append(("permissions.profile", manifest.permissions.profile, _NAME))
+    for key, got, pattern in named:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
+    try:
+        check_keys(manifest.permissions.network, manifest.permissions.listen)
+    except ClawError as error:
+        raise ClawError(
+            "bad_config", f"{path}: {error.message}", error.got, error.allowed
+        ) from None
     for key, got, allowed in (
         ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
         ("plugin.language", identity.language, ("python",)),
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    if manifest.permissions.profile == "engine" and identity.kind != "engine":
+        raise checks.refusal(path)(
+            "permissions.profile", "engine", "strict or tool, but for a plugin of kind engine"
+        )
+    _check_shown(manifest, checks.refusal(path))
+    _check_places(manifest.permissions, path)
     return manifest
+
+
+def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
+    """The texts that the owner will read, and the permissions that are asked for by them."""
+    identity, wanted = manifest.plugin, manifest.permissions
+    if len(identity.version) > 64 or not checks.VERSION.fullmatch(identity.version):
+        raise refuse("plugin.version", identity.version[:80], "numbers and dots, as in 1.2.0")
+    checks.texts(
+        [
+            ("plugin.description", identity.description, checks.DESCRIPTION),
+            *(
+                ("operation.description", e.description, checks.DESCRIPTION)
+                for e in manifest.operation
+            ),
+            *(("plugin.drivers", driver, 64) for driver in identity.drivers),
+        ],
+        refuse,
+    )
+    tables = {table: getattr(wanted, table) for table in checks.ALLOWED}
+    checks.permissions(tables, wanted.on_behalf_of, refuse)
+    for kind, had in UNASKED.items():
+        key = "memory_mib" if kind == "memory" else kind
+        if (got := getattr(manifest.limits, key)) > had and kind not in wanted.limits:
+            allowed = f'{had}, or more with a reason: [permissions.limits] {kind} = "why"'
+            raise refuse(f"limits.{key}: more than a plugin gets unasked", got, allowed)
+
+
+def _check_places(asked: Permissions, path: Path) -> None:
+    """Refuse what no plugin may have, before anybody is asked to grant it."""
+    try:
+        places.check(
+            read=asked.read, write=asked.write, programs=asked.programs, devices=asked.devices
+        )
+    except ClawError as error:
+        text = f"{path}: permissions: {error.message}"
+        raise ClawError("bad_config", text, error.got, error.allowed, error.hint) from error
 
 
 def read_model(folder: Path) -> Model:
@@ -159,7 +217,7 @@ def read_model(folder: Path) -> Model:
     path = folder / "model.json"
     try:
         model = msgspec.json.decode(_read(path), type=Model)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     if model.name != folder.name or Path(model.file).name != model.file:
         raise ClawError(

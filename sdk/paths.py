@@ -28,9 +28,19 @@ def plugins_dir() -> Path:
     return data_dir() / "plugins"
 
 
+def plugin_data_dir(name: str) -> Path:
+    """What the plugin ``name`` keeps."""
+    return data_dir() / "plugin-data" / name
+
+
+def config_dir() -> Path:
+    """The configuration, what plugins were granted, keys."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "clawai"
+
+
 def config_file() -> Path:
     """The one configuration file."""
-    return _xdg("XDG_CONFIG_HOME", ".config") / "clawai" / "config.toml"
+    return config_dir() / "config.toml"
 
 
 def state_dir() -> Path:

@@ -26,6 +26,7 @@ each, in order; a ``ClawError`` among them fails that one only, one that is rais
 """
 
 import inspect
+import socket
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -355,6 +356,13 @@ class Start(Protocol):
 
         Raises:
             ClawError: worker_failed, if ``fill`` kept a view. (``never_fits`` ends the worker.)
+        """
+
+    def listener(self, port: int) -> socket.socket:
+        """The listening socket of a port that ``permissions.listen`` asks for.
+
+        Raises:
+            ClawError: not_permitted.
         """
 
     def driver(self, device: str) -> Any:

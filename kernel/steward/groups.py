@@ -18,6 +18,7 @@ from typing import Any
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import launcher
+from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.launching import Order
 from clawai.kernel.steward.output import Outputs
 from clawai.sdk.errors import ClawError
@@ -32,6 +33,8 @@ class Started:
     pid: int = 0
     """Its process, once it is started, and a pidfd of that."""
     pidfd: int = -1
+    family: bool = False
+    """It may be several processes, which only its launcher can reach all."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Group:
     outputs: Outputs
     gone: Callable[[int, str], None]
     """Is told when nothing of a worker lives any more, and why."""
+    cages: Cages
+    """Is told what runs, to watch it."""
     entry: tuple[bool, dict[str, Any]] | None = None
     """Whether the groups lead sessions of their own, and the means by which this one is entered."""
     workers: dict[int, Started] = field(default_factory=dict)
@@ -88,12 +93,15 @@ class Group:
             self.fork()
         names = ["wire", "control", "leases", "stdout", *order.fds]
         given = [*fds, self.outputs.pipe(order.worker, order.plugin), *order.fds.values()]
-        self.workers[order.worker] = Started(order.plugin)
+        family = bool(order.policy["programs"])
+        self.workers[order.worker] = Started(order.plugin, family=family)
         self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
 
     def signal(self, worker: int, number: int) -> None:
         """Signal a worker; one that is not started yet, its launcher knows."""
-        if (pidfd := self.workers[worker].pidfd) < 0:
+        started = self.workers[worker]
+        apart = started.family and number in (signal.SIGSTOP, signal.SIGCONT)
+        if (pidfd := started.pidfd) < 0 or apart:
             self.send("signal", worker, int(number))
             return
         with contextlib.suppress(ProcessLookupError):  # the launcher is about to say so
@@ -114,6 +122,7 @@ class Group:
                 "log": self._log,
                 "started": self._started,
                 "failed": self._failed,
+                "denied": self._denied,
                 "gone": self._gone,
             }
             handlers[name](*arguments, fds)
@@ -121,10 +130,18 @@ class Group:
     def _log(self, level: str, text: str, _: list[int]) -> None:
         self.outputs.log.write(level, text)
 
-    def _started(self, worker: int, pid: int, fds: list[int]) -> None:
+    def _started(self, worker: int, pid: int, stage: int, fds: list[int]) -> None:
         self.outputs.log.write("debug", f"worker {worker} is process {pid}")
         started = self.workers[worker]
         started.pid, started.pidfd = pid, fds[0] if fds else -1
+        self.cages.started(worker, pid, stage)
+
+    def _denied(
+        self, worker: int, call: str, detail: str, error: str, count: int, _: list[int]
+    ) -> None:
+        """A system call that the sandbox denied, once for each distinct one."""
+        text = denied_text(call, detail, error, count)
+        self.outputs.log.write("warning", f"worker {worker} {self.workers[worker].plugin}: {text}")
 
     def _failed(self, worker: int, layer: str, said: str, _: list[int]) -> None:
         text = f"{self.workers[worker].plugin}: {layer}: {said}"
@@ -168,6 +185,17 @@ class Group:
         """Have the launcher end its workers and itself, and wait for that."""
         if self._link:
             self._reap()
+
+
+def denied_text(call: str, detail: str, error: str, count: int) -> str:
+    """What a worker was denied, in words; ``detail`` is empty unless paths are explained."""
+    if not call:
+        return f"denied {count} further calls of other kinds"
+    shown = f"{call}({detail})" if detail else call
+    if count > 1:
+        return f"denied {shown} {count} times in all"
+    why = "" if error == "EPERM" else ": no path that its manifest asks for"
+    return f"denied {shown} with {error}{why}"
 
 
 def exit_text(code: int) -> str:

@@ -4,6 +4,7 @@ Forked from the steward. A worker dies with it: by the lifeline, and by the deat
 stage. It never reads a file and never decides anything.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder
 from clawai.sandbox import syscalls as sc
-from clawai.sandbox.launch import Spawned, spawn
+from clawai.sandbox.launch import Spawned, Status, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
 
 TARGET = "clawai.sdk.host:main"
@@ -48,6 +49,8 @@ class Launcher:
         self.lane = lane
         self.loop = Loop(lambda _: None)
         self.spawned: dict[int, Spawned] = {}
+        self.families: set[int] = set()
+        """Workers that may start programs."""
         self._serving = True
         self._handlers: dict[str, Callable[..., None]] = {
             "enter": self._enter,
@@ -107,19 +110,53 @@ class Launcher:
         finally:
             for fd in fds:
                 os.close(fd)
+        self._bound(worker, spawned, order["groups"])
+        if order["policy"]["programs"]:
+            self.families.add(worker)
         self.spawned[worker] = spawned
-        self.loop.watch(spawned.status_fd, lambda _: self._status(worker, spawned))
+        self.loop.watch(spawned.status_fd, lambda _: self._reported(worker, spawned))
         self.loop.watch(spawned.stage_pidfd, lambda _: self._stage_ended(worker, spawned))
 
-    def _status(self, worker: int, spawned: Spawned) -> None:
-        for report in spawned.read_status():
+    def _bound(self, worker: int, spawned: Spawned, groups: list[str]) -> None:
+        """Put a worker's stage into its groups, long before it has forked the worker."""
+        for path in groups:
+            try:
+                with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
+                    file.write(str(spawned.stage_pid))
+            except ProcessLookupError:
+                return  # it has ended already, which its pidfd tells
+            except OSError as error:
+                self.link.send("log", "error", f"worker {worker} is not bounded: {path}: {error}")
+
+    def _reported(self, worker: int, spawned: Spawned) -> None:
+        self._status(worker, spawned)
+
+    def _status(self, worker: int, spawned: Spawned) -> bool:
+        """Pass on what the stage reports; False when there is nothing more now."""
+        reports = spawned.read_status()
+        for report in reports:
             if report.event == "closed":
                 self.loop.unwatch(spawned.status_fd)
+                return False
+            if report.event == "denied":
+                self._denied(worker, report)
             elif report.event == "failed":
                 self.link.send("failed", worker, report.layer, report.error)
             elif report.event == "started":
                 pidfd = os.dup(spawned.worker_pidfd)
-                self.link.send("started", worker, spawned.worker_pid, fds=(pidfd,))
+                pids = spawned.worker_pid, spawned.stage_pid
+                self.link.send("started", worker, *pids, fds=(pidfd,))
+        return bool(reports)
+
+    def _denied(self, worker: int, report: Status) -> None:
+        """Pass on a denied call; a path that is not shown matters only if there is one."""
+        if report.error in ("ENOENT", "EACCES"):
+            quoted, _, writing = report.detail.rpartition('"')
+            path = quoted.removeprefix('"').encode().decode("unicode_escape")
+            if not os.path.lexists(os.path.dirname(path) if writing else path):  # noqa: PTH120
+                return
+        said = report.call, report.detail, report.error, report.count
+        self.link.send("denied", worker, *said)
 
     def _stage_ended(self, worker: int, spawned: Spawned) -> None:
         """The outer process has ended; the worker inside it has too, or is made to."""
@@ -135,16 +172,24 @@ class Launcher:
             self._ended(worker, spawned, code)
 
     def _ended(self, worker: int, spawned: Spawned, code: int) -> None:
-        self._status(worker, spawned)  # a report may still be unread
+        while self._status(worker, spawned):  # reports may still be unread
+            pass
         for fd in (spawned.worker_pidfd, spawned.status_fd):
             self.loop.unwatch(fd)
         spawned.close()
         del self.spawned[worker]
+        self.families.discard(worker)
         self.link.send("gone", worker, code)
 
     def _signal(self, worker: int, number: int, _: list[int]) -> None:
         if spawned := self.spawned.get(worker):
-            _kill(spawned, number)
+            if worker in self.families and number in (signal.SIGSTOP, signal.SIGCONT):
+                # Its process group, which none of them can leave. The stage is not reaped yet, so
+                # that the number is still its own.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(spawned.stage_pid, number)
+            else:
+                _kill(spawned, number)
 
 
 def _kill(spawned: Spawned, number: int) -> None:

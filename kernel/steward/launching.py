@@ -12,6 +12,7 @@ from clawai.kernel.steward import limits
 from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.sandbox.launch import require_level
 from clawai.sandbox.policy import Policy
+from clawai.sdk import places
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
@@ -36,6 +37,8 @@ class Order:
     import_paths: list[str]
     fds: dict[str, int]
     """Further descriptors that it gets, by name: ``model``, its file."""
+    groups: list[str] = dataclasses.field(default_factory=list)
+    """Files into which its number is written: what bounds it (``cages``)."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the launcher."""
@@ -45,6 +48,7 @@ class Order:
             "args": self.args,
             "uid": self.uid,
             "import_paths": self.import_paths,
+            "groups": self.groups,
         }
 
 
@@ -60,13 +64,15 @@ def order(
 
     Raises:
         SandboxRefused: the level is below the configured minimum; ``advice`` would help.
-        ClawError: the model or the plugin is no longer there.
+        ClawError: the model or the plugin is no longer there, or it is not granted what it asks.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
-    registry.look()
+    registry.fresh(spec.plugin)
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
+    if refused := registry.refusal(plugin):
+        raise refused
     policy = _policy(plugin, config, spec)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
@@ -114,18 +120,33 @@ def uid(plugin: str, taken: dict[str, int]) -> int:
 
 def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     """The profile that the manifest names, with this plugin's paths and limits."""
-    base = Policy.load(plugin.permissions.profile)
+    asked = plugin.permissions
+    # Who listens must be able to accept, and nothing more than a tool can do otherwise.
+    listens = asked.listen and asked.profile == "tool"
+    base = Policy.load("network" if listens else asked.profile)
     # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
     budget = spec.base_bytes + limits.WORKER_SLACK
     if spec.model:
         # The ledger decides what a model may hold; the rlimit only stops what runs away.
         budget += 4 * spec.model_bytes + (1 << 30)
+    asked = plugin.permissions
+    # Looked at again: a link may lead elsewhere than when the manifest was read.
+    read = tuple(places.folder(path, write=False) for path in asked.read)
+    write = tuple(places.folder(path, write=True) for path in asked.write)
     return dataclasses.replace(
         base,
         minimum_level=config.sandbox.minimum,
-        read_paths=base.read_paths + tuple(plugin.permissions.read),
+        read_paths=base.read_paths + read,
+        write_paths=base.write_paths + write,
+        programs=base.programs + tuple(map(places.program, asked.programs)),
+        devices=base.devices + tuple(map(places.device, asked.devices)),
+        accept=base.accept or bool(asked.listen),
         memory_bytes=budget,
         max_threads=max(base.max_threads, plugin.limits.threads),
+        # What it declared; what a model adds, the ledger charges and the rlimit stops.
+        resident_bytes=budget if spec.model else max(spec.base_bytes, limits.RESIDENT_LEAST),
+        cpu=float(plugin.limits.cpu),
+        explain=base.explain or config.sandbox.explain,
     )
 
 
@@ -152,4 +173,6 @@ def _arguments(
         "context": config.workers.context,
         "weights": config.workers.weights,
         "max_message": MAX_MESSAGE,
+        "network": sorted(plugin.permissions.network),
+        "listen": sorted(plugin.permissions.listen),
     }

@@ -27,3 +27,15 @@ LOG_LINE = 4096
 """Bytes of one line of a worker's output in the log."""
 LOG_RATE = 200
 """Lines a second that one worker may log."""
+RESIDENT_LEAST = 64 * MIB
+"""Private memory that a worker may hold whatever its manifest says: an interpreter needs some."""
+CAGE_LOOK = SECOND // 4
+CAGE_SCAN = 2 * SECOND
+"""The same where all processes of the box must be gone through."""
+CAGE_LASTING = 2
+"""So many looks in a row must find a worker above its memory before it is killed."""
+CAGE_LEAST_STOP = SECOND // 50
+CAGE_SLACK = 64 * MIB
+"""Of a worker's group: its stage, and what the system holds for it."""
+CAGE_PROCESSES = 2
+"""Of a worker's group, beside its threads: its stage, and the worker itself."""

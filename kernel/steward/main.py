@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from clawai.kernel.broker.keeper import Network
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
+from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
@@ -34,7 +36,7 @@ from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
-from clawai.sandbox.policy import SandboxRefused
+from clawai.sandbox.policy import Policy, SandboxRefused
 from clawai.sdk import paths, wire
 from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.device import choose
@@ -83,14 +85,18 @@ class Steward:
         self.loop = Loop(_no_event)
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
+        self.registry.guard.require_signature = config.plugins.require_signature
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()
         self.door = Door(self.loop, self.link, self.log, self.daemon)
         keepers = Keepers(self.loop, self.log, choose(config.device).lock_weights)
         self.memory = Memory(self.loop, self.link, self.log, self.door, keepers)
-        shared = self.loop, self.link, self.outputs, self._gone
+        self.cages = Cages(self.log, self._signal, self.daemon)
+        self.memory.given = self.cages.given
+        shared = self.loop, self.link, self.outputs, self._gone, self.cages
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.network = Network(self.loop, self.log)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -128,7 +134,7 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.memory, self.outputs, self.watch)
+            parts = (self.door, self.memory, self.outputs, self.watch, self.network, self.cages)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
@@ -136,19 +142,23 @@ class Steward:
             self.door.expire(now)
             self.memory.expire(now)
             self.outputs.expire(now)
+            self.cages.expire(now)
+            self.network.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
                 self.log.write("debug", f"others leave us {left}")
                 self.link.send("happened", "Pressure", *found)
         for group in self.groups.values():
             group.end()
+        self.cages.end()
         self.proofs.end()
+        self.network.end()
         self.outputs.drain()
         self.log.close()
 
     def _ours(self) -> list[int]:
         """What the box does for us; the rest is others' doing."""
-        pids = [os.getpid(), self.proofs.daemon]
+        pids = [os.getpid(), self.proofs.daemon, self.network.pid]
         for group in self.groups.values():
             pids += [group.pid, *(each.pid for each in group.workers.values())]
         return [pid for pid in pids if pid]
@@ -190,7 +200,8 @@ class Steward:
         """All that is ours, so that the rest is others'."""
         workers = [each.pid for group in self.groups.values() for each in group.workers.values()]
         launchers = [group.pid for group in self.groups.values()]
-        return [pid for pid in (self.daemon, os.getpid(), *launchers, *workers) if pid]
+        alone = self.daemon, os.getpid(), self.network.pid
+        return [pid for pid in (*alone, *launchers, *workers) if pid]
 
     # Questions.
 
@@ -243,6 +254,7 @@ class Steward:
     def _proved(self) -> None:
         """Workers can be started now."""
         assert self.proofs.means
+        self.cages.open(self.proofs.means.means)
         wanted = self.config.preemption
         apart = ladder.apart(wanted.rungs, wanted.means)
         for group in self.groups.values():
@@ -262,15 +274,21 @@ class Steward:
         """Have the launcher of the worker's lane start it."""
         found = self.proofs.sandbox
         assert found
+        named: dict[str, int] = {}
         try:
             fds.append(self.memory.pair(worker))
             level, advice = found["level"], tuple(found.get("advice", ()))
             if level == "none":
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
+            named = order.fds
+            permissions = self.registry.plugins[spec.plugin].permissions
+            named.update(self.network.join(worker, spec.plugin, permissions))
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
+            policy = Policy.from_dict(order.policy)
+            order.groups.extend(self.cages.add(worker, order.plugin, policy, spec.lane))
             self.groups[spec.lane].spawn(order, self.proofs.bpf, fds)
             return
         except SandboxRefused as refused:
@@ -279,23 +297,24 @@ class Steward:
             error = wrong
         except (OSError, ValueError) as wrong:
             error = ClawError("worker_failed", f"the worker could not be started: {wrong}")
-        for fd in fds:
+        for fd in (*fds, *named.values()):
             os.close(fd)
         self.link.send("failed", worker, error_fields(error))
         self._gone(worker, error.message)
 
     def _gone(self, worker: int, why: str) -> None:
         """Nothing of a worker lives any more."""
+        self.network.leave(worker)
         self.memory.worker_gone(worker)
-        self.link.send("gone", worker, why)
+        self.link.send("gone", worker, self.cages.gone(worker, why))
 
     def _suspend(self, worker: int, stopped: bool, _: list[int]) -> None:
         """Stop a worker, or let it go on.
 
-        The worker is process 1 of a namespace in which its system call filter lets nobody fork, so
-        it is every process in there.
+        Process 1 of its namespace is every process in there, as its system call filter lets nobody
+        fork; where it may start programs, its launcher reaches them all.
         """
-        self._signal(worker, signal.SIGSTOP if stopped else signal.SIGCONT)
+        self.cages.hold(worker, "owner", stopped)
 
     def _signal(self, worker: int, number: int) -> None:
         if worker in self._waiting and number == signal.SIGKILL:

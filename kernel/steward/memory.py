@@ -117,6 +117,8 @@ class Memory:
     refilled: dict[int, list[int]] = field(default_factory=dict)
     """Workers to segments that are given back again when they are gone, as they filled them."""
     looked: int = 0
+    given: Callable[[int, int], None] = lambda _worker, _size: None
+    """Is told before a worker gets so many bytes more."""
 
     def handlers(self) -> dict[str, Callable[..., None]]:
         """What the daemon may say."""
@@ -163,6 +165,7 @@ class Memory:
         """
         if worker not in self.workers:
             raise OSError(errno.ESRCH, "the worker is gone")
+        self.given(worker, header["bytes"])
         theirs = read_only(fd) if header.get("rights") == "r" else fd
         try:
             socket.send_fds(self.workers[worker], [msgspec.msgpack.encode(header)], [theirs])

@@ -50,6 +50,10 @@ class Host:
     ) -> memoryview | None:
         """There is no object here: private memory."""
 
+    def listener(self, port: int) -> Any:
+        """An engine asks for no port."""
+        raise ClawError("not_permitted", "an engine does not listen", got=port)
+
     def driver(self, device: str) -> Any:
         """The first driver for ``device``."""
         driver = self._plugins.hook.claw_driver(device=device)

@@ -234,12 +234,36 @@ def sandbox() -> Check:
     escapes = proof.get("escapes") or {}
     stopped = sum(value == "stopped" for value in escapes.values())
     found = f"level {level}; {stopped} of {len(escapes)} attempted escapes stopped"
-    kept = {name: proof.get(name) for name in ("level", "layers", "escapes", "advice")}
+    names = ("level", "layers", "escapes", "advice", "limits", "denials")
+    kept = {name: proof.get(name) for name in names}
+    lines = _bounds(proof)
     rank = {name: place for place, name in enumerate(config.LEVELS)}
     if rank.get(level, len(rank)) > rank[minimum]:
         advice = f"weaker than sandbox.minimum = {minimum}: no worker will start. {advice}"
-        return Check("sandbox", "fail", found, advice, kept)
-    return Check("sandbox", "ok" if level == "full" else "warn", found, advice, kept)
+        return Check("sandbox", "fail", found, advice, kept, lines)
+    return Check("sandbox", "ok" if level == "full" else "warn", found, advice, kept, lines)
+
+
+def _bounds(proof: dict[str, Any]) -> list[str]:
+    """What keeps workers to their limits, and what the log will say of denied calls."""
+    limits: dict[str, str] = proof.get("limits") or {}
+    words = {
+        "memory": "a watchdog, four looks a second",
+        "pids": "RLIMIT_NPROC of the worker's own user namespace",
+        "cpu": "a watchdog that stops a worker until its balance is even",
+    }
+    titles = {"memory": "memory", "pids": "processes", "cpu": "processors"}
+    lines = []
+    for name, kind in limits.items():
+        if name in titles:
+            means = [] if kind == "watchdog" else [f"{kind}, for each worker"]
+            if name == "memory" or not means:  # memory is looked at in any case, to say how much
+                means.append(words[name])
+            lines.append(f"{titles[name]}: {'; '.join(means)}")
+    landlock = str((proof.get("layers") or {}).get("landlock", ""))
+    if "left to" in landlock:
+        lines.append(f"Landlock: {landlock}")
+    return [*lines, f"denied system calls: {proof.get('denials', 'not tried')}"]
 
 
 def kernel() -> Check:

@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Plugins": {
         "plugins": ("listing", "List the plugins and their operations."),
         "plugin": ("plugin.command", "Write, test, pack and install plugins."),
+        "audit": ("audit", "Show what plugins did on the network, and what they were denied."),
     },
     "Kernel": {
         "up": ("daemon", "Start the kernel in the background."),

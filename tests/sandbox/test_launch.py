@@ -1,7 +1,6 @@
 """spawn(): what it reports, what the worker gets, and that nothing outlives what it should not."""
 
 import array
-import contextlib
 import json
 import os
 import select
@@ -10,14 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clawai.sandbox.launch import ENVIRONMENT, Spawned, Status, require_level, spawn
+from clawai.sandbox.launch import ENVIRONMENT, require_level, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
 
 HERE = str(Path(__file__).resolve().parent)
@@ -25,65 +23,8 @@ WAIT_S = 30
 
 
 @pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """No descriptor and no child is left behind."""
-    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the listing's own is closed
-    yield
-    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-
-
-class Worker:
-    """One spawned worker and our end of its wire."""
-
-    def __init__(self, spawned: Spawned, wire: socket.socket) -> None:
-        self.spawned, self.wire = spawned, wire
-        wire.settimeout(WAIT_S)
-
-    def reports(self) -> list[Status]:
-        """Every report up to the one that closes."""
-        seen: list[Status] = []
-        while not seen or seen[-1].event != "closed":
-            assert select.select([self.spawned.status_fd], [], [], WAIT_S)[0]
-            seen += self.spawned.read_status()
-        return seen
-
-    def said(self) -> Any:
-        """The one line of JSON that the target sends, once it has started."""
-        assert [report.event for report in self.reports()] == ["started", "closed"]
-        with self.wire.makefile() as lines:
-            return json.loads(lines.readline())
-
-    def ended(self) -> int:
-        """The exit code, after the end."""
-        return self.spawned.stage.wait(WAIT_S)
-
-
-@pytest.fixture
-def start(probed: dict[str, Any]) -> Iterator[Any]:
-    """Start a target of inside.py at the level that this box has."""
-    with contextlib.ExitStack() as stack:
-
-        def run(target: str, policy: Policy | None = None, **more: Any) -> Worker:
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            with theirs:
-                spawned = spawn(
-                    target if ":" in target else f"inside:{target}",
-                    policy or Policy.load("tool"),
-                    {"wire": theirs.fileno(), "stderr": 2, **more.pop("fds", {})},
-                    bpf=probed["bpf"],
-                    level=probed["level"],
-                    args=more.pop("args", {}),
-                    import_paths=[HERE],
-                    **more,
-                )
-            stack.callback(spawned.stage.wait)
-            stack.callback(spawned.close)
-            return Worker(spawned, ours)
-
-        yield run
+def _clean(no_leaks: None) -> None:
+    """No test leaves anything behind."""
 
 
 def test_the_worker_gets_its_arguments_and_nothing_else(start: Any) -> None:

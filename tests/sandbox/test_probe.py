@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clawai.sandbox import filters
+from clawai.sandbox import filters, landlock, probe, syscalls
 from clawai.sandbox.attempts import ATTEMPTS, KNOWN_GAPS
-from clawai.sandbox.policy import LEVELS
+from clawai.sandbox.policy import LEVELS, Policy
 
 PROBE = (sys.executable, "-I", "-m", "clawai.sandbox.probe")
 
@@ -53,6 +54,70 @@ def test_a_missing_layer_lowers_the_level_and_is_named(
     assert any(advice in text for text in found["advice"]), found["advice"]
 
 
+@pytest.mark.parametrize(
+    ("switch", "value", "command"),
+    [
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor_restrict_unprivileged"),
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces="),
+    ],
+)
+def test_what_forbids_namespaces_is_told_with_the_command_that_helps(
+    tmp_path: Path, switch: str, value: str, command: str
+) -> None:
+    (tmp_path / switch).parent.mkdir()
+    (tmp_path / switch).write_text(f"{value}\n")
+    layers = {"namespaces": "PermissionError: mount", "landlock": "ok (ABI 7)"}
+    (advice,) = probe._advice(layers, 7, str(tmp_path))
+    assert command in advice
+    if "apparmor" in switch:
+        assert os.path.realpath(sys.executable) in advice
+        assert "docs/sandbox.md" in advice
+
+
+def test_an_older_landlock_is_named_with_what_it_leaves_to_others() -> None:
+    assert probe._landlock_text(7) == "ok (ABI 7)"
+    said = probe._landlock_text(2)
+    for what in ("truncating", "TCP", "device ioctls", "abstract sockets and signals"):
+        assert what in said
+    assert "moving files" in probe._landlock_text(1)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_every_older_landlock_denies_what_is_outside(tmp_path: Path, version: int) -> None:
+    if landlock.abi() < version:
+        pytest.skip(f"this kernel's Landlock is older than {version}")
+    (tmp_path / "data").write_text("secret")
+    child = os.fork()
+    if child == 0:
+        try:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            folders = [each for each in ("/usr", "/lib") if Path(each).exists()]
+            landlock.restrict(Policy(), folders, "/usr", version=version)
+            Path("/usr/bin/env").read_bytes()
+            (tmp_path / "data").read_text()
+        except PermissionError as error:
+            os._exit(0 if error.filename == str(tmp_path / "data") else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_record_says_what_bounds_workers_and_whether_denials_have_names(
+    probed: dict[str, Any],
+) -> None:
+    assert probed["denials"] == "named"
+    assert probed["limits"].keys() == {"memory", "pids", "cpu"}
+    assert set(probed["limits"].values()) <= {"cgroup1", "cgroup2", "watchdog"}
+
+
+def test_where_somebody_listens_already_calls_are_denied_without_names(
+    run_with: Callable[..., str],
+) -> None:
+    found = json.loads(run_with("user", "degraded.py", "listener", *PROBE))
+    assert found["level"] == "full", found["layers"]
+    assert found["denials"].startswith("not named: something outside listens")
+
+
 def test_without_libseccomp_the_debian_package_is_named() -> None:
     # The import fails as it does where the library is missing; the rest of the prober is real.
     code = (
@@ -85,9 +150,10 @@ def test_a_filter_that_was_cut_short_is_refused(probed: dict[str, Any]) -> None:
 
 def test_the_placeholder_pid_is_no_process_and_nothing_else(probed: dict[str, Any]) -> None:
     placeholder = filters.OWN_PID.to_bytes(4, "little")
-    for program in filters.unpack(probed["bpf"])[:2]:
-        fields = [program[i : i + 4] for i in range(4, len(program), 8)]
-        assert program.count(placeholder) == fields.count(placeholder) > 0
+    base, second, names = filters.unpack(probed["bpf"])
+    fields = [base[i : i + 4] for i in range(4, len(base), 8)]
+    assert base.count(placeholder) == fields.count(placeholder) > 0
+    assert placeholder not in second + names
     assert filters.OWN_PID > 1 << 22  # PID_MAX_LIMIT
     with pytest.raises(ProcessLookupError):
         os.kill(filters.OWN_PID, 0)

@@ -1,0 +1,268 @@
+"""The steward's end of the network: starts the broker, binds ports, writes the log.
+
+The broker is started when the first worker needs it, and again when it dies: a copy of each
+worker's channel is kept here and handed to the next one, so that the workers notice no more than
+that their connections have ended.
+"""
+
+import errno
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clawai.kernel.broker import limits
+from clawai.kernel.broker.audit import AuditLog
+from clawai.kernel.limits import SECOND
+from clawai.kernel.link import Link
+from clawai.kernel.loop import Loop
+from clawai.kernel.steward.log import LogFile
+from clawai.sdk import netrules
+from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import Permissions
+
+UID = 63999
+"""Of the broker under a daemon that is root: below those of the plugins."""
+HOSTS = "CLAW_BROKER_HOSTS"
+"""Environment variable, for tests: a file in place of name servers (``resolve.HostsFile``)."""
+
+
+@dataclass(slots=True)
+class Channel:
+    """What one worker may ask the broker for."""
+
+    plugin: str
+    keys: list[str]
+    end: socket.socket
+    """The broker's end of the pair."""
+
+
+class Network:
+    """The broker and the listening sockets of all workers."""
+
+    def __init__(self, loop: Loop, log: LogFile) -> None:
+        self.loop = loop
+        self.log = log
+        self.audit = AuditLog()
+        self.pid = 0
+        """The broker's process; 0 while there is none."""
+        self._running: subprocess.Popen[bytes] | None = None
+        self._link: Link | None = None
+        self._channels: dict[int, Channel] = {}
+        self._listeners: dict[tuple[str, str], tuple[socket.socket, set[int]]] = {}
+        self._started = 0.0
+        self._pause = limits.AGAIN_FIRST
+        self._again = 0.0
+        """When to start the broker again; 0: there is no need."""
+        self._handlers: dict[str, Callable[..., None]] = {
+            "jailed": self._jailed,
+            "audit": self._audit,
+        }
+
+    # Workers.
+
+    def join(self, worker: int, plugin: str, permissions: Permissions) -> dict[str, int]:
+        """What a worker gets for its permissions, by name: copies that belong to the caller.
+
+        Raises:
+            ClawError: address_in_use or not_permitted, for a port that cannot be listened on.
+            OSError: no descriptor could be had.
+        """
+        fds: dict[str, int] = {}
+        network, listen = list(permissions.network), list(permissions.listen)
+        if not network and not listen:
+            return fds
+        if len(listen) > limits.LISTENERS:
+            text = f"the plugin {plugin} listens on too many ports"
+            raise ClawError("bad_config", text, len(listen), limits.LISTENERS)
+        try:
+            for key in listen:
+                fds[f"listen:{netrules.listen_rule(key)[1]}"] = self._listen(worker, plugin, key)
+            if network:
+                fds["broker"] = self._channel(worker, plugin, network)
+        except BaseException:
+            for fd in fds.values():
+                os.close(fd)
+            self.leave(worker)
+            raise
+        told = {"event": "grant", "plugin": plugin, "worker": worker}
+        self._note(told | {"network": ", ".join(network), "listen": ", ".join(listen)})
+        return fds
+
+    def leave(self, worker: int) -> None:
+        """A worker is gone: its connections end, and nobody listens for it."""
+        if channel := self._channels.pop(worker, None):
+            channel.end.close()
+            self._tell("gone", worker)
+        for place, (sock, workers) in list(self._listeners.items()):
+            workers.discard(worker)
+            if not workers:
+                sock.close()
+                del self._listeners[place]
+
+    def _channel(self, worker: int, plugin: str, keys: list[str]) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channels[worker] = Channel(plugin, keys, ours)
+        if self._link:
+            self._hand_over(worker, again=False)
+        elif not self._again:
+            self._start()
+        return theirs.detach()
+
+    def _listen(self, worker: int, plugin: str, key: str) -> int:
+        """A copy of the listening socket of a plugin's port, which its workers share."""
+        if (plugin, key) not in self._listeners:
+            self._listeners[plugin, key] = bind(plugin, key), set()
+        sock, workers = self._listeners[plugin, key]
+        workers.add(worker)
+        return os.dup(sock.fileno())
+
+    # The broker.
+
+    def _start(self) -> None:
+        """Start the broker and give it every channel that there is."""
+        self._again = 0.0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        hosts = [path] if (path := os.environ.get(HOSTS)) else []
+        module = "clawai.kernel.broker.service"
+        # The system's resolver gives up while the one who asked may still wait.
+        environment = {"PATH": "/usr/bin:/bin", "RES_OPTIONS": "timeout:2 attempts:2"}
+        with theirs:
+            self._running = subprocess.Popen(
+                [sys.executable, "-I", "-B", "-m", module, str(theirs.fileno()), str(UID), *hosts],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                cwd="/",
+            )
+        self.pid = self._running.pid
+        self._link = Link(ours)
+        self._started = time.monotonic()
+        self.loop.watch(ours.fileno(), self._ready)
+        for worker in self._channels:
+            self._hand_over(worker, again=self._pause > limits.AGAIN_FIRST)
+
+    def _hand_over(self, worker: int, again: bool) -> None:
+        channel = self._channels[worker]
+        copy = os.dup(channel.end.fileno())
+        self._tell("worker", worker, channel.plugin, channel.keys, again, fds=(copy,))
+
+    def _tell(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
+        if self._link:
+            self._link.send(name, *arguments, fds=fds)
+            self.loop.rewatch(self._link.fileno(), self._link.mask)
+
+    def _ready(self, mask: int) -> None:
+        assert self._link
+        if mask & select.EPOLLOUT:
+            self._link.flush()
+            self.loop.rewatch(self._link.fileno(), self._link.mask)
+        if mask & ~select.EPOLLOUT:
+            message = self._link.receive()
+            if message is None:
+                self._died()
+                return
+            name, arguments, fds = message
+            self._handlers[name](*arguments, fds)
+
+    def _jailed(self, layers: list[str], _: list[int]) -> None:
+        self.log.write("info", f"network broker {self.pid}, jailed by {', '.join(layers)}")
+
+    def _audit(self, record: dict[str, Any], _: list[int]) -> None:
+        self._note(record)
+        if record["event"] == "cut":
+            if channel := self._channels.pop(record["worker"], None):
+                channel.end.close()  # only now does the worker see its end
+            who = f"worker {record['worker']} {record['plugin']}"
+            text = f"{who} was cut off from the network: {record['reason']}"
+            self.log.write("warning", text)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        before = self.audit.lost
+        self.audit.write(record, time.monotonic())
+        if self.audit.lost and not before:
+            self.log.write("error", "the audit log cannot be written; is the disk full?")
+
+    def _died(self) -> None:
+        """The broker has: its connections are closed, and another one gets the channels."""
+        self._reap()
+        if time.monotonic() - self._started > limits.STEADY:
+            self._pause = limits.AGAIN_FIRST
+        self.log.write("error", "the network broker died; every plugin's connections have ended")
+        self._note({"event": "broker", "reason": "died; open connections have ended"})
+        self._again = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, limits.AGAIN_LAST)
+
+    def _reap(self) -> None:
+        assert self._link
+        assert self._running
+        self.loop.unwatch(self._link.fileno())
+        self._link.close()
+        self._link = None
+        self._running.kill()  # it has closed its end, so that it is of no use in any case
+        self._running.wait()
+        self._running, self.pid = None, 0
+
+    def next_timer(self) -> int | None:
+        """When ``expire`` has something to do, in nanoseconds."""
+        planned = [when for when in (self._again, self.audit.next_summary()) if when]
+        return int(min(planned) * SECOND) if planned else None
+
+    def expire(self, now: int) -> None:
+        """Do what is due."""
+        seconds = now / SECOND
+        if self._again and seconds >= self._again:
+            if self._channels:
+                self._start()
+            self._again = 0.0
+        due = self.audit.next_summary()
+        if due and seconds >= due:
+            self.audit.summarise(seconds)
+
+    def end(self) -> None:
+        """End the broker, and write down what it still says; all workers are gone."""
+        for worker in list(self._channels):
+            self.leave(worker)
+        if self._link:
+            self._link.sock.shutdown(socket.SHUT_WR)
+            while select.select([self._link], [], [], limits.FAREWELL)[0]:
+                message = self._link.receive()
+                if message is None:
+                    break
+                name, arguments, fds = message
+                self._handlers[name](*arguments, fds)
+            self._reap()
+        self.audit.close()
+
+
+def bind(plugin: str, key: str) -> socket.socket:
+    """A listening socket for a key of ``[permissions.listen]``.
+
+    Raises:
+        ClawError: address_in_use, not_permitted.
+    """
+    wide, port = netrules.listen_rule(key)
+    try:
+        if wide and socket.has_dualstack_ipv6():
+            try:
+                family = socket.AF_INET6
+                return socket.create_server(
+                    ("", port), family=family, backlog=limits.BACKLOG, dualstack_ipv6=True
+                )
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise  # else IPv6 is switched off
+        return socket.create_server(("" if wide else "127.0.0.1", port), backlog=limits.BACKLOG)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        text = f"the plugin {plugin} cannot listen on port {port}: {why}"
+        if error.errno == errno.EADDRINUSE:
+            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or change it in "
+            raise ClawError("address_in_use", text, key, hint=f"{hint}plugin.toml") from error
+        hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
+        raise ClawError("not_permitted", text, key, hint=hint) from error

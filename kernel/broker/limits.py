@@ -1,0 +1,63 @@
+"""Every limit of the broker and of its log, in one place. Times are seconds, sizes bytes."""
+
+from clawai.kernel.limits import MIB
+
+# One worker.
+CONNECTIONS = 64
+"""Open at the same time."""
+WAITING = 16
+"""Connections that are being made at the same time; further requests wait unread."""
+RATE = 10.0
+"""Connections a second, over a time; at once as many as ``BURST``."""
+BURST = 300
+REQUEST = 2048
+"""Of one request."""
+UNSENT = 256
+"""Answers that wait because the worker reads none; with more it is cut off."""
+
+# All workers.
+TOTAL = 512
+"""Connections of all together: two descriptors and up to two pieces of data each."""
+DESCRIPTORS = 2 * TOTAL + 512
+
+# One connection.
+PIECE = 64 * 1024
+"""Bytes of one direction that wait for the other side at most."""
+TURN = 8
+"""Pieces that are carried before others have their turn."""
+RESOLVE = 10.0
+CONNECT = 60.0
+"""The longest that a plugin may wait for a connection; ``RESOLVE`` of that for the name."""
+ADDRESSES = 4
+"""Addresses of a name that are tried, one after the other."""
+IDLE = 600.0
+"""Without a byte in either direction."""
+BYTES = 64 << 30
+"""Both directions together."""
+RESOLVERS = 16
+"""Names that are asked for at the same time, ``RESOLVERS_EACH`` of them for one worker."""
+RESOLVERS_EACH = 4
+
+# Its process.
+MEMORY = 512 * MIB
+
+# Its end in the steward.
+AGAIN_FIRST, AGAIN_LAST = 0.05, 10.0
+"""Seconds until a broker that died is started again: at first, and at most when it goes on."""
+FAREWELL = 1.0
+"""A broker that is to end may say so much longer what has ended with it."""
+STEADY = 60.0
+"""A broker that lives so long is no sign of trouble any more."""
+LISTENERS = 8
+"""Ports of one plugin."""
+BACKLOG = 64
+
+# The log.
+LOG_BYTES = 4 * MIB
+LOG_FILES = 8
+"""Files that are kept, the newest included."""
+RECORDS_BURST = 240
+RECORDS_RATE = 2.0
+"""Lines a second of one plugin, over a time; what is more is counted in one line a minute."""
+SUMMARY = 60.0
+"""Seconds between two such lines."""

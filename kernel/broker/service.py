@@ -1,0 +1,459 @@
+"""The broker's process: takes requests of workers, and connects, relays and reports.
+
+What a worker says is a stranger's: one that breaks the form is cut off, and costs nobody else
+anything. Of a connection the beginning and the end are told to the steward, which writes the log.
+"""
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clawai.kernel.broker import addresses, jail, limits
+from clawai.kernel.broker.dial import Dial, is_own, said
+from clawai.kernel.broker.relay import Relay
+from clawai.kernel.broker.resolve import Answer, HostsFile, Lookup, Resolver, system
+from clawai.kernel.link import Link
+from clawai.kernel.loop import Loop
+from clawai.sandbox import syscalls as sc
+from clawai.sdk import netrules
+from clawai.sdk.errors import ClawError
+from clawai.sdk.netrules import Address, Rule
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker asks for; host and port are looked at later."""
+
+    n: int
+    host: str
+    port: int
+    timeout: float
+
+
+_requests = msgspec.msgpack.Decoder(Request)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass
+class Client:
+    """One worker."""
+
+    number: int
+    plugin: str
+    keys: list[str]
+    rules: tuple[Rule, ...]
+    sock: socket.socket
+    unsent: deque[tuple[bytes, socket.socket | None]] = field(default_factory=deque)
+    trades: dict[int, "Trade"] = field(default_factory=dict)
+    relays: dict[int, Relay] = field(default_factory=dict)
+    rests: float = 0.0
+    """Until when its requests are not read, because it asks too often; 0: they are."""
+    tokens: float = limits.BURST
+    counted: float = 0.0
+
+    def keeps_rate(self, now: float) -> bool:
+        """Count a request; whether the worker keeps to the rate."""
+        more = (now - self.counted) * limits.RATE if self.counted else 0.0
+        self.tokens, self.counted = min(limits.BURST, self.tokens + more), now
+        if self.tokens < 1:
+            self.rests = now + 1 / limits.RATE
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass
+class Trade:
+    """A connection in the making."""
+
+    n: int
+    host: str
+    port: int
+    until: float
+    question: int = 0
+    dial: Dial | None = None
+
+    def due(self) -> float:
+        """When something is to be given up."""
+        return self.dial.due if self.dial else self.until
+
+
+class Broker:
+    """Everything that the process holds."""
+
+    def __init__(self, link: Link, lookup: Lookup = system, total: int = limits.TOTAL) -> None:
+        self.link = link
+        self.loop = Loop(lambda _: None)
+        self.resolver = Resolver(self.loop, lookup)
+        self.clients: dict[int, Client] = {}
+        self.serving = True
+        self.total = total
+        """Connections of all workers together."""
+        self._idle: dict[Relay, float] = {}
+        """Every relay, and when it was last seen to move."""
+        self._looked = 0.0
+        self._handlers: dict[str, Any] = {"worker": self._worker, "gone": self._gone}
+
+    def serve(self) -> None:
+        """Serve until the steward is gone."""
+        self.loop.watch(self.link.fileno(), self._told)
+        while self.serving:
+            now = time.monotonic()
+            clients = self.clients.values()
+            waits = [trade.due() for each in clients for trade in each.trades.values()]
+            waits += [each.rests for each in clients if each.rests]
+            if self._idle:
+                waits.append(self._looked + limits.IDLE / 20)
+            due = min(waits, default=None)
+            self.loop.turn(None if due is None else max(0.0, due - now))
+            self._expire(time.monotonic())
+        for client in list(self.clients.values()):
+            self._cut(client)  # what they had is still written down
+
+    # The steward.
+
+    def _told(self, mask: int) -> None:
+        self.link.flush()
+        if mask & ~select.EPOLLOUT:
+            message = self.link.receive()
+            if message is None:
+                self.serving = False
+                return
+            name, arguments, fds = message
+            self._handlers[name](*arguments, fds)
+        self.loop.rewatch(self.link.fileno(), self.link.mask)
+
+    def _worker(
+        self, number: int, plugin: str, keys: list[str], again: bool, fds: list[int]
+    ) -> None:
+        """A worker may ask; ``again``: another broker served it, and died."""
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(False)
+        client = Client(number, plugin, keys, netrules.network_rules(keys), sock)
+        self.clients[number] = client
+        self.loop.watch(sock.fileno(), lambda mask: self._asked(client, mask))
+        if again:
+            self._resume(client)
+
+    def _resume(self, client: Client) -> None:
+        """Say that this is another broker, and which requests it has found unread."""
+        found: list[Request] = []
+        while len(found) < limits.CONNECTIONS:
+            try:
+                request = self._request(client)
+            except BlockingIOError:
+                break
+            if request is None:
+                return
+            found.append(request)
+        self._answer(client, {"n": 0, "again": True, "kept": [each.n for each in found]})
+        for request in found:
+            if client.number in self.clients:
+                self._begin(client, request, time.monotonic())
+
+    def _gone(self, number: int, _: list[int]) -> None:
+        if client := self.clients.get(number):
+            self._cut(client)
+
+    def _report(self, client: Client, n: int, event: str, **fields: Any) -> None:
+        """Have something written down."""
+        told = {"event": event, "plugin": client.plugin, "worker": client.number, "n": n, **fields}
+        self.link.send("audit", told)
+        self.loop.rewatch(self.link.fileno(), self.link.mask)
+
+    # Workers.
+
+    def _asked(self, client: Client, mask: int) -> None:
+        if client.unsent:
+            self._flush(client)
+        if client.number not in self.clients or not mask & ~select.EPOLLOUT:
+            return
+        try:
+            request = self._request(client)
+        except BlockingIOError:
+            return
+        if request:
+            self._begin(client, request, time.monotonic())
+            self._pause(client)
+
+    def _request(self, client: Client) -> Request | None:
+        """The next request; None if the worker has ended, or was cut off.
+
+        Raises:
+            BlockingIOError: there is none.
+        """
+        try:
+            # Descriptors that come along have no room and are closed by the system.
+            data = client.sock.recv(limits.REQUEST + 1)
+        except BlockingIOError:
+            raise
+        except OSError:
+            data = b""
+        if not data:
+            self._cut(client)
+            return None
+        try:
+            if len(data) > limits.REQUEST:
+                raise msgspec.DecodeError("too long")
+            request = _requests.decode(data)
+            if request.n <= 0 or request.n in client.trades or request.n in client.relays:
+                raise msgspec.DecodeError("its number is taken")
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._report(client, 0, "cut", reason=f"it sent what is no request: {error}"[:200])
+            self._cut(client)
+            return None
+        return request
+
+    def _cut(self, client: Client) -> None:
+        """End everything that a worker has."""
+        del self.clients[client.number]
+        for trade in list(client.trades.values()):
+            self._drop(trade)
+        for relay in list(client.relays.values()):
+            relay.close("gone")
+        self.loop.unwatch(client.sock.fileno())
+        client.sock.close()
+        for _, sock in client.unsent:
+            if sock:
+                sock.close()
+
+    def _drop(self, trade: Trade) -> None:
+        self.resolver.forget(trade.question)
+        if trade.dial:
+            trade.dial.drop()
+
+    def _pause(self, client: Client) -> None:
+        """Read a worker's requests only while it may have more."""
+        if client.number not in self.clients:
+            return
+        busy = len(client.trades) >= limits.WAITING or client.unsent or client.rests
+        mask = 0 if busy else select.EPOLLIN
+        mask |= select.EPOLLOUT if client.unsent else 0
+        self.loop.rewatch(client.sock.fileno(), mask)
+
+    def _answer(
+        self, client: Client, told: dict[str, Any], sock: socket.socket | None = None
+    ) -> None:
+        if client.number not in self.clients:
+            if sock:
+                sock.close()
+            return
+        client.unsent.append((_encode(told), sock))
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
+        while client.unsent:
+            data, sock = client.unsent[0]
+            try:
+                socket.send_fds(client.sock, [data], [sock.fileno()] if sock else [])
+            except BlockingIOError:
+                break
+            except OSError:
+                self._cut(client)
+                return
+            client.unsent.popleft()
+            if sock:
+                sock.close()
+        if len(client.unsent) > limits.UNSENT:
+            self._report(client, 0, "cut", reason="it reads no answers")
+            self._cut(client)
+            return
+        self._pause(client)
+
+    # Connections.
+
+    def _begin(self, client: Client, request: Request, now: float) -> None:
+        try:
+            self._require_rate(client, now)
+            host = netrules.checked_host(request.host)
+            port = netrules.checked_port(request.port)
+            if not netrules.is_granted(client.rules, host, port):
+                raise netrules.not_granted(client.plugin, client.keys, host, port)
+            self._require_room(client)
+        except ClawError as error:
+            host = str(request.host)[: netrules.LONGEST_NAME]
+            self._refuse(client, request.n, host, request.port, error)
+            return
+        # max() and min() let a nan through as the first of the two.
+        seconds = min(limits.CONNECT, max(0.0, request.timeout))
+        trade = Trade(request.n, host, port, now + seconds)
+        client.trades[request.n] = trade
+        known = addresses.known(host)
+        if known is not None:
+            self._resolved(client, trade, known)
+            return
+        trade.question = self.resolver.ask(
+            client.number, host, lambda answer: self._resolved(client, trade, answer)
+        )
+
+    def _require_rate(self, client: Client, now: float) -> None:
+        if not client.keeps_rate(now):
+            text = f"the plugin {client.plugin} connects too often"
+            raise Failed("too_many", text, None, f"{limits.RATE:g} a second", retry_after_ms=1000)
+
+    def _require_room(self, client: Client) -> None:
+        if len(client.relays) + len(client.trades) >= limits.CONNECTIONS:
+            text = f"the plugin {client.plugin} has too many connections"
+            count = len(client.relays)
+            raise Failed("too_many", text, count, limits.CONNECTIONS, "close some first")
+        if len(self._idle) >= self.total:
+            text = "all plugins together have too many connections"
+            raise Failed("too_many", text, len(self._idle), self.total, retry_after_ms=1000)
+
+    def _resolved(self, client: Client, trade: Trade, answer: Answer) -> None:
+        now = time.monotonic()
+        if isinstance(answer, str) or not answer:
+            why = answer or "it has no address"
+            text = f"{trade.host} was not found: {why}"
+            self._end(client, trade, Failed("not_found", text, trade.host))
+            return
+        checked = {each: self._why_not(client, trade, each) for each in answer}
+        good = [each for each, why in checked.items() if not why]
+        if not good:
+            bad, why = next(iter(checked.items()))
+            error = addresses.refused(client.plugin, trade.host, trade.port, bad, why)
+            self._end(client, trade, error, str(bad))
+            return
+        trade.dial = Dial(
+            self.loop,
+            good[: limits.ADDRESSES],
+            trade.port,
+            trade.until,
+            lambda sock, address, number: self._dialled(client, trade, sock, address, number),
+        )
+        trade.dial.start(now)
+
+    def _why_not(self, client: Client, trade: Trade, address: Address) -> str:
+        return addresses.why_not(client.rules, trade.host, trade.port, address, is_own(address))
+
+    def _dialled(
+        self, client: Client, trade: Trade, sock: socket.socket | None, at: Address, number: int
+    ) -> None:
+        if sock is None:
+            reason, why = said(number)
+            where = netrules.spoken(trade.host, trade.port)
+            text = f"no connection to {where} ({at}): {why}"
+            self._end(client, trade, Failed(reason, text, where), str(at))
+            return
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            sock.close()
+            self._dialled(client, trade, None, at, error.errno or errno.EMFILE)
+            return
+        del client.trades[trade.n]
+        began, n = time.monotonic(), trade.n
+
+        def done(why: str) -> None:
+            del client.relays[n], self._idle[relay]
+            flows = {"sent": relay.out.count, "received": relay.into.count}
+            seconds = round(time.monotonic() - began, 3)
+            self._report(client, n, "end", reason=why, seconds=seconds, **flows)
+            if why not in ("closed", "gone"):
+                self._answer(client, {"n": n, "end": why})
+
+        relay = Relay(
+            self.loop, ours, sock, lambda: self._answer(client, {"n": n, "end": ""}), done
+        )
+        client.relays[n] = relay
+        self._idle[relay] = began
+        self._tell_connect(client, trade, str(at), "allowed", "")
+        self._answer(client, {"n": n, "address": str(at)}, theirs)
+
+    def _end(self, client: Client, trade: Trade, error: ClawError, address: str = "") -> None:
+        """A connection that does not come about."""
+        del client.trades[trade.n]
+        self._drop(trade)
+        self._refuse(client, trade.n, trade.host, trade.port, error, address)
+
+    def _refuse(
+        self, client: Client, n: int, host: str, port: int, error: ClawError, address: str = ""
+    ) -> None:
+        trade = Trade(n, host, port, 0)
+        verdict = "failed" if isinstance(error, Failed) else "denied"
+        self._tell_connect(client, trade, address, verdict, error.message)
+        told = {name: getattr(error, name) for name in _FIELDS}
+        self._answer(client, {"n": n, "reason": getattr(error, "reason", ""), "error": told})
+
+    def _tell_connect(
+        self, client: Client, trade: Trade, address: str, verdict: str, reason: str
+    ) -> None:
+        where = {"host": trade.host, "port": trade.port, "address": address}
+        self._report(client, trade.n, "connect", **where, verdict=verdict, reason=reason)
+
+    def _expire(self, now: float) -> None:
+        for client in list(self.clients.values()):
+            if client.rests and now >= client.rests:
+                client.rests = 0.0
+                self._pause(client)
+            for trade in [each for each in client.trades.values() if now >= each.due()]:
+                if client.number not in self.clients:
+                    break  # an answer to it failed, and ended everything that it had
+                if trade.dial:
+                    trade.dial.expire(now)
+                else:
+                    where = netrules.spoken(trade.host, trade.port)
+                    text = f"{trade.host} was not resolved in time"
+                    self._end(client, trade, Failed("timed_out", text, where))
+        if now - self._looked < limits.IDLE / 20:
+            return
+        self._looked = now
+        for relay, moved in list(self._idle.items()):
+            if relay.has_moved():
+                self._idle[relay] = now
+            elif now - moved > limits.IDLE:
+                relay.close("idle")
+
+
+_FIELDS = ("code", "message", "got", "allowed", "hint", "retry_after_ms")
+
+
+class Failed(ClawError):
+    """No permission is missing, but there is no connection."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        got: Any = None,
+        allowed: Any = None,
+        hint: str = "",
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__("network", message, got, allowed, hint, retry_after_ms)
+        self.reason = reason
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``python -m clawai.kernel.broker.service FD UID [HOSTS]``: serve the steward at ``FD``."""
+    steward = os.getppid()
+    fd, uid = int(arguments[0]), int(arguments[1])
+    hosts = Path(arguments[2]) if len(arguments) > 2 else None
+    sc.close_all_but([0, 1, 2, fd])
+    sc.set_name("claw-broker")
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the steward decides when to end
+    link = Link(socket.socket(fileno=fd))
+    room = jail.raise_descriptors(limits.DESCRIPTORS)
+    kept = jail.enter(uid, [str(hosts.parent)] if hosts else [])
+    if os.getppid() != steward:
+        return 0
+    link.send("jailed", kept)
+    total = min(limits.TOTAL, room // 4)
+    Broker(link, HostsFile(hosts) if hosts else system, total).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,379 @@
+"""A plugin's side of the network: connections that the broker makes, and ports to listen on.
+
+    with ctx.connect("api.example.org", 443) as sock: ...       # the standard library's socket
+    ctx.http.get("https://api.example.org/v1/things").json()    # with clawai[http]
+    connection, peer = ctx.listener(8080).accept()
+
+No system call that opens a socket is open to a plugin. The broker resolves the name, checks the
+address, connects, and passes one end of a socket pair; it carries bytes and never looks at them,
+and TLS ends here. A connection that breaks is an error at the next read, never a quiet end.
+"""
+
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from clawai.sdk import netrules
+from clawai.sdk.errors import ClawError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Connection", "Network", "NetworkError", "network_of"]
+
+_T = TypeVar("_T")
+_LOOK = 0.1
+"""Seconds between two looks at whether the task is to stop."""
+_GRACE = 5.0
+"""Seconds that the broker may take longer than it was told to."""
+_ANSWER = 64 * 1024
+_number = struct.Struct("i")
+_KEPT = 1024
+"""Ends of connections that are remembered until somebody asks."""
+_FIELDS = ("got", "allowed", "hint", "retry_after_ms")
+_ENDS = {
+    "": "",
+    "closed": "",
+    "reset": "the other host broke the connection",
+    "idle": "nothing was sent for too long",
+    "limit": "it has carried as much as one connection may",
+}
+
+
+class NetworkError(ClawError):
+    """There is no connection, or no more.
+
+    Attributes:
+        reason: ``not_found`` (no such name), ``refused``, ``unreachable``, ``timed_out``,
+            ``too_many`` (connections, or too often) or ``lost``.
+    """
+
+    def __init__(self, reason: str, message: str, **fields: Any) -> None:
+        super().__init__("network", message, **fields)
+        self.reason = reason
+
+
+def _nothing() -> None:
+    pass
+
+
+class Connection(socket.socket):
+    """A socket to another host. What ``recv`` gives at its end is told apart.
+
+    If the other host has ended the connection properly, nothing (``b""``); else ``NetworkError``
+    with reason ``lost``.
+    """
+
+    _network: "Network"
+    _number = 0
+
+    @classmethod
+    def of(cls, network: "Network", number: int, fd: int) -> "Connection":
+        """The connection behind a descriptor that the broker passed."""
+        sock = cls(fileno=fd)
+        sock._network, sock._number = network, number
+        return sock
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """As ``socket.recv``; see the class."""
+        data = self._read(lambda: super(Connection, self).recv(bufsize, flags))
+        if not data and bufsize:
+            self._network.ended(self._number)
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
+        """As ``socket.recv_into``; see the class."""
+        count = self._read(lambda: super(Connection, self).recv_into(buffer, nbytes, flags))
+        if not count and len(memoryview(buffer)):
+            self._network.ended(self._number)
+        return count
+
+    def _read(self, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except ConnectionResetError:
+            # The broker closed its end with bytes of ours unread: why, it has said.
+            self._network.ended(self._number)
+            raise
+
+
+class Network:
+    """What one worker may do on the network. Any thread may use it.
+
+    Args:
+        plugin: its name.
+        keys: of ``permissions.network``.
+        channel: to the broker; None where nothing was asked for.
+        listeners: port to listening socket.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        keys: Sequence[str] = (),
+        channel: socket.socket | None = None,
+        listeners: Mapping[int, socket.socket] | None = None,
+    ) -> None:
+        self.plugin = plugin
+        self.keys = tuple(keys)
+        self._channel = channel
+        self._listeners = dict(listeners or {})
+        self._state = threading.Condition()
+        self._reading = False
+        """One of the threads that wait reads for all."""
+        self._last = 0
+        self._waiting: dict[int, tuple[dict[str, Any], int] | None] = {}
+        """Number of a request to its answer, and the descriptor that came with it."""
+        self._ends: dict[int, str] = {}
+        """Number of a connection to how it ended, until that is asked."""
+        self._gone = False
+        self._http: httpx.Client | None = None
+
+    @classmethod
+    def of_worker(cls, fds: Mapping[str, int], args: Mapping[str, Any]) -> "Network":
+        """What the worker's host was given at its start."""
+        channel = socket.socket(fileno=fds["broker"]) if "broker" in fds else None
+        listening = {
+            int(name.removeprefix("listen:")): socket.socket(fileno=fd)
+            for name, fd in fds.items()
+            if name.startswith("listen:")
+        }
+        return cls(args["plugin"], args.get("network", ()), channel, listening)
+
+    def connect(
+        self,
+        host: str,
+        port: int,
+        timeout: float = 30.0,
+        look: Callable[[], None] = _nothing,
+    ) -> Connection:
+        """A connection to a host.
+
+        Args:
+            timeout: seconds, at most 60, for resolving and connecting. The socket blocks.
+            look: called now and then while this waits; what it raises ends the waiting.
+
+        Raises:
+            ClawError: bad_params, not_permitted.
+            NetworkError: there is none; ``reason`` says why.
+        """
+        name, number = netrules.checked_host(host), netrules.checked_port(port)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise ClawError("bad_params", "not a time to wait", repr(timeout)[:80], "0 or more")
+        if self._channel is None:
+            raise netrules.not_granted(self.plugin, self.keys, name, number)
+        until = time.monotonic() + min(timeout, 60.0) + _GRACE
+        with self._state:
+            self._last += 1
+            n = self._last
+            self._waiting[n] = None
+        try:
+            request = {"n": n, "host": name, "port": number, "timeout": float(min(timeout, 60.0))}
+            self._ask(msgspec.msgpack.encode(request), until, look)
+            return self._connection(n, netrules.spoken(name, number), until, look)
+        finally:
+            with self._state:
+                answer = self._waiting.pop(n, None)
+            if answer and answer[1] >= 0:  # it came after nobody waited any more
+                os.close(answer[1])
+
+    def _ask(self, request: bytes, until: float, look: Callable[[], None]) -> None:
+        """Send a request; the broker takes only so many at a time."""
+        assert self._channel
+        while True:
+            try:
+                self._channel.send(request, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                return
+            except BlockingIOError:
+                look()
+                self._pump(_LOOK, select.POLLOUT)
+                if time.monotonic() > until:
+                    text = "the broker takes no more requests for now"
+                    raise NetworkError("too_many", text, retry_after_ms=1000) from None
+            except OSError:
+                raise _no_broker() from None
+
+    def _connection(self, n: int, where: str, until: float, look: Callable[[], None]) -> Connection:
+        """Wait for the answer to a request."""
+        while True:
+            with self._state:
+                answer = self._waiting[n]
+                if answer:
+                    self._waiting[n] = None
+                    break
+                if self._gone:
+                    raise _no_broker()
+            look()
+            left = until - time.monotonic()
+            if left <= 0:
+                raise NetworkError("timed_out", f"no connection to {where} in time", got=where)
+            self._take_turns(n, min(_LOOK, left))
+        told, fd = answer
+        if fd >= 0:
+            return Connection.of(self, n, fd)
+        raise _error(told)
+
+    def _take_turns(self, n: int, seconds: float) -> None:
+        """Read what the broker says, or wait for the thread that does."""
+        with self._state:
+            if self._waiting.get(n) or self._gone:
+                return
+            if self._reading:
+                self._state.wait(seconds)
+                return
+            self._reading = True
+        try:
+            self._pump(seconds)
+        finally:
+            with self._state:
+                self._reading = False
+                self._state.notify_all()
+
+    def _pump(self, seconds: float, mask: int = 0) -> None:
+        """Wait for what the broker says, or for ``mask``; take all there is."""
+        assert self._channel
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN | mask)
+        poller.poll(seconds * 1000)
+        while self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """Take one message; False if there is none."""
+        assert self._channel
+        with self._state:
+            try:
+                # Not socket.recv_fds, which forgets its flags.
+                wanted = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                room = socket.CMSG_SPACE(_number.size)
+                data, rights, flags, _ = self._channel.recvmsg(_ANSWER, room, wanted)
+            except BlockingIOError:
+                return False
+            except OSError:
+                data, rights, flags = b"", [], 0
+            fds = [fd for _, _, packed in rights for (fd,) in _number.iter_unpack(packed)]
+            if not data:
+                self._gone = True
+                self._state.notify_all()
+                return False
+            self._told(msgspec.msgpack.decode(data), fds, bool(flags & socket.MSG_CTRUNC))
+            return True
+
+    def _told(self, told: dict[str, Any], fds: list[int], cut: bool) -> None:
+        """Handle a message of the broker; the lock is held."""
+        n = told["n"]
+        if "end" in told:
+            self._ends[n] = told["end"]
+            if len(self._ends) > _KEPT:
+                del self._ends[next(iter(self._ends))]
+            return
+        if "again" in told:  # what the broker before this one had read, nobody will answer
+            kept = told["kept"]
+            text = "the network broker was started again; open connections have ended"
+            lost = {"reason": "lost", "error": {"code": "network", "message": text}}
+            open_ones = [each for each, got in self._waiting.items() if got is None]
+            self._waiting.update({each: (lost, -1) for each in open_ones if each not in kept})
+        elif self._waiting.get(n, ()) is None:
+            if cut:  # the system had no room for the descriptor
+                text = f"the plugin {self.plugin} has too many files open"
+                told = {"reason": "too_many", "error": {"code": "network", "message": text}}
+            self._waiting[n] = told, fds.pop() if fds else -1
+        for fd in fds:
+            os.close(fd)
+        self._state.notify_all()
+
+    def ended(self, number: int) -> None:
+        """Say how a connection ended that has nothing more to read.
+
+        Raises:
+            NetworkError: not properly.
+        """
+        while self._receive():
+            pass
+        with self._state:
+            # The broker says it before it ends the pair; if it has not, it is gone itself.
+            how = self._ends.get(number, "gone")
+        if why := _ENDS.get(how, "the network broker ended"):
+            raise NetworkError("lost", f"the connection was lost: {why}")
+
+    def listener(self, port: int) -> socket.socket:
+        """The listening socket of a port.
+
+        Raises:
+            ClawError: not_permitted.
+        """
+        if port not in self._listeners:
+            raise ClawError(
+                "not_permitted",
+                f"the plugin {self.plugin} may not listen on port {port}",
+                got=port,
+                allowed=sorted(self._listeners),
+                hint=f'ask for it in plugin.toml, [permissions.listen]: "{port}" = "why"',
+            )
+        return self._listeners[port]
+
+    @property
+    def http(self) -> "httpx.Client":
+        """A client that all tasks share; it keeps connections open between requests."""
+        with self._state:
+            if self._http is None:
+                import_httpx()
+                from clawai.sdk.http import client
+
+                self._http = client(self)
+            return self._http
+
+
+def import_httpx() -> Any:
+    """The module httpx.
+
+    Raises:
+        ClawError: unsupported_system.
+    """
+    try:
+        import httpx
+    except ImportError:
+        hint = "pip install 'clawai[http]', or use ctx.connect"
+        raise ClawError("unsupported_system", "httpx is not installed here", hint=hint) from None
+    return httpx
+
+
+def network_of(outlet: object) -> Network:
+    """The network of a task's outlet: where there is none, everything is refused."""
+    network = getattr(outlet, "network", None)
+    return network if isinstance(network, Network) else Network("under test")
+
+
+def _error(answer: dict[str, Any]) -> ClawError:
+    """The error that the broker answered with."""
+    told = answer["error"]
+    fields = {name: told[name] for name in _FIELDS if name in told}
+    if reason := answer["reason"]:
+        return NetworkError(reason, told["message"], **fields)
+    return ClawError(told["code"], told["message"], **fields)
+
+
+def _no_broker() -> NetworkError:
+    return NetworkError(
+        "lost",
+        "the network broker has closed this worker's channel",
+        hint="`claw audit` and `claw logs` say why",
+    )
+
+
+def is_connected(sock: socket.socket) -> bool:
+    """Whether an idle connection can still be used: nothing to read, no end."""
+    try:
+        return not select.select([sock], [], [], 0)[0]
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.EBADF:
+            return False
+        raise
