@@ -5,6 +5,7 @@ plugin's folder and is locked by who works there. The lock ends with the process
 so that an entry left behind by a kill is never in force: nobody holds it, and it is removed.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -96,7 +97,8 @@ def _held(entry: Path) -> bytes | None:
     except OSError:
         return None
     else:
-        entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            entry.unlink(missing_ok=True)
         return None
     finally:
         os.close(fd)

@@ -105,6 +105,8 @@ class Host:
         )
         self._runner = Runner(self, args.get("idempotent", ()))
         self._plugins = pluggy.PluginManager("clawai")
+        self._begun = False
+        """The plugin has started, and is told when it ends."""
         # Who waits for what: see serve.
         self._jobs: deque[Job] = deque()
         self._reading = threading.Lock()
@@ -127,6 +129,7 @@ class Host:
             self._plugins.register(getattr(module, "claw_plugin", module))
         self._plugins.check_pending()
         self._plugins.hook.claw_start(worker=self)
+        self._begun = True
         self._collect(modules)
         ready = wire.Ready(
             version=wire.VERSION,
@@ -348,7 +351,8 @@ class Host:
     def _end(self) -> NoReturn:
         """End in good order: the plugin may still say something."""
         try:
-            self._plugins.hook.claw_stop()
+            if self._begun:
+                self._plugins.hook.claw_stop()
         except BaseException:
             traceback.print_exc()
         self._exit()

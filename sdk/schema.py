@@ -34,6 +34,9 @@ FILE = "operations.json"
 LIMIT = 1 << 20
 """Bytes of ``operations.json`` at most."""
 FILES = 4096
+_SOURCE = 64 << 20
+"""Bytes of one file of a plugin's code; with a larger one nothing is kept of it."""
+_LEVELS = 16
 _LINE = re.compile(r"\s*\*{0,2}`{0,2}(\w+)`{0,2}(?:\s*\([^)]*\))?\s*:\s+(\S.*)")
 _HEADING = re.compile(r"(Args|Arguments|Attributes|Fields|Parameters|Params):")
 _SECTION = re.compile(r"(Returns|Yields|Raises|Example|Examples|Notes?):")
@@ -211,6 +214,47 @@ def tool(found: Described) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def is_sound(found: Described) -> bool:
+    """Whether the schemas of a description, which a stranger wrote, have the form of schemas."""
+    schemas = (found.params, found.result, found.chunks)
+    return all(_is_schema(each, _LEVELS) for each in schemas if each is not None)
+
+
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems",
+            "maxItems")  # fmt: skip
+_FORMS: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("$ref", "contentEncoding", "description"), str),
+    (("enum", "required", "anyOf", "oneOf"), list),
+    (("properties", "$defs"), dict),
+    (("type",), (str, list)),
+    (_NUMBERS, (int, float)),
+)
+
+
+def _is_schema(schema: Any, levels: int) -> bool:
+    """``schema`` is a map in which what is read here is of the kind that it is read as."""
+    if not isinstance(schema, dict) or not levels:
+        return False
+    for keys, form in _FORMS:
+        if not all(isinstance(schema[key], form) for key in keys if key in schema):
+            return False
+    lists = [schema.get(key, []) for key in ("anyOf", "oneOf")]
+    maps = [schema.get(key, {}) for key in ("properties", "$defs")]
+    inner = [each for group in lists for each in group]
+    inner += [each for group in maps for each in group.values()]
+    inner += [schema["items"]] if isinstance(schema.get("items"), dict) else []
+    words = [*schema.get("required", ()), *_kinds(schema)]
+    return all(isinstance(word, str) for word in words) and all(
+        _is_schema(each, levels - 1) for each in inner
+    )
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[Any]:
+    """The JSON types that ``type`` names: one, or several."""
+    kind = schema.get("type", [])
+    return [kind] if isinstance(kind, str) else list(kind)
+
+
 def type_text(schema: Mapping[str, Any] | None, defs: Mapping[str, Any] | None = None) -> str:
     """A schema as people read it: "integer (1 to 9)", "list of text", "text or null"."""
     if not schema:
@@ -227,9 +271,11 @@ def type_text(schema: Mapping[str, Any] | None, defs: Mapping[str, Any] | None =
         return str(schema["$ref"]).rpartition("/")[2]
     if schema.get("contentEncoding") == "base64":
         return "bytes"
-    kind = schema.get("type", "any value")
-    text = names.get(kind, str(kind))
-    if kind == "array" and schema.get("items"):
+    if len(kinds := _kinds(schema)) > 1:
+        return " or ".join(type_text({**schema, "type": each}, defs) for each in kinds)
+    kind = kinds[0] if kinds else "any value"
+    text = names.get(kind, kind)
+    if kind == "array" and isinstance(schema.get("items"), dict) and schema["items"]:
         text += f" of {type_text(schema['items'], defs)}"
     return text + _bounds(schema)
 
@@ -276,7 +322,10 @@ def digest(folder: Path) -> str:
     whole = hashlib.sha256()
     for path in sources(folder):
         with open_regular(path, follow=True) as file:
-            content = hashlib.sha256(file.read()).hexdigest()
+            code = file.read(_SOURCE + 1)
+        if len(code) > _SOURCE:
+            raise ClawError("too_large", f"bytes of {path}", f"over {_SOURCE}", _SOURCE)
+        content = hashlib.sha256(code).hexdigest()
         whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return whole.hexdigest()
 
@@ -306,4 +355,5 @@ def read(folder: Path) -> dict[str, Described] | None:
             return None
     except (OSError, ClawError, msgspec.MsgspecError, RecursionError):
         return None
-    return {each.name: each for each in found.operations}
+    sound = all(is_sound(each) for each in found.operations)
+    return {each.name: each for each in found.operations} if sound else None

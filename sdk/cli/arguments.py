@@ -62,9 +62,12 @@ def as_described(op: str, answer: Any) -> schema.Described:
         ClawError: bad_worker.
     """
     try:
-        return msgspec.convert(answer, schema.Described)
+        found = msgspec.convert(answer, schema.Described)
     except msgspec.ValidationError as error:
         raise ClawError("bad_worker", f"{op} describes itself wrongly: {error}") from None
+    if not schema.is_sound(found):
+        raise ClawError("bad_worker", f"{op} describes itself by what is no JSON schema")
+    return found
 
 
 def pairs_of(words: Sequence[str]) -> dict[str, str]:
@@ -163,8 +166,8 @@ def _kinds(field: Mapping[str, Any], defs: Mapping[str, Any], levels: int = 8) -
     values = field.get("enum", [field["const"]] if "const" in field else [])
     if values:
         return {name for name, kind in _JSON.items() for v in values if type(v) is kind}
-    kind = field.get("type")
-    kinds = {kind} if isinstance(kind, str) else set(kind or ())
+    kind = field.get("type", [])
+    kinds = {kind} if isinstance(kind, str) else set(kind)
     return kinds if kinds <= set(_JSON) else set()
 
 
@@ -198,7 +201,7 @@ def _sample(field: Mapping[str, Any]) -> Any:
     """Some value of a type, to show where one belongs."""
     if field.get("enum"):
         return field["enum"][0]
-    kind = field.get("type")
+    kind = str(field.get("type"))
     if kind == "integer":
         return max(1, field.get("minimum", 1))
     samples: dict[Any, Any] = {"number": 1.0, "boolean": True, "array": [], "object": {}}

@@ -12,6 +12,7 @@ from clawai.sdk.testing import FakeTask
 
 CANCEL_S = 1.0
 TRIAL_S = 30.0
+_DIED = ("worker_died", "worker_hung")
 
 
 def _loads(subject: Subject) -> Iterator[str]:
@@ -65,7 +66,9 @@ def _cancels(subject: Subject) -> Iterator[str]:
                 task.cancel()
         took = time.monotonic() - asked if asked else 0.0
         end = _end(task)
-        if asked and (took > CANCEL_S or _code(end) in ("worker_died", "worker_hung")):
+        if not asked and _code(end):
+            yield f"{entry.name} with its example: {end}"
+        elif asked and (took > CANCEL_S or _code(end) in _DIED):
             yield f"{entry.name} took {took:.1f} s to stop when it was cancelled"
 
 
@@ -84,7 +87,9 @@ def _memory(subject: Subject) -> Iterator[str]:
     if not (trials := subject.trials()):
         return
     for entry, example in trials:
-        _try(subject, entry, example)
+        end = _try(subject, entry, example).end
+        if _code(end) in _DIED:  # whatever watches its memory was faster than we
+            yield f"{entry.name} with its example: {end}"
     limit = subject.plugin.limits.memory_mib
     for worker in subject.kernel.client.query("workers")["workers"]:
         if worker["plugin"] == subject.plugin.plugin.name:
@@ -110,7 +115,7 @@ def _edges(subject: Subject) -> Iterator[str]:
         for key, field in found.fields.items():
             for value in _strange(field):
                 end = _try(subject, entry, {**example, key: value}).end
-                if _code(end) in ("worker_failed", "worker_died", "worker_hung"):
+                if _code(end) in ("worker_failed", *_DIED):
                     shown = repr(value)[:20]
                     yield f"{entry.name} with {key} = {shown}: {end.message}"  # type: ignore[union-attr]
 

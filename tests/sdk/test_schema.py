@@ -135,6 +135,7 @@ def test_types_are_said_in_words() -> None:
     }
     assert schema.type_text({"type": "string", "maxLength": 5}) == "text (at most 5 characters)"
     assert schema.type_text({}) == "any value"
+    assert schema.type_text({"type": ["string", "null"]}) == "text or null"
 
 
 # operations.json.
@@ -167,6 +168,37 @@ def test_what_is_kept_holds_until_the_code_changes(folder: Path) -> None:
 def test_a_file_that_is_no_description_is_not_used(folder: Path, content: bytes) -> None:
     (folder / schema.FILE).write_bytes(content)
     assert schema.read(folder) is None
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"properties": []},
+        {"properties": {"x": 3}},
+        {"anyOf": {}},
+        {"properties": {"x": {"enum": 3}}},
+        {"required": [[]]},
+        {"properties": {"x": {"type": ["string", []]}}},
+        {"properties": {"x": {"minimum": "much", "maximum": []}}},
+        {"$ref": 4},
+        {"$defs": {"a": None}},
+    ],
+    ids=str,
+)
+def test_what_is_no_schema_is_not_believed(folder: Path, params: dict[str, Any]) -> None:
+    hostile = schema.Described(name="demo.x", params=params)
+    schema.write(folder, [hostile])
+    assert schema.read(folder) is None
+    with pytest.raises(ClawError, match="no JSON schema"):
+        arguments.as_described("demo.x", {"name": "demo.x", "params": params})
+
+
+def test_a_schema_that_never_ends_is_no_schema() -> None:
+    params: dict[str, Any] = {}
+    for _ in range(100):
+        params = {"items": params}
+    assert not schema.is_sound(schema.Described(name="demo.x", params=params))
+    assert schema.is_sound(described(paint))
 
 
 def test_a_link_in_its_place_is_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ class Workbench:
             params = arguments.convert(self.pairs, described[self.call])
         elif self.pairs:
             params = arguments.guess(self.pairs)
-        print(f"  {arguments.example_words(self.call, params)}", flush=True)
+        print(f"  {output.clean(arguments.example_words(self.call, params))}", flush=True)
         task = client.submit(self.call, params)
         for event in self._events(task):
             if event.kind == "chunk":

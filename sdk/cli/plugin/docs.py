@@ -92,7 +92,8 @@ def _operation(entry: OperationEntry, found: schema.Described | None) -> Iterato
     yield "As a function for tool calling:"
     yield ""
     yield "```json"
-    yield from json.dumps(schema.tool(found), indent=2, ensure_ascii=False).splitlines()
+    tool = json.dumps(schema.tool(found), indent=2, ensure_ascii=False)
+    yield from output.clean(tool).splitlines()
     yield "```"
 
 

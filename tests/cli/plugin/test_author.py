@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,27 @@ class Dev:
         return code
 
 
-def test_a_save_is_answered_and_errors_have_their_line(box: Any) -> None:
+@pytest.fixture
+def start_dev(box: Any) -> Iterator[Callable[..., Dev]]:
+    """Starts `claw plugin dev`; one that a test has not ended is killed."""
+    started: list[Dev] = []
+
+    def start(*args: str) -> Dev:
+        started.append(Dev(box, *args))
+        return started[-1]
+
+    yield start
+    for dev in started:
+        if dev.process.poll() is None:
+            dev.end(signal.SIGKILL)
+
+
+def test_a_save_is_answered_and_errors_have_their_line(
+    box: Any, start_dev: Callable[..., Dev]
+) -> None:
     began = time.monotonic()
     folder = new(box)
-    dev = Dev(box, str(folder), "--call", "saluter.greet", "name=123")
+    dev = start_dev(str(folder), "--call", "saluter.greet", "name=123")
     dev.until('"Hello, 123!"')
     print(f"from `claw plugin new` to an answer: {time.monotonic() - began:.2f} s")
     dev.until("waiting")
@@ -223,9 +241,11 @@ def test_a_save_is_answered_and_errors_have_their_line(box: Any) -> None:
     assert "unknown_operation" in box.run("call", "saluter.greet", code=1).stderr
 
 
-def test_what_a_killed_session_left_is_not_in_force(box: Any) -> None:
+def test_what_a_killed_session_left_is_not_in_force(
+    box: Any, start_dev: Callable[..., Dev]
+) -> None:
     folder = new(box)
-    dev = Dev(box, str(folder))
+    dev = start_dev(str(folder))
     dev.until("waiting")
     box.run("call", "saluter.greet")
     dev.end(signal.SIGKILL)

@@ -107,8 +107,8 @@ UNDECLARED = {
     "from http import client": "network",
     "import subprocess": "programs",
     "import os\nos.system('x')": "programs",
-    "open('/etc/passwd')": "read",
-    "from pathlib import Path\nPath('/etc/passwd').read_text()": "read",
+    "open('/srv/data/x')": "read",
+    "from pathlib import Path\nPath('/srv/data/x').read_text()": "read",
 }
 
 
@@ -118,7 +118,7 @@ def test_what_needs_a_permission_is_seen_and_allowed_with_it(code: str, good: Pa
     (problem,) = broken(good, "undeclared")
     assert f"`{UNDECLARED[code]}`" in problem
     with (good / "plugin.toml").open("a") as file:
-        things = {"network": "example.org", "programs": "/bin/true", "read": "/etc"}
+        things = {"network": "example.org", "programs": "/bin/true", "read": "/srv/data"}
         kind = UNDECLARED[code]
         file.write(f'[permissions.{kind}]\n"{things[kind]}" = "it is what it is for"\n')
     assert broken(good, "undeclared") == []
@@ -140,10 +140,14 @@ from clawai.sdk import operation
 
 @operation("bad.deaf")
 def deaf(seconds: float = 30.0) -> int:
-    held or held.append(bytearray(b"x") * (60 << 20))
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
+    return 1
+
+@operation("bad.hog")
+def hog() -> int:
+    held or held.append(bytearray(b"x") * (60 << 20))
     return 1
 
 @operation("bad.edgy")
@@ -164,7 +168,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     folder.mkdir()
     folder.chmod(0o755)
     (folder / "bad_one.py").write_text(BAD)
-    entries = "".join(f'[[operation]]\nname = "bad.{each}"\n' for each in ("deaf", "edgy", "sorry"))
+    entries = "".join(
+        f'[[operation]]\nname = "bad.{each}"\n' for each in ("deaf", "edgy", "hog", "sorry")
+    )
     head = '[plugin]\nname = "bad"\nversion = "1"\nmodule = "bad_one"\n'
     (folder / "plugin.toml").write_text(f"{head}{entries}[limits]\nmemory_mib = 64\n")
     with Subject(folder) as subject:
@@ -192,14 +198,16 @@ def test_what_runs_badly_is_found(bad: Subject) -> None:
     assert "text = ''" in problems
     assert "number = 0" in problems
     bad.__dict__["manifest"] = whole
-    only(bad, "bad.deaf", seconds=0.01)
-    assert "memory_mib = 64" in " ".join(RULES["memory"].check(bad))
+    only(bad, "bad.hog")
+    problems = " ".join(RULES["memory"].check(bad))
+    assert "memory_mib = 64" in problems or "bad.hog with its example" in problems
     bad.__dict__["manifest"] = whole
 
 
 @pytest.mark.soak
 def test_what_does_not_hear_a_cancel_is_found(bad: Subject) -> None:
     only(bad, "bad.deaf", seconds=20)
+    bad.kernel.client.admin("unload", "bad")  # what the test before made it hold
     assert "to stop when it was cancelled" in " ".join(RULES["cancels"].check(bad))
 
 
