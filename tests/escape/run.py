@@ -222,7 +222,7 @@ def at_level(
         reports = spawned.read_status()
         workers |= {report.pid for report in reports if report.event == "started"}
         failures += [report for report in reports if report.event == "failed"]
-        if any(report.event == "closed" for report in reports):
+        if any(report.event in ("running", "closed") for report in reports):
             break
     if failures:
         raise SystemExit(f"the worker did not start: {failures}")
