@@ -3,12 +3,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 TEST := .venvs/test
 STAMPS := build/stamps
-SOURCES := pyproject.toml setup.py $(wildcard plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
+SOURCES := pyproject.toml setup.py $(wildcard sdk/build_native.py sdk/csrc/* sdk/include/* plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
 MODEL ?= smollm2
 QUESTION ?= What is a microkernel? Answer in two sentences.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak fuzz check check-c bench types install clean packages
+.PHONY: test-packages offline conformance
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -22,7 +23,10 @@ $(STAMPS)/venv: $(SOURCES) | packages
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm]'
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/test: $(SOURCES) | packages
+test-packages:
+	@sh .ci/packages test
+
+$(STAMPS)/test: $(SOURCES) | test-packages
 	@echo "==> Installing ClawAI and the test tools into $(TEST)"
 	@test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
 	@$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[check]'
@@ -48,6 +52,16 @@ test: $(STAMPS)/test ## Run the whole test suite, in an environment of its own
 soak: $(STAMPS)/test ## Run the long variants of the tests
 	@$(TEST)/bin/python -m pytest -m soak $(ARGS)
 
+offline: $(STAMPS)/test ## Run the tests in a namespace without a network, and print their share
+	@$(TEST)/bin/python tests/offline.py $(ARGS)
+
+conformance: $(STAMPS)/test ## Check the clients in C and JavaScript against the wire (needs node)
+	@sh .ci/packages node
+	@cd examples/client_js && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@$(MAKE) --silent -C examples/client_c
+	$(TEST)/bin/python -m clawai.sdk.conformance examples/client_c/client
+	$(TEST)/bin/python -m clawai.sdk.conformance node examples/client_js/client.mjs
+
 types: $(STAMPS)/test ## Check the types (mypy --strict)
 	@rm -rf build/typepath && mkdir -p build/typepath/clawai
 	@for folder in kernel sdk sandbox plugins profiles; do ln -s ../../../$$folder build/typepath/clawai/$$folder; done
@@ -71,4 +85,4 @@ bench: $(STAMPS)/test ## Measure, beside llama.cpp in the same run
 
 clean: ## Remove what was built here
 	@rm -rf build dist .venv .venvs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@rm -f plugins/accelerator/*.so plugins/accelerator/_ops.c
+	@rm -f plugins/accelerator/*.so plugins/accelerator/_ops.c sdk/*.so sdk/_native.c

@@ -1,5 +1,10 @@
-"""The one thing pyproject.toml cannot declare: the C extension that cffi builds in API mode."""
+"""What pyproject.toml cannot declare: the C extensions that cffi builds in API mode."""
 
 from setuptools import setup
 
-setup(cffi_modules=["plugins/accelerator/build_ops.py:ffibuilder"])
+setup(
+    cffi_modules=[
+        "plugins/accelerator/build_ops.py:ffibuilder",
+        "sdk/build_native.py:ffibuilder",
+    ]
+)

@@ -15,6 +15,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, get_args
 
+from msgspec.structs import replace
+
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
 from clawai.kernel.child import Child, Then
@@ -22,6 +24,7 @@ from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
 from clawai.kernel.offers import Offer, Offers
 from clawai.kernel.peers import POST, Peer
+from clawai.kernel.queue import NEVER, RANK
 from clawai.kernel.records import Records
 from clawai.kernel.rows import rows
 from clawai.sdk import wire
@@ -37,6 +40,8 @@ class Client:
     uid: int
     leases: bool
     """It came with a lease socket. Whether that still leads there, the steward sees."""
+    worker: int = 0
+    """The worker whose operations ask for child tasks over it, and for nothing else."""
     urgent: bool = False
     """What it asked for last was."""
     left: bool = False
@@ -88,6 +93,12 @@ class Clients:
         self.by_number[number] = client
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
+
+    def family(self, worker: int, number: int, uid: int, welcome: bytes, fd: int = -1) -> None:
+        """The steward hands over the connection of a worker for child tasks."""
+        self.connected(number, uid, False, welcome, b"", fd)
+        if client := self.by_number.get(number):
+            client.worker = worker
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
@@ -205,9 +216,11 @@ class Clients:
 
         self.steward.ask(name, *question, then=answered)
 
-    def _offered(self, client: Client, asked: Any, then: Callable[[Offer], None]) -> None:
-        """Go on with the offer of what a submit or a borrow names."""
-        key = asked.op, asked.model, asked.priority == "batch"
+    def _offered(
+        self, client: Client, asked: Any, then: Callable[[Offer], None], caller: str = ""
+    ) -> None:
+        """Go on with the offer of what a submit or a borrow names; ``caller``: for a plugin."""
+        key = asked.op, asked.model, asked.priority == "batch", caller
         if offer := self.offers.known(key):
             then(offer)
             return
@@ -228,6 +241,8 @@ class Clients:
             request = getattr(message, "id", None)
             if type(message) is not wire.Submit:
                 self.loop.end_round()  # of which it may ask
+                if client.worker and type(message) not in (wire.Cancel, wire.More):
+                    raise mail.error(ev.Fault("children_only"))
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
             self._answer(client.number, request, error)
@@ -236,10 +251,19 @@ class Clients:
         raise ClawError("bad_state", "hello was said before")
 
     def _submit(self, client: Client, asked: wire.Submit, frames: list[bytes]) -> None:
-        deadline = None
+        deadline, principal, caller = NEVER, f"uid:{client.uid}", ""
         if asked.deadline_ms is not None:
             most = max(-1, min(asked.deadline_ms, 1 << 40))
             deadline = time.monotonic_ns() + most * limits.MS
+        if client.worker or asked.parent is not None:
+            self.loop.end_round()  # its parent may have begun, or ended, in it
+            parent = self.core.state.tasks.get(asked.parent or 0)
+            if parent is None or parent.worker != client.worker:
+                raise mail.error(ev.Fault("no_parent", got=asked.parent))
+            of_both = asked.priority, parent.asked.priority
+            asked = replace(asked, priority=max(of_both, key=RANK.__getitem__))
+            deadline, principal = min(deadline, parent.deadline), parent.asked.principal
+            caller = parent.service.spec.plugin
 
         def submit(offer: Offer) -> None:
             event = ev.Submitted(
@@ -248,22 +272,27 @@ class Clients:
                 spec=offer.spec,
                 op=asked.op,
                 priority=asked.priority,
-                deadline=deadline,
+                deadline=None if deadline == NEVER else deadline,
                 idempotent=offer.idempotent,
                 payload=sum(map(len, frames)),
                 leases=asked.leases,
                 body=ev.Hidden(wire.Raw(bytes(asked.params)), tuple(frames[1:])),
-                principal=f"uid:{client.uid}",
+                principal=principal,
                 batch=offer.batch,
                 job=os.urandom(8).hex() if asked.durable else "",
                 keep_ns=None if asked.keep_alive_s is None else asked.keep_alive_s * limits.SECOND,
+                parent=asked.parent or 0,
+                window=0 if asked.durable else asked.window,  # it streams on without its client
             )
             self.loop.gather(event)
             client.urgent = asked.priority in ("critical", "interactive")
             if client.urgent:
                 self._be_eager()
 
-        self._offered(client, asked, submit)
+        self._offered(client, asked, submit, caller)
+
+    def _more(self, client: Client, told: wire.More, frames: list[bytes]) -> None:
+        self.loop.happen(ev.Taken(client.number, told.id, told.bytes))
 
     def _cancel(self, client: Client, asked: wire.Cancel, frames: list[bytes]) -> None:
         self.loop.happen(ev.CancelAsked(client.number, asked.id))

@@ -126,6 +126,7 @@ def _shutdown(state: State, event: ev.ShutdownAsked) -> None:
 
 _HANDLERS: dict[type, Any] = {
     ev.Submitted: tasks.submitted,
+    ev.Taken: tasks.taken,
     ev.CancelAsked: tasks.cancel_asked,
     ev.ClientLeft: tasks.client_left,
     ev.Borrowed: leases.borrowed,

@@ -85,6 +85,8 @@ class Spec(Struct, frozen=True, array_like=True):
     """Identity of the plugin's files: weights are shared between workers of the same code only."""
     cooperative: bool = False
     """Its code reads the control word between ops: it can be held, and takes thread grants."""
+    settings: str = ""
+    """Identity of what its owner has set for the plugin; another one makes its worker stale."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -118,6 +120,18 @@ class Submitted(Event, frozen=True):
     """Of a durable task."""
     keep_ns: int | None = None
     """How long its worker stays afterwards."""
+    parent: int = 0
+    """The task that it is for and ends with, if a worker asks."""
+    window: int = 0
+    """Bytes of chunks that its client may have left untaken before it is held; 0: any."""
+
+
+class Taken(Event, frozen=True):
+    """A client has taken so many bytes of a task's chunks."""
+
+    client: int
+    request: int
+    size: int
 
 
 class CancelAsked(Event, frozen=True):
@@ -242,6 +256,8 @@ class Output(Event, frozen=True):
     kind: Literal["progress", "chunk", "done", "error", "yielded"]
     body: Any = None
     """The message itself (``Hidden``), or a ``Fault`` of the shell."""
+    size: int = 0
+    """Bytes of a chunk."""
 
 
 class Together(Event, frozen=True):

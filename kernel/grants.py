@@ -19,7 +19,10 @@ def divide(state: State) -> None:
     if not sharing:
         return
     others = [each for each in state.computing.values() if each.spec.lane == "main"]
-    plain = sum([len(each.running) for each in others if not each.spec.cooperative])
+    plain = 0  # slots of others; one that waits for child tasks leaves them its processor
+    for each in others:
+        if not each.spec.cooperative:
+            plain += sum([not slot.first().children for slot in each.running.values()])
     cores = max(1, round(state.cores * state.share))
     free, turn = max(1, cores - plain), state.now // limits.TURN
     groups: dict[int, list[Worker]] = {}

@@ -3,13 +3,15 @@
 What the steward alone keeps to is in ``clawai.kernel.steward.limits``.
 """
 
+from clawai.sdk.wire import MAX_OPEN
+
 MS = 1_000_000
 SECOND = 1000 * MS
 MIB = 1 << 20
 
 # Clients.
 CLIENTS = 256
-TASKS_PER_CLIENT = 256
+TASKS_PER_CLIENT = MAX_OPEN
 TASKS = 4096
 PAYLOAD_TOTAL = 20 * MIB
 """Bytes of all requests that wait in the queue."""
@@ -63,6 +65,9 @@ RETRY_MS = 1000
 """When to try again what found the queue full."""
 PATIENCE = 30 * SECOND
 """Among equals a task without a deadline sorts as if it had this one."""
+
+FAMILY = 8
+"""Tasks that may wait for one another: a request, its child task, the child of that, and so on."""
 
 # Workers.
 START = 20 * SECOND

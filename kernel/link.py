@@ -18,7 +18,7 @@ LIMIT = 96 * 1024
 """Bytes of one message as it is; a socket takes twice as many without waiting."""
 SPILLED = b"\xc0"
 """What is sent for a larger one, with the memfd as its first descriptor."""
-DESCRIPTORS = 24
+DESCRIPTORS = 32
 _number = struct.Struct("i")
 _encoder = msgspec.msgpack.Encoder()
 

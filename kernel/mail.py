@@ -115,7 +115,8 @@ def from_worker(worker: int, frames: list[bytes]) -> ev.Event:
         if kind == "error":
             message, payload = wire.error_message(message, message.id), ()
         number = -1 if message.id is None else message.id
-        return ev.Output(worker, number, kind, ev.Hidden(message, payload))
+        size = len(message.data) + sum(map(len, payload)) if kind == "chunk" else 0
+        return ev.Output(worker, number, kind, ev.Hidden(message, payload), size)
     if isinstance(message, wire.Unready):
         return ev.WorkerUnready(worker, ev.Hidden(wire.error_message(message)))
     event, *fields = _EVENTS[type(message)]

@@ -17,8 +17,8 @@ from clawai.kernel.events import Spec
 from clawai.kernel.limits import SECOND
 from clawai.sdk.errors import ClawError
 
-Key = tuple[str, str, bool]
-"""Operation, model, and whether it is for a batch task."""
+Key = tuple[str, str, bool, str]
+"""Operation, model, whether it is for a batch task, and the plugin that asks for a child task."""
 
 
 class Offer(msgspec.Struct):

@@ -18,7 +18,8 @@ _SERVICE = (*_SPEC, "started", "quarantined_until")
 _WORKER = (*_SPEC, "id", "state", "suspended", "threads", "idle_since", "holds")
 _OF_SERVICE = ("service.pinned", "service.queue.count")
 _TASK = ("id", "state", "service.key", "rank", "sort", "cost")
-_ASKED = ("submitted", "worker", "asked.client", "asked.op", "asked.priority", "asked.job")
+_OF_ASKED = ("client", "op", "priority", "job", "parent")
+_ASKED = ("submitted", "worker", *[f"asked.{name}" for name in _OF_ASKED])
 
 
 def _rows(things: Iterable[Any], *paths: str) -> list[dict[str, Any]]:

@@ -74,6 +74,7 @@ class Server:
         }
         self.steward.handlers |= {
             "client": self.clients.connected,
+            "family": self.clients.family,
             "forget": self.clients.offers.by_key.clear,
             "failed": self.processes.failed,
             "gone": self.processes.gone,

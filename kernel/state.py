@@ -107,6 +107,15 @@ class Task(Struct, eq=False):
     load_ns: int = 0
     fault: ev.Fault | None = None
     """Why it is being ended, while it is cancelling or expiring."""
+    children: dict[int, "Task"] = {}
+    """By number, those that its operation has submitted and that have not ended."""
+    untaken: int = 0
+    """Bytes of its chunks that its client has not taken."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it is to wait until its client has taken more of what it streams."""
+        return 0 < self.asked.window <= self.untaken
 
     @property
     def worker(self) -> int:
@@ -191,6 +200,12 @@ class Worker:
     def best(self) -> int:
         """The highest class of what it runs."""
         return min([task.rank for task in self.tasks()])
+
+    @property
+    def stale(self) -> bool:
+        """Whether its model or its plugin's settings were replaced: nothing new goes to it."""
+        new = self.service.spec
+        return (self.spec.identity, self.spec.settings) != (new.identity, new.settings)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from clawai.kernel import events as ev
-from clawai.kernel import leases, limits
+from clawai.kernel import families, leases, limits
 from clawai.kernel.ledger import Ledger
 from clawai.kernel.queue import NEVER, RANK
 from clawai.kernel.state import TASK_ENDS, BreachError, Service, Slot, State, Task, Worker
@@ -69,6 +69,8 @@ def _objection(
         return ev.Fault("request_in_use", got=event.request)
     if event.job and event.leases:
         return ev.Fault("durable_with_leases")
+    if event.parent and (fault := families.objection(state, event, service)):
+        return fault
     if event.deadline is not None:
         left = event.deadline - state.now
         if left <= 0:
@@ -120,6 +122,9 @@ def submitted(state: State, event: ev.Submitted) -> None:
     state.tasks[number] = task
     state.requests.setdefault(event.client, {})[event.request] = task
     state.payload += event.payload
+    if event.parent:
+        state.tasks[event.parent].children[number] = task
+        state.redivide = True
     service.queue.push(task, state.now)
     service.batching.arrived(state.now)
     if deadline < NEVER:
@@ -144,7 +149,7 @@ def refresh(state: State, slot: Slot) -> None:
     elif alive[0].yielding:  # only one that is alone in its slot is ever asked to
         command = wire.YIELD
     else:
-        command = wire.HOLD if threads < 0 else wire.GO
+        command = wire.HOLD if threads < 0 or alive[0].ahead else wire.GO
     word = command | max(0, threads) << 8
     if slot.word != word:
         slot.word = word
@@ -207,6 +212,9 @@ def output(state: State, worker: Worker, event: ev.Output) -> None:
     if event.kind in ("progress", "chunk"):
         if task.state == "running":
             task.streamed = task.streamed or event.kind == "chunk"
+            task.untaken += event.size
+            if task.ahead:
+                refresh(state, task.slot)
             state.out.append(ev.Pass(task.asked.client, task.asked.request, event.body))
         return
     _let_go(state, task.slot, task)
@@ -223,6 +231,7 @@ def output(state: State, worker: Worker, event: ev.Output) -> None:
 
 def requeue(state: State, task: Task) -> None:
     """Back to the queue, at its old place."""
+    _end_children(state, task)
     task.step("requeue")
     task.slot = None
     task.yielding = False
@@ -236,6 +245,14 @@ def cancel_asked(state: State, event: ev.CancelAsked) -> None:
     """The owner takes a request back. One that has ended already needs no answer."""
     if task := state.requests.get(event.client, {}).get(event.request):
         stop(state, task, "cancel", ev.Fault("cancelled"))
+
+
+def taken(state: State, event: ev.Taken) -> None:
+    """A task may stream more."""
+    task = state.requests.get(event.client, {}).get(event.request)
+    if task and task.slot and task.state == "running":
+        task.untaken = max(0, task.untaken - event.size)
+        refresh(state, task.slot)
 
 
 def client_left(state: State, event: ev.ClientLeft) -> None:
@@ -257,6 +274,7 @@ def stop(state: State, task: Task, happened: str, fault: ev.Fault) -> None:
         if happened == "expire" or slot.worker.suspended or len(slot.tasks) > 1:
             # The owner hears it now, however long the worker takes to stop.
             _tell_end(state, task, fault)
+        _end_children(state, task)
         refresh(state, slot)
         state.out.append(ev.Tell(slot.worker.id, wire.Cancel(id=task.id)))
         if slot.word & 0xFF == wire.STOP:  # a batch ends as a whole
@@ -276,9 +294,19 @@ def end(state: State, task: Task, happened: str, word: Any = None) -> None:
     del mine[asked.request]
     if not mine:
         del state.requests[asked.client]
+    if parent := state.tasks.get(asked.parent):
+        del parent.children[task.id]
+        state.redivide = state.redivide or not parent.children
+    _end_children(state, task)
     state.payload -= asked.payload
     state.counts[task.state] = state.counts.get(task.state, 0) + 1
     _tell_end(state, task, task.fault or word)
+
+
+def _end_children(state: State, task: Task) -> None:
+    """Nobody waits for what a task has asked for any more."""
+    for child in list(task.children.values()):
+        stop(state, child, "cancel", ev.Fault("orphaned"))
 
 
 def _tell_end(state: State, task: Task, word: Any) -> None:

@@ -29,10 +29,10 @@ def _serve(state: State, service: Service) -> None:
             _start(state, service)
     elif worker.state == "waiting":
         _grant(state, worker)
-    elif worker.spec.identity != service.spec.identity:
-        # Its model was replaced in the store: nothing new goes to it.
+    elif worker.stale and not any(task.children for task in worker.tasks()):
+        # (With children it goes on: one of them may wait for a slot of this very worker.)
         if not worker.running:
-            stop(state, worker, "its model was replaced")
+            stop(state, worker, "its model or its settings were replaced")
     elif worker.state == "ready":
         if service.borrows:
             leases.lend_waiting(state, service, worker)

@@ -17,24 +17,27 @@
     spawned.close()           # closes the descriptors; closing the lifeline kills the worker
 
 ``bpf`` and ``level`` are what ``python -I -m clawai.sandbox.probe`` printed. Inside, the target is
-called as ``function(fds, args)``: ``fds`` has the same names with the same numbers, without
+called as ``function(fds, args)``: ``fds`` has the same names (and numbers of its own), without
 "stdout" and "stderr", which became 1 and 2 (/dev/null when not given). ``preload`` names modules
 to import before a policy without executable memory forbids further C extensions; ``import_paths``
 are folders outside the installation (a stranger's plugin): shown read-only, first on sys.path.
 Call spawn from a thread that lives as long as the daemon: the worker dies with that thread. There
 is no setsid here: a worker shares its launcher's session. A root daemon gives its worker ``uid``.
 
+``start`` is how the stage comes to be: executed, or forked from a preloaded process (``forking``).
+
 Refuses a level below the policy's minimum (SandboxRefused). Never blocks, except for the vfork.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from clawai.sandbox.policy import LEVELS, Policy, SandboxRefused
 
@@ -69,11 +72,25 @@ class Status:
     count: int = 0
 
 
+class Stage(Protocol):
+    """What is needed of the process of a stage, our child."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """None while it lives, else its code."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the code."""
+
+
 @dataclass(slots=True)
 class Spawned:
     """A stage and, once started, the worker in it; every descriptor is owned by this record."""
 
-    stage: "subprocess.Popen[bytes]"
+    stage: Stage
     stage_pidfd: int
     status_fd: int
     lifeline: int
@@ -127,6 +144,30 @@ def require_level(level: str, policy: Policy, advice: Sequence[str] = ()) -> Non
         raise SandboxRefused(level, minimum, tuple(advice))
 
 
+@contextlib.contextmanager
+def terminal_signals_blocked() -> Iterator[None]:
+    """Blocked across an exec, so that Ctrl-C cannot reach the process before it ignores it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def execute(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> Stage:
+    """A stage from a fresh interpreter: a layout of its own, and nothing inherited."""
+    with terminal_signals_blocked():
+        return subprocess.Popen(
+            [sys.executable, "-I", "-m", "clawai.sandbox.stage", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=fds.get("stdout", subprocess.DEVNULL),
+            stderr=fds.get("stderr", subprocess.DEVNULL),
+            pass_fds=keep,
+            env=ENVIRONMENT,
+            cwd="/",
+        )
+
+
 def spawn(
     target: str,
     policy: Policy,
@@ -138,6 +179,7 @@ def spawn(
     uid: int = NOBODY,
     preload: Sequence[str] = (),
     import_paths: Sequence[str] = (),
+    start: Callable[[int, Mapping[str, int], Sequence[int]], Stage] = execute,
 ) -> Spawned:
     """Start ``target`` ("module:function") under ``policy``; see the top of this module.
 
@@ -168,7 +210,7 @@ def spawn(
         os.set_blocking(lifeline, False)
         os.write(config, json.dumps(record).encode() + b"\n" + bpf)
         os.lseek(config, 0, os.SEEK_SET)
-        stage = _start(config, fds, [*inside.values(), *theirs])
+        stage = start(config, fds, [*inside.values(), *theirs])
     except BaseException:
         for fd in ours:
             os.close(fd)
@@ -177,20 +219,3 @@ def spawn(
         for fd in theirs:
             os.close(fd)
     return Spawned(stage, os.pidfd_open(stage.pid), status, lifeline)
-
-
-def _start(config: int, fds: Mapping[str, int], keep: Sequence[int]) -> "subprocess.Popen[bytes]":
-    # Blocked across the exec, so that Ctrl-C cannot reach the stage before it ignores it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-m", "clawai.sandbox.stage", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=fds.get("stdout", subprocess.DEVNULL),
-            stderr=fds.get("stderr", subprocess.DEVNULL),
-            pass_fds=keep,
-            env=ENVIRONMENT,
-            cwd="/",
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -5,6 +5,7 @@ Library folders only: no ``bin``, no home directory, of /etc only what the loade
 and the clock need.
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -42,8 +43,13 @@ def runtime_paths(extra: list[str]) -> list[str]:
 
 def outermost(paths: list[str]) -> list[str]:
     """``paths`` without repeats and without those that lie inside another one."""
+    return list(_outermost(tuple(paths)))
+
+
+@functools.cache  # a forked stage finds the answer of its zygote
+def _outermost(paths: tuple[str, ...]) -> tuple[str, ...]:
     kept: list[PurePath] = []
     for path in sorted({PurePath(path) for path in paths}, key=lambda p: len(p.parts)):
         if not any(path.is_relative_to(outer) for outer in kept):
             kept.append(path)
-    return [str(path) for path in kept]
+    return tuple(str(path) for path in kept)

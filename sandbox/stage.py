@@ -1,7 +1,8 @@
 """The process between the daemon and one worker: applies every layer, then waits.
 
-Run by clawai.sandbox.launch as ``python -I -m clawai.sandbox.stage CONFIG_FD``; one thread, and
-nothing but the standard library until every layer is on. The order is the point: descriptors,
+Run by clawai.sandbox.launch as ``python -I -m clawai.sandbox.stage CONFIG_FD``, or forked from a
+``zygote`` with libraries that are imported already; one thread, and nothing more is imported but
+the standard library until every layer is on. The order is the point: descriptors,
 identity, namespaces, private root, fork; then in the child (process 1 of its namespace) death
 signal, limits, capabilities, Landlock, system call filter, and only then the plugin's code.
 
@@ -25,6 +26,8 @@ import os
 import select
 import signal
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +57,8 @@ class Run:
     status: int
     lifeline: int
     programs: list[bytes]
+    forked_by: int = 0
+    """The parent that a forked stage is about to lose, for the one that it answers to."""
     layer: str = "start"
     visible: tuple[str, ...] = ()
     own_user_count: bool = False
@@ -68,11 +73,23 @@ class Run:
 
 
 def main() -> None:
-    """Set up outside, fork, set up inside, call the target; the parent half never returns."""
+    """A stage that was executed."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    run = _read_run(int(sys.argv[1]))
+    run(int(sys.argv[1]))
+
+
+def run(config: int, here: Mapping[int, int] | None = None, forked_by: int = 0) -> None:
+    """Set up outside, fork, set up inside, call the target; the parent half never returns.
+
+    Args:
+        config: descriptor of what launch.spawn has written.
+        here: what the descriptors that it names are called here, in a forked stage.
+        forked_by: the process that forked it, and is about to end.
+    """
+    run = read_run(config, here or {})
+    run.forked_by = forked_by
     try:
         _prepare(run)
         report, report_end = os.pipe()
@@ -90,10 +107,13 @@ def main() -> None:
     _work(run, report_end, hands_over)
 
 
-def _read_run(fd: int) -> Run:
+def read_run(fd: int, here: Mapping[int, int]) -> Run:
+    """What launch.spawn has written to ``fd``; ``here``: see ``run``."""
     with os.fdopen(fd, "rb") as file:
         head = json.loads(file.readline())
         programs = filters.unpack(file.read())
+    head["fds"] = {name: here.get(number, number) for name, number in head["fds"].items()}
+    head |= {name: here.get(head[name], head[name]) for name in ("status", "lifeline")}
     return Run(policy=Policy.from_dict(head.pop("policy")), programs=programs, **head)
 
 
@@ -125,6 +145,8 @@ def _prepare(run: Run) -> None:
             os.chown(run.tmp, run.uid, run.uid)
         privileges.drop_root(run.uid, namespaces.device_groups(run.policy))
         run.own_user_count = is_root
+    while os.getppid() == run.forked_by:
+        time.sleep(0.0001)  # or its end would be ours
     # After the last change of identity, which clears it.
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -154,7 +176,7 @@ def _work(run: Run, report: int, hands_over: _socket.socket) -> None:
         _restrict(run, hands_over)
         os.write(report, _STARTED)
         run.layer = "import"
-        function = _load(run)
+        function = load_target(run)
         os.close(report)
     except BaseException as error:
         os.write(report, f"{run.layer}\n{_describe(error)}"[:_MAX_REPORT_BYTES].encode())
@@ -229,10 +251,14 @@ def _filter(run: Run, hands_over: _socket.socket) -> None:
     os.close(listener)
 
 
-def _load(run: Run) -> Any:
+def load_target(run: Run) -> Any:
+    """Import the plugin's code; from then on nothing new may be executed, if so asked."""
     sys.path[:0] = run.import_paths
     module, _, name = run.target.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    loaded = importlib.import_module(module)
+    function = getattr(loaded, name)
+    if prepare := getattr(loaded, "prepare", None):
+        prepare(run.args)  # such as to load a shared object, which may be forbidden next
     for extra in run.preload:
         importlib.import_module(extra)
     if not run.policy.executable_memory and run.programs:

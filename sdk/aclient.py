@@ -9,13 +9,14 @@ async with AsyncClient() as client:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import select
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clawai.sdk import paths, wire
 from clawai.sdk.channel import connect, connection
-from clawai.sdk.client import SILENCE
+from clawai.sdk.client import SILENCE, patience
 from clawai.sdk.errors import ClawError
 from clawai.sdk.leases import LeaseSocket, Loan, array, no_kernel
 from clawai.sdk.session import Event, Frames, Request, Result, Session
@@ -44,11 +45,11 @@ class AsyncTask:
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The events until the end of the task; its error is raised by ``result`` only."""
         while True:
-            while self._request.events:
-                yield self._request.events.popleft()
+            while (event := await self._client._next(self._request)) is not None:
+                yield event
             if self._request.end is not None:
                 return
-            await self._client._news()
+            await self._client._news(self._heard)
 
     async def result(self) -> Result:
         """Wait for the end.
@@ -57,33 +58,64 @@ class AsyncTask:
             ClawError: whatever ended the task.
         """
         while self._request.end is None:
-            await self._client._news()
-            self._request.events.clear()
+            await self._client._news(self._heard)
+            await self._client._drop(self._request)
         if isinstance(self._request.end, ClawError):
             raise self._request.end
         return self._request.end
 
+    def _heard(self) -> bool:
+        return bool(self._request.events) or self._request.end is not None
+
     async def cancel(self) -> None:
         """Ask for the end of the task."""
         if self._request.end is None:
-            await self._client._send(Session.cancel(self._request))
+            await self._client._cancel(self._request)
 
 
 class AsyncClient:
-    """A connection to the kernel; any number of tasks of one event loop may share it."""
+    """A connection to the kernel; any number of tasks of one event loop may share it.
 
-    def __init__(self, timeout: float = 5.0, folder: Path | None = None, name: str = "") -> None:
+    The arguments are those of ``Client``.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 5.0,
+        folder: Path | None = None,
+        name: str = "",
+        reconnect: bool | float = False,
+    ) -> None:
         folder = folder or paths.runtime_dir()
         self._timeout = timeout
         self._name = name
         self._address = folder / paths.kernel_socket().name
         self._lease_path = folder / paths.lease_socket().name
-        self._session = Session()
+        self._patience = patience(reconnect)
+        self._session = Session(keep=self._patience > 0)
         self._lost: ClawError | None = None
+        self._down = False
+        """The connection is lost, and is made anew before the next message."""
+        self._refused: ClawError | None = None
+        """Why the connection that is being made is none."""
+        self._attempts = 0
+        """How often that was tried, to its end."""
+        self._closed = False
         self._condition = asyncio.Condition()
+        self._connecting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "AsyncClient":
+        self._loop = asyncio.get_running_loop()
+        await self._connect()
+        return self
+
+    async def _connect(self) -> None:
+        """Connect and say hello.
+
+        Raises:
+            ClawError: no_kernel, bad_version.
+        """
         self._leases = await asyncio.to_thread(LeaseSocket.connect, self._lease_path, self._timeout)
         try:
             # In a thread: asyncio takes a full backlog for a connection.
@@ -94,19 +126,21 @@ class AsyncClient:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=sock)
         self._zmtp = connection()
         self._writer.write(self._zmtp.outgoing())
+        self._refused = None
         self._reading = asyncio.create_task(self._read())
         try:
-            await self._send(self._session.hello(self._leases.token, self._name))
-            async with asyncio.timeout(self._timeout):
-                while self._session.welcome is None:
-                    await self._news()
+            await self._pass(self._session.hello(self._leases.token, self._name))
+            async with asyncio.timeout(self._timeout), self._condition:
+                while self._session.welcome is None and self._refused is None:
+                    await self._condition.wait()
+            if self._refused:
+                raise self._refused
         except TimeoutError:
-            await self.close()
+            await self._disconnect()
             raise no_kernel(self._address, "it does not answer") from None
         except BaseException:
-            await self.close()
+            await self._disconnect()
             raise
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -129,8 +163,13 @@ class AsyncClient:
         leases: Sequence[Loan] = (),
         durable: bool = False,
         keep_alive: float | None = None,
+        retries: int = 0,
+        wait: bool = False,
     ) -> AsyncTask:
         """Ask for an operation; the arguments are those of ``Client.submit``."""
+        await self._ready()
+        while wait and not self._room():
+            await self._news(self._room)
         request, out = self._session.submit(
             op,
             params,
@@ -141,6 +180,9 @@ class AsyncClient:
             leases=[loan.lease for loan in leases],
             durable=durable,
             keep_alive=keep_alive,
+            retries=retries,
+            wait=wait,
+            now=self._loop.time(),
         )
         await self._send(out)
         return AsyncTask(self, request)
@@ -153,15 +195,11 @@ class AsyncClient:
 
     async def query(self, what: str) -> Any:
         """A listing: status, plugins, models, workers or tasks."""
-        request, out = self._session.query(what)
-        await self._send(out)
-        return (await AsyncTask(self, request).result()).value
+        return (await self._ask(lambda: self._session.query(what))).value
 
     async def admin(self, command: str, name: str = "") -> Any:
         """Change what runs; see ``Client.admin``."""
-        request, out = self._session.admin(command, name)
-        await self._send(out)
-        return (await AsyncTask(self, request).result()).value
+        return (await self._ask(lambda: self._session.admin(command, name))).value
 
     async def borrow(
         self,
@@ -173,14 +211,16 @@ class AsyncClient:
         rights: wire.Rights = "rw",
     ) -> Loan:
         """Share ``size`` bytes with the worker of an operation; see ``Client.borrow``."""
-        request, out = self._session.borrow(op, model, size, priority=priority, rights=rights)
-        await self._send(out)
-        lease: wire.Lease = (await AsyncTask(self, request).result()).value
+        options: dict[str, Any] = {"priority": priority, "rights": rights}
+        ask = self._ask(lambda: self._session.borrow(op, model, size, **options))
+        lease: wire.Lease = (await ask).value
         return Loan(lease, self._leases.mapping(lease.segment))
 
     async def give_back(self, loan: Loan) -> None:
         """Return a loan, and drop its arrays; see ``Client.give_back``."""
-        await self._send(Session.give_back(loan.lease))
+        self._mine()
+        if not self._down:  # else it has ended with its connection
+            await self._pass(Session.give_back(loan.lease))
 
     def array(
         self, result: Result, tensor: Mapping[str, Any], leases: Sequence[Loan] = ()
@@ -188,35 +228,93 @@ class AsyncClient:
         """The array that a result names, in its frames or in the leases of its request."""
         return array(result, tensor, leases)
 
-    async def _send(self, frames: Frames) -> None:
+    def _mine(self) -> None:
+        """Refuse another event loop, and the end."""
         if self._lost:
             raise self._lost
-        if self._writer.is_closing():
+        if self._closed:
             raise ClawError("bad_state", "this client is closed", hint="make a new one")
+        if asyncio.get_running_loop() is not self._loop:
+            text = "a client belongs to the event loop that made it"
+            raise ClawError("bad_state", text, hint="make one client a loop")
+
+    def _room(self) -> bool:
+        return len(self._session.requests) < self.welcome.max_open
+
+    async def _ask(self, ask: Callable[[], tuple[Request, Frames]]) -> Result:
+        await self._ready()
+        request, out = ask()
+        await self._send(out)
+        return await AsyncTask(self, request).result()
+
+    async def _ready(self) -> None:
+        """See to a connection before something is asked: then nothing of that is in doubt."""
+        self._mine()
+        if not self._patience:
+            return
+        if not self._connecting.locked() and _hung_up(self._writer):
+            while not (self._down or self._lost):  # until all that it had said is read
+                await self._hear(lambda: False, SILENCE)
+        if self._down or self._connecting.locked():
+            await self._reconnect()
+            self._mine()
+
+    async def _cancel(self, request: Request) -> None:
+        self._mine()
+        if not (self._session.withdraw(request) or self._down):
+            await self._send(Session.cancel(request))
+
+    async def _send(self, frames: Frames) -> None:
+        self._mine()
         await self._pass(frames)
 
     async def _pass(self, frames: Frames) -> None:
         self._writer.writelines(self._zmtp.message(frames))
-        try:
+        with contextlib.suppress(OSError):  # the reader tells why, once it has read all
             await self._writer.drain()
-        except OSError:
-            pass  # the reader tells why, once it has read what the kernel said last
 
-    async def _news(self) -> None:
-        """Wait until something has arrived, whoever it is for."""
+    async def _next(self, request: Request) -> Event | None:
+        """The next event of a task; the kernel is told when much was taken."""
+        event = self._session.take(request)
+        if self._session.outbox:
+            await self._flush()
+        return event
+
+    async def _drop(self, request: Request) -> None:
+        self._session.drop(request)
+        await self._flush()
+
+    async def _flush(self) -> None:
+        while self._session.outbox and not (self._lost or self._down or self._closed):
+            await self._pass(self._session.outbox.pop(0))
+
+    async def _news(self, heard: Callable[[], bool]) -> None:
+        """Wait until ``heard``, or something is to be sent again, or the connection is lost."""
+        self._mine()
+        if self._down or self._connecting.locked():
+            await self._reconnect()
+            return
+        pause = max(0.0, min(SILENCE, self._session.due - self._loop.time()))
+        if not await self._hear(heard, pause) and pause >= SILENCE:
+            self._lose("it does not answer")
+        self._session.resend(self._loop.time())
+        await self._flush()
         if self._lost:
             raise self._lost
-        async with self._condition:
-            try:
-                await asyncio.wait_for(self._condition.wait(), SILENCE)
-            except TimeoutError:
-                self._lose("it does not answer")
-        if self._lost:
-            raise self._lost
+
+    async def _hear(self, heard: Callable[[], bool], seconds: float) -> bool:
+        """Wait for anything, unless ``heard`` or lost already; False: there was only silence."""
+        try:
+            async with asyncio.timeout(seconds), self._condition:
+                if not (heard() or self._down or self._lost or self._connecting.locked()):
+                    await self._condition.wait()
+                return True
+        except TimeoutError:
+            return False
 
     async def _read(self) -> None:
         """Note what comes, whoever it is for, until the connection ends."""
-        while self._lost is None:
+        while not (self._lost or self._down or self._refused):
             try:
                 data = await self._reader.read(_READ)
             except OSError:
@@ -225,30 +323,96 @@ class AsyncClient:
                 try:
                     await self._take(data)
                 except ClawError as error:
-                    self._lost = error
-                    self._session.lost(error)
+                    if self._session.welcome is None:
+                        self._refused = error
+                    else:
+                        self._lost = error
+                        self._session.lost(error)
                 self._condition.notify_all()
 
     async def _take(self, data: bytes) -> None:
         if not data:
             self._lose("it has closed the connection")
+            return
         for frames in self._zmtp.receive(data):
-            self._session.receive(frames)
+            self._session.receive(frames, self._loop.time())
         if due := self._zmtp.outgoing():
             self._writer.write(due)
+        await self._flush()
         for segment in self._leases.unmap(self._session.drops) if self._session.drops else ():
             await self._pass(Session.dropped(segment))
 
     def _lose(self, why: str) -> None:
-        self._lost = no_kernel(self._address, why)
-        self._session.lost(self._lost)
+        error = no_kernel(self._address, why)
+        if self._session.welcome is None:
+            self._refused = error
+        elif self._patience:
+            self._down = True
+            self._session.cut(error, self._loop.time())
+        else:
+            self._lost = error
+            self._session.lost(error)
 
-    async def close(self) -> None:
-        """Disconnect; tasks that have not ended are cancelled by the kernel."""
-        if self._reading:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+    async def _reconnect(self) -> None:
+        """Look for the next kernel, and ask it for what can be asked for again.
+
+        Raises:
+            ClawError: no_kernel, as none came in time.
+        """
+        attempts = self._attempts
+        async with self._connecting:
+            if attempts != self._attempts or not self._down:
+                return  # another task has tried meanwhile
+            await self._disconnect()
+            try:
+                await self._search()
+            except ClawError as error:
+                self._session.lost(error)
+                raise
+            finally:
+                self._attempts += 1
+
+    async def _search(self) -> None:
+        """Try to connect until it works or the time is over."""
+        until = self._loop.time() + self._patience
+        ends = [request.deadline for request in self._session.requests.values()]
+        until = min(until, max(ends, default=until))
+        attempt = 0
+        while True:
+            try:
+                self._down = False
+                await self._connect()
+                break
+            except ClawError as error:
+                self._down = True
+                pause = self._session.pause(attempt)
+                if error.code != "no_kernel" or self._loop.time() + pause > until:
+                    raise
+            await asyncio.sleep(pause)
+            attempt += 1
+        self._session.resume(self._loop.time())
+        await self._flush()
+
+    async def _disconnect(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
         self._leases.close()
+
+    async def close(self) -> None:
+        """Disconnect; tasks that have not ended are cancelled by the kernel."""
+        self._closed = True
+        await self._disconnect()
+
+
+def _hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other side has closed, which the loop may not have looked at yet."""
+    fd = writer.get_extra_info("socket").fileno()
+    poller = select.poll()
+    if fd >= 0:
+        poller.register(fd, select.POLLRDHUP)
+    return fd < 0 or bool(poller.poll(0))

@@ -19,6 +19,8 @@ from clawai.sdk.zmtp_handshake import Conversation
 
 _READ = 256 * 1024
 _JOIN = 16 * 1024
+_TAKE = 1 << 20
+"""Bytes that are read before anybody looks at them, or a fast stream would never let go."""
 
 
 def connect(path: Path, timeout: float) -> socket.socket:
@@ -119,14 +121,17 @@ class Channel:
 
     def _fill(self) -> None:
         """Read what is there."""
+        count = 0
         try:
-            while (count := self._sock.recv_into(self._buffer)) == len(self._buffer):
-                self._inbox += self._zmtp.receive(self._buffer)
+            for _ in range(_TAKE // _READ):
+                count = self._sock.recv_into(self._buffer)
+                self._inbox += self._zmtp.receive(self._buffer[:count])
+                if count < len(self._buffer):
+                    break
         except BlockingIOError:
             return
         except OSError:
             count = 0
-        self._inbox += self._zmtp.receive(self._buffer[:count])
         self._ended = not count
         if due := self._zmtp.outgoing():
             self._write([due])

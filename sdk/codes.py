@@ -13,6 +13,7 @@ CALLER = {
     "bad_params": "a parameter of the operation is missing, unknown, or out of range",
     "bad_model": "a model file is corrupt, malicious or of an unsupported kind",
     "bad_config": "the configuration or a manifest cannot be used",
+    "bad_package": "a plugin's package is damaged, changed or hostile, or its signature is wrong",
     "bad_download": "a downloaded file is not the one that the catalogue names",
     "too_large": "a message, a frame or a result exceeds its limit",
     "unknown_operation": "no plugin offers this operation",
@@ -25,7 +26,9 @@ CALLER = {
     "never_fits": "the task needs more memory than the whole budget",
     "no_lease": "the lease is not one that the kernel gave to this client for this worker",
     "not_permitted": "the principal or the plugin lacks the permission",
+    "not_granted": "the plugin asks for permissions that its owner has not granted to these files",
     "cancelled": "the task was cancelled by its owner",
+    "would_deadlock": "a child task would wait for the one that waits for it, or too many deep",
 }
 PEER = {
     "queue_full": "the queue is full; try again later",
@@ -39,6 +42,7 @@ PEER = {
     "sandbox_refused": "the sandbox that the plugin requires cannot be had on this system",
     "bad_worker": "the worker broke the wire protocol",
     "no_kernel": "no kernel answers",
+    "connection_lost": "the connection broke while the request was open; it may have been done",
     "kernel_stopped": "the kernel is stopping",
     "disk_full": "the disk is full",
     "network": "a download or a connection failed",

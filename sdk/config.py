@@ -86,6 +86,13 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Segments that are kept."""
 
 
+class Plugins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[plugins]``"""
+
+    require_signature: bool = False
+    """Start and install only plugins that a key you trust has signed, and the bundled ones."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -98,6 +105,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Log = Log()
     jobs: Jobs = Jobs()
     journal: Journal = Journal()
+    plugins: Plugins = Plugins()
     plugin_dirs: tuple[str, ...] = ()
     """More folders that hold plugins, one folder each."""
 

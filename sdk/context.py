@@ -6,16 +6,20 @@ names as an array is checked against the bytes that are really there.
 """
 
 import functools
+import math
 import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import msgspec
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.home import NOTHING, Home
+from clawai.sdk.loglines import Level
 from clawai.sdk.net import network_of
 
 if TYPE_CHECKING:
@@ -24,8 +28,13 @@ if TYPE_CHECKING:
     import httpx
     import numpy
 
+    from clawai.sdk.children import Line
+    from clawai.sdk.client import Task
+
 __all__ = ["Batch", "Cancelled", "Context", "Outlet", "Tensor", "Yielded", "view"]
 
+_FRAME = wire.MAX_MESSAGE // 2
+"""Bytes of an array that is sent in a frame."""
 _PAUSES = (0.0002, 0.002)
 """Seconds between two looks of a held task at its word: the first pause, and the longest. A page
 that is mapped for reading only can wake nobody."""
@@ -61,6 +70,9 @@ class Outlet(Protocol):
     def segment(self, number: int) -> mmap.mmap:
         """The mapping of a segment that the kernel gave to this worker."""
 
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Send a piece of a stream, for those who cannot yield it."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -77,13 +89,19 @@ class Context:
     leases: tuple[wire.Lease, ...] = ()
     compute_us: int = 0
     """Time spent in the model; add to it, and the reply says where the time went."""
-    reply_frames: list[bytes] = field(default_factory=list)
+    reply_frames: list[bytes | memoryview] = field(default_factory=list)
     cancelled: bool = False
     """Set for one task of a batch, whose control word is that of the whole batch."""
     may_yield: bool = False
     """Whether it can begin anew; the host says so, and takes it back when the task streams."""
     most_threads: int = 1
     """With which the worker was started."""
+    home: Home = NOTHING
+    """What its worker has of its own."""
+    line: "Line | None" = None
+    """Its child tasks, once it has any."""
+    allocated: list[tuple[Any, int | None]] = field(default_factory=list)
+    """Arrays of ``allocate``, and the lease of each."""
     clock: Callable[[], float] = time.monotonic
     """Of the deadline; tests have one that they move."""
 
@@ -126,6 +144,92 @@ class Context:
         """Tell the owner how far the task is, 0 to 1."""
         self.outlet.progress(self.task, fraction, note)
 
+    @property
+    def control_address(self) -> int:
+        """Where the control word lies, for C code that polls it: a ``const volatile uint32_t *``.
+
+        It is the worker's for as long as this lives; what it says, ``clawai.sdk.wire`` names.
+        """
+        from _cffi_backend import FFI
+
+        ffi = FFI()
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(self.control)))
+
+    # What the worker has of its own.
+
+    def log(self, level: Level, text: str) -> None:
+        """Write to the kernel's log, under the plugin's name and the task's number.
+
+        Of more than a hundred lines a second the rest is left out, and counted.
+        """
+        self.home.log(level, text, self.task)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the owner has set: the keys of ``[config.KEY]`` in plugin.toml, typed."""
+        return self.home.config
+
+    @property
+    def data(self) -> Path:
+        """A folder of the plugin's own that outlives its workers; ``data_mib`` says how large.
+
+        Raises:
+            ClawError: not_permitted, if plugin.toml has no ``data_mib``.
+        """
+        return self.home.data
+
+    def secret(self, key: str) -> str:
+        """A secret that the owner has given the plugin.
+
+        Raises:
+            ClawError: not_permitted, if there is none.
+        """
+        return self.home.secret(key)
+
+    # Other operations.
+
+    def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        model: str = "",
+        priority: wire.Priority | None = None,
+        deadline: float | None = None,
+        frames: Sequence[bytes | memoryview] = (),
+    ) -> "Task":
+        """Ask for another operation, as a child of this task; iterate over it for its events.
+
+        It has this task's principal, its priority unless a lower one is given, and its deadline
+        unless an earlier one is. It ends with this task at the latest.
+
+        Args:
+            priority: a lower one.
+            deadline: seconds from now.
+
+        Raises:
+            ClawError: not_permitted, if plugin.toml does not name operation and model under
+                ``[permissions]``. Waiting for it raises ``Cancelled`` or ``Yielded`` as
+                ``checkpoint`` does.
+        """
+        if self.line is None:
+            if self.home.children is None:
+                raise ClawError(
+                    "not_permitted",
+                    "this plugin may call no operation",
+                    got=op,
+                    hint="name it under [permissions.operations] in plugin.toml, with the reason",
+                )
+            from clawai.sdk.children import Line
+
+            self.line = Line(self.home.children, self)
+        options: dict[str, Any] = {"model": model, "priority": priority, "deadline": deadline}
+        return self.line.submit(op, params, frames=frames, **options)
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Ask for another operation and wait; its result. See ``submit``."""
+        return self.submit(op, params, **options).result().value
+
     def connect(self, host: str, port: int, timeout: float = 30.0) -> "socket.socket":
         """A connected socket, made by the broker: ``permissions.network`` must ask for the host.
 
@@ -162,25 +266,64 @@ class Context:
         Raises:
             ClawError: bad_params, if it does not fit its frame or lease.
         """
+        return view(tensor, self.memory(tensor))
+
+    def memory(self, tensor: Tensor) -> memoryview:
+        """The bytes of the frame or lease that ``tensor`` names; it may not fit them.
+
+        Raises:
+            ClawError: bad_params, if there is no such frame or lease.
+        """
         if tensor.lease is not None and 0 <= tensor.lease < len(self.leases):
             lease = self.leases[tensor.lease]
             whole = memoryview(self.outlet.segment(lease.segment))
             buffer = whole[lease.offset : lease.offset + lease.length]
-            if lease.rights == "r":
-                buffer = buffer.toreadonly()
-        elif tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
-            buffer = memoryview(self.frames[tensor.frame])
-        else:
-            raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
-        return view(tensor, buffer)
+            return buffer.toreadonly() if lease.rights == "r" else buffer
+        if tensor.frame is not None and 0 <= tensor.frame < len(self.frames):
+            return memoryview(self.frames[tensor.frame])
+        raise ClawError("bad_params", "a tensor names a frame or a lease of its own message")
+
+    def allocate(
+        self, shape: tuple[int, ...], dtype: str = "<f4", into: Tensor | None = None
+    ) -> "numpy.ndarray[Any, Any]":
+        """An array for a result, to be filled and given to ``reply``, which then copies nothing.
+
+        It lies in the lease of ``into`` if the caller lent one for writing that is large enough;
+        else in memory of the worker, and is sent as a frame. Its contents are not zeroed.
+
+        Raises:
+            ClawError: bad_params; too_large, if it fits no frame and the caller lent nothing.
+        """
+        import numpy
+
+        wanted = Tensor(dtype, tuple(shape))
+        empty = view(Tensor(dtype, (0,)), memoryview(b""))  # checks the dtype
+        size = empty.itemsize * max(0, math.prod(wanted.shape))
+        if into is not None and into.lease is not None and 0 <= into.lease < len(self.leases):
+            lease = self.leases[into.lease]
+            if lease.rights == "rw" and size <= lease.length:
+                array = self.array(Tensor(dtype, wanted.shape, lease=into.lease))
+                self.allocated.append((array, into.lease))
+                return array
+        if size > _FRAME:
+            hint = "the caller can lend memory for it (Client.borrow) and name it in a parameter"
+            raise ClawError("too_large", "bytes of an array in a frame", size, _FRAME, hint)
+        array = view(wanted, numpy.empty(size, "|u1").data)
+        self.allocated.append((array, None))
+        return array
 
     def reply(self, array: "numpy.ndarray[Any, Any]", into: Tensor | None = None) -> Tensor:
         """Send an array with the result: in the lease of ``into`` if it fits there, else a frame.
+
+        One of ``allocate`` is not copied, and must not be changed afterwards.
 
         Raises:
             ClawError: too_large, if it fits neither.
         """
         dtype, shape = array.dtype.str, tuple(array.shape)
+        place = next((held for made, held in self.allocated if made is array), -1)
+        if place is not None and place >= 0:
+            return Tensor(dtype, shape, lease=place)
         if into is not None and into.lease is not None:
             room = self.leases[into.lease].length
             if array.nbytes <= room:
@@ -189,11 +332,10 @@ class Context:
                 if view_of.ctypes.data != array.ctypes.data:
                     view_of[...] = array
                 return target
-        if array.nbytes > wire.MAX_MESSAGE // 2 or len(self.reply_frames) >= wire.MAX_FRAMES - 1:
-            raise ClawError(
-                "too_large", "the array fits no frame", array.nbytes, wire.MAX_MESSAGE // 2
-            )
-        self.reply_frames.append(array.tobytes())
+        if array.nbytes > _FRAME or len(self.reply_frames) >= wire.MAX_FRAMES - 1:
+            raise ClawError("too_large", "the array fits no frame", array.nbytes, _FRAME)
+        whole = place is None and array.nbytes > 0  # of ``allocate``
+        self.reply_frames.append(array.data.cast("B") if whole else array.tobytes())
         return Tensor(dtype, shape, frame=len(self.reply_frames) - 1)
 
 

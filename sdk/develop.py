@@ -15,7 +15,8 @@ from pathlib import Path
 from clawai.sdk import paths
 from clawai.sdk.errors import ClawError
 
-_LIMIT = 4096
+_LIMIT = 8192
+_GRANTED = b"\0granted"
 
 
 def _place(runtime: Path | None) -> Path:
@@ -25,12 +26,16 @@ def _place(runtime: Path | None) -> Path:
 class Session:
     """Makes ``folder`` known to the kernel of a runtime folder, until it is closed.
 
+    Args:
+        granted: have the plugin granted what it asks for meanwhile, whatever its files become.
+            Only for a command with which its author names the folder to run it.
+
     Raises:
         ClawError: not_permitted, if another user could have prepared the runtime folder, or if the
             plugin's worker will not be able to read the plugin.
     """
 
-    def __init__(self, folder: Path, runtime: Path | None = None) -> None:
+    def __init__(self, folder: Path, runtime: Path | None = None, granted: bool = False) -> None:
         self.folder = folder.resolve()
         require_readable(self.folder)
         paths.make_private(runtime or paths.runtime_dir())
@@ -39,7 +44,7 @@ class Session:
         self._fd, draft = tempfile.mkstemp(prefix=".", dir=place)
         os.set_inheritable(self._fd, False)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        os.write(self._fd, os.fsencode(self.folder))
+        os.write(self._fd, os.fsencode(self.folder) + (_GRANTED if granted else b""))
         self.path = place / f"session-{Path(draft).name[1:]}"
         Path(draft).rename(self.path)
 
@@ -59,15 +64,26 @@ class Session:
 
 def folders(runtime: Path | None = None) -> list[Path]:
     """The folders in force; entries that nobody holds are removed."""
+    return [Path(os.fsdecode(each.removesuffix(_GRANTED))) for each in _all(runtime)]
+
+
+def granted(runtime: Path | None = None) -> list[Path]:
+    """Those of ``folders`` whose plugins are granted what they ask for."""
+    found = _all(runtime)
+    return [Path(os.fsdecode(e.removesuffix(_GRANTED))) for e in found if e.endswith(_GRANTED)]
+
+
+def _all(runtime: Path | None) -> list[bytes]:
+    """What the entries in force say."""
     try:
         entries = sorted(_place(runtime).glob("session-*"))
     except OSError:
         return []
-    return [folder for entry in entries if (folder := _held(entry))]
+    return [said for entry in entries if (said := _held(entry))]
 
 
-def _held(entry: Path) -> Path | None:
-    """The folder of an entry that somebody holds."""
+def _held(entry: Path) -> bytes | None:
+    """What an entry that somebody holds says."""
     try:
         fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -75,8 +91,8 @@ def _held(entry: Path) -> Path | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        named = os.fsdecode(os.read(fd, _LIMIT))
-        return Path(named) if named.startswith("/") else None
+        said = os.read(fd, _LIMIT)
+        return said if said.startswith(b"/") else None
     except OSError:
         return None
     else:

@@ -18,14 +18,15 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
-from typing import Any, NoReturn
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import pluggy
 
 from clawai.sdk import hookspecs, wire
 from clawai.sdk.errors import ClawError
+from clawai.sdk.home import Home, read_secrets
 from clawai.sdk.net import Network
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
@@ -33,9 +34,21 @@ from clawai.sdk.runner import Job, Runner
 from clawai.sdk.weights import fill_weights, map_weights
 from clawai.sdk.zmtp import Connection
 
+if TYPE_CHECKING:
+    from clawai.sdk.children import Children
+
 _READ = 256 * 1024
+Frame = bytes | memoryview
 _JOIN = 16 * 1024
 """Messages up to so many bytes are copied together: one buffer costs less to send than many."""
+
+
+def prepare(args: dict[str, Any]) -> None:
+    """Called before ``main``, and before new executable memory may be forbidden."""
+    if library := args.get("library"):
+        from clawai.sdk import native
+
+        native.prepare(library)
 
 
 def main(fds: dict[str, int], args: dict[str, Any]) -> None:
@@ -82,6 +95,14 @@ class Host:
         """Descriptor and size of a weights object that came and is not mapped yet."""
         self._inbox: deque[list[bytes]] = deque()
         self._told: wire.Granted | wire.Sealed | None = None
+        self.home = Home(
+            args["plugin"],
+            config=MappingProxyType(args.get("config", {})),
+            secrets=read_secrets(fds["secrets"]) if "secrets" in fds else {},
+            folder=args.get("data", ""),
+            children=_children(fds["children"]) if "children" in fds else None,
+            output=1,
+        )
         self._runner = Runner(self, args.get("idempotent", ()))
         self._plugins = pluggy.PluginManager("clawai")
         # Who waits for what: see serve.
@@ -97,6 +118,10 @@ class Host:
         """Import the plugin and its drivers, let it load its model, and say ready."""
         self._plugins.add_hookspecs(hookspecs)
         modules = [importlib.import_module(name) for name in self._module_names()]
+        if library := self.args.get("library"):
+            from clawai.sdk import native
+
+            self._plugins.register(native.plugin(library))
         for module in modules:
             # A plugin with state is an object that its module names.
             self._plugins.register(getattr(module, "claw_plugin", module))
@@ -112,7 +137,8 @@ class Host:
         self.send(ready)
 
     def _module_names(self) -> list[str]:
-        return [*self.args["drivers"], self.args["module"]]
+        own = [] if self.args.get("library") else [self.args["module"]]
+        return [*self.args["drivers"], *own]
 
     def _collect(self, modules: list[ModuleType]) -> None:
         """All operations, which must be those of the manifest."""
@@ -199,11 +225,11 @@ class Host:
 
     # The wire.
 
-    def send(self, message: wire.Message, frames: Sequence[bytes] = ()) -> None:
+    def send(self, message: wire.Message, frames: Sequence[Frame] = ()) -> None:
         """Send one message; threads take turns."""
         self._transmit(self._zmtp.message(wire.encode(message, frames)))
 
-    def send_all(self, messages: Iterable[tuple[wire.Message, Sequence[bytes]]]) -> None:
+    def send_all(self, messages: Iterable[tuple[wire.Message, Sequence[Frame]]]) -> None:
         """Send several messages in one piece."""
         buffers: list[Any] = []
         for message, frames in messages:
@@ -394,3 +420,14 @@ class Host:
             incarnation=self.incarnation,
         )
         self.send(told)
+
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Pass a piece of an operation's stream on."""
+        self.send(wire.Chunk(id=task, data=data, incarnation=self.incarnation))
+
+
+def _children(fd: int) -> "Children":
+    """The way to other operations; what it is made of is loaded only where there is one."""
+    from clawai.sdk.children import Children
+
+    return Children(fd)

@@ -3,21 +3,28 @@
 Both are read without running anything of theirs, are limited in size, and are checked before use.
 """
 
+import math
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clawai.sdk import places
+from clawai.sdk import checks, places
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
 from clawai.sdk.netrules import check_keys
 
-LIMIT = 256 * 1024
+LIMIT = 64 * 1024
+UNASKED = {"memory": 512, "cpu": 64, "threads": 64}
+"""What ``[limits]`` may say without a permission: MiB, processors, threads."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
+_LONG_KEY = re.compile(rb"""(?:((?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+"""A key of many parts, which cost the reader of TOML their square."""
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LIBRARY = re.compile(r"[A-Za-z0-9_][\w.+-]{0,100}\.so")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -57,11 +64,13 @@ class Limits(msgspec.Struct, frozen=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Tasks that one worker runs at the same time."""
+    data_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    """What its private data folder may hold (``ctx.data``); 0: it has none."""
     cpu: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 0
     """Processors that one worker may use, over a second; 0: as many as it has threads for."""
 
 
-class Permissions(msgspec.Struct, frozen=True):
+class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[permissions]``: each a reason a person can read. Everything else is denied."""
 
     profile: str = "tool"
@@ -84,9 +93,25 @@ class Permissions(msgspec.Struct, frozen=True):
     models: dict[str, str] = {}
     """Model that it may name in a child task (``*``: any) to reason."""
     limits: dict[str, str] = {}
-    """``memory``, ``cpu`` or ``threads`` to reason, for more than a plugin gets unasked."""
+    """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
+
+
+Value = str | int | float | bool
+
+
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[config.NAME]``: a value that the owner can set (``claw plugin config``)."""
+
+    description: str = ""
+    type: Literal["text", "integer", "number", "boolean"] = "text"
+    default: Value | None = None
+    """None: the owner must set it before the plugin can run."""
+    min: float | None = None
+    max: float | None = None
+    """Of a number; of a text, how long it may be."""
+    choices: tuple[Value, ...] = ()
 
 
 class Plugin(msgspec.Struct, frozen=True):
@@ -96,6 +121,9 @@ class Plugin(msgspec.Struct, frozen=True):
     operation: tuple[OperationEntry, ...] = ()
     limits: Limits = Limits()
     permissions: Permissions = Permissions()
+    config: dict[str, Setting] = {}
+    secrets: dict[str, str] = {}
+    """Name of a secret that the owner gives it (``claw plugin secret``) to the reason."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -132,16 +160,23 @@ def read_plugin(folder: Path) -> Plugin:
         ClawError: bad_config, naming the file and the key.
     """
     path = folder / "plugin.toml"
+    raw = _read(path)
+    if _LONG_KEY.search(raw):
+        raise ClawError("bad_config", f"{path}: a key of more than 16 parts")
     try:
-        manifest = msgspec.toml.decode(_read(path), type=Plugin)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        manifest = msgspec.toml.decode(raw, type=Plugin)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     identity = manifest.plugin
-    checks = [("plugin.name", identity.name, _NAME), ("plugin.module", identity.module, _MODULE)]
-    checks += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
+    native = identity.language in ("c", "cpp")
+    named = [("plugin.name", identity.name, _NAME)]
+    named.append(("plugin.module", identity.module, _LIBRARY if native else _MODULE))
+    named += [("operation.name", entry.name, _OPERATION) for entry in manifest.operation]
     # A path here could name a profile that the plugin brings along.
-    checks.append(("permissions.profile", manifest.permissions.profile, _NAME))
-    for key, got, pattern in checks:
+    named += [("config", key, _KEY) for key in manifest.config]
+    named += [("secrets", key, _KEY) for key in manifest.secrets]
+    named.append(("permissions.profile", manifest.permissions.profile, _NAME))
+    for key, got, pattern in named:
         if not pattern.fullmatch(got):
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=pattern.pattern)
     try:
@@ -151,13 +186,46 @@ def read_plugin(folder: Path) -> Plugin:
             "bad_config", f"{path}: {error.message}", error.got, error.allowed
         ) from None
     for key, got, allowed in (
-        ("plugin.kind", identity.kind, ("tool", "engine", "driver")),
-        ("plugin.language", identity.language, ("python",)),
+        ("plugin.kind", identity.kind, ("tool",) if native else ("tool", "engine", "driver")),
+        ("plugin.language", identity.language, ("python", "c", "cpp")),
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{path}: {key}", got=got, allowed=list(allowed))
+    if manifest.permissions.profile == "engine" and identity.kind != "engine":
+        raise checks.refusal(path)(
+            "permissions.profile", "engine", "strict or tool, but for a plugin of kind engine"
+        )
+    _check_shown(manifest, checks.refusal(path))
     _check_places(manifest.permissions, path)
+    for key, setting in manifest.config.items():
+        if setting.default is not None:
+            checked(setting, setting.default, f"{path}: the default of config.{key}")
     return manifest
+
+
+def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
+    """The texts that the owner will read, and the permissions that are asked for by them."""
+    identity, wanted = manifest.plugin, manifest.permissions
+    if len(identity.version) > 64 or not checks.VERSION.fullmatch(identity.version):
+        raise refuse("plugin.version", identity.version[:80], "numbers and dots, as in 1.2.0")
+    checks.texts(
+        [
+            ("plugin.description", identity.description, checks.DESCRIPTION),
+            *(
+                ("operation.description", e.description, checks.DESCRIPTION)
+                for e in manifest.operation
+            ),
+            *(("plugin.drivers", driver, 64) for driver in identity.drivers),
+        ],
+        refuse,
+    )
+    tables = {table: getattr(wanted, table) for table in checks.ALLOWED}
+    checks.permissions(tables, wanted.on_behalf_of, refuse)
+    for kind, had in UNASKED.items():
+        key = "memory_mib" if kind == "memory" else kind
+        if (got := getattr(manifest.limits, key)) > had and kind not in wanted.limits:
+            allowed = f'{had}, or more with a reason: [permissions.limits] {kind} = "why"'
+            raise refuse(f"limits.{key}: more than a plugin gets unasked", got, allowed)
 
 
 def _check_places(asked: Permissions, path: Path) -> None:
@@ -171,6 +239,37 @@ def _check_places(asked: Permissions, path: Path) -> None:
         raise ClawError("bad_config", text, error.got, error.allowed, error.hint) from error
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+def checked(setting: Setting, value: object, what: str) -> Value:
+    """A value that a setting may have; a number that has to be one is made a float.
+
+    Raises:
+        ClawError: bad_config, with what is allowed.
+    """
+    kinds = _TYPES[setting.type]
+    if not isinstance(value, kinds) or isinstance(value, bool) != (setting.type == "boolean"):
+        raise ClawError("bad_config", what, got=value, allowed=setting.type)
+    if setting.choices and value not in setting.choices:
+        raise ClawError("bad_config", what, got=value, allowed=list(setting.choices))
+    found: Any = value
+    size = len(found) if isinstance(found, str) else found
+    least = 0 if setting.type == "text" else -math.inf
+    low = least if setting.min is None else setting.min
+    high = math.inf if setting.max is None else setting.max
+    if setting.type != "boolean" and not low <= size <= high:  # nan is not either
+        unit = " characters" if setting.type == "text" else ""
+        raise ClawError("bad_config", what, got=value, allowed=f"{low:g} to {high:g}{unit}")
+    done: Value = float(found) if setting.type == "number" else found
+    return done
+
+
 def read_model(folder: Path) -> Model:
     """Read and check ``folder/model.json``.
 
@@ -180,7 +279,7 @@ def read_model(folder: Path) -> Model:
     path = folder / "model.json"
     try:
         model = msgspec.json.decode(_read(path), type=Model)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ClawError("bad_config", f"{path}: {error}") from error
     if model.name != folder.name or Path(model.file).name != model.file:
         raise ClawError(

@@ -28,9 +28,29 @@ def plugins_dir() -> Path:
     return data_dir() / "plugins"
 
 
+def plugin_data_dir(name: str) -> Path:
+    """The private data folder of a plugin."""
+    return data_dir() / "plugin-data" / name
+
+
+def plugin_secrets(name: str) -> Path:
+    """What the owner has entrusted to a plugin, a file each that only the owner may read."""
+    return data_dir() / "plugin-secrets" / name
+
+
+def plugin_config(name: str) -> Path:
+    """What the owner has set for a plugin."""
+    return config_dir() / "plugins" / f"{name}.toml"
+
+
+def config_dir() -> Path:
+    """The configuration, what plugins were granted, keys."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "clawai"
+
+
 def config_file() -> Path:
     """The one configuration file."""
-    return _xdg("XDG_CONFIG_HOME", ".config") / "clawai" / "config.toml"
+    return config_dir() / "config.toml"
 
 
 def state_dir() -> Path:

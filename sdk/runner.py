@@ -15,11 +15,13 @@ from typing import Any, Protocol
 from clawai.sdk import wire
 from clawai.sdk.context import Batch, Cancelled, Context, Outlet, Yielded
 from clawai.sdk.errors import ClawError
+from clawai.sdk.home import Home
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import Operation
 
-_RESULT = wire.MAX_HEADER - 4096
-Answer = tuple[wire.Message, Sequence[bytes]]
+RESULT = wire.MAX_HEADER - 4096
+"""Bytes of a result that fits the header of its message."""
+Answer = tuple[wire.Message, Sequence[bytes | memoryview]]
 
 
 class Host(Outlet, Protocol):
@@ -28,6 +30,7 @@ class Host(Outlet, Protocol):
     incarnation: int
     control: memoryview
     threads: int
+    home: Home
 
     def send_all(self, messages: Iterable[Answer]) -> None:
         """Send messages, each with its payload frames."""
@@ -85,12 +88,15 @@ class Runner:
             leases=item.leases,
             may_yield=op in self._idempotent,
             most_threads=self._host.threads,
+            home=self._host.home,
         )
 
     def cancel(self, task: int) -> None:
         """The kernel wants no result of a task any more; for one of a batch its only sign."""
         if context := self._open.get(task):
             context.cancelled = True
+            if context.line and self._host.home.children:
+                self._host.home.children.wake()
 
     def run(self, job: Job) -> None:
         """Run a job and answer its tasks."""
@@ -111,6 +117,8 @@ class Runner:
         # Before the answers: after them the kernel may use the numbers in any way.
         for context in job.contexts:
             self._open.pop(context.task, None)
+            if context.line:
+                context.line.close()
         self._host.send_all(answers)
 
     def _call(self, operation: Operation, raw: wire.Raw, context: Context) -> Any:
@@ -208,7 +216,7 @@ def _print(error: BaseException) -> None:
     traceback.print_exception(type(error), error, trace or error.__traceback__)
 
 
-def fits(result: wire.Raw, frames: Sequence[bytes] = ()) -> None:
+def fits(result: wire.Raw, frames: Sequence[bytes | memoryview] = ()) -> None:
     """Refuse a result that the wire does not take.
 
     Raises:
@@ -216,11 +224,11 @@ def fits(result: wire.Raw, frames: Sequence[bytes] = ()) -> None:
     """
     header = len(memoryview(result))
     size = header + sum(map(len, frames))
-    if size > wire.MAX_MESSAGE - 4096 or header > _RESULT:
+    if size > wire.MAX_MESSAGE - 4096 or header > RESULT:
         raise ClawError(
             "too_large",
             "the result does not fit one message",
             got=size,
-            allowed=_RESULT,
+            allowed=RESULT,
             hint="stream it in chunks, or return it in a lease",
         )

@@ -104,6 +104,9 @@ class FakeTask:
     logs: list[tuple[str, str]] = field(default_factory=list)
     """Level and text of each line that it wrote with ``ctx.log``; of the fake kernel only."""
 
+    chunked: Callable[[], None] = lambda: None
+    """Called after each chunk that was not yielded."""
+
     def __iter__(self) -> Iterator[Event]:
         """The events in order, as a client's task gives them."""
         return iter(self.events)
@@ -141,6 +144,11 @@ class FakeTask:
         """There are no segments here."""
         raise ClawError("no_lease", "the fake kernel has no segments; send frames", got=number)
 
+    def chunk(self, task: int, data: wire.Raw) -> None:
+        """Note a piece of a stream that was not yielded."""
+        self.events.append(Event("chunk", data=unpack(data)))
+        self.chunked()
+
 
 class _Context(Context):
     """A context whose kernel is the test: it sees every look at the control word, and answers."""
@@ -173,7 +181,7 @@ class _Context(Context):
             raise ClawError("not_permitted", "no secret of this name", got=key)
         return self.kernel.secrets[key]
 
-    def submit(
+    def submit(  # type: ignore[override]  # it gives a task that has ended already
         self, op: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> "FakeTask":
         """A child task, answered by the function that the test gives for ``op``."""
@@ -253,7 +261,12 @@ class FakeKernel:
 
     def _load(self) -> list[Operation]:
         """Import the plugin and start it, as a worker's host does; its operations."""
-        module = _imported(self.folder, self.manifest.plugin.module)
+        if self.manifest.plugin.language != "python":
+            from clawai.sdk import native
+
+            module: Any = native.Plugin(native.Library(self.folder / self.manifest.plugin.module))
+        else:
+            module = _imported(self.folder, self.manifest.plugin.module)
         self._plugins.register(getattr(module, "claw_plugin", module))
         self._plugins.check_pending()
         self._plugins.hook.claw_start(worker=_Start(self.manifest))
@@ -357,6 +370,7 @@ class FakeKernel:
         context = self._context(op, task, control, frames)
         context.deadline = deadline
         context.look = _Look(self.clock, cancel_at)
+        task.chunked = lambda: _stop_after(task, control, stop_after)
         try:
             self._run(op, params, task, context, stop_after)
         except Cancelled:
@@ -471,9 +485,13 @@ class FakeKernel:
                 return stop.value
             context.may_yield = False
             task.events.append(Event("chunk", data=unpack(wire.pack(piece))))
-            if stop_after is not None and len(task.chunks) >= stop_after:
-                context.control[0] = wire.STOP
+            _stop_after(task, context.control, stop_after)
             context.checkpoint()
+
+
+def _stop_after(task: FakeTask, control: memoryview, chunks: int | None) -> None:
+    if chunks is not None and len(task.chunks) >= chunks:
+        control[0] = wire.STOP
 
 
 class _Look:
@@ -493,7 +511,8 @@ class _Look:
 
 def _result(value: Any, context: Context) -> Result:
     plain = unpack(wire.pack(value))
-    return Result(plain, tuple(context.reply_frames), {"compute_us": context.compute_us})
+    frames = tuple(map(bytes, context.reply_frames))
+    return Result(plain, frames, {"compute_us": context.compute_us})
 
 
 def _cancelled() -> ClawError:

@@ -14,13 +14,14 @@ import msgspec
 
 from clawai.sdk.errors import ClawError
 
-VERSION = (1, 1)
+VERSION = (1, 2)
 """Major (peers must agree) and minor (adds fields and types only)."""
 
 MAX_FRAMES = 64
 MAX_MESSAGE = 8 << 20
 """Bytes of all frames of one message; larger values travel as leases or as several chunks."""
 MAX_HEADER = 4 << 20
+MAX_OPEN = 256
 DETAIL = 8192
 """Bytes of what was got, or is allowed, in an error."""
 
@@ -85,6 +86,18 @@ class Submit(Message, frozen=True, kw_only=True):
     """Journalled before it is accepted: it survives the client and the kernel (``claw jobs``)."""
     keep_alive_s: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] | None = None
     """How long its worker stays loaded after it; None: as configured."""
+    parent: Id | None = None
+    """Of a worker: which of its tasks asks. Priority, deadline and principal are at most those of
+    that one, and it ends with it."""
+    window: Size = 0
+    """Bytes of chunks that may be on their way to a client that has not said ``more``; 0: any."""
+
+
+class More(Message, frozen=True, kw_only=True):
+    """So many bytes of a task's chunks, data and payload, were taken: as many more may come."""
+
+    id: Id
+    bytes: Size
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -141,6 +154,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     leases: bool
     max_message: Size = MAX_MESSAGE
     max_frames: int = MAX_FRAMES
+    max_open: int = MAX_OPEN
+    """Requests of one client that may be open at a time."""
 
 
 class Accepted(Message, frozen=True, kw_only=True):
@@ -349,7 +364,7 @@ class Pong(Message, frozen=True, kw_only=True):
     incarnation: Id
 
 
-FromClient = Hello | Submit | Cancel | Query | Admin | Borrow | Return | Dropped
+FromClient = Hello | Submit | More | Cancel | Query | Admin | Borrow | Return | Dropped
 ToClient = Welcome | Accepted | Answer | Leased | Drop | Progress | Chunk | Done | Error
 ToWorker = Run | Batch | Cancel | Granted | Sealed | Drop | Ping | Stop
 FromWorker = (

@@ -53,6 +53,40 @@ def submit(world: World, choose: Choose) -> None:
     world.do(event)
 
 
+def child(world: World, choose: Choose) -> None:
+    """A task that runs asks for another one; or says so of one that does not run."""
+    running = [number for proc in world.procs.values() for number in proc.tasks]
+    parent = choose([*running, *running, *world.core.state.tasks, 1 << 40])
+    task = world.core.state.tasks.get(parent)
+    spec, request = choose(SPECS), _new(world)
+    event = ev.Submitted(
+        client=world.clients[0],
+        request=request,
+        spec=spec,
+        op="op",
+        priority=task.asked.priority if task else "normal",
+        deadline=task.asked.deadline if task else None,
+        idempotent=choose((True, False)),
+        payload=10,
+        leases=(),
+        body=ev.Hidden(wire.EMPTY_MAP),
+        principal=task.asked.principal if task else "a",
+        batch=4 if spec is WIDE else 1,
+        job=choose(("", "", "", "", f"job {request}")),
+        parent=parent,
+        window=choose((0, 1)),
+    )
+    world.asked[event.client, request] = Asked("submit", event)
+    world.do(event)
+
+
+def take(world: World, choose: Choose) -> None:
+    """A client has taken what a task streamed, or says so of anything."""
+    mine = [key for key in world.asked if key[0] in world.clients]
+    client, request = choose([*mine, (world.clients[0], 0)])
+    world.do(ev.Taken(client, request, choose((0, 1, 1 << 40))))
+
+
 def cancel(world: World, choose: Choose) -> None:
     """Any request of a living client, open, ended, never made, or another client's."""
     mine = [key for key in world.asked if key[0] in world.clients]
@@ -444,6 +478,8 @@ def _nothing_left(world: World) -> None:
 
 ACTIONS = (
     submit,
+    child,
+    take,
     together,
     cancel,
     leave,
@@ -472,7 +508,7 @@ ACTIONS = (
     shutdown,
 )
 WEIGHTS = (
-    *(30, 8, 6, 2, 8, 6, 4, 6, 3, 2),
+    *(30, 8, 4, 8, 6, 2, 8, 6, 4, 6, 3, 2),
     *(8, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
     *(16, 0.2, 0.05),
 )

@@ -81,6 +81,28 @@ class Waiting:
         self.tasks.pop(number, None)
 
 
+def no_knot(state: Any) -> None:
+    """All that waits can go on, if only all that computes comes to its end.
+
+    A task that computes ends when those that it has asked for have; a slot is free when all in it
+    have ended; a task that is queued ends when a slot of its worker is free, or it has none yet.
+    """
+    left, ended = dict(state.tasks), set()
+
+    def ends(task: Any) -> bool:
+        if task.state != "queued":
+            return not task.children.keys() - ended
+        worker = task.service.worker
+        slots = worker.slots if worker else []
+        return not slots or any(not slot.tasks.keys() - ended for slot in slots)
+
+    while found := [number for number, task in left.items() if ends(task)]:
+        ended.update(found)
+        for number in found:
+            del left[number]
+    assert not left, f"they wait for each other: {left}"
+
+
 @dataclass(slots=True)
 class Job:
     """What ``Turns`` orders."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import core_rules
 from clawai.kernel import events as ev
 from clawai.kernel import limits
 from clawai.kernel.core import Core
@@ -385,6 +386,7 @@ class World:
             if asked.kind == "submit" and not self.stopping:
                 assert request in state.requests.get(client, {}), "a request is lost"
         self._check_threads()
+        core_rules.no_knot(state)
         if not self.stopping:
             self._check_idle_slots()
 
@@ -392,14 +394,24 @@ class World:
         """What is granted stays within the processors, and somebody computes if anybody may."""
         awake = [p for p in self.procs.values() if p.busy() and not p.suspended_at]
         awake = [p for p in awake if self.core.state.workers[p.id].state not in DEAF]
-        plain = sum(
-            len(p.busy()) for p in awake if not p.spec.cooperative and p.spec.lane == "main"
-        )
+        tasks = self.core.state.tasks.values()
+        waiting = {task.asked.parent for task in tasks}
+        plain = 0
+        for proc in awake:
+            if not proc.spec.cooperative and proc.spec.lane == "main":
+                idle = {proc.slot_of[number] for number in proc.tasks if number in waiting}
+                plain += len(proc.busy() - idle)
+        ahead = {task.id for task in tasks if task.ahead}
         sharing = [p for p in awake if p.spec.cooperative]
         words = [[p.control.get(slot, 0) for slot in p.busy()] for p in sharing]
         grants = [max(word >> 8 for word in each) for each in words]
         assert sum(grants) <= max(1, CORES - plain), "more threads than processors"
-        held = [all(word & 0xFF == wire.HOLD for word in each) for each in words]
+        for proc in sharing:
+            for number in ahead & set(proc.tasks):
+                word = proc.word(proc.slot_of[number])
+                assert word != wire.GO, "it streams on, and nobody takes it"
+        sharing = [p for p in sharing if not ahead & set(p.tasks)]
+        held = [all(p.word(slot) == wire.HOLD for slot in p.busy()) for p in sharing]
         dying = any(p.busy() and p.killed for p in self.procs.values())
         assert dying or not (held and all(held)), "everybody waits for nobody"
 

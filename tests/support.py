@@ -25,8 +25,10 @@ from typing import Any
 
 import msgspec
 
-from clawai.sdk import wire
+from clawai.sdk import grants, wire
+from clawai.sdk.asks import asks
 from clawai.sdk.client import Client
+from clawai.sdk.manifest import read_plugin
 from clawai.sdk.zmtp_handshake import Conversation
 
 PATIENCE = 60.0
@@ -194,12 +196,14 @@ class Kernel:
         slots: int = 1,
         memory_mib: int = 64,
         extra: str = "",
+        granted: bool = True,
     ) -> Path:
         """Drop a plugin whose module is ``claw_test_NAME``.
 
         Args:
             operations: name to further lines of its ``[[operation]]``.
             extra: further lines of ``plugin.toml``.
+            granted: grant what these ask for.
         """
         folder = self.plugins_dir / name
         folder.mkdir()
@@ -215,7 +219,22 @@ class Kernel:
         draft = folder / "plugin.toml.new"
         draft.write_text(f"{identity}{entries}{limits}{textwrap.dedent(extra)}")
         draft.rename(folder / "plugin.toml")
+        if granted:
+            self.grant(folder)
         return folder
+
+    def grant(self, folder: Path) -> None:
+        """Grant the plugin in ``folder`` what it asks for, as its owner would by installing it."""
+        plugin = read_plugin(folder)
+        if asks(plugin):
+            before = os.environ.get("XDG_CONFIG_HOME")
+            os.environ["XDG_CONFIG_HOME"] = self.env["XDG_CONFIG_HOME"]
+            try:
+                grants.change(plugin.plugin.name, [grants.grant(plugin, folder, "test")])
+            finally:
+                os.environ.pop("XDG_CONFIG_HOME")
+                if before is not None:
+                    os.environ["XDG_CONFIG_HOME"] = before
 
     def model(self, name: str, file: Path, capability: str = "llm") -> None:
         """Put a model file into the store, by a hard link if possible."""

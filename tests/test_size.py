@@ -18,6 +18,7 @@ CORE_MODULES = (
     "core",
     "costs",
     "events",
+    "families",
     "grants",
     "leases",
     "ledger",

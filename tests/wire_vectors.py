@@ -192,8 +192,24 @@ NEW: list[tuple[str, str, str, wire.Message]] = [
     ),
     ("filled", "worker", "kernel", wire.Filled(incarnation=6)),
     ("yielded", "worker", "kernel", wire.Yielded(id=9, incarnation=6)),
+    (
+        "submit, with a window",
+        "client",
+        "kernel",
+        wire.Submit(id=7, op="echo.count", params=wire.pack({"upto": 9}), window=2 << 20),
+    ),
+    ("submit, of a child task", "client", "kernel", wire.Submit(id=1, op="echo.say", parent=9)),
+    ("more", "client", "kernel", wire.More(id=7, bytes=1 << 20)),
+    (
+        "welcome, with max_open",
+        "kernel",
+        "client",
+        wire.Welcome(
+            version=(1, 2), kernel="0.1.0", pid=4242, principal="uid:1000", leases=True, max_open=64
+        ),
+    ),
 ]
-"""Of version 1.1."""
+"""Of versions 1.1 and 1.2."""
 KINDS = {
     ("client", "kernel"): wire.FromClient,
     ("kernel", "client"): wire.ToClient,

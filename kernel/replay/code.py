@@ -5,8 +5,8 @@ import hashlib
 from pathlib import Path
 
 CORE = (
-    *("core", "costs", "events", "grants", "leases", "ledger", "limits", "pool", "queue", "shared"),
-    *("state", "tasks", "workers"),
+    *("core", "costs", "events", "families", "grants", "leases", "ledger", "limits", "pool"),
+    *("queue", "shared", "state", "tasks", "workers"),
 )
 """The modules of the pure core."""
 

@@ -18,6 +18,11 @@ def check(core: Core) -> None:
         running = task.state in ("running", "cancelling", "expiring")
         assert (task.id in queued) == (task.state == "queued"), f"{task} is lost"
         assert (batch.get(task.id) is task) == running, f"{task} is lost"
+        for child in task.children.values():
+            assert state.tasks.get(child.id) is child, f"{child} is over, and {task} waits for it"
+            assert child.asked.parent == task.id, f"{child} is not of {task}"
+        parent = state.tasks.get(task.asked.parent)
+        assert parent is None or task.id in parent.children, f"{task} is not known to {parent}"
     owned = sum(len(mine) for mine in state.requests.values())
     assert len(state.tasks) == owned, "a request without a task"
     assert state.payload == sum(task.asked.payload for task in state.tasks.values())

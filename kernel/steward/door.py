@@ -64,6 +64,8 @@ class Client:
     pid: int
     """Its process; 0 if it came before this steward."""
     lease: socket.socket | None = None
+    worker: bool = False
+    """It is one of ours, which asks for child tasks."""
 
 
 @dataclass
@@ -133,7 +135,21 @@ class Door:
         self._say(new, zmtp.outgoing())
 
     def _full(self) -> bool:
-        return len(self.clients) + len(self.newcomers) >= CLIENTS
+        return self.count + len(self.newcomers) >= CLIENTS
+
+    @property
+    def count(self) -> int:
+        """Clients that came by themselves."""
+        return sum(not client.worker for client in self.clients.values())
+
+    def children(self, worker: int) -> int:
+        """Make a worker a client, for child tasks; its end of the connection: nobody greets."""
+        ours, theirs = socket.socketpair()
+        self.last += 1
+        self.clients[self.last] = Client(0, worker=True)
+        told = worker, self.last, os.getuid(), self._welcome(os.getuid(), False)
+        self.link.send("family", *told, fds=(ours.detach(),))
+        return theirs.detach()
 
     def _dismiss(self, new: Newcomer) -> None:
         """Close a connection that has not said hello."""
@@ -226,14 +242,7 @@ class Door:
 
     def _let_in(self, new: Newcomer, lease: socket.socket | None) -> None:
         """Hand a client over; the daemon says welcome, since it must know who may speak first."""
-        welcome = wire.Welcome(
-            version=wire.VERSION,
-            kernel=VERSION,
-            pid=self.daemon,
-            principal=f"uid:{new.uid}",
-            leases=lease is not None,
-        )
-        said = new.zmtp.outgoing() + _packed(welcome)
+        said = new.zmtp.outgoing() + self._welcome(new.uid, lease is not None)
         self.last += 1
         number = self.last
         self.clients[number] = Client(new.pid, lease)
@@ -244,6 +253,16 @@ class Door:
         self.loop.unwatch(new.sock.fileno())
         told = number, new.uid, lease is not None, said, new.zmtp.rest()
         self.link.send("client", *told, fds=(new.sock.detach(),))
+
+    def _welcome(self, uid: int, leases: bool) -> bytes:
+        welcome = wire.Welcome(
+            version=wire.VERSION,
+            kernel=VERSION,
+            pid=self.daemon,
+            principal=f"uid:{uid}",
+            leases=leases,
+        )
+        return _packed(welcome)
 
     def left(self, number: int) -> None:
         """The daemon serves a client no more."""

@@ -156,8 +156,8 @@ class Group:
     def _forget(self, worker: int, why: str) -> None:
         if (pidfd := self.workers.pop(worker).pidfd) >= 0:
             os.close(pidfd)
-        self.outputs.ended(worker)
-        self.gone(worker, why)
+        cause = self.outputs.ended(worker)
+        self.gone(worker, f"{why} ({cause})" if cause else why)
 
     def _died(self) -> None:
         """The launcher has; each of its workers dies with it, by two ways."""

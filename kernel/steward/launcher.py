@@ -12,13 +12,16 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder
+from clawai.kernel.steward.nursery import Nursery
 from clawai.sandbox import syscalls as sc
-from clawai.sandbox.launch import Spawned, Status, spawn
+from clawai.sandbox.forking import ForkFailed, Zygote
+from clawai.sandbox.launch import Spawned, Status, execute, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
 
 TARGET = "clawai.sdk.host:main"
@@ -51,6 +54,9 @@ class Launcher:
         self.spawned: dict[int, Spawned] = {}
         self.families: set[int] = set()
         """Workers that may start programs."""
+        self.nursery = Nursery(self.loop, self._log)
+        self._waiting: dict[int, list[int]] = {}
+        """Workers whose zygote still loads, and their descriptors."""
         self._serving = True
         self._handlers: dict[str, Callable[..., None]] = {
             "enter": self._enter,
@@ -67,6 +73,7 @@ class Launcher:
             _kill(spawned, signal.SIGKILL)
         for spawned in self.spawned.values():
             spawned.stage.wait()
+        self.nursery.close()
 
     def _told(self, _: int) -> None:
         message = self.link.receive()
@@ -84,24 +91,53 @@ class Launcher:
             ladder.enter(self.lane, ladder.Means(**means))
         except OSError as error:
             text = f"the {self.lane} workers cannot enter their group ({means['kind']}): {error}"
-            self.link.send("log", "error", text)
+            self._log("error", text)
+
+    def _log(self, level: str, text: str) -> None:
+        self.link.send("log", level, text)
 
     def _spawn(
         self, worker: int, order: dict[str, Any], names: list[str], bpf: bytes, fds: list[int]
     ) -> None:
+        if not order["forked"]:
+            self._start(worker, order, names, bpf, fds, None)
+            return
+        self._waiting[worker] = fds
+
+        def loaded(zygote: Zygote | None) -> None:
+            if self._waiting.pop(worker, None):  # else it was killed meanwhile
+                self._start(worker, order, names, bpf, fds, zygote)
+
+        self.nursery.want(order["forked"], loaded)
+
+    def _start(
+        self,
+        worker: int,
+        order: dict[str, Any],
+        names: list[str],
+        bpf: bytes,
+        fds: list[int],
+        zygote: Zygote | None,
+    ) -> None:
         inside = dict(zip(names, fds, strict=True))
         inside["stderr"] = inside["stdout"]
+        start = partial(
+            spawn,
+            TARGET,
+            Policy.from_dict(order["policy"]),
+            inside,
+            bpf=bpf,
+            level=order["level"],
+            args=order["args"],
+            uid=order["uid"],
+            import_paths=order["import_paths"],
+        )
         try:
-            spawned = spawn(
-                TARGET,
-                Policy.from_dict(order["policy"]),
-                inside,
-                bpf=bpf,
-                level=order["level"],
-                args=order["args"],
-                uid=order["uid"],
-                import_paths=order["import_paths"],
-            )
+            try:
+                spawned = start(start=zygote.start if zygote else execute)
+            except ForkFailed as error:
+                self.nursery.drop(f"worker {worker} was not forked: {error}")
+                spawned = start()
         except (OSError, ValueError, SandboxRefused) as error:
             layer = "level" if isinstance(error, SandboxRefused) else "spawn"
             self.link.send("failed", worker, layer, str(error))
@@ -182,6 +218,10 @@ class Launcher:
         self.link.send("gone", worker, code)
 
     def _signal(self, worker: int, number: int, _: list[int]) -> None:
+        if number == signal.SIGKILL and (fds := self._waiting.pop(worker, None)):
+            for fd in fds:
+                os.close(fd)
+            self.link.send("gone", worker, -signal.SIGKILL)
         if spawned := self.spawned.get(worker):
             if worker in self.families and number in (signal.SIGSTOP, signal.SIGCONT):
                 # Its process group, which none of them can leave. The stage is not reaped yet, so

@@ -1,25 +1,36 @@
 """What a worker's launcher is ordered: the policy, the arguments, and who the worker will be."""
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from clawai.kernel.events import Spec
-from clawai.kernel.steward import limits
+from clawai.kernel.steward import folders, limits
 from clawai.kernel.steward.registry import BUNDLED, Registry, model_file, stored_model
 from clawai.sandbox.launch import require_level
 from clawai.sandbox.policy import Policy
-from clawai.sdk import places
+from clawai.sdk import places, settings
 from clawai.sdk.config import Config
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin
 from clawai.sdk.wire import MAX_MESSAGE
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 UID_BASE, UIDS = 64000, 1500
 """A daemon that is root gives each plugin a uid of its own from here on."""
+
+
+HOST = ("clawai.sdk.host", "clawai.sdk.plugin")
+LIBRARIES = {
+    "engine": ("numpy", "tokenizers", "jinja2.sandbox", "clawai.sdk.model.llama"),
+}
+"""What bundled plugins of a kind import of others, so that it need not be done at each start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +47,12 @@ class Order:
     uid: int
     import_paths: list[str]
     fds: dict[str, int]
-    """Further descriptors that it gets, by name: ``model``, its file."""
+    """Further descriptors that it gets, by name: ``model``, its file; ``secrets``; ``children``, a
+    connection to the kernel."""
     groups: list[str] = dataclasses.field(default_factory=list)
     """Files into which its number is written: what bounds it (``cages``)."""
+    forked: tuple[str, ...] = ()
+    """Modules of the process that it is forked from; none for one that is started afresh."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the launcher."""
@@ -49,6 +63,7 @@ class Order:
             "uid": self.uid,
             "import_paths": self.import_paths,
             "groups": self.groups,
+            "forked": self.forked,
         }
 
 
@@ -64,16 +79,21 @@ def order(
 
     Raises:
         SandboxRefused: the level is below the configured minimum; ``advice`` would help.
-        ClawError: the model or the plugin is no longer there.
+        ClawError: the model or the plugin is no longer there, or it is not granted what it asks.
         OSError, ValueError: the model's file or the profile cannot be read.
     """
-    registry.look()
+    registry.fresh(spec.plugin)
     if spec.plugin not in registry.plugins:  # its folder is gone since the task was queued
         raise ClawError("unknown_plugin", f"the plugin {spec.plugin} was removed", got=spec.plugin)
     plugin = registry.plugins[spec.plugin]
+    if refused := registry.refusal(plugin):
+        raise refused
     policy = _policy(plugin, config, spec)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
+    own: dict[str, Any] = {"config": settings.values(plugin), "data": folders.make(plugin, owner)}
+    if own["data"]:
+        policy = dataclasses.replace(policy, write_paths=(*policy.write_paths, own["data"]))
     folder = registry.places[spec.plugin]
     model: dict[str, Any] = {}
     fds: dict[str, int] = {}
@@ -84,7 +104,10 @@ def order(
         fds["model"] = os.open(path, flags)
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
     code = registry.code(plugin)
+    bundled = folder.parent == BUNDLED
     arguments = _arguments(worker, spec, plugin, registry, config, model)
+    if plugin.secrets:
+        fds["secrets"] = _sealed(msgspec.msgpack.encode(settings.secrets(plugin)))
     return Order(
         worker,
         spec.plugin,
@@ -92,12 +115,22 @@ def order(
         policy.to_dict(),
         level,
         # Weights are shared with workers of the same code, and the core was told of other code.
-        arguments | {"shares": code == spec.code},
+        arguments | own | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
-        [] if folder.parent == BUNDLED else [str(folder.resolve())],
+        [] if bundled else [str(folder.resolve())],
         fds,
+        # Those that are forked share one layout of memory, which no stranger is to know.
+        forked=HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),
     )
+
+
+def _sealed(data: bytes) -> int:
+    """A descriptor that holds ``data``, which nobody can change."""
+    fd = os.memfd_create("claw-secrets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
 
 
 def uid(plugin: str, taken: dict[str, int]) -> int:
@@ -148,6 +181,13 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     )
 
 
+def _library(plugin: Plugin, registry: Registry) -> str:
+    """The shared object of a plugin in C or C++, as its worker sees it; nothing for Python."""
+    if plugin.plugin.language == "python":
+        return ""
+    return str(registry.places[plugin.plugin.name].resolve() / plugin.plugin.module)
+
+
 def _arguments(
     worker: int,
     spec: Spec,
@@ -161,6 +201,7 @@ def _arguments(
         "incarnation": worker,
         "plugin": plugin.plugin.name,
         "module": plugin.plugin.module,
+        "library": _library(plugin, registry),
         "operations": [entry.name for entry in plugin.operation],
         "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
         "batches": [entry.name for entry in plugin.operation if entry.batch > 1],

@@ -26,6 +26,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
+from clawai.kernel.steward.folders import Folders
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
@@ -85,6 +86,7 @@ class Steward:
         self.loop = Loop(_no_event)
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
+        self.registry.guard.require_signature = config.plugins.require_signature
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()
         self.door = Door(self.loop, self.link, self.log, self.daemon)
@@ -95,6 +97,9 @@ class Steward:
         shared = self.loop, self.link, self.outputs, self._gone, self.cages
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.folders = Folders(self._end_worker)
+        self._ended: dict[int, str] = {}
+        """Workers that were killed here, and why."""
         self.network = Network(self.loop, self.log)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
@@ -133,7 +138,8 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            parts = (self.door, self.memory, self.outputs, self.watch, self.network, self.cages)
+            timed = (self.folders, self.network, self.cages)
+            parts = (self.door, self.memory, self.outputs, self.watch, *timed)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
             self.loop.turn(None if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9))
@@ -142,6 +148,7 @@ class Steward:
             self.memory.expire(now)
             self.outputs.expire(now)
             self.cages.expire(now)
+            self.folders.expire(now)
             self.network.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
@@ -204,15 +211,17 @@ class Steward:
 
     # Questions.
 
-    def _resolve(self, question: int, op: str, model: str, batch: bool, _: list[int]) -> None:
-        self._reply(question, lambda: self.registry.resolve(op, model, batch))
+    def _resolve(
+        self, question: int, op: str, model: str, batch: bool, caller: str, _: list[int]
+    ) -> None:
+        self._reply(question, lambda: self.registry.resolve(op, model, batch, caller))
 
     def _view(
         self, question: int, what: str, lost: int, rows: dict[str, Any], _: list[int]
     ) -> None:
         """Make a listing of what the core knows; ``lost``: lines that never came here."""
         proofs = self.proofs
-        rows["pid"], rows["clients"] = self.daemon, len(self.door.clients)
+        rows["pid"], rows["clients"] = self.daemon, self.door.count
         rows["uptime_s"] = (rows["now"] - self.started) // SECOND
         rows["log_lines_lost"] = lost + self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
@@ -285,6 +294,11 @@ class Steward:
             named.update(self.network.join(worker, spec.plugin, permissions))
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
+            plugin = self.registry.plugins[spec.plugin]
+            if plugin.permissions.operations:
+                named["children"] = self.door.children(worker)
+            now, most = time.monotonic_ns(), plugin.limits.data_mib * MIB
+            self.folders.watch(worker, order.args["data"], most, now)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")
             policy = Policy.from_dict(order.policy)
             order.groups.extend(self.cages.add(worker, order.plugin, policy, spec.lane))
@@ -305,7 +319,13 @@ class Steward:
         """Nothing of a worker lives any more."""
         self.network.leave(worker)
         self.memory.worker_gone(worker)
-        self.link.send("gone", worker, self.cages.gone(worker, why))
+        self.folders.watched.pop(worker, None)
+        self.link.send("gone", worker, self.cages.gone(worker, self._ended.pop(worker, why)))
+
+    def _end_worker(self, worker: int, why: str) -> None:
+        """Kill a worker that holds more than it may."""
+        self._ended[worker] = why
+        self._signal(worker, signal.SIGKILL)
 
     def _suspend(self, worker: int, stopped: bool, _: list[int]) -> None:
         """Stop a worker, or let it go on.

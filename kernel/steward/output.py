@@ -4,11 +4,18 @@ import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import get_args
 
 from clawai.kernel.limits import SECOND
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
+from clawai.sdk.loglines import MARK, Level
+
+CAUSE, CAUSE_AFTER = b"claw-fault: ", b"claw-fault-after: "
+"""A line that begins so is the last word of a worker that dies: why. After the second, the line
+before it belongs to the reason. It comes from the plugin's process, so it is text for people."""
+CAUSE_BYTES = 400
 
 
 @dataclass(slots=True)
@@ -18,10 +25,30 @@ class Output:
     fd: int
     title: str
     pending: bytes = b""
+    last: bytes = b""
+    """Of what it printed: a piece without its end, and the last line."""
     second: int = 0
     lines: int = 0
     bytes: int = 0
     """Logged and read in that second."""
+    cause: str = ""
+    """Why it dies, in its own words."""
+
+
+def _note(output: Output, line: bytes) -> None:
+    """Keep the reason that a dying worker gives."""
+    if line.startswith((CAUSE, CAUSE_AFTER)):
+        said = _plain(line.partition(b": ")[2])
+        before = _plain(output.last) if line.startswith(CAUSE_AFTER) else ""
+        output.cause = f"{said}; it had printed {before!r}" if before else said
+    elif line:
+        output.last = line
+
+
+def _plain(said: bytes) -> str:
+    """What people can read of a line of a stranger's."""
+    text = said[:CAUSE_BYTES].decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable()).strip()
 
 
 @dataclass
@@ -69,24 +96,36 @@ class Outputs:
         if output.second != second:
             output.second, output.lines, output.bytes = second, 0, 0
         output.bytes += len(data)
+        for line in whole:
+            _note(output, line)
         room = max(0, limits.LOG_RATE - output.lines)
         output.lines += len(whole)
         for line in whole[:room]:
-            text = line[: limits.LOG_LINE].decode("utf-8", "replace")
-            self.log.write("info", f"{output.title} {text}")
+            self._log(output.title, line[: limits.LOG_LINE].decode("utf-8", "replace"))
         return True
 
-    def ended(self, worker: int) -> None:
-        """Log what a dead worker had still said."""
+    def _log(self, title: str, line: str) -> None:
+        """Write a line; one of ``Context.log`` says its level and its task."""
+        level, task = "info", ""
+        if line.startswith(MARK):
+            word, number, text = [*line[1:].split(" ", 2), "", ""][:3]
+            if word in get_args(Level) and number.isdecimal():
+                level, line = word, text
+                task = f" task {number}" if number != "0" else ""
+        self.log.write(level, f"{title}{task} {line}")
+
+    def ended(self, worker: int) -> str:
+        """Log what a dead worker had still said; why it died, if it has said so."""
         output = self.by_worker.pop(worker, None)
         if output is None:
-            return
+            return ""
         for _ in range(16):
             before = output.bytes
             if not self._read(output, 0) or output.bytes == before:
                 break
         self.loop.unwatch(output.fd)
         os.close(output.fd)
+        return output.cause
 
     def drain(self) -> None:
         """Do so for all."""

@@ -15,9 +15,11 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import develop, paths
+from clawai.sdk import develop, paths, settings
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import Model, OperationEntry, Plugin, read_model, read_plugin
+from clawai.sdk.found import scan
+from clawai.sdk.grants import Guard
+from clawai.sdk.manifest import Model, OperationEntry, Permissions, Plugin, read_model
 
 BUNDLED = Path(__file__).parents[2] / "plugins"
 CODE_FILES = 4096
@@ -46,9 +48,14 @@ class Registry:
     """Changes when a scan has found something else than the one before."""
     uids: dict[str, int] = field(default_factory=dict)
     """Given to plugins so far, for a daemon that is root."""
+    guard: Guard = field(default_factory=lambda: Guard(BUNDLED))
+    """Knows what the owner has granted."""
+    _manifests: dict[str, str] = field(default_factory=dict)
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _settings: dict[str, str] = field(default_factory=dict)
+    """Of each plugin the identity of what its owner has set."""
 
     def look(self) -> None:
         """Forget folders that nobody works at any more, and take those where somebody does."""
@@ -57,45 +64,36 @@ class Registry:
 
     def scan(self) -> None:
         """Read all manifests; the bundled plugins come first and cannot be replaced."""
-        before = self.plugins
+        before = self.plugins, self._settings
         self._scan()
-        if self.plugins != before:
+        self._settings = {name: settings.identity(each) for name, each in self.plugins.items()}
+        if (self.plugins, self._settings) != before:
             self.version += 1
 
     def _scan(self) -> None:
-        self.problems.clear()
-        found: dict[str, Plugin] = {}
         self.developed = develop.folders()
-        for parent in (BUNDLED, None, paths.plugins_dir(), *self.folders):
-            try:
-                # None: before what is installed comes what somebody works at.
-                children = sorted(parent.iterdir()) if parent else self.developed
-            except OSError:
-                continue
-            for folder in children:
-                if (folder / "plugin.toml").is_file():
-                    self._read(folder, found)
-        self.plugins = found
+        found, self.problems = scan(BUNDLED, self.folders, self.developed)
+        self.plugins = {name: each.plugin for name, each in found.items()}
+        self.places = {name: each.folder for name, each in found.items()}
+        self._manifests = {name: _identity(folder) for name, folder in self.places.items()}
         self.offers = {}
-        for name, plugin in found.items():
+        for name, plugin in self.plugins.items():
             for entry in plugin.operation:
                 first = self.offers.setdefault(entry.name, Offer(entry, name))
                 if first.plugin != name:
                     taken = f"the operation {entry.name!r} is offered by {first.plugin!r} already"
                     self.problems[str(self.places[name])] = taken
 
-    def _read(self, folder: Path, found: dict[str, Plugin]) -> None:
-        try:
-            plugin = read_plugin(folder)
-        except ClawError as error:
-            self.problems[str(folder)] = error.message
-            return
-        name = plugin.plugin.name
-        if name in found:
-            self.problems[str(folder)] = f"the name {name!r} is taken by {self.places[name]}"
-            return
-        found[name] = plugin
-        self.places[name] = folder
+    def fresh(self, name: str) -> None:
+        """See to it that what is known of a plugin is what its manifest says now."""
+        self.look()
+        if name not in self.places or _identity(self.places[name]) != self._manifests[name]:
+            self.scan()
+
+    def refusal(self, plugin: Plugin) -> ClawError | None:
+        """Why a plugin may not be started, by what its owner has granted; None if it may."""
+        drivers = [(each, self.places[each.plugin.name]) for each in self.drivers(plugin)]
+        return self.guard.refusal(plugin, self.places[plugin.plugin.name], drivers)
 
     def offer(self, op: str) -> Offer:
         """Who offers an operation.
@@ -103,7 +101,8 @@ class Registry:
         Raises:
             ClawError: unknown_operation, with the nearest names.
         """
-        self.look()
+        if op in self.offers:
+            self.fresh(self.offers[op].plugin)
         if op not in self.offers:
             self.scan()
         if op not in self.offers:
@@ -117,17 +116,22 @@ class Registry:
             )
         return self.offers[op]
 
-    def resolve(self, op: str, model: str, batch: bool) -> dict[str, Any]:
+    def resolve(self, op: str, model: str, batch: bool, caller: str = "") -> dict[str, Any]:
         """What runs ``op``: the fields of an ``offers.Offer``.
 
         Args:
             batch: it is for a task of class batch; without a model that has a lane of its own.
+            caller: the plugin that asks for it as a child task, if one does.
 
         Raises:
-            ClawError: unknown_operation, unknown_model, bad_params.
+            ClawError: unknown_operation, unknown_model, bad_params, not_granted, not_permitted.
         """
+        if caller:
+            self._permit(caller, op, model)
         offer = self.offer(op)
         plugin, entry = self.plugins[offer.plugin], offer.operation
+        if refused := self.refusal(plugin):
+            raise refused
         size, identity, path = 0, "", ""
         if entry.needs_model:
             if not model:
@@ -151,6 +155,7 @@ class Registry:
             lane="bulk" if batch and not entry.needs_model else "main",
             code=self._code_lately(plugin),
             cooperative=plugin.plugin.kind == "engine",
+            settings=settings.identity(plugin),
         )
         return {
             "spec": spec,
@@ -158,6 +163,23 @@ class Registry:
             "batch": entry.batch,
             "path": path,
         }
+
+    def _permit(self, caller: str, op: str, model: str) -> None:
+        """Refuse what a plugin's manifest does not ask for."""
+        plugin = self.plugins.get(caller)
+        asked = plugin.permissions if plugin else Permissions()
+        for kind, name, granted in (
+            ("operations", op, asked.operations),
+            ("models", model, asked.models),
+        ):
+            if name and not any(_matches(name, pattern) for pattern in granted):
+                raise ClawError(
+                    "not_permitted",
+                    f"the plugin {caller} may not use {name[:80]!r} in a child task",
+                    got=name[:80],
+                    allowed=sorted(granted),
+                    hint=f"name it under [permissions.{kind}] in plugin.toml, with the reason",
+                )
 
     def _code_lately(self, plugin: Plugin) -> str:
         """``code``, at most a second old."""
@@ -182,6 +204,11 @@ class Registry:
         return [self.plugins[name] for name in names if name in self.plugins]
 
 
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
 def _files(folder: Path) -> list[str]:
     """A line for each file of a plugin, but for what Python compiles beside it."""
     lines = []
@@ -197,6 +224,14 @@ def _files(folder: Path) -> list[str]:
             if len(lines) > CODE_FILES:
                 return lines
     return lines
+
+
+def _identity(folder: Path) -> str:
+    """Of a plugin's manifest."""
+    try:
+        return file_identity((folder / "plugin.toml").stat())
+    except OSError:
+        return ""
 
 
 def file_identity(found: os.stat_result) -> str:

@@ -46,6 +46,7 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
     for name, plugin in registry.plugins.items():
         mine = [service for service in services if service["spec.plugin"] == name]
         workers = [worker for worker in rows["workers"] if worker["spec.plugin"] == name]
+        refused = registry.refusal(plugin)
         listed.append(
             {
                 "name": name,
@@ -53,12 +54,16 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "kind": plugin.plugin.kind,
                 "description": plugin.plugin.description,
                 "operations": [entry.name for entry in plugin.operation],
+                "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
                 "profile": plugin.permissions.profile,
                 "workers": len(workers),
                 "started": sum(service["started"] for service in mine),
                 "quarantined": any(s["quarantined_until"] > rows["now"] for s in mine),
                 "folder": str(registry.places[name]),
-                "problem": next((s["last_why"] for s in mine if s["last_why"]), ""),
+                "granted": refused is None,
+                "problem": f"{refused.message}; run: {refused.hint}"
+                if refused
+                else next((s["last_why"] for s in mine if s["last_why"]), ""),
             }
         )
     return {"plugins": listed, "problems": dict(registry.problems)}
@@ -141,6 +146,7 @@ def tasks(rows: Rows, registry: Registry) -> Rows:
             "age_ms": (rows["now"] - each["submitted"]) // MS,
             "worker": each["worker"],
             "job": each["asked.job"],
+            "parent": each["asked.parent"],
         }
         listed.append(row)
     return {"tasks": listed}

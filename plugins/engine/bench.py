@@ -7,7 +7,6 @@ The drivers come from the manifest and are found through their hook, as the work
 
 import importlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +50,7 @@ class Host:
     ) -> memoryview | None:
         """There is no object here: private memory."""
 
-    def listener(self, port: int) -> socket.socket:
+    def listener(self, port: int) -> Any:
         """An engine asks for no port."""
         raise ClawError("not_permitted", "an engine does not listen", got=port)
 

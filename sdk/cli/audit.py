@@ -69,9 +69,9 @@ def _verify(as_json: bool) -> None:
         if verdict.ok:
             break
     if as_json:
-        found = {"ok": verdict.ok, "records": verdict.count, "first": verdict.first}
-        found |= {"last": verdict.last, "hash": verdict.hash, "problems": verdict.problems}
-        output.print_json(found)
+        ends = {"first": verdict.first, "last": verdict.last, "hash": verdict.hash}
+        found = {"ok": verdict.ok, "records": verdict.count, "problems": verdict.problems}
+        output.print_json(found | ends)
     elif verdict.ok:
         print(f"{verdict.count} records, {verdict.first} to {verdict.last}: the chain is whole")
         print(f"hash of the last: {verdict.hash}")

@@ -128,12 +128,14 @@ def plugins_command(as_json: bool) -> None:
     )
     for row in rows:
         if problem := row.get("problem"):
-            output.note(f"{row['name']}: {problem}")
+            output.note(f"{row['name']}: {problem}" if row.get("granted", True) else problem)
     for folder, problem in answer.get("problems", {}).items():
         output.note(f"not usable: {folder}: {problem}")
 
 
 def _state(row: dict[str, Any]) -> str:
+    if not row.get("granted", True):
+        return "not granted"
     if row["quarantined"]:
         return "quarantined"
     if row["workers"]:

@@ -47,7 +47,7 @@ class Subject:
 
     folder: Path
     tests: bool = False
-    """Whether its tests may be run."""
+    """Whether its tests may be run, and it be granted what it asks for meanwhile."""
     loaded: bool = False
     """Whether it has said what its operations are."""
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -117,7 +117,7 @@ class Subject:
         """A kernel of its own that has the plugin."""
         from clawai.sdk.sandboxed import SandboxKernel
 
-        return self._open.enter_context(SandboxKernel(self.folder))
+        return self._open.enter_context(SandboxKernel(self.folder, granted=self.tests))
 
     @property
     def described(self) -> dict[str, schema.Described]:

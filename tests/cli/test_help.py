@@ -32,7 +32,20 @@ def test_every_command_has_help_with_an_example(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["models", "ps", "plugins", "logs", "doctor", "config", "show", "bench decode", "version"],
+    [
+        "models",
+        "ps",
+        "plugins",
+        "logs",
+        "doctor",
+        "config",
+        "show",
+        "bench decode",
+        "version",
+        "plugin list",
+        "plugin info",
+        "plugin trust",
+    ],
 )
 def test_every_listing_offers_json(name):
     assert "--json" in help_of(*name.split())

@@ -29,6 +29,7 @@ def install(kernel: Kernel, name: str, port: str, other: int) -> None:
         assert port in text
         file.write_text(text.replace(port, str(other)))
     draft.rename(kernel.plugins_dir / name)
+    kernel.grant(kernel.plugins_dir / name)
 
 
 def test_fetch_reads_the_granted_host_and_no_other(kernel: Kernel) -> None:

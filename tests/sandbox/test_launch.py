@@ -1,6 +1,7 @@
 """spawn(): what it reports, what the worker gets, and that nothing outlives what it should not."""
 
 import array
+import contextlib
 import json
 import os
 import select
@@ -9,13 +10,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clawai.sandbox.launch import ENVIRONMENT, require_level, spawn
+from clawai.sandbox.forking import Zygote
+from clawai.sandbox.launch import ENVIRONMENT, execute, require_level, spawn
 from clawai.sandbox.policy import Policy, SandboxRefused
 
 HERE = str(Path(__file__).resolve().parent)
@@ -25,6 +28,18 @@ WAIT_S = 30
 @pytest.fixture(autouse=True)
 def _clean(no_leaks: None) -> None:
     """No test leaves anything behind."""
+
+
+@pytest.fixture(params=["executed", "forked"])
+def start(start: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Start a target of inside.py at the level that this box has, in both ways."""
+    with contextlib.ExitStack() as stack:
+        how: Any = execute
+        if request.param == "forked":
+            zygote = Zygote()
+            stack.callback(zygote.close)
+            how = zygote.start
+        yield lambda target, policy=None, **more: start(target, policy, start=how, **more)
 
 
 def test_the_worker_gets_its_arguments_and_nothing_else(start: Any) -> None:

@@ -20,6 +20,7 @@ BENCHES = {
     "sched": "Cost of a decision of the kernel, and an hour of load in the simulator.",
     "batch": "What collecting small tasks into batches gains, and what it costs a lone client.",
     "faults": "Plugins that crash, hang and run wild: what neighbours notice, how soon they serve.",
+    "sandbox": "What the sandbox adds to a start and to an echo, and how soon a fork is ready.",
     "soak": "Many models in one memory budget, coming and going.",
     "share": "Two language models and a third worker at once, against their time-sliced ideal.",
 }

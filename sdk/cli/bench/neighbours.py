@@ -13,7 +13,10 @@ LIMIT = 0.1
 
 
 class Neighbours:
-    """Counts from its making on; ``pids`` are the processes that are measured."""
+    """Counts from its making on; ``pids`` are the processes that are measured.
+
+    So are this one and all that have ended below it.
+    """
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = [os.getpid(), *pids]
@@ -31,7 +34,10 @@ class Neighbours:
         first = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
         # user nice system idle iowait irq softirq steal; guest time is in user already (proc(5)).
         spent = [int(word) for word in first.split()[1:9]]
-        return sum(spent), sum(spent) - spent[3] - spent[4], sum(map(ticks_of, self._pids))
+        times = os.times()
+        ended = times.children_user + times.children_system
+        ours = sum(map(ticks_of, self._pids)) + int(ended * os.sysconf("SC_CLK_TCK"))
+        return sum(spent), sum(spent) - spent[3] - spent[4], ours
 
 
 def ticks_of(pid: int) -> int:

@@ -8,14 +8,24 @@ import importlib
 
 import click
 
-from clawai.sdk.cli.listing import plugins_command
-
 VERBS: dict[str, str] = {
+    "list": "List the plugins, where they come from and what they were granted.",
+    "info": "Show a plugin: what it asks for, what it can do, who made it.",
+    "install": "Install a plugin: shows what it asks for, and asks you.",
+    "remove": "Delete installed plugins, with what they were granted.",
     "new": "Make the folder of a new plugin, which works at once.",
     "dev": "Serve a plugin while you work at it: every save reloads it.",
     "test": "Run a plugin's tests, without a kernel or in the real sandbox.",
     "lint": "Say how good a plugin is, from bronze to platinum, and what to do next.",
     "docs": "Print a plugin's page, in Markdown.",
+    "pack": "Pack a plugin into one file.",
+    "sign": "Sign a package with a key of yours.",
+    "verify": "Check every byte of a package, and say who has signed it.",
+    "keygen": "Make a key to sign plugins with.",
+    "trust": "Trust the plugins that a key has signed; list the keys.",
+    "config": "Show and set the values of a plugin's configuration.",
+    "secret": "Give a plugin a secret.",
+    "include-dir": "Print the folder of clawai.h, for plugins in C and C++.",
 }
 """Verb to the line that help shows."""
 
@@ -29,7 +39,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return super().get_command(ctx, cmd_name)
-        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name}")
+        module = importlib.import_module(f"clawai.sdk.cli.plugin.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
@@ -48,6 +58,3 @@ def plugin_command() -> None:
     Example:
       claw plugin list
     """
-
-
-plugin_command.add_command(plugins_command, "list")

@@ -16,9 +16,10 @@ from typing import Any
 
 import click
 
-from clawai.sdk import develop, paths, schema
+from clawai.sdk import asks, develop, paths, schema
 from clawai.sdk.cli import arguments, output
 from clawai.sdk.cli.daemon import connect
+from clawai.sdk.cli.plugin import showing
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
 
@@ -258,6 +259,14 @@ def signature(found: schema.Described) -> str:
     return f"{found.name}({', '.join(fields)}) {arrow} {schema.type_text(given)}"
 
 
+def _tell_granted(folder: Path) -> None:
+    """Say what the plugin asks for and has, because its author runs it."""
+    wanted = asks.asks(read_plugin(folder))
+    if wanted:
+        print("While this runs it is granted what it asks for, also what it comes to ask for:")
+        showing.list_asks(wanted)
+
+
 @click.command("dev")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
@@ -283,7 +292,8 @@ def command(folder: Path, pairs: tuple[str, ...], call: str, once: bool) -> None
     connect(start=True).close()
     said = Output(bench.name)
     try:
-        with develop.Session(bench.folder):
+        with develop.Session(bench.folder, granted=True):
+            _tell_granted(bench.folder)
             if once:
                 bench.settle()
                 bench.reload()
