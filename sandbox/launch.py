@@ -7,6 +7,7 @@
     #   spawned.status_fd     -> spawned.read_status(): a list of Status, [] when nothing is whole
     #       Status("started", pid)             every layer is on, spawned.worker_pidfd is open
     #       Status("failed", layer=, error=)   text; the import of the target is a layer too
+    #       Status("running")                  the target is imported and called
     #       Status("denied", call=, detail=, error=, count=)   a system call that the filter denied,
     #                                          once for each distinct one; the last says how often
     #       Status("closed")                   the worker has ended: unregister status_fd
@@ -56,7 +57,8 @@ _MAX_STATUS_BYTES = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One report of the stage; ``event`` is "started", "failed", "denied" or "closed".
+    """One report of the stage; ``event`` is "started", "failed", "running", "denied" or
+    "closed".
 
     ``call`` is empty for all those that were too many to be told apart.
     """

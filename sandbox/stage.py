@@ -359,6 +359,8 @@ def _finish_report(run: Run, text: bytes, started: bool) -> None:
         layer, error = "setup", "the worker died before its layers were on"
     if layer:
         _tell(run.status, event="failed", layer=layer, error=error)
+    else:
+        _tell(run.status, event="running")
 
 
 def _await_acknowledgement(lifeline: int) -> None:

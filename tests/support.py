@@ -314,9 +314,14 @@ class Kernel:
     def worker_pid(self, plugin: str = "echo") -> int:
         """The process of a plugin's worker; 0 if none runs."""
         with self.client() as client:
-            workers = client.query("workers")["workers"]
+            while True:
+                workers = client.query("workers")["workers"]
+                pids = [worker["pid"] for worker in workers if worker["plugin"] == plugin]
+                # A forked worker may have answered before its launcher has said its number.
+                if not pids or pids[0]:
+                    break
         self._clients.pop()
-        return next((w["pid"] for w in workers if w["plugin"] == plugin), 0)
+        return pids[0] if pids else 0
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""

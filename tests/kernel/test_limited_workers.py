@@ -120,15 +120,7 @@ def test_a_suspended_plugin_stops_with_all_its_programs(limited: Kernel) -> None
     wait_until(lambda: not states(group), "nothing survives")
 
 
-@pytest.mark.parametrize(
-    ("permission", "part"),
-    [('read = {"/nowhere" = "x"}', "cannot show /nowhere"), ('write = {"~" = "x"}', "keys")],
-)
-def test_a_grant_that_cannot_be_kept_is_told_in_words(
-    kernel: Kernel, permission: str, part: str
-) -> None:
-    kernel.plugin("odd", extra=f"[permissions]\n{permission}\n")
-    client = kernel.client()
-    with pytest.raises(ClawError) as caught:
-        client.call("greet.hello")
-    assert part in f"{caught.value} {client.query('plugins')}"
+def test_a_grant_that_cannot_be_kept_is_told_in_words(kernel: Kernel) -> None:
+    kernel.plugin("odd", extra='[permissions]\nread = {"/nowhere" = "x"}\n')
+    with pytest.raises(ClawError, match="cannot show /nowhere to the worker"):
+        kernel.client().call("greet.hello")

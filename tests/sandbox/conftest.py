@@ -93,7 +93,7 @@ class Worker:
     def said(self) -> Any:
         """The one line of JSON that the target sends, once it has started."""
         events = [report.event for report in self.reports() if report.event != "denied"]
-        assert events == ["started", "closed"]
+        assert events == ["started", "running", "closed"]
         with self.wire.makefile() as lines:
             return json.loads(lines.readline())
 

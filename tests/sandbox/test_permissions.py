@@ -311,7 +311,7 @@ def test_without_the_network_profile_nothing_is_accepted(start: Any) -> None:
 def denied(worker: Any) -> tuple[dict[str, Any], Any]:
     """The denied calls by name and detail, and what the worker said."""
     reports = worker.reports()
-    assert {report.event for report in reports} == {"started", "denied", "closed"}
+    assert {report.event for report in reports} == {"started", "running", "denied", "closed"}
     told: dict[str, Any] = {}
     for report in reports:
         if report.event == "denied":
