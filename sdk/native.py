@@ -458,7 +458,8 @@ def _refused(path: Path, code: str, message: str) -> ClawError:
     for pattern, advice in _LOADER:
         if match := re.search(pattern, message):
             hint = advice.format(*match.groups())
-    return ClawError(code, f"{name}: {message.replace(f'{path}: ', '')}", hint=hint)
+    text = f"{name}: {message.replace(f'{path}: ', '')}"
+    return ClawError("bad_version" if code == "bad_version" else "bad_config", text, hint=hint)
 
 
 # In a worker.

@@ -46,7 +46,8 @@ def test_the_file_is_read_when_no_kernel_runs(box):
 
 
 def test_an_error_is_shown(box):
-    box.run("call", "--durable", "echo.say", "text=[1]", code=1)
+    tensor = '{"dtype": "<f4", "shape": [2], "frame": 5}'
+    box.run("call", "--durable", "echo.tensor", f"x={tensor}", code=1)
     job = box.json("jobs")[0]["job"]
     assert "failed (bad_params)" in box.run("jobs").stdout
     assert "bad_params" in box.run("jobs", "show", job).stderr

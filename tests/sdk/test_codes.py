@@ -16,6 +16,7 @@ CATALOGUES = ("CODES", "CALLER", "PEER")
 PASSED_ON = {
     # Codes of others: of an error that is made anew, or of a message.
     "error.code", "message.code", "told.code", "told['code']", "text.get('code', fault.key)",
+    "_text(raw.error.code)",  # of a plugin in C
 }  # fmt: skip
 
 

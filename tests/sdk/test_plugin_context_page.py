@@ -31,6 +31,7 @@ def notes() -> Iterator[Kernel]:
     library = str(folder / "count.so")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, str(source)], check=True)
     (folder / "plugin.toml").write_text(kinds["toml"])
+    kernel.grant(folder)
     try:
         yield kernel.start()
         assert kernel.stop() == 0
