@@ -154,7 +154,7 @@ def _acknowledge(spawned: Spawned) -> None:
         if not select.select([spawned.status_fd], [], [], _PATIENCE_S)[0]:
             raise OSError("the worker was never reported as started")
         for report in spawned.read_status():
-            if report.event != "started":
+            if report.event == "failed":
                 raise OSError(f"no worker: {report.layer}: {report.error}")
 
 

@@ -114,9 +114,8 @@ def test_everything_in_the_guide_runs(home: Kernel) -> None:
 
 
 def test_the_first_file_of_the_guide_is_what_new_makes(tmp_path: Path) -> None:
-    from clawai.sdk.cli.plugin import new
-
-    new.write(tmp_path / "hello", "hello", "py")
+    claw = Path(sys.executable).with_name("claw")
+    subprocess.run([claw, "plugin", "new", "hello"], cwd=tmp_path, capture_output=True, check=True)
     blocks: dict[str, Any] = {}
     for kind, text in BLOCK.findall(GUIDE.read_text()):
         if kind in ("python", "toml"):

@@ -177,7 +177,7 @@ def test_who_sends_garbage_is_cut_off_until_it_is_started_again(net: Kernel, por
         client.call("net.garbage")
         with pytest.raises(ClawError, match="closed this worker's channel"):
             client.call("net.echo", {"port": port})
-        assert "was cut off from the network" in net.log()
+        wait_until(lambda: "was cut off from the network" in net.log(), "the log says so")
         client.admin("unload", "net")
         wait_until(lambda: not net.worker_pid("net"), "it has ended")
         assert client.call("net.echo", {"port": port}).value == "hello"
