@@ -11,7 +11,8 @@ ourselves, less a reserve; never more than the budget. When tasks of the whole b
 stall for memory (PSI) although little is left, it is cut further. Limits of a container count.
 
 Looks four times a second while our processes compute, so that a change is told within a second, and
-rereads open files only; once a second while they are idle; not at all without workers. A change is
+rereads open files only; once a second while they are idle; not at all without workers, unless the
+box has less memory for us than the budget. A change is
 told when it is larger than noise and lasts; a loss of memory at once.
 
 Not done: PSI triggers, which an ordinary user may only have with windows of two seconds.
@@ -84,7 +85,12 @@ class Watch:
         self.told = (self.cores, self.budget)
 
     def attend(self, needed: bool, now: int) -> None:
-        """Look, or do not: call it whenever that may have changed."""
+        """Look, or do not: call it whenever that may have changed.
+
+        While less memory was told than there is to hand out, it goes on looking: perhaps no worker
+        can start with that, and nobody would ever hear that the memory is back.
+        """
+        needed = needed or self.told[1] < self.budget
         if needed == (self._due is not None):
             return
         self._due = now if needed else None

@@ -199,6 +199,19 @@ def test_attention(box: Box):
     assert due is not None and due - box.now <= SECOND // 4
 
 
+def test_memory_that_comes_back_is_told_although_no_worker_lives(box: Box):
+    """The last worker had to go for it, and tasks wait: nobody else would look again."""
+    box.free = 100 * MIB
+    assert box.run(1)[-1][1] < 100 * MIB
+    box.watch.attend(False, box.now)
+    assert box.watch.next_timer() is not None
+    assert box.run(2) == []
+    box.free = TOTAL
+    assert box.run(6)[-1][1] == 4096 * MIB
+    box.watch.attend(False, box.now)
+    assert box.watch.next_timer() is None
+
+
 def test_a_box_without_pressure_files(box: Box):
     (box.folder / "pressure" / "memory").unlink()
     box.free = 1000 * MIB
