@@ -89,6 +89,8 @@ def order(
     if refused := registry.refusal(plugin):
         raise refused
     policy = _policy(plugin, config, spec)
+    if registry.places[spec.plugin] in registry.developed:  # its author wants to know
+        policy = dataclasses.replace(policy, explain=True)
     require_level(level, policy, advice)
     owner = uid(spec.plugin, registry.uids)
     own: dict[str, Any] = {"config": settings.values(plugin), "data": folders.make(plugin, owner)}

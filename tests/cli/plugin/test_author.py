@@ -205,6 +205,13 @@ def test_a_save_is_answered_and_errors_have_their_line(
     print(f"from a save to the answer: {1000 * (time.monotonic() - began):.0f} ms")
     dev.until("waiting")
 
+    change(code, "    return", '    open("/etc/passwd")\n    return')
+    assert "No such file" in dev.until("error:", "denied openat")
+    assert 'denied openat("/etc/passwd")' in "".join(dev.seen)
+    change(code, '    open("/etc/passwd")\n    return', "    return")
+    dev.until('"Salut, 123!"')
+    dev.until("waiting")
+
     change(code, "    return", "    retrun")
     assert f"{code}:9: invalid syntax" in dev.until("error:")
     change(code, "    retrun", "    return 1 / 0 or")
