@@ -162,7 +162,6 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     if spec.model:
         # The ledger decides what a model may hold; the rlimit only stops what runs away.
         budget += 4 * spec.model_bytes + (1 << 30)
-    asked = plugin.permissions
     # Looked at again: a link may lead elsewhere than when the manifest was read.
     read = tuple(places.folder(path, write=False) for path in asked.read)
     write = tuple(places.folder(path, write=True) for path in asked.write)

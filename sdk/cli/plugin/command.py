@@ -55,6 +55,9 @@ def plugin_command() -> None:
     """Write, test, pack and install plugins.
 
     \b
-    Example:
+    Examples:
+      claw plugin new hello
+      claw plugin dev hello
+      claw plugin install hello
       claw plugin list
     """
