@@ -37,17 +37,19 @@ class OpRow(NamedTuple):
     dtype: str
     tolerance: float
     arguments: str
+    dots: bool
+    """Built on sums of products of bytes: an op of its own for sets that bring only these."""
 
 
 def read_ops() -> list[OpRow]:
     """The rows of ``ops.def``, in order."""
     text = re.sub(r"/\*.*?\*/", "", (CSRC / "ops.def").read_text(), flags=re.S)
-    rows = re.findall(r'CLAW_OP\((\w+), (\w+), "([^"]+)", ([^,]+), \(([^)]*)\)\)', text)
-    if len(rows) != text.count("CLAW_OP("):
+    rows = re.findall(r'CLAW_(OP|DOT)\((\w+), (\w+), "([^"]+)", ([^,]+), \(([^)]*)\)\)', text)
+    if len(rows) != text.count("CLAW_OP(") + text.count("CLAW_DOT("):
         raise ValueError(
             f'{CSRC / "ops.def"}: a row is not CLAW_OP(family, name, "dtype", n, (args))'
         )
-    return [OpRow(f, n, d, float(t), a) for f, n, d, t, a in rows]
+    return [OpRow(f, n, d, float(t), a, kind == "DOT") for kind, f, n, d, t, a in rows]
 
 
 def declarations() -> str:

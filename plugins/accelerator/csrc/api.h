@@ -8,6 +8,7 @@
 #include "bounds.h"
 
 #define CLAW_OP(family, name, dtype, tolerance, args) void(*name) args;
+#define CLAW_DOT CLAW_OP
 typedef struct claw_ops {
     const char *isa;
 #include "ops.def"
