@@ -18,9 +18,12 @@ DESCRIPTION = 1000
 PERMISSIONS = 64
 """Of one plugin at most: nobody reads more."""
 CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""C0 and C1 controls, separators of lines, marks of direction, invisible characters."""
+"""C0 and C1 controls, separators of lines, marks of direction, invisible characters (all that
+Unicode calls ``Default_Ignorable_Code_Point``), halves of surrogates."""
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}([-+.]?[A-Za-z][0-9A-Za-z.+-]*)?")
 OPERATIONS = re.compile(r"\*|([a-z][a-z0-9_]{0,31}\.){1,3}([a-z][a-z0-9_]{0,31}|\*)")
 MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
