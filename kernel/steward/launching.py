@@ -154,7 +154,7 @@ def uid(plugin: str, taken: dict[str, int]) -> int:
 def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     """The profile that the manifest names, with this plugin's paths and limits."""
     asked = plugin.permissions
-    # Who listens must be able to accept, and nothing more than a tool can do otherwise.
+    # Who listens needs a descriptor for each connection, and nothing more than a tool otherwise.
     listens = asked.listen and asked.profile == "tool"
     base = Policy.load("network" if listens else asked.profile)
     # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
@@ -172,7 +172,7 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
         write_paths=base.write_paths + write,
         programs=base.programs + tuple(map(places.program, asked.programs)),
         devices=base.devices + tuple(map(places.device, asked.devices)),
-        accept=base.accept or bool(asked.listen),
+        accept=False,  # the broker does, and writes it down
         memory_bytes=budget,
         max_threads=max(base.max_threads, plugin.limits.threads),
         # What it declared; what a model adds, the ledger charges and the rlimit stops.
