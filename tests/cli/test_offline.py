@@ -175,7 +175,7 @@ from clawai.sdk import Context, operation
 @operation("keeper.say")
 def say(ctx: Context) -> str:
     (ctx.data / "seen").write_text("yes")
-    return f"{ctx.config['greeting']}, {len(ctx.secrets['word'])} letters"
+    return f"{ctx.config['greeting']}, {len(ctx.secret('word'))} letters"
 """,
 }
 
@@ -246,7 +246,7 @@ def test_every_verb_has_a_step() -> None:
 
 
 def test_every_verb_works_without_a_network(box: Any) -> None:
-    assert session(box, STEPS, 100) == []
+    assert session(box, STEPS, 300) == []
 
 
 @pytest.mark.soak
