@@ -328,6 +328,59 @@ def topk_f32(rng: np.random.Generator, kind: str) -> Case:
     return Case([x, x.size, k, Out(k), Out(k, np.int32)], [values, indices], exact=True)
 
 
+# ---- plain int8 matrices ----
+
+
+def packed_s8(w: Array) -> Array:
+    """(rows, k) -> blocks of 8 rows: quads of k by row, then the sums of the rows."""
+    rows, k = w.shape
+    wide = np.zeros((-(-rows // 8) * 8, -(-k // 4) * 4), np.int8)
+    wide[:rows, :k] = w
+    blocks = wide.reshape(-1, 8, wide.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    sums = wide.sum(1, dtype=np.int32).reshape(-1, 8)
+    flat = np.ascontiguousarray(blocks).view(np.uint8).reshape(len(sums), -1)
+    return np.concatenate([flat, sums.view(np.uint8)], 1).reshape(-1)
+
+
+def codes(rng: np.random.Generator, kind: str, dtype: type, *shape: int) -> Array:
+    """Any codes; "extreme": only the lowest and the highest, all of one sign in a row."""
+    info = np.iinfo(dtype)
+    q = rng.integers(info.min, info.max + 1, shape).astype(dtype)
+    if kind == "extreme":
+        q[:] = info.min
+        q[1::2] = info.max
+    return q
+
+
+def pack_s8(rng: np.random.Generator, kind: str) -> Case:
+    rows, k = pick(kind, 1, 5, 8), pick(kind, 1, 37, 600)
+    w = codes(rng, kind, np.int8, rows, k)
+    expected = packed_s8(w)
+    return Case([w, k, rows, k, Out(expected.size, np.uint8)], [expected], exact=True)
+
+
+def gemm8(dtype: type) -> Maker:
+    def make(rng: np.random.Generator, kind: str) -> Case:
+        blocks, k, n = pick(kind, 1, 7, 5), pick(kind, 3, 37, 1057), pick(kind, 1, 7, 13)
+        w, a = codes(rng, kind, np.int8, 8 * blocks, k), codes(rng, kind, dtype, n, k)
+        zero = [pick(kind, 0, 255, 131)] if dtype is np.uint8 else []
+        y = (a.astype(np.int64) - sum(zero)) @ w.astype(np.int64).T
+        scratch = Out(n * (4 + 1024) + 1024 * 16, np.uint8, scratch=True)
+        args = [packed_s8(w), blocks, k, a, k, *zero, n, scratch, Out((n, 8 * blocks), np.int32)]
+        return Case([*args, 8 * blocks], [y], exact=True)
+
+    return make
+
+
+def gemv8(rng: np.random.Generator, kind: str) -> Case:
+    blocks, k = pick(kind, 1, 7, 5), pick(kind, 3, 37, 1057)
+    w, a = codes(rng, kind, np.int8, 8 * blocks, k), codes(rng, kind, np.int8, k)
+    if kind == "extreme":
+        a[:] = -128
+    y = w.astype(np.int64) @ a.astype(np.int64)
+    return Case([packed_s8(w), blocks, k, a, Out(8 * blocks, np.int32)], [y], exact=True)
+
+
 # ---- transforms ----
 
 
@@ -374,5 +427,9 @@ MAKERS: dict[str, Maker] = {
     "dequantize_s8": dequantize_affine(np.int8),
     "requantize_s32_u8": requantize(np.uint8),
     "requantize_s32_s8": requantize(np.int8),
+    "pack_s8": pack_s8,
+    "gemm_s8s8_s32": gemm8(np.int8),
+    "gemm_u8s8_s32": gemm8(np.uint8),
+    "gemv_s8s8_s32": gemv8,
     "hadamard_f32": hadamard_f32,
 }
