@@ -123,8 +123,10 @@ static inline vf vf_load_bf16(const void *p)
 }
 
 static inline vi vi_zero(void) { vi r = {{0}}; return r; }
-static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] += b.v[i]; return a; }
+/* Modulo 2^32. */
+static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
 static inline vf vf_from_vi(vi a) { vf r; EACH(8) r.v[i] = (float)a.v[i]; return r; }
+static inline vi vi_set1(int32_t a) { vi r; EACH(8) r.v[i] = a; return r; }
 static inline vi vi_load(const void *p) { vi r; memcpy(r.v, p, 32); return r; }
 static inline void vi_store(int32_t *p, vi a) { memcpy(p, a.v, 32); }
 /* 8 int8 as floats. */

@@ -14,8 +14,6 @@
 
 static inline size_t block8_bytes(int32_t k) { return (size_t)((k + 3) / 4) * 32 + 32; }
 
-static inline int32_t add32(int32_t a, int32_t b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
-
 static void CLAW_FN(pack_s8)(const int8_t *src, int32_t stride, int32_t rows, int32_t k, uint8_t *w)
 {
     int32_t sums[8] = {0};
@@ -167,7 +165,7 @@ static inline __attribute__((always_inline)) void tile8(
     vi acc[4][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vi_zero();
-#pragma GCC unroll 4
+
     for (int32_t j = 0; j < quads; j++, w += 32 * nb, a += 4) {
         vw odd[2], even[2];
         for (int b = 0; b < nb; b++) {
@@ -184,9 +182,9 @@ static inline __attribute__((always_inline)) void tile8(
     }
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) {
-            int32_t sums[8], *out = y + (size_t)t * (size_t)ystride + 8 * b;
-            vi_store(sums, acc[t][b]);
-            for (int i = 0; i < 8; i++) out[i] = add32(add32(out[i], sums[i]), add32(rows[8 * b + i], terms[t]));
+            int32_t *out = y + (size_t)t * (size_t)ystride + 8 * b;
+            const vi rest = vi_add(vi_load(rows + 8 * b), vi_set1(terms[t]));
+            vi_store(out, vi_add(vi_load(out), vi_add(acc[t][b], rest)));
         }
 }
 
