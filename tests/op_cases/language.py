@@ -381,6 +381,125 @@ def gemv8(rng: np.random.Generator, kind: str) -> Case:
     return Case([packed_s8(w), blocks, k, a, Out(8 * blocks, np.int32)], [y], exact=True)
 
 
+# ---- rows of a file to packed blocks ----
+
+QUADS = {"q4_0": (2, 16), "q4_1": (4, 16), "q8_0": (2, 32)}
+"""Bytes of scales and of codes of a group of 32 elements."""
+
+
+def repack(fmt: str) -> Maker:
+    def make(rng: np.random.Generator, kind: str) -> Case:
+        rows, groups = pick(kind, 1, 5, 8), pick(kind, 1, 3, 18)
+        if fmt in QUADS:
+            head, body = QUADS[fmt]
+            k, src = 32 * groups, rng.integers(0, 256, (rows, groups, head + body), np.uint8)
+            full = np.zeros((8, groups, head + body), np.uint8)
+            full[:rows] = src
+            quads = full[:, :, head:].reshape(8, groups, -1, 4).transpose(1, 2, 0, 3)
+            halves = full[:, :, :head].reshape(8, groups, -1, 2).transpose(1, 2, 0, 3)
+            out = np.concatenate([quads.reshape(groups, -1), halves.reshape(groups, -1)], 1)
+        else:
+            k, size = pick(kind, 1, 37, 200), int(fmt[1:]) // 8
+            src = rng.integers(0, 256, (rows, k, size), np.uint8)
+            full = np.zeros((8, k, size), np.uint8)
+            full[:rows] = src
+            out = full.transpose(1, 0, 2)
+        stride = src.size // rows
+        args = [src, stride, rows, k, Out(out.size, np.uint8)]
+        return Case(args, [np.ascontiguousarray(out).reshape(-1)], exact=True)
+
+    return make
+
+
+# ---- caches ----
+
+
+def cache_groups(x: Array) -> tuple[Array, Array]:
+    """(..., head_dim) -> int8 codes and f16 scales of groups of 32, as kv_append_q8 rounds."""
+    groups = x.reshape(*x.shape[:-1], -1, 32)
+    top = np.abs(groups).max(-1, keepdims=True) * (np.float32(1) / np.float32(127))
+    d = np.minimum(top, np.float32(65504)).astype(np.float16)
+    wide = d.astype(np.float32)
+    inverse = np.where(wide > 0, np.float32(1) / wide, np.float32(0)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        q = np.rint(np.clip(groups * inverse, -127, 127)).astype(np.int8)
+    return q.reshape(x.shape), d[..., 0]
+
+
+def cache_blocks(k: Array, v: Array) -> tuple[Array, Array]:
+    """(positions, head_dim) twice -> bytes of the blocks of keys and of values."""
+    blocks, dim = len(k) // 64, k.shape[1]
+    kq, kd = cache_groups(k)
+    vq, vd = cache_groups(v)
+    lanes = kq.reshape(blocks, 8, 8, dim).transpose(0, 1, 3, 2)
+    scales = np.ascontiguousarray(kd.reshape(blocks, 8, 8, -1).transpose(0, 1, 3, 2))
+    parts = [lanes.reshape(blocks, -1).view(np.uint8), scales.view(np.uint8).reshape(blocks, -1)]
+    rows = [vq.reshape(blocks, -1).view(np.uint8), vd.reshape(blocks, -1).view(np.uint8)]
+    return np.concatenate(parts, 1), np.concatenate(rows, 1)
+
+
+def kv_append_q8(rng: np.random.Generator, kind: str) -> Case:
+    dim, position = 32 * pick(kind, 1, 3, 4), pick(kind, 0, 77, 127)
+    k, v = np.zeros((128, dim), np.float32), np.zeros((128, dim), np.float32)
+    k[position], v[position] = floats(rng, kind, dim), floats(rng, kind, dim)
+    if kind == "large":
+        k[position, :32], v[position, :32] = 1e-9, 3e38  # a scale of 0, and the largest one
+    keys, values = cache_blocks(k, v)
+    fresh = [Out(keys.shape, np.uint8), Out(values.shape, np.uint8)]
+    args = [k[position], v[position], dim, position, 68 * dim, *fresh]
+    return Case(args, [keys, values], exact=True)
+
+
+def windows(
+    rng: np.random.Generator, kind: str, rows: int, length: int
+) -> tuple[Array, Array, float]:
+    """First visible and end of each row, one row that sees nothing, and the cap."""
+    limit = rng.integers(1, length + 1, rows).astype(np.int32)
+    limit[0] = length
+    first = np.maximum(limit - rng.integers(1, 120, rows), 0).astype(np.int32)
+    if kind == "odd":
+        first[-1] = limit[-1]
+    return first, limit, {"large": 20.0, "odd": 5.0}.get(kind, 0.0)
+
+
+def attended(query: Array, k: Array, v: Array, first: Array, limit: Array, cap: float) -> Array:
+    scores = query.astype(np.float64) @ k.T * 0.125
+    if cap:
+        scores = cap * np.tanh(scores / cap)
+    at = np.arange(len(k))
+    scores[(at < first[:, None]) | (at >= limit[:, None])] = -np.inf
+    top = np.maximum(scores.max(1, keepdims=True), -1e300)
+    weights = np.exp(scores - top)
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-300) @ v
+
+
+def attention(fmt: str) -> Maker:
+    def make(rng: np.random.Generator, kind: str) -> Case:
+        rows, length = pick(kind, 1, 7, 3), pick(kind, 1, 77, 200)
+        dim = {"f16": pick(kind, 8, 24, 64), "q8": 32 * pick(kind, 1, 3, 2)}[fmt]
+        query = floats(rng, "small", rows, dim) * (50 if kind == "extreme" else 1)
+        first, limit, cap = windows(rng, kind, rows, length)
+        k, v = rng.standard_normal((2, -(-length // 64) * 64, dim)).astype(np.float32)
+        if kind == "weird":
+            query[0, 0], v[length:] = np.nan, 65504
+        if fmt == "f16":
+            k, v = k.astype(np.float16), v.astype(np.float16)
+            lanes = np.ascontiguousarray(k.reshape(-1, 8, dim).transpose(0, 2, 1))
+            cache = [64 * dim, lanes.view(np.uint16), v.view(np.uint16)]
+        else:
+            cache = [68 * dim, *cache_blocks(k, v)]
+            k, v = (
+                q * np.repeat(d.astype(np.float64), 32, 1) for q, d in map(cache_groups, (k, v))
+            )
+        y = attended(query, k.astype(np.float64), v.astype(np.float64), first, limit, cap)
+        room = 64 * dim * 2 + rows * 66 if fmt == "f16" else 264
+        args = [query, rows, dim, 0.125, cap, first, limit, *cache, Out(room, scratch=True)]
+        top = float(np.abs(v[:length].astype(np.float64)).max())
+        return Case([*args, Out((rows, dim))], [y], scale=top)
+
+    return make
+
+
 # ---- transforms ----
 
 
@@ -431,5 +550,9 @@ MAKERS: dict[str, Maker] = {
     "gemm_s8s8_s32": gemm8(np.int8),
     "gemm_u8s8_s32": gemm8(np.uint8),
     "gemv_s8s8_s32": gemv8,
+    **{f"repack_{fmt}": repack(fmt) for fmt in ("q4_0", "q4_1", "q8_0", "f16", "f32")},
+    "kv_append_q8": kv_append_q8,
+    "attention_q8": attention("q8"),
+    "attention_window_f16": attention("f16"),
     "hadamard_f32": hadamard_f32,
 }
