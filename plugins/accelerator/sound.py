@@ -173,7 +173,8 @@ def resample_table(up: int, down: int, zeros: int = 16, beta: float = 8.6) -> Fl
     cut = min(1.0, up / down)
     # Half of the width of the fall, in the units of cut, lies below the Nyquist frequency.
     cut *= 1 - beta / (np.pi * zeros) / 2
-    half = int(np.ceil(zeros * max(1.0, down / up)))
+    # Rounded up to whole vectors of 8.
+    half = -(-int(np.ceil(zeros * max(1.0, down / up))) // 4) * 4
     taps = 2 * half
     offset = np.arange(taps) - (half - 1)
     t = offset - np.arange(up)[:, None] / up

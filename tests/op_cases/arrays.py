@@ -12,7 +12,7 @@ Rng = np.random.Generator
 # ---- conversions ----
 
 
-def to_integers(dtype: type, offset: int = 0) -> Maker:
+def to_integers(dtype: type) -> Maker:
     """Ties, the ends of the type and what lies beyond them, NaN."""
     info = np.iinfo(dtype)
 
@@ -25,23 +25,21 @@ def to_integers(dtype: type, offset: int = 0) -> Maker:
             edges = [info.min, info.max, info.min - 1.0, info.max + 1.0, 4e9, -4e9, 3e38, -3e38]
             ties = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 254.5, 32766.5, 8388607.5, 16777217.0]
             x = np.resize(np.float32([*edges, *ties]), n)
-        y = (codes(x, scale, info.min - offset, info.max - offset) + offset).astype(dtype)
-        args = [x, n, scale, *([offset] if offset else []), Out(n, dtype)]
-        return Case(args, [y], exact=True)
+        y = codes(x, scale, info.min, info.max).astype(dtype)
+        return Case([x, n, scale, Out(n, dtype)], [y], exact=True)
 
     return make
 
 
-def from_integers(dtype: type, offset: int = 0) -> Maker:
+def from_integers(dtype: type) -> Maker:
     info = np.iinfo(dtype)
 
     def make(rng: Rng, kind: str) -> Case:
         n, scale = size(kind), 1.0 if kind == "odd" else 1 / (info.max // 2 + 1)
         x = rng.integers(info.min, info.max, n, dtype, endpoint=True)
         x[:2] = np.resize([info.min, info.max], 2)[: x[:2].size]
-        y = (x.astype(np.int64) - offset).astype(np.float32) * np.float32(scale)
-        args = [x, n, *([offset] if offset else []), scale, Out(n)]
-        return Case(args, [y], exact=True)
+        y = x.astype(np.float32) * np.float32(scale)
+        return Case([x, n, scale, Out(n)], [y], exact=True)
 
     return make
 
@@ -231,17 +229,6 @@ def hamming(rng: Rng, kind: str) -> Case:
     return Case([query, rows, n, words, Out(n, np.int32)], [y], exact=True)
 
 
-def normalize_rows(rng: Rng, kind: str) -> Case:
-    n, width = pick(kind, 1, 3, 5), pick(kind, 1, 77, 384)
-    x = floats(rng, kind, n, width)
-    if kind == "large":
-        x[0] = 0
-    v = x.astype(np.float64)
-    norm = np.sqrt((v * v).sum(1, keepdims=True))
-    y = np.where(norm == 0, 0, v / np.where(norm == 0, 1, norm))
-    return Case([x, n, width, Out((n, width))], [y])
-
-
 # ---- gates ----
 
 
@@ -361,11 +348,8 @@ def scatter_add(rng: Rng, kind: str) -> Case:
 
 
 MAKERS: dict[str, Maker] = {
-    "convert_f32_s8": to_integers(np.int8),
-    "convert_f32_u8": to_integers(np.uint8, 128),
     "convert_f32_s16": to_integers(np.int16),
     "convert_f32_s32": to_integers(np.int32),
-    "convert_u8_f32": from_integers(np.uint8, 128),
     "convert_s16_f32": from_integers(np.int16),
     "convert_s32_f32": from_integers(np.int32),
     "convert_f32_f16": f32_f16,
@@ -391,7 +375,6 @@ MAKERS: dict[str, Maker] = {
     "l2_rows_s8": bytes_pairwise(squares, -128),
     "cosine_rows_f32": cosine_rows,
     "hamming_rows": hamming,
-    "normalize_rows_f32": normalize_rows,
     "lstm_gates_f32": lstm_gates,
     "gru_gates_f32": gru_gates,
     "gru_reset_f32": gru_reset,

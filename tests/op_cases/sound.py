@@ -95,7 +95,7 @@ def magnitude(rng: Rng, kind: str) -> Case:
 
 def mel(rng: Rng, kind: str) -> Case:
     """Runs of every length, empty ones too, and real filters in the large case."""
-    frames, bins, filters = pick(kind, 1, 3, 4), pick(kind, 1, 77, 201), pick(kind, 1, 9, 80)
+    frames, bins, filters = pick(kind, 1, 3, 6), pick(kind, 1, 77, 201), pick(kind, 1, 9, 80)
     dense = np.zeros((filters, bins))
     if kind in ("large", "extreme"):
         dense[:] = sound.mel_filters(16000, 400, filters)

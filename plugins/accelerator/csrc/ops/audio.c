@@ -42,16 +42,35 @@ static inline float dot_run(const float *a, const float *b, int32_t n)
     return sum;
 }
 
+/* `count` frames at once, so that weights are loaded once; each has the same bits as alone. */
+static inline __attribute__((always_inline)) void mel_frames(int count, const float *x, int32_t bins,
+                                                             const int32_t *rows, const float *w, int32_t filters,
+                                                             float *y)
+{
+    for (int32_t f = 0; f < filters; f++, y++) {
+        const float *from = x + rows[2 * f];
+        int32_t n = rows[2 * f + 1], i = 0;
+        vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+        for (; i + 8 <= n; i += 8) {
+            vf v = vf_load(w + i);
+            for (int j = 0; j < count; j++) s[j] = vf_fma(vf_load(from + (size_t)j * (size_t)bins + i), v, s[j]);
+        }
+        for (int j = 0; j < count; j++) {
+            float sum = vf_sum(s[j]);
+            for (int32_t k = i; k < n; k++) sum += from[(size_t)j * (size_t)bins + k] * w[k];
+            y[(size_t)j * (size_t)filters] = sum;
+        }
+        w += n;
+    }
+}
+
 static void CLAW_FN(mel_f32)(const float *x, int32_t frames, int32_t bins, const int32_t *rows, const float *weights,
                              int32_t filters, float *y)
 {
-    for (int32_t f = 0; f < frames; f++, x += bins) {
-        const float *w = weights;
-        for (int32_t i = 0; i < filters; i++) {
-            *y++ = dot_run(x + rows[2 * i], w, rows[2 * i + 1]);
-            w += rows[2 * i + 1];
-        }
-    }
+    int32_t f = 0;
+    for (; f + 4 <= frames; f += 4, x += 4 * (size_t)bins, y += 4 * (size_t)filters)
+        mel_frames(4, x, bins, rows, weights, filters, y);
+    for (; f < frames; f++, x += bins, y += filters) mel_frames(1, x, bins, rows, weights, filters, y);
 }
 
 static void CLAW_FN(dct_f32)(const float *x, int32_t frames, int32_t n, const float *table, int32_t outputs, float *y)

@@ -1,48 +1,36 @@
 /* Arrays from one type of number to another. Floats to integers: times scale, nearest, ties to even,
- * clipped to the type; a NaN becomes 0 (in u8: the offset). Floats to floats: nearest, ties to even;
- * too large becomes infinite, a NaN stays a NaN. */
+ * clipped to the type; a NaN becomes 0. Floats to floats: nearest, ties to even; too large becomes
+ * infinite, a NaN stays a NaN. */
 
-/* Nearest integer of any float, as a float. */
+/* Nearest integer of a float of magnitude up to 2^23: what is above it has no digits to lose. */
 static inline float nearest(float v)
 {
-    float a = fabsf(v), r = (a + 8388608.0f) - 8388608.0f;
-    r = a < 8388608.0f ? r : a;
-    return v < 0.0f ? -r : r;
+    float big = copysignf(8388608.0f, v);
+    return (v + big) - big;
 }
 /* v between two whole numbers, 0 for a NaN. */
-static inline float whole(float v, float low, float high)
+static inline float clipped(float v, float low, float high)
 {
     v = v == v ? v : 0.0f;
     v = v > low ? v : low;
-    v = v < high ? v : high;
-    return nearest(v);
+    return v < high ? v : high;
 }
+static inline int32_t whole(float v, float low, float high) { return (int32_t)nearest(clipped(v, low, high)); }
 
-static void CLAW_FN(convert_f32_s8)(const float *x, int32_t n, float scale, int8_t *y)
-{
-    for (int32_t i = 0; i < n; i++) y[i] = (int8_t)(int32_t)whole(x[i] * scale, -128.0f, 127.0f);
-}
-static void CLAW_FN(convert_f32_u8)(const float *x, int32_t n, float scale, int32_t offset, uint8_t *y)
-{
-    float zero = (float)offset;
-    for (int32_t i = 0; i < n; i++) y[i] = (uint8_t)((int32_t)whole(x[i] * scale, -zero, 255.0f - zero) + offset);
-}
 static void CLAW_FN(convert_f32_s16)(const float *x, int32_t n, float scale, int16_t *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = (int16_t)(int32_t)whole(x[i] * scale, -32768.0f, 32767.0f);
+    for (int32_t i = 0; i < n; i++) y[i] = (int16_t)whole(x[i] * scale, -32768.0f, 32767.0f);
 }
 /* 2^31 - 1 is no float: the largest below 2^31, then what was beyond it is replaced. */
 static void CLAW_FN(convert_f32_s32)(const float *x, int32_t n, float scale, int32_t *y)
 {
     for (int32_t i = 0; i < n; i++) {
         float v = x[i] * scale;
-        int32_t code = (int32_t)whole(v, -2147483648.0f, 2147483520.0f);
+        float c = clipped(v, -2147483648.0f, 2147483520.0f);
+        c = fabsf(c) < 8388608.0f ? nearest(c) : c;
+        int32_t code = (int32_t)c;
         y[i] = v >= 2147483648.0f ? INT32_MAX : code;
     }
-}
-static void CLAW_FN(convert_u8_f32)(const uint8_t *x, int32_t n, int32_t offset, float scale, float *y)
-{
-    for (int32_t i = 0; i < n; i++) y[i] = (float)(x[i] - offset) * scale;
 }
 static void CLAW_FN(convert_s16_f32)(const int16_t *x, int32_t n, float scale, float *y)
 {

@@ -115,19 +115,15 @@ static void CLAW_FN(cosine_rows_f32)(const float *query, const float *rows, int3
     }
 }
 
-static void CLAW_FN(normalize_rows_f32)(const float *x, int32_t n, int32_t width, float *y)
-{
-    for (int32_t r = 0; r < n; r++, x += width, y += width) {
-        float norm = sqrtf(dot_run(x, x, width)), inverse = norm == 0.0f ? 0.0f : 1.0f / norm;
-        for (int32_t i = 0; i < width; i++) y[i] = x[i] * inverse;
-    }
-}
-
 static void CLAW_FN(hamming_rows)(const uint64_t *query, const uint64_t *rows, int32_t n, int32_t words, int32_t *y)
 {
     for (int32_t r = 0; r < n; r++, rows += words) {
-        int32_t count = 0;
-        for (int32_t i = 0; i < words; i++) count += __builtin_popcountll(query[i] ^ rows[i]);
-        y[r] = count;
+        int32_t count = 0, more = 0, i = 0;
+        for (; i + 4 <= words; i += 4) {
+            count += __builtin_popcountll(query[i] ^ rows[i]) + __builtin_popcountll(query[i + 1] ^ rows[i + 1]);
+            more += __builtin_popcountll(query[i + 2] ^ rows[i + 2]) + __builtin_popcountll(query[i + 3] ^ rows[i + 3]);
+        }
+        for (; i < words; i++) count += __builtin_popcountll(query[i] ^ rows[i]);
+        y[r] = count + more;
     }
 }

@@ -10,7 +10,7 @@ static void CLAW_FN(s24_unpack)(const uint8_t *x, int32_t n, float scale, float 
 static void CLAW_FN(s24_pack)(const float *x, int32_t n, float scale, uint8_t *y)
 {
     for (int32_t i = 0; i < n; i++, y += 3) {
-        uint32_t bits = (uint32_t)(int32_t)whole(x[i] * scale, -8388608.0f, 8388607.0f);
+        uint32_t bits = (uint32_t)whole(x[i] * scale, -8388608.0f, 8388607.0f);
         y[0] = (uint8_t)bits;
         y[1] = (uint8_t)(bits >> 8);
         y[2] = (uint8_t)(bits >> 16);
@@ -30,7 +30,10 @@ static void CLAW_FN(alaw_decode)(const uint8_t *x, int32_t n, int16_t *y)
 static void CLAW_FN(ulaw_decode)(const uint8_t *x, int32_t n, int16_t *y)
 {
     for (int32_t i = 0; i < n; i++) {
-        int32_t code = ~x[i], m = (((code & 15) * 8 + 132) << (code >> 4 & 7)) - 132;
+        int32_t code = ~x[i], power = ((code >> 4 & 7) + 127) << 23;
+        float shift; /* a product with 2^n: compilers would shift 16-bit lanes, which few units can */
+        memcpy(&shift, &power, 4);
+        int32_t m = (int32_t)((float)((code & 15) * 8 + 132) * shift) - 132;
         y[i] = (int16_t)(code & 128 ? -m : m);
     }
 }
