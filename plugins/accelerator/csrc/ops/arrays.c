@@ -1,38 +1,44 @@
-/* Arithmetic on whole arrays, and rows by index. y may be one of the inputs where it has their
- * shape: plain loops, so the compiler keeps the order where arrays overlap. */
+/* Arithmetic on whole arrays, and rows by index. */
+
+/* v: 8 at a time, s: the same of one element. Written on vectors, since compilers take long over so
+ * many loops whose arrays might overlap in any way. */
+#define EACH_ELEMENT(v, s)                                       \
+    int32_t i = 0;                                               \
+    for (; i + 8 <= n; i += 8) vf_store(y + i, v);               \
+    for (; i < n; i++) y[i] = s;
+#define AT(p) vf_load((p) + i)
 
 static void CLAW_FN(mul_f32)(const float *a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+    EACH_ELEMENT(vf_mul(AT(a), AT(b)), a[i] * b[i])
 }
 static void CLAW_FN(sub_f32)(const float *a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] - b[i];
+    EACH_ELEMENT(vf_sub(AT(a), AT(b)), a[i] - b[i])
 }
 static void CLAW_FN(div_f32)(const float *a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] / b[i];
+    EACH_ELEMENT(vf_div(AT(a), AT(b)), a[i] / b[i])
 }
-/* Of a NaN and a number the second, as vf_max: exact on every target. */
 static void CLAW_FN(max_f32)(const float *a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] > b[i] ? a[i] : b[i];
+    EACH_ELEMENT(vf_max(AT(a), AT(b)), a[i] > b[i] ? a[i] : b[i])
 }
 static void CLAW_FN(min_f32)(const float *a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] < b[i] ? a[i] : b[i];
+    EACH_ELEMENT(vf_min(AT(a), AT(b)), a[i] < b[i] ? a[i] : b[i])
 }
 static void CLAW_FN(mul_add_f32)(const float *a, const float *b, const float *c, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a[i] * b[i] + c[i];
+    EACH_ELEMENT(vf_add(vf_mul(AT(a), AT(b)), AT(c)), a[i] * b[i] + c[i])
 }
 static void CLAW_FN(axpy_f32)(const float *x, float a, const float *b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a * x[i] + b[i];
+    EACH_ELEMENT(vf_add(vf_mul(vf_set1(a), AT(x)), AT(b)), a * x[i] + b[i])
 }
 static void CLAW_FN(affine_f32)(const float *x, float a, float b, int32_t n, float *y)
 {
-    for (int32_t i = 0; i < n; i++) y[i] = a * x[i] + b;
+    EACH_ELEMENT(vf_add(vf_mul(vf_set1(a), AT(x)), vf_set1(b)), a * x[i] + b)
 }
 static void CLAW_FN(select_f32)(const uint8_t *mask, const float *a, const float *b, int32_t n, float *y)
 {

@@ -25,8 +25,9 @@ static void CLAW_FN(magnitude_f32)(const float *re, const float *im, int32_t n, 
     for (int32_t i = 0; i < n; i++) y[i] = sqrtf(re[i] * re[i] + im[i] * im[i]);
 }
 
-/* Sum of n products: 4 running vectors, then their pairs, the lanes as vf_sum, the rest one by one. */
-static inline float dot_run(const float *a, const float *b, int32_t n)
+/* Sum of n products: 4 running vectors, then their pairs, the lanes as vf_sum, the rest one by one.
+ * Not inlined: its callers are many and its runs long. */
+static __attribute__((noinline)) float dot_run(const float *a, const float *b, int32_t n)
 {
     vf s0 = vf_zero(), s1 = vf_zero(), s2 = vf_zero(), s3 = vf_zero();
     int32_t i = 0;

@@ -7,26 +7,27 @@ static void CLAW_FN(dot_rows_f32)(const float *query, const float *rows, int32_t
     for (int32_t r = 0; r < n; r++, rows += stride) y[r] = dot_run(query, rows, width);
 }
 
-/* As dot_run, with rows of 16 bits. */
+/* As dot_run, with rows of 16 bits; the last numbers are copied and filled up with zeros. */
 static inline float dot_half(const float *a, const uint16_t *b, int32_t n, int brain)
 {
     vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
-    int32_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        for (int j = 0; j < 4; j++) {
-            const uint16_t *p = b + i + 8 * j;
-            s[j] = vf_fma(vf_load(a + i + 8 * j), brain ? vf_load_bf16(p) : vf_load_f16(p), s[j]);
+    float last_a[32];
+    uint16_t last_b[32];
+    for (int32_t i = 0; i < n; i += 32, a += 32, b += 32) {
+        if (n - i < 32) {
+            memset(last_a, 0, sizeof last_a);
+            memset(last_b, 0, sizeof last_b);
+            memcpy(last_a, a, (size_t)(n - i) * sizeof *a);
+            memcpy(last_b, b, (size_t)(n - i) * sizeof *b);
+            a = last_a;
+            b = last_b;
         }
-    for (; i + 8 <= n; i += 8)
-        s[0] = vf_fma(vf_load(a + i), brain ? vf_load_bf16(b + i) : vf_load_f16(b + i), s[0]);
-    float sum = vf_sum(vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
-    for (; i < n; i++) {
-        uint32_t bits = (uint32_t)b[i] << 16;
-        float v;
-        memcpy(&v, &bits, 4);
-        sum += a[i] * (brain ? v : f16_to_f32(b[i]));
+        for (int j = 0; j < 4; j++) {
+            vf row = brain ? vf_load_bf16(b + 8 * j) : vf_load_f16(b + 8 * j);
+            s[j] = vf_fma(vf_load(a + 8 * j), row, s[j]);
+        }
     }
-    return sum;
+    return vf_sum(vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
 }
 static void CLAW_FN(dot_rows_f16)(const float *query, const uint16_t *rows, int32_t n, int32_t width, int64_t stride,
                                   float *y)

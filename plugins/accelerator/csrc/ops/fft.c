@@ -140,7 +140,7 @@ static inline void fft_join(const float *ar, const float *ai, int32_t m, int32_t
     dft8(out);
 }
 
-static void fft_any(const float *xr, const float *xi, int32_t n, float scale, const float *table, float *scratch,
+static __attribute__((noinline)) void fft_any(const float *xr, const float *xi, int32_t n, float scale, const float *table, float *scratch,
                     float *yr, float *yi)
 {
     const float *ar, *ai;
@@ -186,7 +186,7 @@ static void CLAW_FN(fft_f32)(const float *xr, const float *xi, int32_t n, float 
 
 /* The spectrum of n = 2 h reals out of the transform z of their pairs; u and v: -sin and cos of
  * 2 pi k / n for k below h. */
-static void rfft_split(const float *zr, const float *zi, int32_t h, const float *u, const float *v, float *restrict yr,
+static __attribute__((noinline)) void rfft_split(const float *zr, const float *zi, int32_t h, const float *u, const float *v, float *restrict yr,
                        float *restrict yi)
 {
     yr[0] = zr[0] + zi[0];

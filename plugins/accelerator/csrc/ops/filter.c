@@ -46,6 +46,11 @@ static void CLAW_FN(resample_linear_f32)(const float *x, int32_t length, int64_t
     for (int32_t i = 0; i < n; i++, position += step) {
         int64_t at = position >> 32, last = length - 1;
         int64_t a = at < last ? at : last, b = at + 1 < last ? at + 1 : last;
+        if (b < 0) { /* ahead of the first sample, or there is none */
+            y[i] = length > 0 ? x[0] : 0.0f;
+            continue;
+        }
+        if (a < 0) a = 0;
         float part = (float)(uint32_t)position * 2.3283064365386963e-10f;
         y[i] = x[a] + (x[b] - x[a]) * part;
     }
