@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from op_cases import language, transformer
+from op_cases import arrays, language, sound, transformer
 from op_cases.parts import KINDS, Case, Maker, Out
 
 __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
@@ -15,6 +15,8 @@ __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
 MAKERS: dict[str, Maker] = {
     **transformer.MAKERS,
     **language.MAKERS,
+    **sound.MAKERS,
+    **arrays.MAKERS,
 }
 
 

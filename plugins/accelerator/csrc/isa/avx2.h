@@ -40,6 +40,23 @@ static inline vf vf_pow2(vf n)
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
+static inline void vf_transpose(vf a[8])
+{
+    vf p[8], q[8]; /* pairs of rows, then squares of four */
+    for (int i = 0; i < 8; i += 2) {
+        p[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        p[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            q[i + 2 * j] = _mm256_shuffle_ps(p[i + j], p[i + j + 2], 0x44);
+            q[i + 2 * j + 1] = _mm256_shuffle_ps(p[i + j], p[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_permute2f128_ps(q[i], q[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(q[i], q[i + 4], 0x31);
+    }
+}
 static inline vf vf_swap(vf a) { return _mm256_permute_ps(a, 0xb1); }
 static inline float vf_sum(vf a)
 {
@@ -72,6 +89,12 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static inline int32_t vi_sum(vi a)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
 static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
 static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }

@@ -45,6 +45,11 @@ static inline vf vf_pow2(vf n)
     EACH(8) { uint32_t b = (uint32_t)((int32_t)n.v[i] + 127) << 23; memcpy(&n.v[i], &b, 4); }
     return n;
 }
+/* Lane j of vector i and lane i of vector j change places. */
+static inline void vf_transpose(vf a[8])
+{
+    EACH(8) for (int j = 0; j < i; j++) { float t = a[i].v[j]; a[i].v[j] = a[j].v[i]; a[j].v[i] = t; }
+}
 /* Neighbouring lanes change places. */
 static inline vf vf_swap(vf a) { vf r; EACH(8) r.v[i] = a.v[i ^ 1]; return r; }
 /* Lanes combine as ((0+4)+(2+6)) + ((1+5)+(3+7)). */
@@ -125,6 +130,8 @@ static inline vf vf_load_bf16(const void *p)
 static inline vi vi_zero(void) { vi r = {{0}}; return r; }
 /* Modulo 2^32. */
 static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
+/* Of all lanes, modulo 2^32. */
+static inline int32_t vi_sum(vi a) { uint32_t r = 0; EACH(8) r += (uint32_t)a.v[i]; return (int32_t)r; }
 static inline vf vf_from_vi(vi a) { vf r; EACH(8) r.v[i] = (float)a.v[i]; return r; }
 static inline vi vi_set1(int32_t a) { vi r; EACH(8) r.v[i] = a; return r; }
 static inline vi vi_load(const void *p) { vi r; memcpy(r.v, p, 32); return r; }
