@@ -45,6 +45,11 @@ static inline vf vf_pow2(vf n)
     EACH(8) { uint32_t b = (uint32_t)((int32_t)n.v[i] + 127) << 23; memcpy(&n.v[i], &b, 4); }
     return n;
 }
+/* Lane j of vector i and lane i of vector j change places. */
+static inline void vf_transpose(vf a[8])
+{
+    EACH(8) for (int j = 0; j < i; j++) { float t = a[i].v[j]; a[i].v[j] = a[j].v[i]; a[j].v[i] = t; }
+}
 /* Neighbouring lanes change places. */
 static inline vf vf_swap(vf a) { vf r; EACH(8) r.v[i] = a.v[i ^ 1]; return r; }
 /* Lanes combine as ((0+4)+(2+6)) + ((1+5)+(3+7)). */
@@ -122,8 +127,32 @@ static inline vf vf_load_bf16(const void *p)
     return r;
 }
 
+/* Images: 8 bytes to floats and back (integral floats in 0..255 only). */
+static inline vf vf_load_u8(const uint8_t *p) { vf r; EACH(8) r.v[i] = p[i]; return r; }
+static inline void vf_store_u8(uint8_t *p, vf a) { EACH(8) p[i] = (uint8_t)a.v[i]; }
+/* The same for 8 pixels of 3 bytes: c[0] has the first byte of each, c[1] the second, c[2] the third. */
+static inline void vf_load_rgb(const uint8_t *p, vf c[3])
+{
+    EACH(8) for (int j = 0; j < 3; j++) c[j].v[i] = p[3 * i + j];
+}
+static inline void vf_store_rgb(uint8_t *p, const vf c[3])
+{
+    EACH(8) for (int j = 0; j < 3; j++) p[3 * i + j] = (uint8_t)c[j].v[i];
+}
+
 static inline vi vi_zero(void) { vi r = {{0}}; return r; }
 static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] += b.v[i]; return a; }
+static inline vi vi_load(const int32_t *p) { vi r; memcpy(r.v, p, 32); return r; }
+/* acc + a * w + b * w': 8 bytes of each of two rows; the weights of a lane, w and w', are neighbours. */
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const int16_t *w)
+{
+    EACH(8) {
+        int16_t t[2];
+        memcpy(t, w + 2 * i, sizeof t);
+        acc.v[i] += a[i] * t[0] + b[i] * t[1];
+    }
+    return acc;
+}
 static inline vf vf_from_vi(vi a) { vf r; EACH(8) r.v[i] = (float)a.v[i]; return r; }
 /* Integral floats in -127..127 to int8. */
 static inline void vf_store_i8(int8_t *p, vf a) { EACH(8) p[i] = (int8_t)a.v[i]; }
@@ -148,6 +177,14 @@ static inline vi vs_sum(vs a) { vi r; EACH(8) r.v[i] = a.v[2 * i] + a.v[2 * i + 
 static inline vi vi_dot(vi acc, vb w, vb a)
 {
     EACH(32) acc.v[i >> 2] += (int8_t)w.v[i] * (int8_t)a.v[i];
+    return acc;
+}
+/* Codes (0..255) times int8 weights (-127..127), summed in int32. A target whose products of bytes
+ * are of int8 only takes VU_SHIFT = 128 off each code first: sums then lack VU_SHIFT * sum(weights). */
+#define VU_SHIFT 0
+static inline vi vu_dot(vi acc, vb x, vb w)
+{
+    EACH(32) acc.v[i >> 2] += x.v[i] * (int8_t)w.v[i];
     return acc;
 }
 #endif
