@@ -441,15 +441,14 @@ class Resizing:
     first: int
     rows: int
 
-    def case(self, x: Array, y: Array, scratch: bool = False, extra: int = 0) -> Case:
+    def case(self, x: Array, y: Array, scratch: list[Out] | None = None, extra: int = 0) -> Case:
         xrow, yrow = x.shape[1], y.shape[1] * self.c + extra
         out = np.zeros((self.rows, yrow))
         out[:, : yrow - extra] = y.reshape(self.rows, -1)
         given = [self.h, self.w, self.c, xrow, self.oh, self.ow, self.first, self.rows]
-        room = [Out(self.w * self.c + 2 * self.ow, np.int32, scratch=True)] if scratch else []
         # The last row ends with its pixels, as that of a cut out part does.
         flat = x.reshape(-1)[: (self.h - 1) * xrow + self.w * self.c]
-        return Case([flat, *given, *room, Out(out.shape, x.dtype), yrow], [out])
+        return Case([flat, *given, *(scratch or []), Out(out.shape, x.dtype), yrow], [out])
 
 
 def resizing(kind: str, shrink: bool = False) -> Resizing:
@@ -495,7 +494,8 @@ def resize_bilinear_u8(rng: np.random.Generator, kind: str) -> Case:
     real = image[top] * (1 - fy[:, None, None]) + image[low] * fy[:, None, None]
     real = real[:, left] * (1 - fx[None, :, None]) + real[:, right] * fx[None, :, None]
     assert np.abs(y - real).max() < 0.63
-    case = r.case(x, y[r.first : r.first + r.rows], scratch=True, extra=4)
+    scratch = [Out(r.w * r.c + 2 * r.ow, np.int32, scratch=True)]
+    case = r.case(x, y[r.first : r.first + r.rows], scratch, extra=4)
     case.exact = True
     return case
 
@@ -538,7 +538,8 @@ def resize_area_u8(rng: np.random.Generator, kind: str) -> Case:
     image = x[:, : r.w * r.c].reshape(r.h, r.w, r.c).astype(np.int64)
     sums = np.einsum("oh,hwc,pw->opc", coverage(r.h, r.oh), image, coverage(r.w, r.ow))
     y = (2 * sums + r.h * r.w) // (2 * r.h * r.w)
-    case = r.case(x, y[r.first : r.first + r.rows], scratch=True, extra=4)
+    scratch = [Out(r.w * r.c, scratch=True)]
+    case = r.case(x, y[r.first : r.first + r.rows], scratch, extra=4)
     case.exact = True
     return case
 
@@ -557,8 +558,8 @@ def warp_u8(rng: np.random.Generator, kind: str) -> Case:
     d = m[6] * i + m[7] * j + m[8]
     at = ((m[3] * i + m[4] * j + m[5]) / d, h), ((m[0] * i + m[1] * j + m[2]) / d, w)
     near = []
-    for position, size in at:
-        position = np.where(position > 0, position, 0.0)
+    for unbound, size in at:
+        position = np.where(unbound > 0, unbound, 0.0)
         inside = position < size - 1
         left = np.where(inside, position, size - 1).astype(int)
         part = fixed(np.where(inside, position - left, 0.0))[:, :, None]

@@ -26,7 +26,7 @@
 /* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
 #define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
     ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))
-/* int32 of the scratch of resize_bilinear_u8 and resize_area_u8. */
+/* Elements of the scratch of resize_bilinear_u8; resize_area_u8 needs width * channels. */
 #define CLAW_RESIZE_SCRATCH(width, channels, out_width) \
     ((size_t)(width) * (size_t)(channels) + 2 * (size_t)(out_width))
 #endif

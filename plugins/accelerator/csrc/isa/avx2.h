@@ -129,12 +129,12 @@ static inline void vf_store_rgb(uint8_t *p, const vf c[3])
 
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-static inline vi vi_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
-static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const int16_t *w)
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
 {
     __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)a), y = _mm_loadl_epi64((const __m128i *)(const void *)b);
     __m256i t = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, y));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(t, _mm256_loadu_si256((const __m256i *)(const void *)w)));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(t, _mm256_loadu_si256((const __m256i *)w)));
 }
 static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline void vf_store_i8(int8_t *p, vf a)

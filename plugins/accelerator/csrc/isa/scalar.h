@@ -142,13 +142,13 @@ static inline void vf_store_rgb(uint8_t *p, const vf c[3])
 
 static inline vi vi_zero(void) { vi r = {{0}}; return r; }
 static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] += b.v[i]; return a; }
-static inline vi vi_load(const int32_t *p) { vi r; memcpy(r.v, p, 32); return r; }
-/* acc + a * w + b * w': 8 bytes of each of two rows; the weights of a lane, w and w', are neighbours. */
-static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const int16_t *w)
+static inline vi vi_load(const void *p) { vi r; memcpy(r.v, p, 32); return r; }
+/* acc + a * w + b * w': 8 bytes of each of two rows; the int16 weights of a lane, w and w', are neighbours. */
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
 {
     EACH(8) {
         int16_t t[2];
-        memcpy(t, w + 2 * i, sizeof t);
+        memcpy(t, (const char *)w + 4 * i, sizeof t);
         acc.v[i] += a[i] * t[0] + b[i] * t[1];
     }
     return acc;

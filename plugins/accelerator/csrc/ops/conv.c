@@ -31,16 +31,15 @@ typedef struct {
 static inline __attribute__((always_inline)) void conv_tile(
     int nb, int nt, const conv_walk *in, const conv_runs *c, int32_t pixel, float *y, size_t ystride)
 {
-    vf acc[6][2];
+    vf acc[4][3];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vf_load(c->bias + (size_t)b * c->wblock);
     for (int32_t tap = 0; tap < c->taps; tap++) {
-        const float *rows[6], *w = c->w + (size_t)tap * c->wtap, *w1 = w + c->wblock;
+        const float *rows[4], *w = c->w + (size_t)tap * c->wtap;
         for (int t = 0; t < nt; t++) rows[t] = conv_walk_at(in, pixel + t, tap);
         for (int32_t i = 0; i < c->k; i++) {
-            vf v[2];
-            v[0] = vf_load(w + 8 * (size_t)i);
-            if (nb == 2) v[1] = vf_load(w1 + 8 * (size_t)i);
+            vf v[3];
+            for (int b = 0; b < nb; b++) v[b] = vf_load(w + (size_t)b * c->wblock + 8 * (size_t)i);
             for (int t = 0; t < nt; t++) {
                 vf a = vf_set1(rows[t][i]);
                 for (int b = 0; b < nb; b++) acc[t][b] = vf_fma(v[b], a, acc[t][b]);
@@ -53,18 +52,19 @@ static inline __attribute__((always_inline)) void conv_tile(
                      vf_min(vf_set1(c->high), vf_max(vf_set1(c->low), acc[t][b])));
 }
 
-/* One or two blocks of output channels for a range of pixels: their weights stay in the cache. */
+/* Up to three blocks of output channels for a range of pixels: their weights stay in the cache. A
+ * tile of 3 blocks x 4 pixels needs 16 registers. */
 static __attribute__((noinline)) void conv_panel(
     int nb, const conv_walk *in, const conv_runs *c, int32_t pixels, float *y, size_t ystride)
 {
     for (int32_t p = 0, nt; p < pixels; p += nt, y += (size_t)nt * ystride) {
-        nt = pixels - p >= 6 ? 6 : pixels - p >= 2 ? 2 : 1;
-        switch (nt + (nb == 2 ? 8 : 0)) {
-        case 14: conv_tile(2, 6, in, c, p, y, ystride); break;
-        case 10: conv_tile(2, 2, in, c, p, y, ystride); break;
-        case 9: conv_tile(2, 1, in, c, p, y, ystride); break;
-        case 6: conv_tile(1, 6, in, c, p, y, ystride); break;
-        case 2: conv_tile(1, 2, in, c, p, y, ystride); break;
+        nt = pixels - p >= 4 ? 4 : 1;
+        switch (nt + 8 * nb) {
+        case 28: conv_tile(3, 4, in, c, p, y, ystride); break;
+        case 25: conv_tile(3, 1, in, c, p, y, ystride); break;
+        case 20: conv_tile(2, 4, in, c, p, y, ystride); break;
+        case 17: conv_tile(2, 1, in, c, p, y, ystride); break;
+        case 12: conv_tile(1, 4, in, c, p, y, ystride); break;
         default: conv_tile(1, 1, in, c, p, y, ystride);
         }
     }
@@ -72,10 +72,11 @@ static __attribute__((noinline)) void conv_panel(
 
 static void conv_all(const conv_walk *in, conv_runs *c, int32_t blocks, int32_t pixels, float *y, size_t ystride)
 {
-    for (int32_t b = 0; b < blocks; b += 2) {
-        conv_panel(blocks - b >= 2 ? 2 : 1, in, c, pixels, y + 8 * (size_t)b, ystride);
-        c->w += 2 * c->wblock;
-        c->bias += 2 * c->wblock;
+    for (int32_t b = 0, nb; b < blocks; b += nb) {
+        nb = blocks - b == 4 ? 2 : blocks - b >= 3 ? 3 : blocks - b; /* 3 + 1 is slower than 2 + 2 */
+        conv_panel(nb, in, c, pixels, y + 8 * (size_t)b, ystride);
+        c->w += (size_t)nb * c->wblock;
+        c->bias += (size_t)nb * c->wblock;
     }
 }
 

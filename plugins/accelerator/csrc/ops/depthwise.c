@@ -56,13 +56,10 @@ static inline __attribute__((always_inline)) void depthwise_u8_pixels(
     const size_t record = claw_depthwise_u8_bytes(taps), n = (size_t)channels;
     for (size_t at = 0; at < n; at += 8, w += record) {
         vi acc[2];
-        int32_t bias[8];
-        memcpy(bias, w, 32);
-        for (int p = 0; p < np; p++) acc[p] = vi_load(bias);
+        for (int p = 0; p < np; p++) acc[p] = vi_load(w);
         for (int32_t tap = 0; tap < taps; tap += 2) {
             const int32_t next = tap + 1 < taps ? tap + 1 : tap;
-            int16_t v[16];
-            memcpy(v, w + DEPTHWISE_U8_HEAD + 16 * (size_t)tap, 32);
+            const uint8_t *v = w + DEPTHWISE_U8_HEAD + 16 * (size_t)tap;
             for (int p = 0; p < np; p++)
                 acc[p] = vi_pair(acc[p], rows[p * CLAW_MAX_TAPS + tap] + at, rows[p * CLAW_MAX_TAPS + next] + at, v);
         }

@@ -17,6 +17,17 @@ static inline int32_t linear_at(double at, int32_t size, double *part)
 static inline double half_pixel(int32_t i, int32_t size, int32_t out) { return (i + 0.5) * ((double)size / out) - 0.5; }
 static inline int32_t to_fixed(double part) { return (int32_t)(part * (1 << RESIZE_BITS) + 0.5); }
 
+/* A row between two neighbours a pixel: `right` elements on, by its share. */
+static inline __attribute__((always_inline)) void blend_row(
+    const int32_t *restrict x, const int32_t *restrict at, const int32_t *restrict share, int32_t n, int32_t c,
+    int32_t right, uint8_t *restrict y)
+{
+    for (int32_t i = 0; i < n; i++, y += c) {
+        const int32_t *p = x + at[i], f = share[i], g = (1 << RESIZE_BITS) - f;
+        for (int32_t j = 0; j < c; j++) y[j] = (uint8_t)((p[j] * g + p[j + right] * f + (1 << 21)) >> 22);
+    }
+}
+
 static void CLAW_FN(resize_bilinear_u8)(
     const uint8_t *x, int32_t h, int32_t width, int32_t c, int32_t xrow, int32_t oh, int32_t ow, int32_t first,
     int32_t rows, int32_t *scratch, uint8_t *y, int32_t yrow)
@@ -34,11 +45,8 @@ static void CLAW_FN(resize_bilinear_u8)(
         const int32_t top = linear_at(half_pixel(row, h, oh), h, &part), f = to_fixed(part);
         const uint8_t *restrict a = x + (size_t)top * (size_t)xrow, *restrict b = top + 1 < h ? a + xrow : a;
         for (int32_t i = 0; i < n; i++) blend[i] = a[i] * (one - f) + b[i] * f;
-        for (int32_t i = 0; i < ow; i++)
-            for (int32_t j = 0; j < c; j++) {
-                const int32_t *p = blend + at[i] + j;
-                y[i * c + j] = (uint8_t)((p[0] * (one - share[i]) + p[right] * share[i] + (1 << 21)) >> 22);
-            }
+        if (c == 3 && right) blend_row(blend, at, share, ow, 3, 3, y);
+        else blend_row(blend, at, share, ow, c, right, y);
     }
 }
 
@@ -110,28 +118,30 @@ static inline int64_t covered(int32_t i, int32_t j, int32_t size, int32_t out)
     return (b < to ? b : to) - (a > from ? a : from);
 }
 
+/* Sums of rows are whole and below 2^24 (h < 65536), totals below 2^53: exact in f32 and f64. */
 static void CLAW_FN(resize_area_u8)(
     const uint8_t *x, int32_t h, int32_t width, int32_t c, int32_t xrow, int32_t oh, int32_t ow, int32_t first,
-    int32_t rows, int32_t *scratch, uint8_t *y, int32_t yrow)
+    int32_t rows, float *scratch, uint8_t *y, int32_t yrow)
 {
     const int32_t n = width * c;
-    const uint64_t area = (uint64_t)h * (uint64_t)width;
-    uint32_t *restrict sum = (uint32_t *)scratch;
+    const double area = (double)h * (double)width;
     for (int32_t row = first; row < first + rows; row++, y += yrow) {
-        memset(sum, 0, 4 * (size_t)n);
+        memset(scratch, 0, 4 * (size_t)n);
         for (int32_t j = (int32_t)((int64_t)row * h / oh); (int64_t)j * oh < (int64_t)(row + 1) * h; j++) {
-            const uint8_t *restrict a = x + (size_t)j * (size_t)xrow;
-            const uint32_t share = (uint32_t)covered(row, j, h, oh);
-            for (int32_t i = 0; i < n; i++) sum[i] += a[i] * share;
+            const uint8_t *a = x + (size_t)j * (size_t)xrow;
+            const float share = (float)covered(row, j, h, oh);
+            int32_t i = 0;
+            for (; i + 8 <= n; i += 8)
+                vf_store(scratch + i, vf_fma(vf_load_u8(a + i), vf_set1(share), vf_load(scratch + i)));
+            for (; i < n; i++) scratch[i] += a[i] * share;
         }
         for (int32_t i = 0; i < ow; i++) {
-            const int32_t from = (int32_t)((int64_t)i * width / ow);
-            for (int32_t k = 0; k < c; k++) {
-                uint64_t total = 0;
-                for (int32_t j = from; (int64_t)j * ow < (int64_t)(i + 1) * width; j++)
-                    total += sum[j * c + k] * (uint64_t)covered(i, j, width, ow);
-                y[i * c + k] = (uint8_t)((2 * total + area) / (2 * area));
+            double total[4] = {0};
+            for (int32_t j = (int32_t)((int64_t)i * width / ow); (int64_t)j * ow < (int64_t)(i + 1) * width; j++) {
+                const double share = (double)covered(i, j, width, ow);
+                for (int32_t k = 0; k < c; k++) total[k] += scratch[j * c + k] * share;
             }
+            for (int32_t k = 0; k < c; k++) y[i * c + k] = (uint8_t)((total[k] + 0.5 * area) / area);
         }
     }
 }
