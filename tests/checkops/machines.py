@@ -42,7 +42,7 @@ class Machine:
 
 
 def _aarch64() -> Machine:
-    targets = ("scalar",)
+    targets = ("scalar", "neon", "dotprod", "i8mm")
     if HOST == "aarch64":
         return Machine("aarch64", targets)
     return Machine(

@@ -1,31 +1,51 @@
-/* Which table of ops runs here: detection by the processor itself (no /proc, fit for a sandbox). */
-#define _GNU_SOURCE
+/* Which table of ops runs here, and what the library holds. */
 #include <string.h>
 
 #include "../api.h"
+#include "cpu.h"
 
 extern const claw_ops claw_ops_scalar;
 #if defined(__x86_64__)
-extern const claw_ops claw_ops_avx2, claw_ops_avx512vnni;
-
-static int has_avx2(void)
-{
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
-
-static int has_avx512vnni(void)
-{
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-}
+extern const claw_ops claw_ops_avx2, claw_ops_avxvnni, claw_ops_avx512vnni;
+#elif defined(__aarch64__)
+extern const claw_ops claw_ops_neon, claw_ops_dotprod, claw_ops_i8mm;
 #endif
+
+/* Best first. */
+static const struct {
+    const claw_ops *ops;
+    cpu_feature needs;
+} TARGETS[] = {
+#if defined(__x86_64__)
+    {&claw_ops_avx512vnni, CPU_AVX512VNNI},
+#if defined(CLAW_BUILDS_AVXVNNI)
+    {&claw_ops_avxvnni, CPU_AVXVNNI},
+#endif
+    {&claw_ops_avx2, CPU_AVX2},
+#elif defined(__aarch64__)
+    {&claw_ops_i8mm, CPU_I8MM},
+    {&claw_ops_dotprod, CPU_DOTPROD},
+    {&claw_ops_neon, CPU_NEON},
+#endif
+    {&claw_ops_scalar, CPU_PLAIN},
+};
 
 const claw_ops *claw_ops_named(const char *isa)
 {
-#if defined(__x86_64__)
-    if ((!isa || !strcmp(isa, "avx512vnni")) && has_avx512vnni()) return &claw_ops_avx512vnni;
-    if ((!isa || !strcmp(isa, "avx2")) && has_avx2()) return &claw_ops_avx2;
-#endif
-    return !isa || !strcmp(isa, "scalar") ? &claw_ops_scalar : NULL;
+    for (size_t i = 0; i < sizeof TARGETS / sizeof *TARGETS; i++)
+        if ((!isa || !strcmp(isa, TARGETS[i].ops->isa)) && cpu_has(TARGETS[i].needs)) return TARGETS[i].ops;
+    return NULL;
+}
+
+#undef CLAW_DOT
+#define CLAW_OP(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 0},
+#define CLAW_DOT(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 1},
+static const claw_row ROWS[] = {
+#include "../ops.def"
+};
+
+const claw_row *claw_rows(uint32_t *n)
+{
+    *n = sizeof ROWS / sizeof *ROWS;
+    return ROWS;
 }

@@ -1,0 +1,21 @@
+/* What the processor here can do, as it says itself (no /proc, fit for a sandbox). */
+#ifndef CLAW_CPU_H
+#define CLAW_CPU_H
+
+/* Compilers older than these do not know the instructions: the library then lacks the target. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define CLAW_BUILDS_AVXVNNI
+#endif
+
+typedef enum {
+    CPU_PLAIN,
+    CPU_AVX2,       /* AVX2, FMA and F16C */
+    CPU_AVXVNNI,    /* AVX2, and dot products of bytes at 256 bits in VEX encoding */
+    CPU_AVX512VNNI, /* AVX2, AVX-512 F, BW, VL and VNNI */
+    CPU_NEON,       /* any 64-bit ARM */
+    CPU_DOTPROD,    /* sdot, udot */
+    CPU_I8MM        /* the above, and smmla: products of matrices of bytes */
+} cpu_feature;
+
+int cpu_has(cpu_feature feature);
+#endif
