@@ -73,6 +73,8 @@ MACHINES = {
     for machine in (
         Machine("sanitized", (), flags=tuple(SANITIZE)),
         _aarch64(),
+        _emulated("avxvnni", "simde/x86/avx512/dpbusd.h"),
+        _emulated("avx512vnni", "simde/x86/avx512/dpbusd.h"),
     )
 }
 
