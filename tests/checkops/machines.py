@@ -39,6 +39,8 @@ class Machine:
     only: str = ""
     """The one file of ``csrc/targets`` to build, for instructions that are emulated."""
     objdump: str = "objdump"
+    runner: str = ""
+    """The name of a runner that is shared with other machines; empty: its own."""
 
 
 def _aarch64() -> Machine:
@@ -52,6 +54,25 @@ def _aarch64() -> Machine:
         ("-O2", "-static"),
         ("qemu-aarch64", "-cpu", "max"),
         objdump="aarch64-linux-gnu-objdump",
+    )
+
+
+def _riscv64(bits: int) -> Machine:
+    """RISC-V with vector registers of ``bits``; the emulator sets their size, not the build."""
+    name, targets = f"riscv64-v{bits}", ("rvv",) if bits > 128 else ("scalar", "rvv")
+    if HOST == "riscv64":
+        return Machine(name, targets)
+    return Machine(
+        name,
+        targets,
+        # gcc before 14 has no vectors for this processor. The flag stands in for the question to
+        # the system, which emulators of that age do not answer.
+        ("clang-19", "--target=riscv64-linux-gnu", "-isystem", "/usr/riscv64-linux-gnu/include"),
+        ("-O2", "-march=rv64gcv", "-static", "-fuse-ld=lld-19", "-Wno-unused-command-line-argument")
+        # The scalar target stays scalar; the other one does not wait for the compiler's ideas.
+        + ("-fno-vectorize", "-fno-slp-vectorize"),
+        ("qemu-riscv64", "-cpu", f"rv64,v=true,vlen={bits},vext_spec=v1.0"),
+        runner="riscv64",
     )
 
 
@@ -73,6 +94,8 @@ MACHINES = {
     for machine in (
         Machine("sanitized", (), flags=tuple(SANITIZE)),
         _aarch64(),
+        _riscv64(128),
+        _riscv64(256),
     )
 }
 
@@ -97,17 +120,18 @@ def build(machine: Machine) -> Path:
     Raises:
         RuntimeError: it does not compile; with what the compiler said.
     """
-    folder = FOLDER / f"{machine.name}-{_fingerprint(machine)}"
+    name = machine.runner or machine.name
+    folder = FOLDER / f"{name}-{_fingerprint(machine)}"
     if (folder / "checkops").exists():
         return folder
-    for old in FOLDER.glob(f"{machine.name}-*"):
+    for old in FOLDER.glob(f"{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "calls.inc").write_text(_calls(read_ops()))
     # Targets first: they take longest, and two of them should not be what is left at the end.
     files = [*sorted(CSRC.glob("targets/*.c")), *sorted(CSRC.glob("core/*.c"))]
     if machine.only:
-        files = [CSRC / "targets" / f"{machine.only}.c"]
+        files = [CSRC / "targets" / f"{machine.only}.c", CSRC / "core" / "tune.c"]
     files.append(HERE / "checkops.c")
     flags = [flag for flag in FLAGS if not flag.startswith("-O")]
     command = [*machine.compiler, *flags, *machine.flags, f"-I{CSRC}", f"-I{folder}"]
@@ -115,7 +139,7 @@ def build(machine: Machine) -> Path:
         jobs = [[*command, "-c", str(f), "-o", str(folder / f"{f.stem}.o")] for f in files]
         list(pool.map(_run, jobs))
     objects = [str(folder / f"{f.stem}.o") for f in files]
-    link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static"))]
+    link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static", "-fuse-ld"))]
     partial = folder / "checkops.new"
     _run([*machine.compiler, *link, *objects, "-o", str(partial), "-lm", "-pthread"])
     partial.rename(folder / "checkops")  # a build that was cut off leaves no runner
@@ -124,7 +148,8 @@ def build(machine: Machine) -> Path:
 
 def _fingerprint(machine: Machine) -> str:
     version = subprocess.run([*machine.compiler, "--version"], capture_output=True, check=True)
-    digest = hashlib.sha256(repr((machine, FLAGS)).encode() + version.stdout)
+    made = machine.compiler, machine.flags, machine.only, FLAGS
+    digest = hashlib.sha256(repr(made).encode() + version.stdout)
     for path in sorted([*CSRC.rglob("*.*"), *HERE.glob("*.[cp]*")]):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -130,7 +130,13 @@ typedef struct claw_tuning {
 extern claw_tuning claw_tune;
 /* In `into`, the ops of a family become those of `from`; returns how many these are. */
 uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from);
-/* Every op, a line each: family, name, dtype, and whether it is built on byte dots (dot, op). */
-const char *claw_ops_list(void);
+
+/* A row of ops.def. dots: built on sums of products of bytes (CLAW_DOT). */
+typedef struct claw_row {
+    const char *family, *name, *dtype;
+    double tolerance;
+    int32_t dots;
+} claw_row;
+const claw_row *claw_rows(uint32_t *n);
 /* END CDEF */
 #endif

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "../api.h"
+#undef CLAW_DOT
 
 /* Measured on a Zen 3: the weights of the next 20 groups, and a tile that fits 16 registers. */
 claw_tuning claw_tune = {.ahead = 3072, .tile = 4};
@@ -21,13 +22,14 @@ uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from)
     return taken;
 }
 
-const char *claw_ops_list(void)
-{
-    return ""
-#define CLAW_OP(family, name, dtype, tolerance, args) #family " " #name " " dtype " op\n"
-#define CLAW_DOT(family, name, dtype, tolerance, args) #family " " #name " " dtype " dot\n"
+static const claw_row ROWS[] = {
+#define CLAW_OP(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 0},
+#define CLAW_DOT(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 1},
 #include "../ops.def"
-#undef CLAW_OP
-#undef CLAW_DOT
-        ;
+};
+
+const claw_row *claw_rows(uint32_t *n)
+{
+    *n = sizeof ROWS / sizeof *ROWS;
+    return ROWS;
 }
