@@ -6,6 +6,7 @@ unchanged tree builds nothing. Two compilers run at a time.
 """
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ class Machine:
     only: str = ""
     """The one file of ``csrc/targets`` to build, for instructions that are emulated."""
     objdump: str = "objdump"
+    runner: str = ""
+    """The name of a runner that is shared with other machines; empty: its own."""
 
 
 def _aarch64() -> Machine:
@@ -49,15 +52,34 @@ def _aarch64() -> Machine:
         "aarch64",
         targets,
         ("aarch64-linux-gnu-gcc",),
-        ("-O2", "-static"),
+        ("-O1", "-static"),  # the build that ships takes twice as long to compile
         ("qemu-aarch64", "-cpu", "max"),
         objdump="aarch64-linux-gnu-objdump",
     )
 
 
+def _riscv64(bits: int) -> Machine:
+    """RISC-V with vector registers of ``bits``; the emulator sets their size, not the build."""
+    name, targets = f"riscv64-v{bits}", ("rvv",) if bits > 128 else ("scalar", "rvv")
+    if HOST == "riscv64":
+        return Machine(name, targets)
+    return Machine(
+        name,
+        targets,
+        # gcc before 14 has no vectors for this processor. The flag stands in for the question to
+        # the system, which emulators of that age do not answer.
+        ("clang-19", "--target=riscv64-linux-gnu", "-isystem", "/usr/riscv64-linux-gnu/include"),
+        ("-O2", "-march=rv64gcv", "-static", "-fuse-ld=lld-19", "-Wno-unused-command-line-argument")
+        # The scalar target stays scalar; the other one does not wait for the compiler's ideas.
+        + ("-fno-vectorize", "-fno-slp-vectorize"),
+        ("qemu-riscv64", "-cpu", f"rv64,v=true,vlen={bits},vext_spec=v1.0"),
+        runner="riscv64",
+    )
+
+
 def _emulated(target: str, header: str) -> Machine:
     """An x86 target whose products of bytes are emulated by SIMDe, on AVX2."""
-    flags = ("-O2", "-DCLAW_EMULATED", f"-DCHECKOPS_TABLE=claw_ops_{target}", "-mavx2", "-mfma")
+    flags = ("-O1", "-DCLAW_EMULATED", f"-DCHECKOPS_TABLE=claw_ops_{target}", "-mavx2", "-mfma")
     return Machine(
         target,
         (target,),
@@ -75,6 +97,8 @@ MACHINES = {
         _aarch64(),
         _emulated("avxvnni", "simde/x86/avx512/dpbusd.h"),
         _emulated("avx512vnni", "simde/x86/avx512/dpbusd.h"),
+        _riscv64(128),
+        _riscv64(256),
     )
 }
 
@@ -99,25 +123,27 @@ def build(machine: Machine) -> Path:
     Raises:
         RuntimeError: it does not compile; with what the compiler said.
     """
-    folder = FOLDER / f"{machine.name}-{_fingerprint(machine)}"
+    name = machine.runner or machine.name
+    folder = FOLDER / f"{name}-{_fingerprint(machine)}"
     if (folder / "checkops").exists():
         return folder
-    for old in FOLDER.glob(f"{machine.name}-*"):
+    for old in FOLDER.glob(f"{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "calls.inc").write_text(_calls(read_ops()))
     # Targets first: they take longest, and two of them should not be what is left at the end.
     files = [*sorted(CSRC.glob("targets/*.c")), *sorted(CSRC.glob("core/*.c"))]
     if machine.only:
-        files = [CSRC / "targets" / f"{machine.only}.c"]
+        files = [CSRC / "targets" / f"{machine.only}.c", CSRC / "core" / "tune.c"]
     files.append(HERE / "checkops.c")
     flags = [flag for flag in FLAGS if not flag.startswith("-O")]
-    command = [*machine.compiler, *flags, *machine.flags, f"-I{CSRC}", f"-I{folder}"]
+    command = [*machine.compiler, *flags, *machine.flags, "-DCLAW_CHECKOPS"]
+    command += [f"-I{CSRC}", f"-I{folder}"]
     with ThreadPoolExecutor(2) as pool:
         jobs = [[*command, "-c", str(f), "-o", str(folder / f"{f.stem}.o")] for f in files]
         list(pool.map(_run, jobs))
     objects = [str(folder / f"{f.stem}.o") for f in files]
-    link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static"))]
+    link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static", "-fuse-ld"))]
     partial = folder / "checkops.new"
     _run([*machine.compiler, *link, *objects, "-o", str(partial), "-lm", "-pthread"])
     partial.rename(folder / "checkops")  # a build that was cut off leaves no runner
@@ -126,15 +152,23 @@ def build(machine: Machine) -> Path:
 
 def _fingerprint(machine: Machine) -> str:
     version = subprocess.run([*machine.compiler, "--version"], capture_output=True, check=True)
-    digest = hashlib.sha256(repr((machine, FLAGS)).encode() + version.stdout)
+    made = machine.compiler, machine.flags, machine.only, FLAGS
+    digest = hashlib.sha256(repr(made).encode() + version.stdout)
     for path in sorted([*CSRC.rglob("*.*"), *HERE.glob("*.[cp]*")]):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
+def plain_env() -> dict[str, str]:
+    """The environment, without what puts a sanitizer under the interpreter (check_c.sh)."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=LIMIT_S, env=plain_env()
+    )
     if done.returncode or done.stderr:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 

@@ -1,5 +1,9 @@
-/* Detection: cpuid on x86-64, the auxiliary vector on ARM. */
+/* Detection: cpuid on x86-64, the auxiliary vector on ARM, riscv_hwprobe on RISC-V. */
+#define _GNU_SOURCE
 #include "cpu.h"
+
+#include <stddef.h>
+#include <stdint.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -30,6 +34,21 @@ static int has_avx512vnni(void)
 
 static int has_dotprod(void) { return (getauxval(AT_HWCAP) & HAS_DOTPROD) != 0; }
 static int has_i8mm(void) { return has_dotprod() && (getauxval(AT_HWCAP2) & HAS_I8MM) != 0; }
+#elif defined(__riscv)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* riscv_hwprobe came to Linux with the vector extension 1.0. The letter V of AT_HWCAP is no proof:
+ * kernels of early boards set it for the draft 0.7.1, whose instructions differ. */
+static int has_rvv(void)
+{
+#if defined(__riscv_v)
+    return 1; /* the whole library was built for it */
+#else
+    struct { int64_t key; uint64_t value; } base = {4, 0}; /* RISCV_HWPROBE_KEY_IMA_EXT_0 */
+    return !syscall(258, &base, 1, 0, NULL, 0) && base.key == 4 && (base.value >> 2 & 1);
+#endif
+}
 #endif
 
 int cpu_has(cpu_feature feature)
@@ -44,6 +63,8 @@ int cpu_has(cpu_feature feature)
     case CPU_NEON: return 1;
     case CPU_DOTPROD: return has_dotprod();
     case CPU_I8MM: return has_i8mm();
+#elif defined(__riscv)
+    case CPU_RVV: return has_rvv();
 #endif
     default: return 0;
     }

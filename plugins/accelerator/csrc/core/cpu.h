@@ -2,11 +2,6 @@
 #ifndef CLAW_CPU_H
 #define CLAW_CPU_H
 
-/* Compilers older than these do not know the instructions: the library then lacks the target. */
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define CLAW_BUILDS_AVXVNNI
-#endif
-
 typedef enum {
     CPU_PLAIN,
     CPU_AVX2,       /* AVX2, FMA and F16C */
@@ -14,7 +9,8 @@ typedef enum {
     CPU_AVX512VNNI, /* AVX2, AVX-512 F, BW, VL and VNNI */
     CPU_NEON,       /* any 64-bit ARM */
     CPU_DOTPROD,    /* sdot, udot */
-    CPU_I8MM        /* the above, and smmla: products of matrices of bytes */
+    CPU_I8MM,       /* the above, and smmla: products of matrices of bytes */
+    CPU_RVV         /* the vector extension 1.0 of RISC-V */
 } cpu_feature;
 
 int cpu_has(cpu_feature feature);

@@ -1,5 +1,6 @@
 /* Packed weights times many tokens: a panel of 16 rows is unpacked to bytes once (it stays in L1),
- * then 16 x 4 tiles run over the tokens. Sums are ordered as in gemv.c. */
+ * then tiles of 16 rows x claw_tune.tile tokens run over the tokens. Sums are ordered as in
+ * gemv.c. */
 
 /* Two neighbouring quads of 8 rows. */
 static inline void store_quads(uint8_t *out, size_t step, vb a, vb b)
@@ -61,9 +62,9 @@ static inline __attribute__((always_inline)) void tile_group_matrix(
 #else
 static inline __attribute__((always_inline)) void tile_group_q4(
     int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
-    int32_t groups, vf sums[4][2])
+    int32_t groups, vf sums[CLAW_MAX_TILE][2])
 {
-    vs acc[4][2];
+    vs acc[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vs_zero();
 #pragma GCC unroll 8
@@ -87,9 +88,9 @@ static inline __attribute__((always_inline)) void tile_group_q4(
 
 static inline __attribute__((always_inline)) void tile_group_q8(
     int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
-    int32_t groups, vf sums[4][2])
+    int32_t groups, vf sums[CLAW_MAX_TILE][2])
 {
-    vi acc[4][2];
+    vi acc[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vi_zero();
 #pragma GCC unroll 8
@@ -117,7 +118,7 @@ static inline __attribute__((always_inline)) void tile_int(
     int32_t k, const int8_t *q, const float *d, const float *s, float *y, int32_t ystride)
 {
     const int32_t groups = k / 32;
-    vf sums[4][2], mins[4][2];
+    vf sums[CLAW_MAX_TILE][2], mins[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) sums[t][b] = mins[t][b] = vf_zero();
     if (minima)
@@ -150,10 +151,11 @@ static inline __attribute__((always_inline)) void panel_int(
     float *dw = (float *)(void *)(codes + 16 * (size_t)k), *mw = dw + 16 * groups;
     /* The next panel is asked for while this one is worked on, a share with each tile. */
     const uint8_t *next = w + (size_t)nb * (size_t)groups * (size_t)bytes;
-    const int32_t lines = nb * groups * bytes / 64 * 4 / tokens + 1;
+    const int32_t tile = claw_tune.tile - 1 < CLAW_MAX_TILE ? (int32_t)claw_tune.tile : 4;
+    const int32_t lines = nb * groups * bytes / 64 * tile / tokens + 1;
     unpack_panel(w, nb, k, bits, bytes, has_min, codes, dw, mw);
     for (int32_t nt; tokens > 0; tokens -= nt) {
-        nt = tokens >= 4 ? 4 : tokens;
+        nt = tokens >= tile ? tile : tokens;
         for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
         switch (nt) { TILE_INT(1) TILE_INT(2) TILE_INT(3) TILE_INT(4) }
         q += (size_t)nt * (size_t)k;
