@@ -19,4 +19,8 @@ static inline vi vi_dot(vi acc, vb w, vb a)
 static inline vs vs_zero(void) { return vi_zero(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return vi_dot(acc, w, a); }
 static inline vi vs_sum(vs a) { return a; }
+#ifndef CLAW_BYTE_MATRICES
+#define VU_SHIFT 128
+static inline vi vu_dot(vi acc, vb x, vb w) { return vi_dot(acc, vb_flip(x), w); }
+#endif
 #endif

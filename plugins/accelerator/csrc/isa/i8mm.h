@@ -1,13 +1,20 @@
-/* Primitives on NEON with products of matrices of bytes: those of dotprod.h, and smmla, which takes 2
- * rows x 8 k times 8 k x 2 tokens. Panels of gemm are laid out for it (vb_pair). Sums are exact in
+/* Primitives on NEON with products of matrices of bytes: those of dotprod.h, usdot for unsigned
+ * codes, and smmla, which takes 2 rows x 8 k times 8 k x 2 tokens: panels of gemm are laid out for it
+ * (vb_pair). Sums are exact in
  * int32, so results have NEON's bits. */
 #ifndef CLAW_ISA_I8MM_H
 #define CLAW_ISA_I8MM_H
+#define CLAW_BYTE_MATRICES
 #include "dotprod.h"
 
 #undef CLAW_FN
 #define CLAW_FN(name) name##_i8mm
-#define CLAW_BYTE_MATRICES
+
+#define VU_SHIFT 0
+static inline vi vu_dot(vi acc, vb x, vb w)
+{
+    return (vi){vusdotq_s32(acc.lo, x.lo, vreinterpretq_s8_u8(w.lo)), vusdotq_s32(acc.hi, x.hi, vreinterpretq_s8_u8(w.hi))};
+}
 
 /* 8 rows x 2 tokens: each register holds 2 rows, each with the first token, then the second. */
 typedef struct { int32x4_t r01, r23, r45, r67; } vm;

@@ -59,6 +59,28 @@ static inline float32x4_t pow2_4(float32x4_t n)
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
 }
 static inline vf vf_pow2(vf n) { return (vf){pow2_4(n.lo), pow2_4(n.hi)}; }
+/* Of 4 rows of 4. */
+static inline void transpose4(float32x4_t *a, float32x4_t *b, float32x4_t *c, float32x4_t *d)
+{
+    const float64x2_t ab0 = vreinterpretq_f64_f32(vtrn1q_f32(*a, *b)), ab1 = vreinterpretq_f64_f32(vtrn2q_f32(*a, *b));
+    const float64x2_t cd0 = vreinterpretq_f64_f32(vtrn1q_f32(*c, *d)), cd1 = vreinterpretq_f64_f32(vtrn2q_f32(*c, *d));
+    *a = vreinterpretq_f32_f64(vzip1q_f64(ab0, cd0));
+    *b = vreinterpretq_f32_f64(vzip1q_f64(ab1, cd1));
+    *c = vreinterpretq_f32_f64(vzip2q_f64(ab0, cd0));
+    *d = vreinterpretq_f32_f64(vzip2q_f64(ab1, cd1));
+}
+static inline void vf_transpose(vf a[8])
+{
+    transpose4(&a[0].lo, &a[1].lo, &a[2].lo, &a[3].lo);
+    transpose4(&a[0].hi, &a[1].hi, &a[2].hi, &a[3].hi);
+    transpose4(&a[4].lo, &a[5].lo, &a[6].lo, &a[7].lo);
+    transpose4(&a[4].hi, &a[5].hi, &a[6].hi, &a[7].hi);
+    for (int i = 0; i < 4; i++) {
+        const float32x4_t t = a[i].hi;
+        a[i].hi = a[i + 4].lo;
+        a[i + 4].lo = t;
+    }
+}
 static inline vf vf_swap(vf a) { return (vf){vrev64q_f32(a.lo), vrev64q_f32(a.hi)}; }
 static inline float vf_sum(vf a)
 {
@@ -98,8 +120,59 @@ static inline vf vf_load_bf16(const void *p)
                 vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(h), 16))};
 }
 
+static inline vf from_u8(uint8x8_t a)
+{
+    const uint16x8_t h = vmovl_u8(a);
+    return (vf){vcvtq_f32_u32(vmovl_u16(vget_low_u16(h))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(h)))};
+}
+static inline vf vf_load_u8(const uint8_t *p) { return from_u8(vld1_u8(p)); }
+static inline vf vf_load_i8(const int8_t *p)
+{
+    const int16x8_t h = vmovl_s8(vld1_s8(p));
+    return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(h)))};
+}
+static inline uint8x8_t to_u8(vf a)
+{
+    return vmovn_u16(vcombine_u16(vmovn_u32(vcvtq_u32_f32(a.lo)), vmovn_u32(vcvtq_u32_f32(a.hi))));
+}
+static inline void vf_store_u8(uint8_t *p, vf a) { vst1_u8(p, to_u8(a)); }
+static inline void vf_load_rgb(const uint8_t *p, vf c[3])
+{
+    const uint8x8x3_t t = vld3_u8(p);
+    for (int j = 0; j < 3; j++) c[j] = from_u8(t.val[j]);
+}
+static inline void vf_store_rgb(uint8_t *p, const vf c[3])
+{
+    const uint8x8x3_t t = {{to_u8(c[0]), to_u8(c[1]), to_u8(c[2])}};
+    vst3_u8(p, t);
+}
+
 static inline vi vi_zero(void) { return (vi){vdupq_n_s32(0), vdupq_n_s32(0)}; }
 static inline vi vi_add(vi a, vi b) { return (vi){vaddq_s32(a.lo, b.lo), vaddq_s32(a.hi, b.hi)}; }
+static inline vi vi_set1(int32_t a) { return (vi){vdupq_n_s32(a), vdupq_n_s32(a)}; }
+static inline vi vi_load(const void *p)
+{
+    const uint8_t *b = p;
+    return (vi){vreinterpretq_s32_u8(vld1q_u8(b)), vreinterpretq_s32_u8(vld1q_u8(b + 16))};
+}
+static inline void vi_store(int32_t *p, vi a)
+{
+    vst1q_u8((uint8_t *)(void *)p, vreinterpretq_u8_s32(a.lo));
+    vst1q_u8((uint8_t *)(void *)p + 16, vreinterpretq_u8_s32(a.hi));
+}
+static inline int32_t vi_sum(vi a) { return vaddvq_s32(vaddq_s32(a.lo, a.hi)); }
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
+{
+    const int16x8_t x = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(a))), y = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(b)));
+    const int16x8_t v0 = vreinterpretq_s16_u16(load_u16(w));
+    const int16x8_t v1 = vreinterpretq_s16_u16(load_u16((const uint8_t *)w + 16));
+    const int16x8_t first = vuzp1q_s16(v0, v1), second = vuzp2q_s16(v0, v1);
+    acc.lo = vmlal_s16(acc.lo, vget_low_s16(x), vget_low_s16(first));
+    acc.hi = vmlal_high_s16(acc.hi, x, first);
+    acc.lo = vmlal_s16(acc.lo, vget_low_s16(y), vget_low_s16(second));
+    acc.hi = vmlal_high_s16(acc.hi, y, second);
+    return acc;
+}
 static inline vf vf_from_vi(vi a) { return (vf){vcvtq_f32_s32(a.lo), vcvtq_f32_s32(a.hi)}; }
 static inline void vf_store_i8(int8_t *p, vf a)
 {
@@ -123,6 +196,37 @@ static inline vb vb_bcast(const int8_t *p)
     return (vb){all, all};
 }
 
+typedef struct { int16x8_t lo, hi; } vw;
+static inline vw vw_load(const int16_t *p)
+{
+    return (vw){vreinterpretq_s16_u16(load_u16(p)), vreinterpretq_s16_u16(load_u16((const uint8_t *)(const void *)p + 16))};
+}
+static inline void vw_store(int16_t *p, vw a)
+{
+    vst1q_u8((uint8_t *)(void *)p, vreinterpretq_u8_s16(a.lo));
+    vst1q_u8((uint8_t *)(void *)p + 16, vreinterpretq_u8_s16(a.hi));
+}
+static inline int16x8_t even_s8(uint8x16_t a) { return vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a), 8), 8); }
+static inline vw vw_even(vb a) { return (vw){even_s8(a.lo), even_s8(a.hi)}; }
+static inline vw vw_odd(vb a)
+{
+    return (vw){vshrq_n_s16(vreinterpretq_s16_u8(a.lo), 8), vshrq_n_s16(vreinterpretq_s16_u8(a.hi), 8)};
+}
+static inline vw vw_pair(const void *p)
+{
+    const vb t = vb_bcast(p);
+    return (vw){vreinterpretq_s16_u8(t.lo), vreinterpretq_s16_u8(t.hi)};
+}
+static inline vw vw_add(vw a, vw b) { return (vw){vaddq_s16(a.lo, b.lo), vaddq_s16(a.hi, b.hi)}; }
+static inline int32x4_t dot_s16(int16x8_t a, int16x8_t b)
+{
+    return vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+}
+static inline vi vw_dot(vw a, vw b) { return (vi){dot_s16(a.lo, b.lo), dot_s16(a.hi, b.hi)}; }
+
+/* Codes 0..255 less 128. */
+static inline vb vb_flip(vb a) { return (vb){veorq_u8(a.lo, vdupq_n_u8(128)), veorq_u8(a.hi, vdupq_n_u8(128))}; }
+
 #ifndef CLAW_NO_BYTE_DOTS
 typedef struct { int16x8_t lo, hi; } vs;
 
@@ -143,5 +247,7 @@ static inline vi vi_dot(vi acc, vb w, vb a)
 {
     return (vi){vpadalq_s16(acc.lo, pairs(w.lo, a.lo)), vpadalq_s16(acc.hi, pairs(w.hi, a.hi))};
 }
+#define VU_SHIFT 128
+static inline vi vu_dot(vi acc, vb x, vb w) { return vi_dot(acc, vb_flip(x), w); }
 #endif
 #endif
