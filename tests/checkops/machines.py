@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FOLDER = ROOT / "build" / "checkops"
 HOST = platform.machine()
-LIMIT_S = 110.0
+LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Machine:
     only: str = ""
     """The one file of ``csrc/targets`` to build, for instructions that are emulated."""
     objdump: str = "objdump"
+    spared: str = ""
+    """The file of ``csrc/targets`` without sanitizers: plain C takes minutes with them, and the
+    sanitized library of ``check_c.sh`` has it too."""
     runner: str = ""
     """The name of a runner that is shared with other machines; empty: its own."""
 
@@ -93,7 +96,8 @@ def _emulated(target: str, header: str) -> Machine:
 MACHINES = {
     machine.name: machine
     for machine in (
-        Machine("sanitized", (), flags=tuple(SANITIZE)),
+        # Its targets are those of this processor.
+        Machine("sanitized", (), flags=tuple(SANITIZE), spared="scalar"),
         _aarch64(),
         _emulated("avxvnni", "simde/x86/avx512/dpbusd.h"),
         _emulated("avx512vnni", "simde/x86/avx512/dpbusd.h"),
@@ -141,6 +145,8 @@ def build(machine: Machine) -> Path:
     command += [f"-I{CSRC}", f"-I{folder}"]
     with ThreadPoolExecutor(2) as pool:
         jobs = [[*command, "-c", str(f), "-o", str(folder / f"{f.stem}.o")] for f in files]
+        for job, file in zip(jobs, files, strict=True):
+            job += ["-fno-sanitize=all"] if file.stem == machine.spared else []
         list(pool.map(_run, jobs))
     objects = [str(folder / f"{f.stem}.o") for f in files]
     link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static", "-fuse-ld"))]

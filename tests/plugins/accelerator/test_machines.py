@@ -61,6 +61,7 @@ def command_of(machine: Machine) -> list[str | Path]:
     return [*machine.emulator, build(machine) / "checkops"]
 
 
+@pytest.mark.timeout(400)  # the first of a machine compiles
 @pytest.mark.parametrize(("machine", "target"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_every_op(machine: Machine, target: str, every_op: Cases, every_dot: Cases) -> None:
     given = every_dot if machine.only else every_op
