@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clawai.plugins.accelerator.build_ops import CSRC, FLAGS, SANITIZE, OpRow, read_ops
+from clawai.plugins.accelerator.native import available_isas
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -38,11 +39,8 @@ class Machine:
     needs: tuple[str, ...] = ()
     """Headers that the compiler must find."""
     only: str = ""
-    """The one file of ``csrc/targets`` to build, for instructions that are emulated."""
+    """The one file of ``csrc/targets`` to build."""
     objdump: str = "objdump"
-    spared: str = ""
-    """The file of ``csrc/targets`` without sanitizers: plain C takes minutes with them, and the
-    sanitized library of ``check_c.sh`` has it too."""
     runner: str = ""
     """The name of a runner that is shared with other machines; empty: its own."""
 
@@ -80,27 +78,29 @@ def _riscv64(bits: int) -> Machine:
     )
 
 
-def _emulated(target: str, header: str) -> Machine:
-    """An x86 target whose products of bytes are emulated by SIMDe, on AVX2."""
-    flags = ("-O1", "-DCLAW_EMULATED", f"-DCHECKOPS_TABLE=claw_ops_{target}", "-mavx2", "-mfma")
-    return Machine(
-        target,
-        (target,),
-        flags=(*flags, "-mf16c", "-DSIMDE_ENABLE_NATIVE_ALIASES", "-include", header),
-        host="x86_64",
-        needs=(header,),
-        only=target,
-    )
+def _alone(name: str, target: str, flags: tuple[str, ...], needs: tuple[str, ...] = ()) -> Machine:
+    """A runner with one x86 target, whether or not the processor says that it has it."""
+    table = f"-DCHECKOPS_TABLE=claw_ops_{target}"
+    return Machine(name, (target,), ("cc",), (*flags, table), (), "x86_64", needs, target)
+
+
+def _emulated(target: str, *names: str) -> Machine:
+    """An x86 target whose own instructions are emulated by SIMDe, on AVX2."""
+    headers = tuple(f"simde/x86/avx512/{name}.h" for name in names)
+    flags = ["-O1", "-DCLAW_EMULATED", "-mavx2", "-mfma", "-mf16c"]
+    flags += ["-DSIMDE_ENABLE_NATIVE_ALIASES"]
+    for header in headers:
+        flags += ["-include", header]
+    return _alone(target, target, tuple(flags), headers)
 
 
 MACHINES = {
     machine.name: machine
     for machine in (
-        # Its targets are those of this processor.
-        Machine("sanitized", (), flags=tuple(SANITIZE), spared="scalar"),
+        _alone("sanitized", "avx2", tuple(SANITIZE)),
         _aarch64(),
-        _emulated("avxvnni", "simde/x86/avx512/dpbusd.h"),
-        _emulated("avx512vnni", "simde/x86/avx512/dpbusd.h"),
+        _emulated("avxvnni", "dpbusd"),
+        _emulated("avx512vnni", "dpbusd", "loadu", "set1", "storeu"),
         _riscv64(128),
         _riscv64(256),
     )
@@ -111,6 +111,8 @@ def why_not(machine: Machine) -> str:
     """Why this box cannot check the machine; empty if it can."""
     if machine.host not in ("", HOST):
         return f"{machine.name} can be run by {machine.host} only, and this is {HOST}"
+    if machine.only and "avx2" not in available_isas():
+        return f"{machine.name} is emulated on AVX2, which this processor lacks"
     for tool in (*machine.compiler[:1], *machine.emulator[:1]):
         if shutil.which(tool) is None:
             return f"no {tool} here (`sh .ci/packages test` installs it)"
@@ -145,8 +147,6 @@ def build(machine: Machine) -> Path:
     command += [f"-I{CSRC}", f"-I{folder}"]
     with ThreadPoolExecutor(2) as pool:
         jobs = [[*command, "-c", str(f), "-o", str(folder / f"{f.stem}.o")] for f in files]
-        for job, file in zip(jobs, files, strict=True):
-            job += ["-fno-sanitize=all"] if file.stem == machine.spared else []
         list(pool.map(_run, jobs))
     objects = [str(folder / f"{f.stem}.o") for f in files]
     link = [f for f in machine.flags if f.startswith(("-fsanitize", "-static", "-fuse-ld"))]

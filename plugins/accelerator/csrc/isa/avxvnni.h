@@ -18,6 +18,9 @@ static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return dpbusd(acc, w, a); }
 static inline vi vs_sum(vs a) { return a; }
 static inline vi vi_dot(vi acc, vb w, vb a) { return dpbusd(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w)); }
+/* s8 rows times u8 activations (their codes plus 128), exact for all values. */
+#define CLAW_DOT8_OFFSET 128
+static inline vi vi_dot8(vi acc, vb w, vb a) { return dpbusd(acc, a, w); }
 #define VU_SHIFT 0
 static inline vi vu_dot(vi acc, vb x, vb w) { return dpbusd(acc, x, w); }
 #endif

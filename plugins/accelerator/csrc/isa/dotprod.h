@@ -16,6 +16,9 @@ static inline vi vi_dot(vi acc, vb w, vb a)
     return (vi){vdotq_s32(acc.lo, vreinterpretq_s8_u8(w.lo), vreinterpretq_s8_u8(a.lo)),
                 vdotq_s32(acc.hi, vreinterpretq_s8_u8(w.hi), vreinterpretq_s8_u8(a.hi))};
 }
+/* Exact for all values. */
+#define CLAW_DOT8_OFFSET 0
+static inline vi vi_dot8(vi acc, vb w, vb a) { return vi_dot(acc, w, a); }
 static inline vs vs_zero(void) { return vi_zero(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return vi_dot(acc, w, a); }
 static inline vi vs_sum(vs a) { return a; }
