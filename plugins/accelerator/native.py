@@ -21,7 +21,7 @@ __all__ = [
     "packed_bytes",
 ]
 
-ISAS = ("scalar", "avx2", "avx512vnni")
+ISAS = ("scalar", "avx2", "avx512vnni", "rvv")
 """Targets of the library, worst first."""
 
 FORMATS = ("q4a", "q4s", "q8a", "q8s", "f16", "bf16", "f32")

@@ -62,15 +62,15 @@ def _riscv64(bits: int) -> Machine:
     name, targets = f"riscv64-v{bits}", ("rvv",) if bits > 128 else ("scalar", "rvv")
     if HOST == "riscv64":
         return Machine(name, targets)
+    link = "-fuse-ld=lld-19", "-Wno-unused-command-line-argument"
     return Machine(
         name,
         targets,
         # gcc before 14 has no vectors for this processor. The flag stands in for the question to
         # the system, which emulators of that age do not answer.
         ("clang-19", "--target=riscv64-linux-gnu", "-isystem", "/usr/riscv64-linux-gnu/include"),
-        ("-O2", "-march=rv64gcv", "-static", "-fuse-ld=lld-19", "-Wno-unused-command-line-argument")
         # The scalar target stays scalar; the other one does not wait for the compiler's ideas.
-        + ("-fno-vectorize", "-fno-slp-vectorize"),
+        ("-O2", "-march=rv64gcv", "-static", "-fno-vectorize", "-fno-slp-vectorize", *link),
         ("qemu-riscv64", "-cpu", f"rv64,v=true,vlen={bits},vext_spec=v1.0"),
         runner="riscv64",
     )
