@@ -136,7 +136,7 @@ def check(said: bytes) -> Profile:
     last = said.strip().rpartition(b"\n")[2]
     try:
         profile = msgspec.json.decode(last, type=Profile)
-        parse(line(profile.choices))
+        _require(profile)
     except (msgspec.DecodeError, UnicodeDecodeError, ClawError) as error:
         raise ClawError(
             "worker_failed",
@@ -145,6 +145,13 @@ def check(said: bytes) -> Profile:
             hint="the defaults are used; try again: claw ops --measure",
         ) from error
     return profile
+
+
+def _require(profile: Profile) -> None:
+    """Choices must be settings, and none that changes results: scalar code rounds otherwise."""
+    choices = profile.choices
+    if parse(line(choices)) != choices or "isa" in choices or "scalar" in choices.values():
+        raise ClawError("bad_config", "not what a measurement can choose", got=str(choices)[:400])
 
 
 def library() -> Path | None:
@@ -185,7 +192,7 @@ def kept(of: str) -> Profile | None:
     try:
         with cache_file().open("rb") as file:
             found = msgspec.json.decode(file.read(LIMIT), type=_Kept)
-        parse(line(found.profile.choices))
+        _require(found.profile)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, ClawError):
         return None
     return found.profile if of and found.of == of else None
