@@ -15,13 +15,19 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_fields
 
 SMALLER = {"avxvnni": "avx2", "avx512vnni": "avx2", "dotprod": "neon", "i8mm": "neon"}
-"""Sets that bring nothing but sums of products of bytes, and whose ops the others are: compiled
-once more, they count for nothing."""
+"""Sets that bring nothing but sums of products of bytes, and whose ops the others are: the very
+same functions, so there they count for nothing."""
+
+MATRIX_FAMILIES = ("gemm_int",)
+"""Families on products of bytes that use what i8mm has and dotprod lacks (smmla, usdot); the others
+run the instructions of dotprod there, and count for that set only."""
 
 
 def set_of(row: Row, isa: str) -> str:
     """The instruction set that an op counts for when it runs on ``isa``."""
-    return isa if row.dots else SMALLER.get(isa, isa)
+    if not row.dots:
+        return SMALLER.get(isa, isa)
+    return "dotprod" if isa == "i8mm" and row.family not in MATRIX_FAMILIES else isa
 
 
 def listing(line: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Tuned:
 def rows() -> list[Row]:
     """Every op, in the order of ``ops.def``."""
     count = ffi.new("uint32_t *")
-    table = lib.claw_rows(count)
+    table = lib.claw_op_rows(count)
 
     def text(pointer: Any) -> str:
         return bytes(ffi.string(pointer)).decode()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from checkops.machines import plain_env
 from op_cases import Case, Out
 
 SIDES = ("start", "end", "off")
@@ -65,7 +66,9 @@ def run_cases(
     """
     results = stream.with_name(f"{stream.stem}-{target}.results")
     argv = [*map(str, command), target, str(stream), str(results)]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=LIMIT_S, env=plain_env()
+    )
     if done.returncode:
         raise OpFailed(f"{target}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     data = np.fromfile(results, np.uint8)

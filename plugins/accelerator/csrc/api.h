@@ -117,7 +117,7 @@ int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, co
                   uint8_t *dst, uint64_t dst_bytes, uint32_t first, uint32_t step);
 uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
 
-/* The ops of an instruction set ("scalar", "avx2", "avx512vnni", NULL = the best here), NULL if it cannot run. */
+/* The ops of an instruction set ("scalar", "avx2", "neon", ...; NULL = the best here), NULL if it cannot run. */
 const claw_ops *claw_ops_named(const char *isa);
 
 /* What a machine's profile chooses: hints, on which no result depends. Written before the first plan
@@ -132,11 +132,11 @@ extern claw_tuning claw_tune;
 uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from);
 
 /* A row of ops.def. dots: built on sums of products of bytes (CLAW_DOT). */
-typedef struct claw_row {
+typedef struct claw_op_row {
     const char *family, *name, *dtype;
     double tolerance;
     int32_t dots;
-} claw_row;
-const claw_row *claw_rows(uint32_t *n);
+} claw_op_row;
+const claw_op_row *claw_op_rows(uint32_t *n);
 /* END CDEF */
 #endif

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ops_table
+from checkops import MACHINES, build, run_cases, why_not, write_cases
 from clawai.plugins.accelerator import profile, tuned
 from clawai.plugins.accelerator.build_ops import CSRC, read_ops
 from clawai.plugins.accelerator.listing import SMALLER, listing
@@ -41,6 +43,25 @@ def test_no_choice_of_an_instruction_set_changes_a_bit(name: str, kind: str) -> 
     for group in HERE:
         first, *others = (bits(name, target, kind) for target in group)
         assert all(other == first for other in others), f"{name} {kind}: {group} differ"
+
+
+def test_nor_does_one_of_another_processor(tmp_path: Path) -> None:
+    machine = MACHINES["aarch64"]
+    if reason := why_not(machine):
+        pytest.skip(reason)
+    dots = [name for name in OPS if OPS[name].dots]  # the others are the very same functions
+    cases = [(name, kind, make_case(name, kind)) for name in dots for kind in KINDS]
+    write_cases(tmp_path / "cases", cases)
+    command = [*machine.emulator, build(machine) / "checkops"]
+    seen = {
+        target: [
+            (cases[i][:2], side, [out.tobytes() for out in outs])
+            for i, side, outs in run_cases(command, target, cases, tmp_path / "cases")
+        ]
+        for target in ("neon", "dotprod", "i8mm")
+    }
+    assert seen["dotprod"] == seen["neon"]
+    assert seen["i8mm"] == seen["neon"]
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if OPS[n].family in ("gemv_int", "gemm_int")])
