@@ -26,7 +26,10 @@ def table() -> str:
         counts.setdefault(row.family, Counter()).update(own)
         if row.dtype not in dtypes.setdefault(row.family, []):
             dtypes[row.family].append(row.dtype)
-    lines = [f"| family | data types | {' | '.join(ISAS)} |", f"| --- | --- |{' ---: |' * len(ISAS)}"]
+    lines = [
+        f"| family | data types | {' | '.join(ISAS)} |",
+        f"| --- | --- |{' ---: |' * len(ISAS)}",
+    ]
     for family, found in counts.items():
         cells = " | ".join(str(found[isa] or "-") for isa in ISAS)
         lines.append(f"| {family} | {'; '.join(dtypes[family])} | {cells} |")

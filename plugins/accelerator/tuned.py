@@ -74,8 +74,12 @@ def tune(line: str | None = None) -> Tuned:
 
     Raises:
         ClawError: bad_config: no such setting, family or instruction set here.
+        RuntimeError: ``CLAW_ISA`` in the environment names such a set.
     """
-    settings = tuning.parse(tuning.for_worker(None) if line is None else line)
+    if line is None:
+        choose_isa()
+        line = tuning.for_worker(None)
+    settings = tuning.parse(line)
     best = str(settings.pop("isa", "")) or choose_isa()
     _require(best, "isa", available_isas())
     table = ffi.new("claw_ops *", lib.claw_ops_named(best.encode())[0])

@@ -18,7 +18,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_stands_later_wins() -> None:
     assert tuning.parse("") == {}
-    assert tuning.parse("gemv_int=avx2, ahead=512 ahead=1024") == {"gemv_int": "avx2", "ahead": 1024}
+    assert tuning.parse("gemv_int=avx2, ahead=512 ahead=1024") == {
+        "gemv_int": "avx2",
+        "ahead": 1024,
+    }
     assert tuning.parse("gemv_int=avx2 tile=2 isa=scalar") == {"tile": 2, "isa": "scalar"}
     assert tuning.parse("isa=scalar gemv_int=avx2") == {"isa": "scalar", "gemv_int": "avx2"}
     assert tuning.parse("gemv_int=avx2 tile=2 off tile=3") == {"tile": 3}
