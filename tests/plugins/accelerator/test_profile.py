@@ -1,4 +1,4 @@
-"""The profile of a box: it changes no bit, measures what really runs, and leaves defaults rarely."""
+"""The profile of a box: it changes no bit, measures what runs, and seldom leaves defaults."""
 
 import json
 import subprocess

@@ -18,7 +18,7 @@ def assembly(target: str, *flags: str) -> str:
     if reason := why_not(MACHINE):
         pytest.skip(reason)
     options = [flag for flag in FLAGS if not flag.startswith("-O")]
-    command = [*MACHINE.compiler, *options, "-O0", "-march=rv64gc", *flags, "-S", "-o", "-"]
+    command = [*MACHINE.compiler, *options, "-O1", "-march=rv64gc", *flags, "-S", "-o", "-"]
     done = subprocess.run(
         [*command, str(CSRC / target)], check=False, capture_output=True, text=True
     )
@@ -30,7 +30,7 @@ def assembly(target: str, *flags: str) -> str:
 def test_vectors_are_used_in_their_own_file_only() -> None:
     text = assembly("targets/rvv.c")
     assert "claw_ops_rvv:" in text
-    assert {"vfmacc.vv", "vwmul.vv"} <= set(text.split()), "products are not done by vectors"
+    assert text.count("vfmacc.vv") > 20, "products are not done by vectors"
     assert "vsetivli" not in assembly("core/registry.c") + assembly("core/steps.c")
 
 
