@@ -121,10 +121,14 @@ def for_worker(profile: Profile | None, environment: Mapping[str, str] = os.envi
     Raises:
         ClawError: bad_config, if what the owner wants cannot be read.
     """
-    parts = [line(profile.choices) if profile else "", environment.get(VARIABLE, "")]
-    if isa := environment.get(ISA_VARIABLE):
-        parts.append(f"isa={isa}")
-    return line(parse(" ".join(parts)))
+    measured = line(profile.choices) if profile else ""
+    return line(parse(f"{measured} {wanted(environment)}"))
+
+
+def wanted(environment: Mapping[str, str] = os.environ) -> str:
+    """What the owner says in the environment, as it is."""
+    isa = environment.get(ISA_VARIABLE)
+    return f"{environment.get(VARIABLE, '')} {f'isa={isa}' if isa else ''}".strip()
 
 
 def check(said: bytes) -> Profile:
@@ -176,7 +180,7 @@ def box() -> str:
         lines = []
     # Of the first core. Its speed, which changes by the minute, is left out.
     for each in lines[: lines.index("") if "" in lines else None]:
-        if "mhz" not in each.lower() and "processor" not in each:
+        if not each.lower().startswith(("cpu mhz", "bogomips", "processor")):
             digest.update(each.encode())
     digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -6,7 +6,6 @@ What the owner wants, by the environment in which the kernel was started, comes 
 (``clawai.sdk.tuning``) and is judged by the worker, which knows the ops.
 """
 
-import os
 from collections.abc import Callable
 
 from clawai.kernel.loop import Loop
@@ -71,7 +70,7 @@ class Ops:
         try:
             self._line = tuning.for_worker(profile)
         except ClawError:  # the worker says the same, to who asked for it
-            self._line = os.environ[tuning.VARIABLE]
+            self._line = tuning.wanted()
 
     def end(self) -> None:
         """End what still runs."""

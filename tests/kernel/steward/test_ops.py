@@ -60,3 +60,13 @@ def test_what_the_owner_wants_reaches_the_worker(
     assert caught.value.code == "bad_config"
     assert "gemv_int=mmx" in caught.value.message and "scalar" in caught.value.allowed
     assert "ops measured in" in kernel.log()
+
+
+def test_what_cannot_be_read_is_told_by_the_worker_and_ends_nothing(
+    fresh: Callable[..., Kernel],
+) -> None:
+    kernel = fresh(CLAW_ISA="AVX2")
+    with pytest.raises(ClawError) as caught:
+        answer(kernel)
+    assert caught.value.code == "bad_config" and caught.value.got == "isa=AVX2"
+    assert kernel.client().call("echo.say", {"text": "x"}).value == "x"
