@@ -121,10 +121,14 @@ def for_worker(profile: Profile | None, environment: Mapping[str, str] = os.envi
     Raises:
         ClawError: bad_config, if what the owner wants cannot be read.
     """
-    parts = [line(profile.choices) if profile else "", environment.get(VARIABLE, "")]
-    if isa := environment.get(ISA_VARIABLE):
-        parts.append(f"isa={isa}")
-    return line(parse(" ".join(parts)))
+    measured = line(profile.choices) if profile else ""
+    return line(parse(f"{measured} {wanted(environment)}"))
+
+
+def wanted(environment: Mapping[str, str] = os.environ) -> str:
+    """What the owner says in the environment, as it is."""
+    isa = environment.get(ISA_VARIABLE)
+    return f"{environment.get(VARIABLE, '')} {f'isa={isa}' if isa else ''}".strip()
 
 
 def check(said: bytes) -> Profile:
@@ -136,7 +140,7 @@ def check(said: bytes) -> Profile:
     last = said.strip().rpartition(b"\n")[2]
     try:
         profile = msgspec.json.decode(last, type=Profile)
-        parse(line(profile.choices))
+        _require(profile)
     except (msgspec.DecodeError, UnicodeDecodeError, ClawError) as error:
         raise ClawError(
             "worker_failed",
@@ -145,6 +149,13 @@ def check(said: bytes) -> Profile:
             hint="the defaults are used; try again: claw ops --measure",
         ) from error
     return profile
+
+
+def _require(profile: Profile) -> None:
+    """Choices must be settings, and none that changes results: scalar code rounds otherwise."""
+    choices = profile.choices
+    if parse(line(choices)) != choices or "isa" in choices or "scalar" in choices.values():
+        raise ClawError("bad_config", "not what a measurement can choose", got=str(choices)[:400])
 
 
 def library() -> Path | None:
@@ -169,7 +180,7 @@ def box() -> str:
         lines = []
     # Of the first core. Its speed, which changes by the minute, is left out.
     for each in lines[: lines.index("") if "" in lines else None]:
-        if "mhz" not in each.lower() and "processor" not in each:
+        if not each.lower().startswith(("cpu mhz", "bogomips", "processor")):
             digest.update(each.encode())
     digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -185,7 +196,7 @@ def kept(of: str) -> Profile | None:
     try:
         with cache_file().open("rb") as file:
             found = msgspec.json.decode(file.read(LIMIT), type=_Kept)
-        parse(line(found.profile.choices))
+        _require(found.profile)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, ClawError):
         return None
     return found.profile if of and found.of == of else None

@@ -5,7 +5,6 @@ worker and from the owner elsewhere. It picks among sets that give the same bits
 only an ``isa`` that is named may be any. Refuses families and sets that the library does not have.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +54,7 @@ class Tuned:
 def rows() -> list[Row]:
     """Every op, in the order of ``ops.def``."""
     count = ffi.new("uint32_t *")
-    table = lib.claw_rows(count)
+    table = lib.claw_op_rows(count)
 
     def text(pointer: Any) -> str:
         return bytes(ffi.string(pointer)).decode()
@@ -71,12 +70,16 @@ def alike(isa: str) -> list[str]:
 
 
 def tune(line: str | None = None) -> Tuned:
-    """Set the library up by a line, that of the environment by default.
+    """Set the library up by a line, by default what the environment says.
 
     Raises:
         ClawError: bad_config: no such setting, family or instruction set here.
+        RuntimeError: ``CLAW_ISA`` in the environment names such a set.
     """
-    settings = tuning.parse(os.environ.get(tuning.VARIABLE, "") if line is None else line)
+    if line is None:
+        choose_isa()
+        line = tuning.for_worker(None)
+    settings = tuning.parse(line)
     best = str(settings.pop("isa", "")) or choose_isa()
     _require(best, "isa", available_isas())
     table = ffi.new("claw_ops *", lib.claw_ops_named(best.encode())[0])
@@ -103,16 +106,21 @@ def _hints(settings: tuning.Settings) -> None:
 
 
 def _require(name: str, what: str, allowed: list[str]) -> None:
-    if name not in allowed:
-        known = name in ISAS and what != "family"
-        raise ClawError(
-            "bad_config",
-            f"{tuning.VARIABLE}: {what} names "
-            + (f"{name}, which this processor cannot run" if known else "nothing that there is"),
-            got=name,
-            allowed=allowed,
-            hint="claw ops lists families and instruction sets; unset it to measure and choose",
-        )
+    if name in allowed:
+        return
+    if what == "family":
+        wrong = f"there is no family of ops {name}"
+    elif name in ISAS:
+        wrong = f"{what}={name}: this processor cannot run it"
+    else:
+        wrong = f"{what}={name}: there is no such instruction set"
+    raise ClawError(
+        "bad_config",
+        f"{tuning.VARIABLE}: {wrong}",
+        got=name,
+        allowed=allowed,
+        hint="claw ops lists families and instruction sets; unset it to have the box measured",
+    )
 
 
 DEFAULTS = {"ahead": int(lib.claw_tune.ahead), "tile": int(lib.claw_tune.tile)}

@@ -307,8 +307,8 @@ def kernel() -> Check:
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
-    system, python, packages, libseccomp, processor, ops, memory, huge_pages, locked_weights, pressure,
-    disk, configuration, models, sandbox, preemption, kernel,
+    system, python, packages, libseccomp, processor, ops, memory, huge_pages, locked_weights,
+    pressure, disk, configuration, models, sandbox, preemption, kernel,
 )  # fmt: skip
 
 

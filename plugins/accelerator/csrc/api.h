@@ -132,11 +132,11 @@ extern claw_tuning claw_tune;
 uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from);
 
 /* A row of ops.def. dots: built on sums of products of bytes (CLAW_DOT). */
-typedef struct claw_row {
+typedef struct claw_op_row {
     const char *family, *name, *dtype;
     double tolerance;
     int32_t dots;
-} claw_row;
-const claw_row *claw_rows(uint32_t *n);
+} claw_op_row;
+const claw_op_row *claw_op_rows(uint32_t *n);
 /* END CDEF */
 #endif

@@ -30,7 +30,7 @@ def assembly(target: str, *flags: str) -> str:
 def test_vectors_are_used_in_their_own_file_only() -> None:
     text = assembly("targets/rvv.c")
     assert "claw_ops_rvv:" in text
-    assert text.count("vfmacc.vv") > 20, "the products are not done by vectors"
+    assert text.count("vfmacc.vv") > 20, "products are not done by vectors"
     assert "vsetivli" not in assembly("core/registry.c") + assembly("core/steps.c")
 
 

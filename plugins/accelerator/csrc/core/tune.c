@@ -22,13 +22,13 @@ uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from)
     return taken;
 }
 
-static const claw_row ROWS[] = {
+static const claw_op_row ROWS[] = {
 #define CLAW_OP(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 0},
 #define CLAW_DOT(family, name, dtype, tolerance, args) {#family, #name, dtype, tolerance, 1},
 #include "../ops.def"
 };
 
-const claw_row *claw_rows(uint32_t *n)
+const claw_op_row *claw_op_rows(uint32_t *n)
 {
     *n = sizeof ROWS / sizeof *ROWS;
     return ROWS;
