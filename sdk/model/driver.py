@@ -1,6 +1,6 @@
 """What a driver (plugin code that runs graphs on a device) offers to an engine.
 
-Drivers register themselves through the hook ``claw_driver`` (see ``clawai.sdk.hookspecs``); the
+Drivers register themselves through the hook ``claw_open_device`` (see ``clawai.sdk.hookspecs``); the
 engine picks one and never imports it.
 """
 

@@ -106,8 +106,8 @@ def q4_1(blocks: Array, importance: Array) -> Array:
 
     attempt(reach / F32(15), np.zeros_like(low), np.full((n, 1), True))
     total, weighted = summed(p), summed(p * v)
-    for i in range(16):
-        below, above = F32(0.03) * F32(i & 3), F32(0.03) * F32(i >> 2)
+    for i in range(9):
+        below, above = F32(0.04) * F32(i % 3), F32(0.04) * F32(i // 3)
         m, d = reach * below, reach * (F32(1) - below - above) / F32(15)
         codes = codes_of(m, d)
         pc = p * codes

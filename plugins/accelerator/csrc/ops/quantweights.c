@@ -71,9 +71,9 @@ static void CLAW_FN(weights_q4_0)(const float *x, int32_t n, uint8_t *y)
 typedef struct q4_search {
     vf v[4], p[4];
     float low, sum_p, sum_pv;
+    vf codes[4]; /* the best so far, with its error, scale and minimum */
     float error;
     uint16_t d, m;
-    int8_t codes[32];
 } q4_search;
 
 static inline vf q4_codes(vf v, vf m, vf id)
@@ -99,7 +99,7 @@ static inline void q4_try(q4_search *s, float d, float m)
     s->error = error;
     s->d = dh;
     s->m = mh;
-    for (int i = 0; i < 4; i++) vf_store_i8(s->codes + 8 * i, c[i]);
+    for (int i = 0; i < 4; i++) s->codes[i] = c[i];
 }
 
 /* Codes for a range, then the scale and minimum that fit these codes best (least squares). */
@@ -144,13 +144,13 @@ static inline float q4_begin(q4_search *s, const float *x, const float *importan
     s->sum_pv = vf_sum(pv);
     s->error = 3.4e38f;
     s->d = s->m = NAN_F16;
-    memset(s->codes, 0, sizeof s->codes);
+    for (int i = 0; i < 4; i++) s->codes[i] = vf_zero();
     q4_try(s, (high - low) / 15.0f, 0.0f);
     return high - low;
 }
 
 /* x: `rows` of k weights. importance: k numbers, how much the error of each column counts (mean
- * square of its input); all alike if none is positive. Searches 16 ranges, each up to 9 % narrower at
+ * square of its input); all alike if none is positive. Searches 9 ranges, each up to 8 % narrower at
  * either end, refits scale and minimum to the codes of each by least squares, and keeps what has the
  * smallest weighted error with the scale and minimum as f16: never more than the usual rule's. */
 static void CLAW_FN(weights_q4_1)(const float *x, const float *importance, int32_t rows, int32_t k, uint8_t *y)
@@ -163,13 +163,15 @@ static void CLAW_FN(weights_q4_1)(const float *x, const float *importance, int32
             if (!spannable(x)) continue;
             q4_search s;
             const float range = q4_begin(&s, x, importance + at);
-            for (int i = 0; i < 16; i++) {
-                const float below = 0.03f * (float)(i & 3), above = 0.03f * (float)(i >> 2);
+            for (int i = 0; i < 9; i++) {
+                const float below = 0.04f * (float)(i % 3), above = 0.04f * (float)(i / 3);
                 q4_refit(&s, range * below, range * (1.0f - below - above) / 15.0f);
             }
             put_half(y, s.d);
             put_half(y + 2, s.m);
-            put_nibbles(y + 4, s.codes);
+            int8_t codes[32];
+            for (int i = 0; i < 4; i++) vf_store_i8(codes + 8 * i, s.codes[i]);
+            put_nibbles(y + 4, codes);
         }
     }
 }
