@@ -35,12 +35,6 @@ class Step:
         """It stays as it is."""
         return self.source.dtype is self.made.dtype
 
-    @property
-    def rows(self) -> int:
-        """Rows of its innermost dimension."""
-        width = self.source.shape[-1]
-        return self.source.nbytes // self.source.dtype.row_bytes(width)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -5,9 +5,9 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clawai.plugins.quantizer.plan import Plan, Step, figures, plan
-from clawai.sdk.errors import ClawError
 from clawai.sdk.hooks import LARGEST
 from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.model import gguf
@@ -68,45 +68,56 @@ class Quantizer:
 
     def _pieces(self, ctx: Context, made: Plan) -> Iterator[tuple[str, bytes]]:
         """The bytes of the file in order, and what they are part of."""
-        head = b"".join(made.head)
-        for at in range(0, len(head), PIECE):
-            yield "header", head[at : at + PIECE]
+        for piece in chunks(made.head):
+            yield "header", piece
         for step, rest in made.pieces():
-            whole = self._copied(step) if step.copied else self._converted(step)
+            whole = chunks([step.source.data]) if step.copied else self._converted(step)
             for piece in whole:
                 yield step.made.name, piece
                 ctx.checkpoint()
             if rest:
                 yield step.made.name, rest
 
-    def _copied(self, step: Step) -> Iterator[bytes]:
-        data = step.source.data
-        for at in range(0, len(data), PIECE):
-            yield bytes(data[at : at + PIECE])
-
     def _converted(self, step: Step) -> Iterator[bytes]:
-        """The tensor in its new type, some rows at a time."""
-        source, width = step.source, step.source.shape[-1]
-        row = source.dtype.row_bytes(width)
-        count = max(1, PIECE // width)
-        for first in range(0, step.rows, count):
-            rows = min(count, step.rows - first)
-            data = source.data[first * row : (first + rows) * row]
-            with np.errstate(all="ignore"):  # what a hostile file holds is looked at below
-                weights = dequantize(data, source.dtype, (rows, width))
-                largest = float(np.abs(weights).max(initial=0))
+        """The tensor in its new type, some rows at a time; of very long rows a part."""
+        assert self._worker is not None
+        for weights in matrices(step):
             if step.made.dtype is DType.F32:
                 yield weights.tobytes()
                 continue
-            if not largest <= LARGEST:
+            # A block type has its scales in float16. A hostile file may hold anything.
+            if not (largest := float(np.abs(weights).max())) <= LARGEST:
                 allowed = f"finite numbers within +-{LARGEST:.0f}"
-                text = f"tensor {source.name} has a weight that cannot be quantized"
-                raise ModelFileError(text, source.where, repr(largest), allowed)
-            yield from self._blocks(weights, step)
+                text = f"tensor {step.source.name} has a weight that cannot be quantized"
+                raise ModelFileError(text, step.source.where, repr(largest), allowed)
+            yield from chunks([memoryview(self._worker.quantize(weights, step.made.dtype))])
 
-    def _blocks(self, weights: Any, step: Step) -> Iterator[bytes]:
-        if self._worker is None:
-            raise ClawError("worker_failed", "the quantizer was not started")
-        made = memoryview(self._worker.quantize(weights, step.made.dtype)).cast("B")
-        for at in range(0, len(made), PIECE):
-            yield bytes(made[at : at + PIECE])
+
+def matrices(step: Step) -> Iterator[NDArray[np.float32]]:
+    """The weights of a tensor as float32, about ``PIECE`` at a time, in whole blocks."""
+    source, width = step.source, step.source.shape[-1]
+    block, nbytes = source.dtype.geometry
+    total = len(source.data) // nbytes * block
+    count = PIECE // width * width or PIECE
+    for first in range(0, total, count):
+        n = min(count, total - first)
+        data = source.data[first // block * nbytes : (first + n) // block * nbytes]
+        shape = (n // width, width) if width <= PIECE else (1, n)
+        with np.errstate(all="ignore"):
+            weights = dequantize(data, source.dtype, shape)
+        yield weights
+
+
+def chunks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The same bytes in pieces of at most ``PIECE``, small ones joined."""
+    held = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        for at in range(0, len(view), PIECE):
+            piece = view[at : at + PIECE]
+            if len(held) + len(piece) > PIECE:
+                yield bytes(held)
+                held.clear()
+            held += piece
+    if held:
+        yield bytes(held)
