@@ -103,7 +103,9 @@ def large(box):
 def begun(box):
     """Wait until the worker has begun to stream."""
     with Client(folder=box.home / "run") as client:
-        wait_until(lambda: any(t["state"] == "running" for t in client.query("tasks")["tasks"]))
+        wait_until(
+            lambda: any(t["state"] == "running" for t in client.query("tasks")["tasks"]), "it runs"
+        )
 
 
 def test_an_interrupted_one_leaves_nothing(box):

@@ -299,7 +299,9 @@ def test_claw_quantize_is_answered_by_the_first_that_makes_the_type() -> None:
         (np.ones((4, 32), np.float32), None, "bytes of 4 x 32"),
     ],
 )
-def test_claw_quantize_is_asked_and_answers_in_order(weights: Any, importance: Any, why: str) -> None:
+def test_claw_quantize_is_asked_and_answers_in_order(
+    weights: Any, importance: Any, why: str
+) -> None:
     plugins = hooks.manager()
     plugins.register(Halves())
     with pytest.raises(ClawError, match=why):

@@ -50,8 +50,7 @@ def test_eight_bits_are_hardly_worse_and_four_run(stored: Kernel, smollm2_path: 
     assert nll["smollm2-q4_0"] == pytest.approx(nll["smollm2"], rel=0.15)
     assert answer.strip()
     was, now = (
-        parse(memoryview(path.read_bytes()))
-        for path in (smollm2_path, stored.base / "q4_0.gguf")
+        parse(memoryview(path.read_bytes())) for path in (smollm2_path, stored.base / "q4_0.gguf")
     )
     tokenizers = [key for key in was.entries if key.startswith("tokenizer.")]
     assert tokenizers and all(bytes(was.entries[k]) == bytes(now.entries[k]) for k in tokenizers)

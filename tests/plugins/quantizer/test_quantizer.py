@@ -148,7 +148,11 @@ def test_hostile_files_end_in_typed_errors(shared_kernel: Kernel) -> None:
     scale = (np.float16(np.inf).tobytes() + bytes([1] * 32)) * 4
     for name, tensor, why in (
         ("nan", T("a.weight", (40, 64), DType.F32, bad.tobytes()), "nan"),
-        ("large-weight", T("a.weight", (1, 64), DType.F32, (bad[:1] * 1e9).tobytes()), "1000000000"),
+        (
+            "large-weight",
+            T("a.weight", (1, 64), DType.F32, (bad[:1] * 1e9).tobytes()),
+            "1000000000",
+        ),
         ("inf", T("a.weight", (2, 64), DType.Q8_0, scale), "inf"),
     ):
         model(shared_kernel, name, File({}, [tensor]).build())
