@@ -1,7 +1,7 @@
 """Weights to GGUF's block types, by the ops of ``csrc/ops/quantweights.c``.
 
-Q8_0 and Q4_0 follow GGUF's usual rules, to which the importance of columns is nothing. Q4_1 searches
-the scale and minimum of each block with the smallest error, weighted by it.
+Q8_0 and Q4_0 follow GGUF's usual rules, to which the importance of columns is nothing. Q4_1
+searches the scale and minimum of each block with the smallest error, weighted by it.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Which tensor gets which type, and what the new file's header says.
 
-- Matrices, and what has more dimensions, get the wanted type, if their rows are whole blocks of it.
-- The embedding and the output are where an error costs most: they get 8 bits, or stay as they are if
-  they have fewer, unless the caller says otherwise.
+- Matrices, and what has more dimensions, get the wanted type, if their rows are whole blocks.
+- The embedding and the output are where an error costs most: they get 8 bits, or stay as they are
+  if they have fewer, unless the caller says otherwise.
 - What has one dimension (norms, biases) is float32. Integers stay what they are.
 
 Metadata is carried over byte by byte, but for the two keys that say how the file is quantized.

@@ -45,8 +45,8 @@ class Quantizer:
     ) -> Generator[dict[str, Any] | bytes, None, dict[str, Any]]:
         """Write the model's file with its weights in another type, piece by piece.
 
-        The first chunk says how large the file will be, the others are its bytes. The result has the
-        same figures and the sha256 of the file.
+        The first chunk says how large the file will be, the others are its bytes. The result has
+        the same figures and the sha256 of the file.
 
         Args:
             to: the type of the matrices; q4_1 is searched for the smallest error.

@@ -59,8 +59,8 @@ def quantize_command(
 ) -> None:
     """Make a smaller model of the stored MODEL.
 
-    q8_0 has 8.5 bits a weight and is hardly worse than the original; q4_1 has 5 bits, searched for the
-    smallest error; q4_0 has 4.5. Begin with the largest file there is: what an earlier
+    q8_0 has 8.5 bits a weight and is hardly worse than the original; q4_1 has 5 bits, searched
+    for the smallest error; q4_0 has 4.5. Begin with the largest file there is: what an earlier
     quantization has lost does not come back.
 
     \b
@@ -91,7 +91,7 @@ def quantize_command(
 
 
 def default_name(model: str, wanted: str) -> str:
-    """What the new model is called if nobody says: a model that is quantized again loses the old."""
+    """What the new model is called if nobody says; the type that it had is no longer named."""
     for each in TYPES:
         model = model.removesuffix(f"-{each}")
     return f"{model}-{wanted}"[-64:]
@@ -187,7 +187,8 @@ def _taken(task: "Task", file: BinaryIO, name: str, place: Path, quiet: bool) ->
         ClawError: what ended the task; disk_full; worker_failed, if the bytes are not those that
             the worker meant.
     """
-    digest, done, told = hashlib.sha256(), 0, {}
+    digest, done = hashlib.sha256(), 0
+    told: dict[str, Any] = {}
     waits = output.Status()
     try:
         with output.DownloadBar(name, quiet) as bar:

@@ -123,9 +123,9 @@ def test_an_interrupted_one_leaves_nothing(box):
         said = started.communicate()[1]
         if number == signal.SIGINT:
             assert started.returncode == 130 and "nothing was written" in said
-        assert os.listdir(target) == [] and not (models / "new").exists()
+        assert not list(target.iterdir()) and not (models / "new").exists()
         staged = models / ".staging" / "new"
-        assert not staged.exists() or os.listdir(staged) == []
+        assert not staged.exists() or not list(staged.iterdir())
     box.run("quantize", "large", "--to", "q4_0", "--name", "new")
     assert left(box) == {"large", "new"}
 
@@ -144,8 +144,8 @@ def test_a_file_has_no_name_until_it_is_whole(tmp_path, monkeypatch):
             made.file.write(b"whole")
             assert not path.exists()
             made.link(path)
-        assert os.listdir(tmp_path) == ["new"] and path.read_bytes() == b"whole"
+        assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"whole"
         with Unnamed(tmp_path) as made, pytest.raises(FileExistsError):
             made.link(path)
-        assert os.listdir(tmp_path) == ["new"]
+        assert list(tmp_path.iterdir()) == [path]
         path.unlink()

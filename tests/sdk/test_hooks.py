@@ -165,7 +165,8 @@ def claw_load_model(fd):
     if size != 8 + 4 * n * n or not 1 <= n <= 256:
         raise ClawError("bad_model", "the table is cut off", got=size, allowed=8 + 4 * n * n)
     table = memoryview(os.pread(fd, 4 * n * n, 8))
-    one = memoryview(struct.pack(f"<{n * n}f", *(float(i == j) for i in range(n) for j in range(n))))
+    ones = [float(i == j) for i in range(n) for j in range(n)]
+    one = memoryview(struct.pack(f"<{n * n}f", *ones))
     tensors = {
         "one": Tensor("one", (n, n), DType.F32, one),
         "table": Tensor("table", (n, n), DType.F32, table),
