@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clawai.plugins.accelerator import claw_driver
+from clawai.plugins.accelerator import claw_open_device
 from clawai.plugins.accelerator.driver import CpuDriver
 from clawai.plugins.accelerator.native import PACKED, available_isas
 from clawai.plugins.accelerator.sequence import CpuSequence
@@ -41,8 +41,8 @@ def distance(got: Any, expected: Any) -> float:
 
 
 def test_the_hook_gives_the_driver_for_cpu_only() -> None:
-    assert isinstance(claw_driver("cpu"), CpuDriver)
-    assert claw_driver("gpu") is None
+    assert isinstance(claw_open_device("cpu"), CpuDriver)
+    assert claw_open_device("gpu") is None
 
 
 @pytest.mark.parametrize("isa", available_isas())
