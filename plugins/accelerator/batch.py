@@ -1,7 +1,7 @@
 """A joint step: a token for each of several sequences, so that weights are read once for all.
 
-Each gets the logits that it would get alone, bit for bit. A batch has activations of its own and can
-be left between two ops as a run can; it refuses sequences that another run has left.
+Each gets the logits that it would get alone, bit for bit. A batch has activations of its own and
+can be left between two ops as a run can; it refuses sequences that another run has left.
 """
 
 from collections.abc import Sequence as Items
@@ -55,9 +55,7 @@ class CpuBatch:
         if code:
             raise RuntimeError(f"the executor refused checked tokens with code {code}")
         gone = [bool(row.gone) for row in self._rows[0 : len(members)]]
-        return [
-            None if out else member.append() for out, member in zip(gone, members, strict=True)
-        ]
+        return [None if out else member.append() for out, member in zip(gone, members, strict=True)]
 
     def drop(self, sequence: CpuSequence) -> None:
         """Take a sequence out of the step that left (see ``Batch``)."""

@@ -1,8 +1,8 @@
 """The driver for the processor: compiles graphs to plans, and the plan that an engine runs.
 
 A plan shares its weights with whoever maps them and holds several sequences, of which one runs at a
-time, or several a token each. It refuses what the library cannot run (``UnsupportedGraph``) before any memory is asked for,
-and token ids or lengths that do not fit (``ValueError``) before C sees them.
+time, or several a token each. It refuses what the library cannot run (``UnsupportedGraph``) before
+any memory is asked for, and tokens that do not fit (``ValueError``) before C sees them.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from clawai.plugins.accelerator.arena import Buffer, align
+from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.lower import Lowering, View
 from clawai.plugins.accelerator.native import choose_isa, ffi, lib
-from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
 from clawai.sdk.model.driver import Allocate, Footprint, UnsupportedGraph
 from clawai.sdk.model.graph import Graph

@@ -1,4 +1,4 @@
-"""The engine as our side of `claw bench decode` and `parallel`: composed as in a worker, without the sandbox.
+"""Our side of `claw bench decode` and `parallel`: the engine as in a worker, without sandbox.
 
     python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES]
 

@@ -1,17 +1,18 @@
 """Who computes now, in one worker: tasks take turns at the model, the most urgent first.
 
-A turn is as much of a prompt as a slice of time allows, or a step: a token for each task of one class
+A turn is as much of a prompt as a slice of time allows, or a step: a token for each task of a class
 that has its next one ready, in one pass over the weights. Between two turns the highest class goes
-on; in it, steps and prompts alternate, so that a new prompt delays running answers by one slice a
-token at most, and they it by one step a slice; then the nearest deadline, then whose last turn is
-longest ago. Whoever comes with a higher class has the running turn leave between two ops; classes
-never share a step, so what is urgent does not pay for the rest.
+on; in it, steps and prompts alternate, so that prompts delay running answers by one slice a token
+and are delayed by one step a slice; then the nearest deadline, then whose last turn is longest ago.
+Whoever comes with a higher class has the running turn leave between two ops; classes never share a
+step, so what is urgent does not pay for the rest.
 
-After a step the next one waits for those of the last that are not back yet (they choose their tokens
-and send them), for a quarter of the time that the step took at most. A lone task waits for nobody.
+After a step the next one waits for those of the last that are not back yet (they choose their
+tokens and send them), for a quarter of the time that the step took at most. A lone task waits for
+nobody.
 
-Every task keeps its own KV cache, and a token gets the same bits alone and in a step: an answer does
-not depend on what ran beside it, or on when it was interrupted.
+Every task keeps its own KV cache, and a token gets the same bits alone and in a step: an answer
+does not depend on what ran beside it, or on when it was interrupted.
 """
 
 import threading
@@ -216,7 +217,7 @@ class Turns:
                     return None
 
     def _turn_of(self, seat: Seat) -> bool | None:
-        """Whether it is its turn, or none will be; None: it has to wait, and others may have to go."""
+        """Whether it is its turn, or none will be; None: it waits, and others may have to go."""
         self._next(seat)
         if self._holder is seat or seat.told:
             seat.parked = False
@@ -261,7 +262,7 @@ class Turns:
         self._waiting.remove(seat)
         if seat.crew is None and seat.token is not None:
             self._recruit(seat)
-        if seat.crew and caller in seat.crew.rows:
+        if seat.crew and caller and caller in seat.crew.rows:
             seat = caller  # any member can run the step, and this one's thread is awake
         self._count += 1
         self._holder, self._since = seat, time.monotonic_ns()
@@ -295,7 +296,9 @@ class Turns:
         with self._lock:
             took = self._end(seat)
             seat.spent += took
-            others = any(mate.rank == seat.rank and mate.token is not None for mate in self._waiting)
+            others = any(
+                mate.rank == seat.rank and mate.token is not None for mate in self._waiting
+            )
             if seat.one and not left and others:
                 self._gather(seat.rank, {seat}, took)
             self._next()

@@ -47,7 +47,7 @@ class Left(Exception):
 
 
 class Sequence(Protocol):
-    """A KV cache of a plan. One thread at a time uses it; one sequence of a plan or one batch runs."""
+    """A KV cache of a plan. One thread at a time uses it; of a plan one sequence or batch runs."""
 
     def start(self, control: memoryview | None) -> None:
         """Begin anew, empty.
@@ -96,7 +96,8 @@ class Sequence(Protocol):
 class Batch(Protocol):
     """A joint step: a token for each of several sequences of a plan.
 
-    Each gets the logits that it would get alone. While a step is left, its sequences run nothing else.
+    Each gets the logits that it would get alone. While a step is left, its sequences run nothing
+    else.
     """
 
     @property
