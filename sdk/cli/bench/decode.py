@@ -36,8 +36,11 @@ LONG, SHORT = 512, 128
 class Side:
     """One running side."""
 
-    def __init__(self, module: str, model: Path, threads: int) -> None:
-        command = [sys.executable, "-m", module, str(model), str(threads), str(CONTEXT)]
+    def __init__(
+        self, module: str, model: Path, threads: int, context: int = CONTEXT, sequences: int = 1
+    ) -> None:
+        numbers = (threads, context, sequences)
+        command = [sys.executable, "-m", module, str(model), *map(str, numbers)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

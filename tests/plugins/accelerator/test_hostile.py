@@ -187,9 +187,10 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
     steps = step_records(lowering)
     scratch = int(lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1))
     sizes = {"weights": lowering.weights.nbytes, "tables": lowering.tables.nbytes}
-    sizes |= {"kv": lowering.cache_bytes, "arena": lowering.arena_bytes, "work": scratch}
+    # Of two sequences and of one batch.
+    sizes |= {"kv": 2 * lowering.cache_bytes, "arena": 3 * lowering.arena_bytes, "work": scratch}
     spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", b"scalar")
-    spec.isa, spec.context, spec.chunk, spec.sequences = isa, 64, 64, 1
+    spec.isa, spec.context, spec.chunk, spec.sequences, spec.batches = isa, 64, 64, 2, 1
     spec.threads, spec.vocabulary, spec.kv_block = 1, 101, lowering.cache_block
     tokens, times = ffi.new("int32_t[]", list(range(64))), ffi.new("claw_time[]", lib.CLAW_TIMES)
     code, bad = ffi.new("int32_t *"), ffi.new("uint32_t *")
@@ -205,6 +206,11 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
         run.tokens, run.out, run.times = tokens, ffi.cast("float *", logits.ctypes.data), times
         run.n, run.all, run.chunk = 64, 1, 64
         assert lib.claw_plan_run(plan, run) == 0
+        for number in range(2):
+            rows[number].out = ffi.cast("float *", outs[number].ctypes.data)
+            rows[number].sequence, rows[number].position, rows[number].gone = number, 63, 0
+        batch.rows, batch.times, batch.n, batch.step, batch.stamped = rows, times, 2, 0, 0
+        assert lib.claw_plan_decode(plan, batch) == 0
         lib.claw_plan_free(plan)
         return 0
 
@@ -213,6 +219,9 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
             area = space.place(np.zeros(size, np.uint8))
             setattr(spec, key, ffi.cast("uint8_t *", area.ctypes.data))
             setattr(spec, f"{key}_bytes", size)
+        spec.kv_bytes, spec.arena_bytes = lowering.cache_bytes, lowering.arena_bytes
+        outs = [space.place(np.zeros(101, np.float32)) for _ in range(2)]
+        rows, batch = ffi.new("claw_row[2]"), ffi.new("claw_batch *")
         assert attempt() == 0, "the plan as it is must run"
         for step in steps:
             for name in NUMBERS:
