@@ -66,11 +66,12 @@ typedef struct claw_step {
 typedef struct claw_spec {
     const char *isa;
     const uint8_t *weights, *tables; /* read only: weights may be shared with other processes */
-    uint8_t *kv, *arena, *work;      /* of all sequences, one after the other; work: of all threads */
+    uint8_t *kv, *arena, *work;      /* of all sequences, one after the other, the batches' arenas last; work: of all threads */
     uint64_t weights_bytes, tables_bytes, work_bytes;
     uint64_t kv_bytes, arena_bytes; /* of one sequence */
     uint64_t kv_block; /* bytes of 64 positions of all layers: memory fills as the sequence grows */
     uint32_t context, chunk, threads, vocabulary, sequences;
+    uint32_t batches; /* arenas for joint steps */
 } claw_spec;
 
 typedef struct claw_time {
@@ -97,6 +98,25 @@ typedef struct claw_run {
     uint64_t longest; /* nanoseconds of the longest step of this chunk */
 } claw_run;
 
+/* One sequence's token in a joint step. */
+typedef struct claw_row {
+    const uint32_t *control; /* as of claw_run */
+    float *out;              /* `vocabulary` floats */
+    uint32_t sequence, position;
+    int32_t token;
+    uint32_t gone; /* STOP or HOLD took it out: its token is not appended */
+} claw_row;
+
+/* A step of several sequences, a token each; each gets the bits that it would get alone. */
+typedef struct claw_batch {
+    claw_row *rows; /* of different sequences */
+    claw_time *times;
+    uint32_t n;
+    uint32_t arena;   /* which of `batches` holds its activations */
+    uint32_t step;    /* the next one; 0: it has not begun */
+    uint32_t stamped; /* stamps since it began */
+} claw_batch;
+
 typedef struct claw_plan claw_plan;
 
 /* Bytes of scratch that the executor needs in the arena, for all threads. */
@@ -108,6 +128,9 @@ void claw_plan_free(claw_plan *plan);
 /* Goes on with a run until its tokens are in (CLAW_OK), or leaves between two steps (CLAW_LEFT): its
  * control word says STOP or HOLD, or claw_plan_preempt said so. One caller at a time. */
 int32_t claw_plan_run(claw_plan *plan, claw_run *run);
+/* The same for a token of each row of a batch. A row whose control word says STOP is taken out, as is
+ * one that says HOLD while others go on; if all that are left say HOLD, it leaves. */
+int32_t claw_plan_decode(claw_plan *plan, claw_batch *batch);
 /* From any thread: 1 has every run leave after its next step; 0 ends that. */
 void claw_plan_preempt(claw_plan *plan, uint32_t on);
 

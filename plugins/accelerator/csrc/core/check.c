@@ -96,7 +96,8 @@ static int matmul_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)
 {
     const claw_step *s = steps + i, *f = steps + s->folds - 1;
     if (!packed_ok(spec, s, matmul_blocks(s))) return 0;
-    if (claw_is_int(s->format) ? !q8_ok(spec, s->in_q8, s->k) : !view_ok(spec, s, &s->a, s->k))
+    /* Its input is read from row to row, and the logits of a batch do not lie so. */
+    if (claw_is_int(s->format) ? !q8_ok(spec, s->in_q8, s->k) : s->a.base != CLAW_IN_ARENA || !view_ok(spec, s, &s->a, s->k))
         return 0;
     if (s->folds && (s->folds > i || !(f->flags & CLAW_FOLDED) || f->k != s->k || (f->flags ^ s->flags) & CLAW_ROWS || !claw_is_int(s->format))) return 0;
     if (s->flags & CLAW_BIAS && !weight_ok(spec, s->extra, (uint64_t)s->rows * sizeof(float))) return 0;

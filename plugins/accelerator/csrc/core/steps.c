@@ -12,6 +12,7 @@ static inline uint32_t up_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; 
 
 static float *at(const claw_plan *p, const claw_view *v, uint32_t t)
 {
+    if (v->base == CLAW_IN_OUT && p->batch) return p->batch->rows[t].out;
     uint8_t *base = v->base == CLAW_IN_OUT ? (uint8_t *)p->out : p->arena + v->offset;
     return (float *)(void *)base + (size_t)t * v->stride;
 }
@@ -55,7 +56,7 @@ static void run_embed(claw_plan *p, const claw_step *s, uint32_t t)
     const claw_ops *o = p->ops;
     void (*const row[CLAW_FORMATS])(const uint8_t *, int32_t, int32_t, float *) = {
         o->row_q4a, o->row_q4s, o->row_q8a, o->row_q8s, o->row_f16, o->row_bf16, o->row_f32};
-    const uint32_t id = (uint32_t)p->tokens[t];
+    const uint32_t id = (uint32_t)row_token(p, t);
     const uint8_t *w = p->spec.weights + s->weight + (size_t)(id / 8) * claw_block_bytes(s->format, s->k);
     row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), at(p, &s->y, t));
 }
@@ -87,16 +88,16 @@ static void run_rope(claw_plan *p, const claw_step *s, uint32_t t)
 {
     const float *x = at(p, &s->a, t);
     float *y = at(p, &s->y, t);
-    for (uint32_t h = 0; h < s->heads; h++) rotate(p, s, x + h * s->head_dim, p->position + t, y + h * s->head_dim);
+    for (uint32_t h = 0; h < s->heads; h++) rotate(p, s, x + h * s->head_dim, row_position(p, t), y + h * s->head_dim);
 }
 
 /* ---- KV: units are (token, head), query heads first ---- */
 
-/* Keys or values of a head in the first block of 64 positions; the next block is kv_block away. */
-static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t head, int values)
+/* Keys or values of a head of row t in the first block of 64 positions; the next one is kv_block away. */
+static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t t, uint32_t head, int values)
 {
     const size_t one = (size_t)CLAW_POSITIONS * s->head_dim;
-    return (uint16_t *)(void *)(p->kv + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
+    return (uint16_t *)(void *)(row_kv(p, t) + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
 }
 
 static int64_t cache_stride(const claw_plan *p) { return (int64_t)(p->spec.kv_block / sizeof(uint16_t)); }
@@ -104,8 +105,9 @@ static int64_t cache_stride(const claw_plan *p) { return (int64_t)(p->spec.kv_bl
 static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
 {
     const uint32_t queries = s->flags & CLAW_ROPE_Q ? s->heads : 0, per = queries + s->kv_heads;
-    const uint32_t t = unit / per, h = unit % per, position = p->position + t;
+    const uint32_t t = unit / per, h = unit % per, position = row_position(p, t);
     float turned[CLAW_MAX_HEAD_DIM];
+    if (row_gone(p, t)) return;
     if (h < queries) {
         float *q = at(p, &s->a, t) + h * s->head_dim;
         rotate(p, s, q, position, q);
@@ -117,8 +119,8 @@ static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
         rotate(p, s, key, position, turned);
         key = turned;
     }
-    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_stride(p), cache_of(p, s, h - queries, 0),
-                      cache_of(p, s, h - queries, 1));
+    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_stride(p), cache_of(p, s, t, h - queries, 0),
+                      cache_of(p, s, t, h - queries, 1));
 }
 
 /* ---- attention: units are (block of tokens, subgroup of heads) ---- */
@@ -126,19 +128,20 @@ static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
 static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
 {
     const uint32_t group = s->heads / s->kv_heads, take = attend_heads(s), subs = up_div(group, take);
-    const uint32_t sub = unit % (s->kv_heads * subs), t0 = unit / (s->kv_heads * subs) * attend_tokens(s);
+    const uint32_t sub = unit % (s->kv_heads * subs), t0 = unit / (s->kv_heads * subs) * attend_tokens(p, s);
     const uint32_t kv = sub / subs, h0 = kv * group + sub % subs * take;
-    const uint32_t heads = min_u32(take, (kv + 1) * group - h0), tokens = min_u32(attend_tokens(s), p->count - t0);
+    const uint32_t heads = min_u32(take, (kv + 1) * group - h0), tokens = min_u32(attend_tokens(p, s), p->count - t0);
     const size_t hd = s->head_dim;
     float *query = mine(p, thread, p->layout.query), *y = mine(p, thread, p->layout.attend);
     int32_t *limit = mine(p, thread, p->layout.limit);
+    if (row_gone(p, t0)) return;
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
             memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
-            limit[t * heads + h] = (int32_t)(p->position + t0 + t + 1);
+            limit[t * heads + h] = (int32_t)(row_position(p, t0 + t) + 1);
         }
-    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, kv, 0),
-                          cache_of(p, s, kv, 1), mine(p, thread, p->layout.work), y);
+    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
+                          cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;
         if (s->flags & CLAW_TO_F32) memmove(at(p, &s->y, t0 + t) + h0 * hd, row, heads * hd * sizeof *row);
@@ -168,7 +171,7 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
 
 static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
 {
-    if (column >= s->rows) return;
+    if (column >= s->rows || row_gone(p, t)) return;
     n = min_u32(n, s->rows - column);
     if (s->flags & CLAW_TO_F32) memmove(at(p, &s->y, t) + column, y, n * sizeof *y);
     if (s->flags & CLAW_TO_Q8) {
@@ -276,11 +279,11 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
         return up_div(matmul_blocks(s), unit_blocks(s));
     case CLAW_KV:
         per = (s->flags & CLAW_ROPE_Q ? s->heads : 0) + s->kv_heads;
-        *grab = n == 1 ? up_div(per, threads) : per * 8;
+        *grab = n < 2 * threads ? up_div(n * per, threads) : n < 16 ? per : per * 8;
         return n * per;
     case CLAW_ATTEND:
         *grab = 1;
-        return up_div(n, attend_tokens(s)) * s->kv_heads * up_div(s->heads / s->kv_heads, attend_heads(s));
+        return up_div(n, attend_tokens(p, s)) * s->kv_heads * up_div(s->heads / s->kv_heads, attend_heads(s));
     default:
         break;
     }
@@ -288,9 +291,11 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     return units;
 }
 
+/* t is a row, or a unit of KV and ATTEND, which find their rows themselves. */
 static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thread)
 {
     const int32_t k = (int32_t)s->k;
+    if (row_gone(p, t) && s->code != CLAW_KV && s->code != CLAW_ATTEND) return;
     switch (s->code) {
     case CLAW_EMBED: run_embed(p, s, t); break;
     case CLAW_NORM:
