@@ -55,9 +55,7 @@ class CpuBatch:
         if code:
             raise RuntimeError(f"the executor refused checked tokens with code {code}")
         gone = [bool(row.gone) for row in self._rows[0 : len(members)]]
-        return [
-            None if out else member.append() for out, member in zip(gone, members, strict=True)
-        ]
+        return [None if out else member.append() for out, member in zip(gone, members, strict=True)]
 
     def drop(self, sequence: CpuSequence) -> None:
         """Take a sequence out of the step that left (see ``Batch``)."""

@@ -58,7 +58,29 @@ static void run_embed(claw_plan *p, const claw_step *s, uint32_t t)
         o->row_q4a, o->row_q4s, o->row_q8a, o->row_q8s, o->row_f16, o->row_bf16, o->row_f32};
     const uint32_t id = (uint32_t)row_token(p, t);
     const uint8_t *w = p->spec.weights + s->weight + (size_t)(id / 8) * claw_block_bytes(s->format, s->k);
-    row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), at(p, &s->y, t));
+    float *y = at(p, &s->y, t);
+    row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), y);
+    if (s->scale != 1.0f)
+        for (uint32_t i = 0; i < s->k; i++) y[i] *= s->scale;
+}
+
+static void run_head_norm(claw_plan *p, const claw_step *s, uint32_t t)
+{
+    const float *x = at(p, &s->a, t);
+    float *y = at(p, &s->y, t);
+    for (uint32_t h = 0; h < s->heads; h++, x += s->head_dim, y += s->head_dim)
+        p->ops->rmsnorm(x, constant(p, s->weight), (int32_t)s->head_dim, s->eps, y);
+}
+
+/* A unit is SOFTCAP_COLUMNS of a row: rows may be as long as a vocabulary. */
+#define SOFTCAP_COLUMNS 4096u
+
+static void run_softcap(claw_plan *p, const claw_step *s, uint32_t unit)
+{
+    const uint32_t parts = up_div(s->k, SOFTCAP_COLUMNS), t = unit / parts, first = unit % parts * SOFTCAP_COLUMNS;
+    if (row_gone(p, t)) return;
+    const float *x = at(p, &s->a, t) + first;
+    p->ops->softcap_f32(x, (int32_t)min_u32(SOFTCAP_COLUMNS, s->k - first), s->cap, at(p, &s->y, t) + first);
 }
 
 /* x to normalised f32 in y (may be x's copy) and on to q8 if wanted. */
@@ -240,7 +262,7 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
         n = min_u32(RUN_BLOCKS, end - b);
         gemv(p, s, w + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, y);
         if (s->flags & CLAW_SILU) {
-            p->ops->silu_mul_tile(y, (int32_t)n / 2, y, 8);
+            (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(y, (int32_t)n / 2, y, 8);
             finish_gated(p, s, 0, b * 4, n * 4, y);
         } else {
             finish(p, s, 0, b * 8, n * 8, y);
@@ -260,7 +282,7 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
         const uint32_t n = min_u32(2, end - b);
         gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
              mine(p, thread, p->layout.gemm), tile);
-        if (gated) p->ops->silu_mul_tile(tile, (int32_t)count, outs + (b - b0) * 4, 32);
+        if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
             for (uint32_t t = 0; t < count; t++) finish(p, s, t, b * 8, n * 8, tile + (size_t)t * CLAW_PANEL);
     }
@@ -284,6 +306,9 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     case CLAW_ATTEND:
         *grab = 1;
         return up_div(n, attend_tokens(p, s)) * s->kv_heads * up_div(s->heads / s->kv_heads, attend_heads(s));
+    case CLAW_SOFTCAP:
+        *grab = 1;
+        return n * up_div(s->k, SOFTCAP_COLUMNS);
     default:
         break;
     }
@@ -291,10 +316,14 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     return units;
 }
 
-/* t is a row, or a unit of KV and ATTEND, which find their rows themselves. */
+/* t is a row, or a unit of KV, ATTEND and SOFTCAP, which find their rows themselves. */
 static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thread)
 {
     const int32_t k = (int32_t)s->k;
+    if (s->code == CLAW_SOFTCAP) {
+        run_softcap(p, s, t);
+        return;
+    }
     if (row_gone(p, t) && s->code != CLAW_KV && s->code != CLAW_ATTEND) return;
     switch (s->code) {
     case CLAW_EMBED: run_embed(p, s, t); break;
@@ -304,6 +333,8 @@ static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thr
     case CLAW_KV: run_kv(p, s, t); break;
     case CLAW_ATTEND: run_attend(p, s, t, thread); break;
     case CLAW_SILU_MUL: p->ops->silu_mul(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    case CLAW_GELU_MUL: p->ops->geglu_f32(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    case CLAW_HEAD_NORM: run_head_norm(p, s, t); break;
     case CLAW_ADD: p->ops->add(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
     default: memmove(at(p, &s->y, t), at(p, &s->a, p->count - p->rows + t), s->k * sizeof(float));
     }
