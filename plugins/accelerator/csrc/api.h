@@ -144,5 +144,14 @@ uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
 
 /* The ops of an instruction set ("scalar", "avx2", "avx512vnni", NULL = the best here), NULL if it cannot run. */
 const claw_ops *claw_ops_named(const char *isa);
+
+/* Loops that reach the ceilings of a processor (roofline.c); each result depends on all of its work. */
+typedef struct claw_roof {
+    uint64_t (*read)(const uint8_t *p, uint64_t bytes);
+    float (*fma)(uint64_t rounds);
+    int32_t (*dot)(uint64_t rounds);
+    uint32_t flops, int_ops; /* of a round of fma and of dot: a multiply and an add are two */
+} claw_roof;
+void claw_roofline(const char *isa, claw_roof *roof);
 /* END CDEF */
 #endif
