@@ -2,8 +2,8 @@
 
 Both sides are processes that stay loaded and are asked in turn, in alternating order, so that a
 slower minute of the box hits both; the medians of the rounds are reported. The prompt is the same
-list of token ids on both sides; an answer is decoded behind one token, and behind 1,024. Our side is the engine with its driver as a worker loads them, but
-outside of the sandbox and the kernel.
+list of token ids on both sides; an answer is decoded behind one token, and behind 1,024. Our side
+is the engine with its driver as a worker loads them, but outside of the sandbox and the kernel.
 """
 
 import contextlib

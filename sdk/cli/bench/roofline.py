@@ -26,7 +26,11 @@ def ceilings() -> dict[str, Any]:
         ClawError: worker_failed, with what it said.
     """
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM], capture_output=True, text=True, timeout=TIMEOUT
+        [sys.executable, "-m", PROGRAM],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
     )
     if done.returncode:
         raise ClawError("worker_failed", f"{PROGRAM} failed", got=done.stderr[-500:].strip())
