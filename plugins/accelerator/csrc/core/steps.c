@@ -187,8 +187,11 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     if (column >= s->rows) return;
     n = min_u32(n, s->rows - column);
     if (s->flags & CLAW_BIAS) p->ops->add(sums, constant(p, s->extra) + column, (int32_t)n, sums);
-    if (s->flags & CLAW_PLUS) p->ops->add(sums, at(p, &s->b, t) + column, (int32_t)n, at(p, &s->y, t) + column);
-    else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
+    if (s->flags & CLAW_PLUS) {
+        const float *b = at(p, &s->b, t) + column;
+        float *y = at(p, &s->y, t) + column;
+        for (uint32_t i = 0; i < n; i++) y[i] = sums[i] + b[i]; /* so few that a call would cost more */
+    } else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
 }
 
 static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
@@ -218,18 +221,18 @@ static void gemv(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t bl
 }
 
 static void gemm(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t blocks, const q8 *a, const float *x,
-                 uint32_t tokens, uint8_t *work, float *y)
+                 uint32_t tokens, uint8_t *work, float *y, uint32_t stride)
 {
     const claw_ops *o = p->ops;
-    const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride;
+    const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride, ys = (int32_t)stride;
     switch (s->format) {
-    case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q8A: o->gemm_q8a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q8S: o->gemm_q8s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_F16: o->gemm_f16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
-    case CLAW_BF16: o->gemm_bf16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
-    default: o->gemm_f32(w, n, k, x, xs, m, y, CLAW_PANEL);
+    case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q8A: o->gemm_q8a(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q8S: o->gemm_q8s(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_F16: o->gemm_f16(w, n, k, x, xs, m, y, ys); break;
+    case CLAW_BF16: o->gemm_bf16(w, n, k, x, xs, m, y, ys); break;
+    default: o->gemm_f32(w, n, k, x, xs, m, y, ys);
     }
 }
 
@@ -278,10 +281,13 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
     const q8 a = claw_is_int(s->format) ? q8_at(p, s->in_q8, s->k, 0) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float *tile = mine(p, thread, p->layout.tile), *outs = mine(p, thread, p->layout.folded);
+    const int straight = !(s->flags & (CLAW_SILU | CLAW_BIAS | CLAW_PLUS)) && s->y.base == CLAW_IN_ARENA;
     for (uint32_t b = b0; b < end; b += 2) {
         const uint32_t n = min_u32(2, end - b);
+        const int last = straight && (b + n) * 8 <= s->rows; /* nothing is left to do to its results */
         gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
-             mine(p, thread, p->layout.gemm), tile);
+             mine(p, thread, p->layout.gemm), last ? at(p, &s->y, 0) + b * 8 : tile, last ? s->y.stride : CLAW_PANEL);
+        if (last) continue;
         if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
             for (uint32_t t = 0; t < count; t++) finish(p, s, t, b * 8, n * 8, tile + (size_t)t * CLAW_PANEL);
