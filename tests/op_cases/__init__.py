@@ -7,13 +7,14 @@ import zlib
 
 import numpy as np
 
-from op_cases import transformer
+from op_cases import language, transformer
 from op_cases.parts import KINDS, Case, Maker, Out
 
 __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
 
 MAKERS: dict[str, Maker] = {
     **transformer.MAKERS,
+    **language.MAKERS,
 }
 
 

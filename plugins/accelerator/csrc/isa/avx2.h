@@ -73,6 +73,13 @@ static inline vf vf_load_bf16(const void *p)
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline void vi_store(int32_t *p, vi a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 static inline void vf_store_i8(int8_t *p, vf a)
 {
     __m256i i = _mm256_cvtps_epi32(a);
@@ -90,6 +97,15 @@ static inline vb vb_bcast(const int8_t *p)
     memcpy(&quad, p, 4);
     return _mm256_set1_epi32(quad);
 }
+
+typedef __m256i vw;
+static inline vw vw_load(const int16_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline void vw_store(int16_t *p, vw a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vw vw_even(vb a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+static inline vw vw_odd(vb a) { return _mm256_srai_epi16(a, 8); }
+static inline vw vw_pair(const void *p) { return vb_bcast((const int8_t *)p); }
+static inline vw vw_add(vw a, vw b) { return _mm256_add_epi16(a, b); }
+static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
 
 #ifndef CLAW_NO_BYTE_DOTS
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
