@@ -17,7 +17,7 @@ scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk)
     }
     const size_t rows = hd ? CLAW_ATTENTION_ROWS : 0, groups = k / CLAW_GROUP * sizeof(float);
     const size_t sizes[] = {k * sizeof(float), k, groups, groups, gemm, (size_t)chunk * CLAW_PANEL * sizeof(float),
-                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), rows * sizeof(int32_t),
+                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), 2 * rows * sizeof(int32_t),
                             CLAW_ATTENTION_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
     scratch l;
     size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend};

@@ -155,14 +155,20 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     const uint32_t heads = min_u32(take, (kv + 1) * group - h0), tokens = min_u32(attend_tokens(p, s), p->count - t0);
     const size_t hd = s->head_dim;
     float *query = mine(p, thread, p->layout.query), *y = mine(p, thread, p->layout.attend);
-    int32_t *limit = mine(p, thread, p->layout.limit);
+    int32_t *limit = mine(p, thread, p->layout.limit), *first = limit + CLAW_ATTENTION_ROWS;
     if (row_gone(p, t0)) return;
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
             memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
-            limit[t * heads + h] = (int32_t)(row_position(p, t0 + t) + 1);
+            const uint32_t end = row_position(p, t0 + t) + 1;
+            limit[t * heads + h] = (int32_t)end;
+            first[t * heads + h] = (int32_t)(s->window && s->window < end ? end - s->window : 0);
         }
-    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
+    if (s->window || s->cap != 0.0f)
+        p->ops->attention_window_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, s->cap, first, limit, cache_stride(p),
+                                     cache_of(p, s, t0, kv, 0), cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
+    else
+        p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
                           cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;
