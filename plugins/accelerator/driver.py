@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from clawai.plugins.accelerator.arena import Buffer, align
+from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.lower import Lowering, View
 from clawai.plugins.accelerator.native import choose_isa, ffi, lib
-from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
 from clawai.sdk.model.driver import Allocate, Footprint, UnsupportedGraph
 from clawai.sdk.model.graph import Graph
