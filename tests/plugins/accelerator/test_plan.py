@@ -75,6 +75,9 @@ SHAPES: list[dict[str, Any]] = [
     {"mixed": DType.Q8_0},
     {"mixed": DType.F16},
     {"vocabulary": 8, "layers": 1},
+    {"gemma": True, "style": "split"},
+    {"gemma": True, "layers": 3, "head_dim": 32, "dtype": DType.Q8_0, "vocabulary": 5000},
+    {"gemma": True, "dtype": DType.F16, "bias": True, "rot_dim": 10},
 ]
 
 
@@ -87,9 +90,12 @@ def test_shapes_and_fusions(shape: dict[str, Any]) -> None:
     assert distance(got, forward(graph, tokens, mirror=True)) < 2e-2
 
 
+@pytest.mark.parametrize("gemma", [False, True])
 @pytest.mark.parametrize("dtype", [DType.Q4_1, DType.Q8_0, DType.F16], ids=lambda d: d.name)
-def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(dtype: DType) -> None:
-    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2)
+def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(
+    dtype: DType, gemma: bool
+) -> None:
+    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2, gemma=gemma)
     with running(graph) as one, running(graph, threads=3) as three:
         whole = one.run(TOKENS, all_logits=True)
         assert one.position == len(TOKENS)
