@@ -23,6 +23,7 @@ FLAGS = [
     "-std=gnu11",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",  # Nobody looks at the flags of exceptions: loops with choices vectorise.
     "-Wall",
     "-Wextra",
     "-Wno-psabi",

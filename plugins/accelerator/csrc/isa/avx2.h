@@ -129,7 +129,12 @@ static inline void vf_store_rgb(uint8_t *p, const vf c[3])
 
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline int32_t vi_sum(vi a)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
 static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
 {
     __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)a), y = _mm_loadl_epi64((const __m128i *)(const void *)b);
@@ -137,6 +142,13 @@ static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void 
     return _mm256_add_epi32(acc, _mm256_madd_epi16(t, _mm256_loadu_si256((const __m256i *)w)));
 }
 static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline void vi_store(int32_t *p, vi a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 static inline void vf_store_i8(int8_t *p, vf a)
 {
     __m256i i = _mm256_cvtps_epi32(a);
@@ -154,6 +166,15 @@ static inline vb vb_bcast(const int8_t *p)
     memcpy(&quad, p, 4);
     return _mm256_set1_epi32(quad);
 }
+
+typedef __m256i vw;
+static inline vw vw_load(const int16_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline void vw_store(int16_t *p, vw a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vw vw_even(vb a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+static inline vw vw_odd(vb a) { return _mm256_srai_epi16(a, 8); }
+static inline vw vw_pair(const void *p) { return vb_bcast((const int8_t *)p); }
+static inline vw vw_add(vw a, vw b) { return _mm256_add_epi16(a, b); }
+static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
 
 #ifndef CLAW_NO_BYTE_DOTS
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
