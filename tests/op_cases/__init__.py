@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from op_cases import arrays, language, sound, transformer
+from op_cases import arrays, images, language, sound, transformer
 from op_cases.parts import KINDS, Case, Maker, Out
 
 __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
@@ -17,6 +17,7 @@ MAKERS: dict[str, Maker] = {
     **language.MAKERS,
     **sound.MAKERS,
     **arrays.MAKERS,
+    **images.MAKERS,
 }
 
 

@@ -36,4 +36,6 @@ static inline vqb vq_bcast(const int8_t *p)
     return _mm512_set1_epi32(quad);
 }
 static inline vq vq_dot8(vq acc, vqb w, vqb a) { return _mm512_dpbusd_epi32(acc, a, w); }
+#define VU_SHIFT 0
+static inline vi vu_dot(vi acc, vb x, vb w) { return _mm256_dpbusd_epi32(acc, x, w); }
 #endif
