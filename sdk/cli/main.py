@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "models": ("models", "List the models: stored, loaded, and those that can be pulled."),
         "pull": ("models", "Fetch a model, verify it and store it."),
         "show": ("models", "Show what is known about a model."),
+        "quantize": ("quantize", "Make a smaller model of a stored one: 8 or 4 bits a weight."),
         "rm": ("models", "Delete a stored model."),
         "stop": ("steer", "Unload a model from memory."),
         "pin": ("steer", "Keep a model in memory, whatever else needs it."),
@@ -50,6 +51,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Box": {
         "doctor": ("doctor", "Check this box: what works, what does not, what to do about it."),
+        "ops": ("ops", "List the C ops: how each was checked, which of them run here."),
         "config": ("settings", "Show and change the configuration."),
         "bench": ("bench.command", "Measure this box, beside a peer where there is one."),
         "simulate": ("simulate", "Run the scheduler through simulated hours of load and faults."),

@@ -5,6 +5,8 @@
 #define CLAW_GROUP 32           /* elements that share one quantization scale */
 #define CLAW_LANES 8            /* rows interleaved in packed weights */
 #define CLAW_PANEL 16           /* rows of a prefill panel */
+#define CLAW_MAX_TILE 4         /* tokens of a tile in the integer products of many; more did not pay */
+#define CLAW_MAX_AHEAD 65536    /* bytes asked for ahead */
 #define CLAW_POSITIONS 64       /* positions of one attention block */
 #define CLAW_ATTENTION_ROWS 48  /* queries of one attention call */
 #define CLAW_MAX_HEAD_DIM 256
@@ -15,6 +17,7 @@
 #define CLAW_MAX_THREADS 64
 #define CLAW_MAX_STEPS 65536
 #define CLAW_MAX_SEQUENCES 64 /* sequences of one plan, each with a KV memory of its own */
+#define CLAW_MAX_BATCHES 4    /* joint steps that can be left at the same time: one for each class of tasks */
 #define CLAW_LEAST_CHUNK 32   /* slow steps never make the chunks of a prompt shorter than this */
 #define CLAW_STEP_NS 15000000 /* a chunk is made shorter if a step of it takes longer */
 #define CLAW_TIMES 8192 /* entries of the ring of stamps, a power of two */
