@@ -7,15 +7,17 @@ import zlib
 
 import numpy as np
 
-from op_cases import arrays, sound, transformer
+from op_cases import arrays, images, language, sound, transformer
 from op_cases.parts import KINDS, Case, Maker, Out
 
 __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
 
 MAKERS: dict[str, Maker] = {
     **transformer.MAKERS,
+    **language.MAKERS,
     **sound.MAKERS,
     **arrays.MAKERS,
+    **images.MAKERS,
 }
 
 

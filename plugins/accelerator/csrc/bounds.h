@@ -18,13 +18,22 @@
 #define CLAW_LEAST_CHUNK 32   /* slow steps never make the chunks of a prompt shorter than this */
 #define CLAW_STEP_NS 15000000 /* a chunk is made shorter if a step of it takes longer */
 #define CLAW_TIMES 8192 /* entries of the ring of stamps, a power of two */
+#define CLAW_MAX_TAPS 128     /* places of a depthwise kernel */
+#define CLAW_MAX_KERNEL 24576 /* taps * channels of a convolution of bytes: its sums fit int32 */
 
 /* Bytes of the scratch of the gemm_int ops: 16 rows of codes, then 2 * 16 floats a group. */
 #define CLAW_GEMM_SCRATCH(k) ((size_t)(k) * CLAW_PANEL + (size_t)(k) / CLAW_GROUP * CLAW_PANEL * 8)
+/* The same of the int8 products: terms, a chunk of every token, 16 rows of a chunk; 4-aligned. */
+#define CLAW_GEMM8_CHUNK 512
+#define CLAW_GEMM8_SCRATCH(tokens) \
+    ((size_t)(tokens) * (4 + 2 * CLAW_GEMM8_CHUNK) + (size_t)CLAW_GEMM8_CHUNK * 2 * CLAW_PANEL)
 /* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
 #define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
     ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))
 /* Floats of the scratch of fft_f32 of n complex, and of rfft, irfft and stft_power of n reals. */
 #define CLAW_FFT_SCRATCH(n) ((size_t)(n) * ((n) % 8 ? 48 : 4))
 #define CLAW_RFFT_SCRATCH(n) ((size_t)(n) * 2 + CLAW_FFT_SCRATCH((n) / 2))
+/* Elements of the scratch of resize_bilinear_u8; resize_area_u8 needs width * channels. */
+#define CLAW_RESIZE_SCRATCH(width, channels, out_width) \
+    ((size_t)(width) * (size_t)(channels) + 2 * (size_t)(out_width))
 #endif

@@ -139,17 +139,6 @@ static void put_scales(uint8_t *record, size_t at, uint32_t lane, uint16_t d, ui
     if (has_min) memcpy(record + at + 16 + 2 * lane, &m, 2);
 }
 
-/* Formats whose bytes already lie in quads: each quad moves as it is. */
-static void pack_direct(uint32_t dtype, const uint8_t *row, uint32_t groups, uint32_t lane, uint8_t *block)
-{
-    const size_t head = dtype == T_Q4_1 ? 4 : 2, codes = dtype == T_Q8_0 ? 32 : 16, src = head + codes;
-    const size_t at = codes * 8, record = at + (dtype == T_Q4_1 ? 32 : 16);
-    for (uint32_t g = 0; g < groups; g++, row += src, block += record) {
-        for (size_t j = 0; j < codes / 4; j++) memcpy(block + 32 * j + 4 * lane, row + head + 4 * j, 4);
-        put_scales(block, at, lane, u16(row), u16(row + 2), dtype == T_Q4_1);
-    }
-}
-
 static void pack_groups(uint32_t format, uint32_t dtype, const uint8_t *row, uint32_t groups, uint32_t lane, uint8_t *block)
 {
     const size_t record = claw_block_bytes(format, 32);
@@ -165,9 +154,21 @@ static void pack_groups(uint32_t format, uint32_t dtype, const uint8_t *row, uin
     }
 }
 
-static void pack_float(uint32_t size, const uint8_t *row, uint32_t k, uint32_t lane, uint8_t *block)
+/* Rows of a type whose bytes only move: an op takes up to 8 of them at a time. */
+typedef void mover(const uint8_t *, int64_t, int32_t, int32_t, uint8_t *);
+
+static mover *mover_of(uint32_t dtype)
 {
-    for (uint32_t i = 0; i < k; i++) memcpy(block + ((size_t)i * 8 + lane) * size, row + (size_t)i * size, size);
+    const claw_ops *o = claw_ops_named(NULL);
+    switch (dtype) {
+    case T_Q4_0: return o->repack_q4_0;
+    case T_Q4_1: return o->repack_q4_1;
+    case T_Q8_0: return o->repack_q8_0;
+    case T_F16:
+    case T_BF16: return o->repack_f16;
+    case T_F32: return o->repack_f32;
+    default: return NULL;
+    }
 }
 
 /* The format that a type packs into, and the bytes of 32 elements times 8 (K types: exact too). */
@@ -206,12 +207,13 @@ int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, co
     const uint64_t row_bytes = (uint64_t)k * per_256 / 256, block = claw_block_bytes(format, k);
     const uint64_t last = first + (uint64_t)((rows + 7) / 8 - 1) * step;
     if (k % unit || row_bytes * rows > src_bytes || (last + 1) * block > dst_bytes) return CLAW_BAD_PLAN;
-    for (uint32_t r = 0; r < rows; r++) {
+    mover *const move = mover_of(dtype);
+    for (uint32_t r = 0; r < rows; r += 8) {
         const uint8_t *row = src + (uint64_t)r * row_bytes;
+        const uint32_t n = rows - r < 8 ? rows - r : 8;
         uint8_t *out = dst + (first + (uint64_t)(r / 8) * step) * block;
-        if (dtype == T_Q4_0 || dtype == T_Q4_1 || dtype == T_Q8_0) pack_direct(dtype, row, k / 32, r % 8, out);
-        else if (claw_is_int(format)) pack_groups(format, dtype, row, k / 32, r % 8, out);
-        else pack_float(format == CLAW_F32 ? 4 : 2, row, k, r % 8, out);
+        if (move) move(row, (int64_t)row_bytes, (int32_t)n, (int32_t)k, out);
+        for (uint32_t lane = 0; !move && lane < n; lane++) pack_groups(format, dtype, row + lane * row_bytes, k / 32, lane, out);
     }
     return CLAW_OK;
 }

@@ -87,6 +87,46 @@ static inline vf vf_load_bf16(const void *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
 }
 
+static inline vf vf_load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+static inline __m128i vf_bytes(vf a)
+{
+    __m256i i = _mm256_cvtps_epi32(a);
+    __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    return _mm_packus_epi16(h, h);
+}
+static inline void vf_store_u8(uint8_t *p, vf a) { _mm_storel_epi64((__m128i *)(void *)p, vf_bytes(a)); }
+static inline void vf_load_rgb(const uint8_t *p, vf c[3])
+{
+    /* Bytes 0..15 and 8..23: a channel's first five or six come from the one, the rest from the other. */
+    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(p + 8));
+    const __m128i from_a[3] = {_mm_set_epi64x(-1, (int64_t)0xffff0f0c09060300),
+                               _mm_set_epi64x(-1, (int64_t)0xffffff0d0a070401),
+                               _mm_set_epi64x(-1, (int64_t)0xffffff0e0b080502)};
+    const __m128i from_b[3] = {_mm_set_epi64x(-1, (int64_t)0x0d0affffffffffff),
+                               _mm_set_epi64x(-1, (int64_t)0x0e0b08ffffffffff),
+                               _mm_set_epi64x(-1, (int64_t)0x0f0c09ffffffffff)};
+    for (int j = 0; j < 3; j++) {
+        __m128i t = _mm_or_si128(_mm_shuffle_epi8(a, from_a[j]), _mm_shuffle_epi8(b, from_b[j]));
+        c[j] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(t));
+    }
+}
+static inline void vf_store_rgb(uint8_t *p, const vf c[3])
+{
+    __m128i rg = _mm_unpacklo_epi64(vf_bytes(c[0]), vf_bytes(c[1])), b = vf_bytes(c[2]);
+    __m128i low = _mm_or_si128(
+        _mm_shuffle_epi8(rg, _mm_setr_epi8(0, 8, -1, 1, 9, -1, 2, 10, -1, 3, 11, -1, 4, 12, -1, 5)),
+        _mm_shuffle_epi8(b, _mm_setr_epi8(-1, -1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1)));
+    __m128i high = _mm_or_si128(
+        _mm_shuffle_epi8(rg, _mm_setr_epi8(13, -1, 6, 14, -1, 7, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1)),
+        _mm_shuffle_epi8(b, _mm_setr_epi8(-1, 5, -1, -1, 6, -1, -1, 7, -1, -1, -1, -1, -1, -1, -1, -1)));
+    _mm_storeu_si128((__m128i *)(void *)p, low);
+    _mm_storel_epi64((__m128i *)(void *)(p + 16), high);
+}
+
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline int32_t vi_sum(vi a)
@@ -95,7 +135,20 @@ static inline int32_t vi_sum(vi a)
     x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
+{
+    __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)a), y = _mm_loadl_epi64((const __m128i *)(const void *)b);
+    __m256i t = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, y));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(t, _mm256_loadu_si256((const __m256i *)w)));
+}
 static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline void vi_store(int32_t *p, vi a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 static inline void vf_store_i8(int8_t *p, vf a)
 {
     __m256i i = _mm256_cvtps_epi32(a);
@@ -114,6 +167,15 @@ static inline vb vb_bcast(const int8_t *p)
     return _mm256_set1_epi32(quad);
 }
 
+typedef __m256i vw;
+static inline vw vw_load(const int16_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline void vw_store(int16_t *p, vw a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }
+static inline vw vw_even(vb a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+static inline vw vw_odd(vb a) { return _mm256_srai_epi16(a, 8); }
+static inline vw vw_pair(const void *p) { return vb_bcast((const int8_t *)p); }
+static inline vw vw_add(vw a, vw b) { return _mm256_add_epi16(a, b); }
+static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
+
 #ifndef CLAW_NO_BYTE_DOTS
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
@@ -124,5 +186,8 @@ static inline vi vi_dot(vi acc, vb w, vb a)
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+/* x - 128 is in -128..127, and 128 * 127 * 2 fits int16. */
+#define VU_SHIFT 128
+static inline vi vu_dot(vi acc, vb x, vb w) { return vi_dot(acc, _mm256_xor_si256(x, _mm256_set1_epi8(-128)), w); }
 #endif
 #endif

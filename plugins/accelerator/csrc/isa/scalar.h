@@ -127,12 +127,41 @@ static inline vf vf_load_bf16(const void *p)
     return r;
 }
 
+/* Images: 8 bytes to floats and back (integral floats in 0..255 only). */
+static inline vf vf_load_u8(const uint8_t *p) { vf r; EACH(8) r.v[i] = p[i]; return r; }
+static inline void vf_store_u8(uint8_t *p, vf a) { EACH(8) p[i] = (uint8_t)a.v[i]; }
+/* The same for 8 pixels of 3 bytes: c[0] has the first byte of each, c[1] the second, c[2] the third. */
+static inline void vf_load_rgb(const uint8_t *p, vf c[3])
+{
+    EACH(8) for (int j = 0; j < 3; j++) c[j].v[i] = p[3 * i + j];
+}
+static inline void vf_store_rgb(uint8_t *p, const vf c[3])
+{
+    EACH(8) for (int j = 0; j < 3; j++) p[3 * i + j] = (uint8_t)c[j].v[i];
+}
+
 static inline vi vi_zero(void) { vi r = {{0}}; return r; }
-static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] += b.v[i]; return a; }
+/* Modulo 2^32. */
+static inline vi vi_add(vi a, vi b) { EACH(8) a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
 /* Of all lanes, modulo 2^32. */
 static inline int32_t vi_sum(vi a) { uint32_t r = 0; EACH(8) r += (uint32_t)a.v[i]; return (int32_t)r; }
+/* acc + a * w + b * w': 8 bytes of each of two rows; the int16 weights of a lane, w and w', are neighbours. */
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
+{
+    EACH(8) {
+        int16_t t[2];
+        memcpy(t, (const char *)w + 4 * i, sizeof t);
+        acc.v[i] += a[i] * t[0] + b[i] * t[1];
+    }
+    return acc;
+}
 static inline vf vf_from_vi(vi a) { vf r; EACH(8) r.v[i] = (float)a.v[i]; return r; }
-/* Integral floats in -127..127 to int8. */
+static inline vi vi_set1(int32_t a) { vi r; EACH(8) r.v[i] = a; return r; }
+static inline vi vi_load(const void *p) { vi r; memcpy(r.v, p, 32); return r; }
+static inline void vi_store(int32_t *p, vi a) { memcpy(p, a.v, 32); }
+/* 8 int8 as floats. */
+static inline vf vf_load_i8(const int8_t *p) { vf r; EACH(8) r.v[i] = (float)p[i]; return r; }
+/* Integral floats in -128..127 to int8. */
 static inline void vf_store_i8(int8_t *p, vf a) { EACH(8) p[i] = (int8_t)a.v[i]; }
 
 static inline vb vb_load(const uint8_t *p) { vb r; memcpy(r.v, p, 32); return r; }
@@ -141,6 +170,18 @@ static inline vb vb_low(vb a) { EACH(32) a.v[i] &= 15; return a; }
 static inline vb vb_high(vb a) { EACH(32) a.v[i] >>= 4; return a; }
 /* The same 4 activations in each lane. */
 static inline vb vb_bcast(const int8_t *p) { vb r; EACH(32) r.v[i] = (uint8_t)p[i & 3]; return r; }
+
+/* 16 int16, two a lane of 8: bytes widened. Of each lane's 4 int8 the elements 0 and 2, or 1 and 3. */
+typedef struct { int16_t v[16]; } vw;
+static inline vw vw_load(const int16_t *p) { vw r; memcpy(r.v, p, 32); return r; }
+static inline void vw_store(int16_t *p, vw a) { memcpy(p, a.v, 32); }
+static inline vw vw_even(vb a) { vw r; EACH(16) r.v[i] = (int8_t)a.v[2 * i]; return r; }
+static inline vw vw_odd(vb a) { vw r; EACH(16) r.v[i] = (int8_t)a.v[2 * i + 1]; return r; }
+/* The same two int16 in each lane. */
+static inline vw vw_pair(const void *p) { vw r; EACH(8) memcpy(r.v + 2 * i, p, 4); return r; }
+static inline vw vw_add(vw a, vw b) { EACH(16) a.v[i] = (int16_t)(a.v[i] + b.v[i]); return a; }
+/* a0 * b0 + a1 * b1 of each lane, both products below 2^30. */
+static inline vi vw_dot(vw a, vw b) { vi r; EACH(8) r.v[i] = a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1]; return r; }
 
 /* u4 codes times int8: 8 steps (32 elements) fit int16, 8 * 2 * 15 * 128 = 30720. */
 static inline vs vs_zero(void) { vs r = {{0}}; return r; }
@@ -155,6 +196,14 @@ static inline vi vs_sum(vs a) { vi r; EACH(8) r.v[i] = a.v[2 * i] + a.v[2 * i + 
 static inline vi vi_dot(vi acc, vb w, vb a)
 {
     EACH(32) acc.v[i >> 2] += (int8_t)w.v[i] * (int8_t)a.v[i];
+    return acc;
+}
+/* Codes (0..255) times int8 weights (-127..127), summed in int32. A target whose products of bytes
+ * are of int8 only takes VU_SHIFT = 128 off each code first: sums then lack VU_SHIFT * sum(weights). */
+#define VU_SHIFT 0
+static inline vi vu_dot(vi acc, vb x, vb w)
+{
+    EACH(32) acc.v[i >> 2] += x.v[i] * (int8_t)w.v[i];
     return acc;
 }
 #endif
