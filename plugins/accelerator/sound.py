@@ -157,7 +157,8 @@ def dct_table(n: int, outputs: int, lifter: float = 0) -> Floats:
     table[0] *= np.sqrt(0.5)
     if lifter:
         table *= 1 + lifter / 2 * np.sin(np.pi * k / lifter)
-    return table.astype(np.float32)
+    result: Floats = table.astype(np.float32)
+    return result
 
 
 def resample_table(up: int, down: int, zeros: int = 16, beta: float = 8.6) -> Floats:
