@@ -87,6 +87,7 @@ class Steward:
         self.loop = Loop(_no_event)
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
+        self.registry.sequences = config.workers.sequences
         self.registry.guard.require_signature = config.plugins.require_signature
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()
@@ -102,7 +103,7 @@ class Steward:
         self.folders = Folders(self._end_worker)
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
-        self.network = Network(self.loop, self.log)
+        self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -118,6 +119,7 @@ class Steward:
             "view": self._view,
             "news": self._news,
             "left": self._left,
+            "runs": self.network.runs,
             "launch": self._launch,
             "Kill": lambda worker, _why, _: self._signal(worker, signal.SIGKILL),
             "Suspend": self._suspend,
