@@ -71,6 +71,7 @@ STEPS = [
     Step("stop tiny", r"tiny is unloaded"),
     Step("plugins", r"echo\.say"),
     Step("logs -n 100", r"echo starts"),
+    Step("ops --measure", r"gemv_int +4"),
     Step("doctor", r"(?s)sandbox.*kernel +runs as pid"),
     Step("down", r"has stopped"),
     Step("replay --until 20", r"20 events: the same"),
