@@ -31,6 +31,9 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Compute threads of one engine worker; 0 means one a core."""
     context: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 2048
     """Longest sequence of a language model, in tokens; 0 means the model's own limit."""
+    sequences: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """Answers that one engine worker writes at the same time; memory for a whole context is
+    reserved for each. 0 means what its plugin says (4)."""
     weights: str = "auto"
     """How an engine holds a model's weights: shared (in memory of the kernel's, which outlives it),
     private, or auto: shared where that costs no speed."""

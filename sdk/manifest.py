@@ -38,9 +38,9 @@ class Identity(msgspec.Struct, frozen=True):
     language: str = "python"
     """python; or c or cpp, and ``module`` is then the shared object beside this file."""
     kind: str = "tool"
-    """tool, engine (one worker a model) or driver (loaded into an engine's worker)."""
+    """tool, engine (one worker a model) or driver (loaded into the worker of another)."""
     drivers: tuple[str, ...] = ()
-    """Plugins of kind driver that an engine's worker loads beside it."""
+    """Plugins of kind driver that its worker loads beside it."""
 
 
 class OperationEntry(msgspec.Struct, frozen=True):

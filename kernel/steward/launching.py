@@ -103,6 +103,7 @@ def order(
     if own["data"]:
         policy = dataclasses.replace(policy, write_paths=(*policy.write_paths, own["data"]))
     folder = registry.places[spec.plugin]
+    loaded = [folder, *(registry.places[each.plugin.name] for each in registry.drivers(plugin))]
     model: dict[str, Any] = {}
     fds: dict[str, int] = {}
     if spec.model:
@@ -126,7 +127,7 @@ def order(
         arguments | own | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
-        [] if bundled else [str(folder.resolve())],
+        [str(each.resolve()) for each in loaded if each.parent != BUNDLED],
         fds,
         # Those that are forked share one layout of memory, which no stranger is to know.
         forked=HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),

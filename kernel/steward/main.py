@@ -87,6 +87,7 @@ class Steward:
         self.loop = Loop(_no_event)
         self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
+        self.registry.sequences = config.workers.sequences
         self.registry.guard.require_signature = config.plugins.require_signature
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()

@@ -51,6 +51,8 @@ class Registry:
     guard: Guard = field(default_factory=lambda: Guard(BUNDLED))
     """Knows what the owner has granted."""
     _manifests: dict[str, str] = field(default_factory=dict)
+    sequences: int = 0
+    """Slots of an engine's worker; 0: what its manifest says."""
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -145,16 +147,17 @@ class Registry:
             size, identity, path = found.st_size, file_identity(found), str(place)
         elif model:
             raise ClawError("bad_params", f"{op} takes no model", got=model[:80], allowed="")
+        engine = plugin.plugin.kind == "engine"
         spec = Spec(
             plugin=offer.plugin,
             model=model,
             base_bytes=plugin.limits.memory_mib * MIB,
             model_bytes=size,
-            slots=plugin.limits.slots,
+            slots=(engine and self.sequences) or plugin.limits.slots,
             identity=identity,
             lane="bulk" if batch and not entry.needs_model else "main",
             code=self._code_lately(plugin),
-            cooperative=plugin.plugin.kind == "engine",
+            cooperative=engine,
             settings=settings.identity(plugin),
         )
         return {

@@ -1,8 +1,8 @@
 """The driver for the processor: compiles graphs to plans, and the plan that an engine runs.
 
 A plan shares its weights with whoever maps them and holds several sequences, of which one runs at a
-time. It refuses what the library cannot run (``UnsupportedGraph``) before any memory is asked for,
-and token ids or lengths that do not fit (``ValueError``) before C sees them.
+time, or several a token each. It refuses what the library cannot run (``UnsupportedGraph``) before
+any memory is asked for, and tokens that do not fit (``ValueError``) before C sees them.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clawai.plugins.accelerator.arena import Buffer, align
+from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.lower import Lowering, View
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
@@ -83,8 +84,9 @@ class Sizes:
         self.logits = align(4 * lowering.graph.vocabulary)
 
     def all(self, sequences: int) -> int:
-        """Of the arena as it is allocated: activations and a row of logits each, then work."""
-        return sequences * (self.arena + self.logits) + self.work
+        """Of the arena as it is allocated: activations, a row of logits each, then work."""
+        rows = (sequences + batches_of(sequences)) * self.arena
+        return rows + sequences * self.logits + self.work
 
 
 class CpuPlan:
@@ -109,7 +111,7 @@ class CpuPlan:
         lowering.tables.fill(tables)
         kv = take(allocate, sizes.kv * sequences, "kv")
         arena = take(allocate, sizes.all(sequences), "arena")
-        rows = sequences * sizes.arena
+        rows = (sequences + batches_of(sequences)) * sizes.arena
         work = rows + sequences * sizes.logits
         areas = {
             "weights": aligned(weights, sizes.weights, "weights"),
@@ -128,6 +130,7 @@ class CpuPlan:
         spec.isa, spec.ops = isa, tuned.table
         spec.context, spec.chunk = context, lowering.chunk
         spec.threads, spec.sequences = threads, sequences
+        spec.batches = batches_of(sequences)
         spec.vocabulary, spec.kv_block = vocabulary, lowering.cache_block
         plan = new_plan(spec, sizes.steps, names)
         self._shared = Shared(context, vocabulary, lowering.chunk, names, plan, keep)
@@ -135,6 +138,7 @@ class CpuPlan:
             CpuSequence(self._shared, number, arena[at : at + 4 * vocabulary])
             for number, at in enumerate(range(rows, work, sizes.logits))
         )
+        self.batches = tuple(CpuBatch(self._shared, number) for number in range(spec.batches))
 
     def preempt(self, on: bool) -> None:
         """While ``on``, have whatever runs leave between two steps (see ``Plan``)."""
@@ -161,6 +165,11 @@ def lower(graph: Graph, context: int) -> Lowering:
     if not 1 <= context <= top:
         raise ValueError(f"context must be in 1..{top} tokens, got {context}")
     return Lowering(graph, context, min(CHUNK, context))
+
+
+def batches_of(sequences: int) -> int:
+    """Joint steps that can be left at the same time; each has at least two sequences."""
+    return min(int(lib.CLAW_MAX_BATCHES), sequences // 2)
 
 
 def default_threads() -> int:

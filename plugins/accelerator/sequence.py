@@ -43,6 +43,12 @@ class Shared:
             raise ValueError("the plan is closed; compile the graph again")
         return self.plan
 
+    def stamps(self, ring: Any, end: int) -> list[tuple[str, int]]:
+        """(step, nanoseconds), oldest first, of a ring where ``end`` stamps were written."""
+        kept = range(max(0, end - lib.CLAW_TIMES), end)
+        stamps = (ring[i % lib.CLAW_TIMES] for i in kept)
+        return [(self.names[stamp.step], int(stamp.ns)) for stamp in stamps]
+
 
 class CpuSequence:
     """See ``clawai.sdk.model.driver.Sequence``."""
@@ -108,6 +114,27 @@ class CpuSequence:
             raise RuntimeError(f"the executor refused checked tokens with code {code}")
         return logits
 
+    def join(self, row: Any, token: int) -> None:
+        """Describe ``token`` after this sequence as a row of a joint step."""
+        (row.token,) = self._checked([token])
+        if self._logits is not None:
+            raise ValueError("a run has left and is not at its end; resume it, or rewind")
+        if self.position >= self._shared.context:
+            raise ValueError(f"the context of {self._shared.context} tokens is full; rewind")
+        row.sequence, row.position = self._run.sequence, self._run.position
+        row.control, row.gone = self._run.control, 0
+        row.out = ffi.from_buffer("float[]", self._row, require_writable=True)
+
+    def append(self) -> Any:
+        """A joint step appended its token: the logits."""
+        self._run.position += 1
+        return self._row
+
+    @property
+    def number(self) -> int:
+        """In its plan."""
+        return int(self._run.sequence)
+
     def _forget(self) -> None:
         self._logits, self._held = None, ()
         self._run.step = 0
@@ -138,7 +165,4 @@ class CpuSequence:
 
     def op_times(self) -> list[tuple[str, int]]:
         """(step, nanoseconds) of the last run, oldest first; a prompt has one entry a chunk."""
-        end = int(self._run.stamped)
-        kept = range(max(0, end - lib.CLAW_TIMES), end)
-        stamps = (self._times[i % lib.CLAW_TIMES] for i in kept)
-        return [(self._shared.names[stamp.step], int(stamp.ns)) for stamp in stamps]
+        return self._shared.stamps(self._times, int(self._run.stamped))

@@ -1,6 +1,6 @@
-"""The engine as our side of `claw bench decode`: composed as in a worker, without the sandbox.
+"""Our side of `claw bench decode` and `parallel`: the engine as in a worker, without sandbox.
 
-    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT
+    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES]
 
 The drivers come from the manifest and are found through their hook, as the worker host does it.
 """
@@ -8,17 +8,18 @@ The drivers come from the manifest and are found through their hook, as the work
 import importlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pluggy
 
-from clawai.plugins.engine.turns import Seat
+from clawai.plugins.engine.turns import Seat, Turns
 from clawai.plugins.engine.worker import Engine
-from clawai.sdk import hookspecs
+from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import read_plugin
@@ -27,20 +28,22 @@ from clawai.sdk.manifest import read_plugin
 class Host:
     """What ``claw_start`` is given: a model, threads, and all the memory that it asks for."""
 
-    def __init__(self, model: str, threads: int, context: int) -> None:
+    def __init__(
+        self, engine: Engine, model: str, threads: int, context: int, sequences: int = 1
+    ) -> None:
         self.model: Mapping[str, Any] = {"name": Path(model).stem}
         self.model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
         self.threads = threads
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
-        self.args: Mapping[str, Any] = {"slots": 1, "weights": "private"}
-        self._plugins = pluggy.PluginManager("clawai")
-        self._plugins.add_hookspecs(hookspecs)
+        self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private"}
+        self._plugins = hooks.manager()
         folder = Path(__file__).parent
         for name in read_plugin(folder).plugin.drivers:
             found = read_plugin(folder.parent / name).plugin.module
             module = importlib.import_module(found)
             self._plugins.register(getattr(module, "claw_plugin", module))
+        self._plugins.register(engine)
 
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
@@ -56,16 +59,22 @@ class Host:
 
     def driver(self, device: str) -> Any:
         """The first driver for ``device``."""
-        driver = self._plugins.hook.claw_driver(device=device)
-        if driver is None:
-            raise ClawError("worker_failed", f"no plugin drives {device!r}")
-        return driver
+        return hooks.open_device(self._plugins, device)
+
+    def load_model(self) -> Any:
+        """The model, from the plugin that knows its format."""
+        return hooks.load_model(self._plugins, self.model_fd)
+
+    def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
+        """A matrix in the blocks of ``dtype``."""
+        return hooks.quantize(self._plugins, weights, dtype, importance)
 
 
 class Ours:
     """A loaded model, greedy."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, turns: Turns, seat: Seat) -> None:
+        self._turns = turns
         self._seat = seat
         self._next = 0
 
@@ -84,12 +93,31 @@ class Ours:
             token = int(np.argmax(self._seat.run([token])[-1]))
         return time.perf_counter() - start
 
+    def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
+        """See ``clawai.sdk.cli.bench.peer.Peer``. A thread and a seat each, as tasks have."""
+        ready = threading.Barrier(len(prompts) + 1)
+
+        def answer(prompt: Sequence[int]) -> None:
+            with self._turns.seat() as seat:
+                token = int(np.argmax(seat.run(list(prompt))[-1]))
+                ready.wait()
+                for _ in range(count):
+                    token = int(np.argmax(seat.run([token])[-1]))
+
+        with ThreadPoolExecutor(len(prompts)) as threads:
+            answers = [threads.submit(answer, prompt) for prompt in prompts]
+            ready.wait()
+            start = time.perf_counter()
+            for each in answers:
+                each.result()
+            return time.perf_counter() - start
+
 
 def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
-        engine.claw_start(Host(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+        engine.claw_start(Host(engine, sys.argv[1], *map(int, sys.argv[2:])))
     except ClawError as error:
         peer.fail(error)
         return
@@ -101,7 +129,7 @@ def main() -> None:
         "vocabulary": session.tokenizer.vocabulary,
     }
     with session.turns.seat() as seat:
-        peer.serve(Ours(seat), facts)
+        peer.serve(Ours(session.turns, seat), facts)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,18 @@
 """Who computes now, in one worker: tasks take turns at the model, the most urgent first.
 
-A turn is one token, or as much of a prompt as a slice of time allows; between two, the task with
-the highest class goes on, then the one with the nearest deadline, then the one whose last turn is
-longest ago. Whoever comes with a higher class has the running one leave between two ops. Every task
-keeps its own KV cache, so one that went on later answers what it would have answered alone.
+A turn is as much of a prompt as a slice of time allows, or a step: a token for each task of a class
+that has its next one ready, in one pass over the weights. Between two turns the highest class goes
+on; in it, steps and prompts alternate, so that prompts delay running answers by one slice a token
+and are delayed by one step a slice; then the nearest deadline, then whose last turn is longest ago.
+Whoever comes with a higher class has the running turn leave between two ops; classes never share a
+step, so what is urgent does not pay for the rest.
+
+After a step the next one waits for those of the last that are not back yet (they choose their
+tokens and send them), for a quarter of the time that the step took at most. A lone task waits for
+nobody.
+
+Every task keeps its own KV cache, and a token gets the same bits alone and in a step: an answer
+does not depend on what ran beside it, or on when it was interrupted.
 """
 
 import threading
@@ -15,12 +24,35 @@ from typing import Any
 
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.model.driver import Left, Plan, Sequence
+from clawai.sdk.model.driver import Batch, Left, Plan, Sequence
 
 SLICE = 0.02
 """Seconds until a turn ends for an equal one that waits: a prompt is cut, a token is shorter."""
 LOOK = 0.02
 """Seconds between two looks of a waiting task at its control word."""
+GATHER = 0.25
+"""Part of the time of a step for which the next one waits for tasks that are not back."""
+
+
+@dataclass(eq=False, slots=True)
+class Crew:
+    """Tasks whose next tokens are computed in one step; any of them may run it on."""
+
+    batch: Batch
+    rows: "list[Seat | None]"
+    """None: the task has ended."""
+    running: bool = True
+    begun: bool = False
+
+    def step(self) -> list[Any]:
+        """Logits of each row, or None; ``Left`` as from ``Batch``."""
+        if self.begun:
+            return self.batch.resume()
+        self.begun = True
+        members = [seat for seat in self.rows if seat]
+        return self.batch.run(
+            [seat.sequence for seat in members], [seat.token or 0 for seat in members]
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +71,18 @@ class Seat:
     spent: int = 0
     """Nanoseconds of all its turns."""
     called: threading.Event = field(default_factory=threading.Event)
+    # What follows is guarded by the lock of ``turns``.
+    one: bool = False
+    """It wants a single token, not a prompt."""
+    token: int | None = None
+    """With which it can join a step."""
+    crew: Crew | None = None
+    """The step that it has joined."""
+    parked: bool = False
+    """Its thread waits to be called."""
+    told: bool = False
+    """Its step has ended; ``logits`` are its own, None if it was taken out."""
+    logits: Any = None
 
     @property
     def key(self) -> tuple[int, float, int]:
@@ -52,18 +96,42 @@ class Seat:
             Stopped: the control word said so.
         """
         go_on: Callable[[], Any] = lambda: self.sequence.run(tokens, all_logits=all_logits)  # noqa: E731
+        self.one = len(tokens) == 1 and not all_logits
+        self.token = tokens[0] if self.one and self.turns.joins(self) else None
         while True:
-            self.turns.take(self)
-            try:
-                return go_on()
-            except Left:
-                go_on = self.sequence.resume
-            finally:
-                self.turns.give(self)
+            mine = self.turns.take(self)
+            if mine and self.crew is None:
+                self.token = None  # begun alone, it is finished alone
+                left = False
+                try:
+                    return go_on()
+                except Left:
+                    go_on, left = self.sequence.resume, True
+                finally:
+                    self.turns.give(self, left=left)
+            else:
+                if mine:
+                    self.turns.step(self)
+                if self.told:
+                    self.told = False
+                    if self.logits is not None:
+                        return self.logits
 
     def must_obey(self) -> bool:
         """Whether the control word says anything but go."""
         return self.control is not None and bool(self.control[0] & 0xFF)
+
+
+@dataclass(slots=True)
+class Rank:
+    """What is remembered of a class of tasks."""
+
+    stepped: bool = False
+    """Its last turn was a step."""
+    absent: set[Seat] = field(default_factory=set)
+    """Were in its last step and are not back."""
+    until: int = 0
+    """When it waits for them no longer."""
 
 
 class Turns:
@@ -71,13 +139,17 @@ class Turns:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._lock = threading.Lock()
-        """Guards all below."""
+        self._batches = list(getattr(plan, "batches", ()))
+        """Those that no crew has. A driver without any has tokens computed one by one."""
+        self._joint = bool(self._batches)
+        self._lock = threading.Condition()
+        """Guards all below; notified when a crew stops running."""
         self._free = list(reversed(plan.sequences))
         self._holder: Seat | None = None
         self._since = 0
         self._waiting: list[Seat] = []
         self._count = 0
+        self._ranks = [Rank() for _ in wire.PRIORITIES]
 
     @contextmanager
     def seat(
@@ -93,63 +165,216 @@ class Turns:
                 most = len(self._plan.sequences)
                 raise ClawError("overloaded", "every sequence of the model is in use", allowed=most)
             sequence = self._free.pop()
+        seat = None
         try:
             sequence.start(control)
             rank = wire.PRIORITIES.index(priority)
             due = float("inf") if deadline is None else deadline
-            yield Seat(self, sequence, rank, due, checkpoint, control)
+            seat = Seat(self, sequence, rank, due, checkpoint, control)
+            yield seat
         finally:
             with self._lock:
+                if seat:
+                    self._leave(seat)
                 self._free.append(sequence)
 
-    def take(self, seat: Seat) -> None:
-        """Wait for the turn of ``seat``, or for what its control word says."""
+    def joins(self, seat: Seat) -> bool:
+        """Whether its token can be computed together with others'."""
+        return self._joint and seat.sequence.position < self._plan.context
+
+    def take(self, seat: Seat) -> bool:
+        """Wait for the turn of ``seat``, or for what its control word says.
+
+        Returns:
+            False: there is no turn, for the step that it had joined was run by another.
+        """
         while True:
             seat.checkpoint()
             with self._lock:
-                if self._holder is None:
-                    self._begin(seat)
-                    return
-                seat.called.clear()
-                self._waiting.append(seat)
-                self._press()
-            if self._called(seat):
-                return
-
-    def _called(self, seat: Seat) -> bool:
-        """Wait while there is nothing to obey; whether it is the turn of ``seat`` now."""
-        while not seat.called.wait(LOOK):
-            with self._lock:
-                if self._holder is seat:
-                    return True
-                if seat.must_obey():
-                    self._waiting.remove(seat)
+                self._ranks[seat.rank].absent.discard(seat)
+                if seat.told:
                     return False
-                self._press()
-        return True
+                seat.called.clear()
+                seat.parked = True
+                if not (seat.crew and seat.crew.running):  # that of a held one may be on
+                    self._waiting.append(seat)
+                if (mine := self._turn_of(seat)) is not None:
+                    return mine
+            if (mine := self._called(seat)) is not None:
+                return mine
+
+    def _called(self, seat: Seat) -> bool | None:
+        """Wait while there is nothing to obey, and for what ``take`` returns."""
+        while True:
+            seat.called.wait(self._patience(seat))
+            with self._lock:
+                seat.called.clear()
+                if (mine := self._turn_of(seat)) is not None:
+                    return mine
+                if seat.must_obey() and seat in self._waiting:
+                    self._waiting.remove(seat)
+                    seat.parked = False
+                    return None
+
+    def _turn_of(self, seat: Seat) -> bool | None:
+        """Whether it is its turn, or none will be; None: it waits, and others may have to go."""
+        self._next(seat)
+        if self._holder is seat or seat.told:
+            seat.parked = False
+            return self._holder is seat
+        self._press()
+        return None
+
+    def _patience(self, seat: Seat) -> float:
+        """Seconds until a waiting one has to look again."""
+        rank = self._ranks[seat.rank]
+        left = (rank.until - time.monotonic_ns()) / 1e9
+        return min(LOOK, left + 1e-4) if rank.absent and left > 0 else LOOK
+
+    def _first(self) -> Seat | None:
+        """Who goes next of those that wait, if any may."""
+        for number in sorted({seat.rank for seat in self._waiting}):
+            rank = self._ranks[number]
+            group = [seat for seat in self._waiting if seat.rank == number]
+            steps = [seat for seat in group if seat.one] if self._joint else []
+            if steps and rank.absent and time.monotonic_ns() < rank.until:
+                steps = [seat for seat in steps if seat.crew or seat.token is None]
+                group = [seat for seat in group if seat in steps or not seat.one]
+            prompts = [seat for seat in group if not seat.one]
+            if steps and prompts:
+                group = prompts if rank.stepped else steps
+            if group:
+                return min(group, key=lambda seat: seat.key)
+        return None
 
     def _press(self) -> None:
         """Have the holder leave if one that waits is to go first."""
-        assert self._holder is not None
-        first = min(self._waiting, key=lambda seat: seat.key)
-        equal = first.rank == self._holder.rank and time.monotonic_ns() - self._since >= SLICE * 1e9
-        if first.rank < self._holder.rank or equal:
+        if (holder := self._holder) is None or (first := self._first()) is None:
+            return
+        late = holder.crew is None and time.monotonic_ns() - self._since >= SLICE * 1e9
+        if first.rank < holder.rank or (first.rank == holder.rank and late):
             self._plan.preempt(True)
 
-    def _begin(self, seat: Seat) -> None:
+    def _next(self, caller: Seat | None = None) -> None:
+        """Begin the next turn if nobody has one and one that waits may go."""
+        if self._holder is not None or (seat := self._first()) is None:
+            return
+        self._waiting.remove(seat)
+        if seat.crew is None and seat.token is not None:
+            self._recruit(seat)
+        if seat.crew and caller and caller in seat.crew.rows:
+            seat = caller  # any member can run the step, and this one's thread is awake
         self._count += 1
-        seat.last = self._count
         self._holder, self._since = seat, time.monotonic_ns()
+        seat.last = self._count
+        self._ranks[seat.rank].stepped = seat.one
+        seat.called.set()
+        if crew := seat.crew:
+            crew.running = True
+            for mate in crew.rows:
+                if mate:
+                    mate.last = self._count
+                    if mate in self._waiting:
+                        self._waiting.remove(mate)
 
-    def give(self, seat: Seat) -> None:
+    def _recruit(self, seat: Seat) -> None:
+        """All of its class that have a token ready join its step."""
+        ready = [
+            mate
+            for mate in self._waiting
+            if mate.rank == seat.rank and mate.token is not None and mate.crew is None
+        ]
+        if ready and self._batches:
+            batch = self._batches.pop()
+            rows = [seat, *ready[: batch.most - 1]]
+            crew = Crew(batch, list(rows))
+            for mate in rows:
+                mate.crew = crew
+
+    def give(self, seat: Seat, *, left: bool = False) -> None:
         """End the turn of ``seat``: the most urgent one that waits is called."""
         with self._lock:
-            assert self._holder is seat
-            self._plan.preempt(False)
-            seat.spent += time.monotonic_ns() - self._since
-            self._holder = None
-            if self._waiting:
-                following = min(self._waiting, key=lambda each: each.key)
-                self._waiting.remove(following)
-                self._begin(following)
-                following.called.set()
+            took = self._end(seat)
+            seat.spent += took
+            others = any(
+                mate.rank == seat.rank and mate.token is not None for mate in self._waiting
+            )
+            if seat.one and not left and others:
+                self._gather(seat.rank, {seat}, took)
+            self._next()
+
+    def step(self, seat: Seat) -> None:
+        """Run the step of its crew, which ends its turn; those whose token is done are told."""
+        crew, outcome, failed = seat.crew, None, True
+        assert crew is not None
+        try:
+            outcome = crew.step()
+            failed = False
+        except Left:
+            failed = False
+        except Exception:  # each tries alone, and whose fault it is hears of it
+            for mate in crew.rows:
+                if mate:
+                    mate.token = None
+        finally:
+            with self._lock:
+                took = self._end(seat)
+                for mate in crew.rows:
+                    if mate:
+                        mate.spent += took
+                crew.running = False
+                if failed:
+                    crew.batch.forget()
+                    outcome = [None] * len(crew.rows)
+                if outcome is None:
+                    self._waiting += [mate for mate in crew.rows if mate and mate.parked]
+                else:
+                    self._settle(crew, outcome, took)
+                self._lock.notify_all()
+                self._next()
+
+    def _end(self, seat: Seat) -> int:
+        """Nobody has a turn. Returns how long it took."""
+        assert self._holder is seat
+        self._plan.preempt(False)
+        self._holder = None
+        return time.monotonic_ns() - self._since
+
+    def _settle(self, crew: Crew, outcome: list[Any], took: int) -> None:
+        """Dissolve a crew and tell its members what came of their tokens."""
+        self._batches.append(crew.batch)
+        done = set()
+        for mate, logits in zip(crew.rows, outcome, strict=True):
+            if mate:
+                mate.crew, mate.logits, mate.told = None, logits, True
+                mate.called.set()
+                if logits is not None:
+                    done.add(mate)
+                    rank = mate.rank
+        if done:
+            self._gather(rank, done, took)
+
+    def _gather(self, rank: int, absent: set[Seat], took: int) -> None:
+        if self._joint:
+            self._ranks[rank].absent = absent
+            self._ranks[rank].until = time.monotonic_ns() + int(GATHER * took)
+            # One that waits already must see that it may begin then.
+            for mate in self._waiting:
+                if mate.rank == rank:
+                    mate.called.set()
+                    break
+
+    def _leave(self, seat: Seat) -> None:
+        """Its task has ended, maybe in the middle of a step: the others go on without it."""
+        # A running step may use its sequence until it ends or looks at the control word.
+        while seat.crew and seat.crew.running:
+            self._lock.wait()
+        if crew := seat.crew:
+            seat.crew = None
+            crew.batch.drop(seat.sequence)
+            crew.rows = [None if mate is seat else mate for mate in crew.rows]
+            if not any(crew.rows):
+                crew.batch.forget()
+                self._batches.append(crew.batch)
+        self._ranks[seat.rank].absent.discard(seat)
+        self._next()

@@ -1,10 +1,11 @@
 """What a driver (plugin code that runs graphs on a device) offers to an engine.
 
-Drivers register themselves through the hook ``claw_driver`` (see ``clawai.sdk.hookspecs``); the
-engine picks one and never imports it.
+Drivers register themselves through the hook ``claw_open_device`` (see ``clawai.sdk.hookspecs``);
+the engine picks one and never imports it.
 """
 
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class Left(Exception):
 
 
 class Sequence(Protocol):
-    """A KV cache of a plan. One thread at a time uses it, and one sequence of a plan runs."""
+    """A KV cache of a plan. One thread at a time uses it; of a plan one sequence or batch runs."""
 
     def start(self, control: memoryview | None) -> None:
         """Begin anew, empty.
@@ -92,11 +93,55 @@ class Sequence(Protocol):
         ...
 
 
+class Batch(Protocol):
+    """A joint step: a token for each of several sequences of a plan.
+
+    Each gets the logits that it would get alone. While a step is left, its sequences run nothing
+    else.
+    """
+
+    @property
+    def most(self) -> int:
+        """How many sequences it takes."""
+        ...
+
+    def run(self, sequences: Items[Any], tokens: Items[int]) -> list[Any]:
+        """Append to each sequence its token.
+
+        Returns:
+            For each sequence its logits as of ``Sequence.run``, or None if its control word took it
+            out (STOP; or HOLD, while others went on): its token is not appended.
+
+        Raises:
+            Left: all control words said HOLD, or ``Plan.preempt`` was called.
+            ValueError: as ``Sequence.run``; or a sequence is named twice, or is in a run that left.
+        """
+        ...
+
+    def resume(self) -> list[Any]:
+        """Go on with the step that left, exactly where it was; as ``run``."""
+        ...
+
+    def drop(self, sequence: Any) -> None:
+        """Take a sequence out of the step that left; it may be used for something else at once."""
+        ...
+
+    def forget(self) -> None:
+        """Drop the step that left: no token of it is appended."""
+        ...
+
+    def op_times(self) -> list[tuple[str, int]]:
+        """(op name, nanoseconds) of the last step."""
+        ...
+
+
 class Plan(Protocol):
     """A graph compiled for a device, with the KV caches of its sequences."""
 
     context: int
     sequences: tuple[Sequence, ...]
+    batches: tuple[Batch, ...]
+    """As many joint steps can be left at the same time; none: the driver has no joint steps."""
 
     def preempt(self, on: bool) -> None:
         """While ``on``, have whatever runs leave between two ops. From any thread."""

@@ -19,7 +19,7 @@ typedef struct claw_ops {
 /* What a step computes. a, b, c, y are its views; see plan.c for each. */
 enum {
     CLAW_EMBED, CLAW_NORM, CLAW_QUANT, CLAW_MATMUL, CLAW_ROPE, CLAW_KV, CLAW_ATTEND,
-    CLAW_SILU_MUL, CLAW_ADD, CLAW_LAST, CLAW_CODES
+    CLAW_SILU_MUL, CLAW_ADD, CLAW_LAST, CLAW_HEAD_NORM, CLAW_GELU_MUL, CLAW_SOFTCAP, CLAW_CODES
 };
 
 enum {
@@ -32,7 +32,8 @@ enum {
     CLAW_BIAS = 64,        /* MATMUL: extra is a bias of `rows` floats */
     CLAW_ROPE_Q = 128,     /* KV: a is rotated in place */
     CLAW_ROPE_K = 256,     /* KV: b is rotated on its way to the cache */
-    CLAW_INTERLEAVED = 512 /* ROPE, KV: pairs are neighbours */
+    CLAW_INTERLEAVED = 512, /* ROPE, KV: pairs are neighbours */
+    CLAW_GELU = 1024        /* with SILU: gelu(gate) * up, in its place */
 };
 
 enum { CLAW_IN_ARENA, CLAW_IN_OUT };
@@ -54,7 +55,9 @@ typedef struct claw_step {
     uint32_t rows, k;
     uint32_t heads, kv_heads, head_dim, rot_dim;
     uint32_t folds; /* MATMUL: 1 + the index of the folded step that makes its input, or 0 */
+    uint32_t window; /* ATTEND: positions that each row sees, itself included; 0: all */
     float eps, scale;
+    float cap; /* SOFTCAP, ATTEND: of the scores; 0: none */
     claw_view a, b, c, y;
     uint64_t in_q8;  /* in the arena: int8 codes of `chunk` tokens, then scales, then sums: MATMUL's input */
     uint64_t q8;     /* the same, as output */
@@ -66,11 +69,12 @@ typedef struct claw_step {
 typedef struct claw_spec {
     const char *isa;
     const uint8_t *weights, *tables; /* read only: weights may be shared with other processes */
-    uint8_t *kv, *arena, *work;      /* of all sequences, one after the other; work: of all threads */
+    uint8_t *kv, *arena, *work;      /* of all sequences, one after the other, the batches' arenas last; work: of all threads */
     uint64_t weights_bytes, tables_bytes, work_bytes;
     uint64_t kv_bytes, arena_bytes; /* of one sequence */
     uint64_t kv_block; /* bytes of 64 positions of all layers: memory fills as the sequence grows */
     uint32_t context, chunk, threads, vocabulary, sequences;
+    uint32_t batches; /* arenas for joint steps */
     const claw_ops *ops; /* runs instead of those of isa, if not NULL; outlives the plan */
 } claw_spec;
 
@@ -98,6 +102,25 @@ typedef struct claw_run {
     uint64_t longest; /* nanoseconds of the longest step of this chunk */
 } claw_run;
 
+/* One sequence's token in a joint step. */
+typedef struct claw_row {
+    const uint32_t *control; /* as of claw_run */
+    float *out;              /* `vocabulary` floats */
+    uint32_t sequence, position;
+    int32_t token;
+    uint32_t gone; /* STOP or HOLD took it out: its token is not appended */
+} claw_row;
+
+/* A step of several sequences, a token each; each gets the bits that it would get alone. */
+typedef struct claw_batch {
+    claw_row *rows; /* of different sequences */
+    claw_time *times;
+    uint32_t n;
+    uint32_t arena;   /* which of `batches` holds its activations */
+    uint32_t step;    /* the next one; 0: it has not begun */
+    uint32_t stamped; /* stamps since it began */
+} claw_batch;
+
 typedef struct claw_plan claw_plan;
 
 /* Bytes of scratch that the executor needs in the arena, for all threads. */
@@ -109,6 +132,9 @@ void claw_plan_free(claw_plan *plan);
 /* Goes on with a run until its tokens are in (CLAW_OK), or leaves between two steps (CLAW_LEFT): its
  * control word says STOP or HOLD, or claw_plan_preempt said so. One caller at a time. */
 int32_t claw_plan_run(claw_plan *plan, claw_run *run);
+/* The same for a token of each row of a batch. A row whose control word says STOP is taken out, as is
+ * one that says HOLD while others go on; if all that are left say HOLD, it leaves. */
+int32_t claw_plan_decode(claw_plan *plan, claw_batch *batch);
 /* From any thread: 1 has every run leave after its next step; 0 ends that. */
 void claw_plan_preempt(claw_plan *plan, uint32_t on);
 
@@ -138,5 +164,13 @@ typedef struct claw_op_row {
     int32_t dots;
 } claw_op_row;
 const claw_op_row *claw_op_rows(uint32_t *n);
+/* Loops that reach the ceilings of a processor (roofline.c); each result depends on all of its work. */
+typedef struct claw_roof {
+    uint64_t (*read)(const uint8_t *p, uint64_t bytes);
+    float (*fma)(uint64_t rounds);
+    int32_t (*dot)(uint64_t rounds);
+    uint32_t flops, int_ops; /* of a round of fma and of dot: a multiply and an add are two */
+} claw_roof;
+void claw_roofline(const char *isa, claw_roof *roof);
 /* END CDEF */
 #endif

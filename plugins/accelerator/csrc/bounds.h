@@ -17,6 +17,7 @@
 #define CLAW_MAX_THREADS 64
 #define CLAW_MAX_STEPS 65536
 #define CLAW_MAX_SEQUENCES 64 /* sequences of one plan, each with a KV memory of its own */
+#define CLAW_MAX_BATCHES 4    /* joint steps that can be left at the same time: one for each class of tasks */
 #define CLAW_LEAST_CHUNK 32   /* slow steps never make the chunks of a prompt shorter than this */
 #define CLAW_STEP_NS 15000000 /* a chunk is made shorter if a step of it takes longer */
 #define CLAW_TIMES 8192 /* entries of the ring of stamps, a power of two */

@@ -1,6 +1,6 @@
-"""llama.cpp as a side of `claw bench decode`, from the prebuilt wheel of the `bench` extra.
+"""llama.cpp as a side of `claw bench decode` and `parallel`, from the wheel of the `bench` extra.
 
-    python -m clawai.sdk.cli.bench.llamacpp MODEL.gguf THREADS CONTEXT
+    python -m clawai.sdk.cli.bench.llamacpp MODEL.gguf THREADS CONTEXT [SEQUENCES]
 
 The times are llama.cpp's own (its server's ``timings``), so that nothing of ours or of the JSON in
 between is counted against it. It decodes ``N + 1`` tokens and counts ``N``: its clock of the answer
@@ -19,22 +19,25 @@ from clawai.sdk.errors import ClawError
 
 
 class LlamaCpp:
-    """A model in llama.cpp's server, one slot, greedy, without its prompt cache."""
+    """A model in llama.cpp's server, greedy, without its prompt cache; a slot a sequence."""
 
-    def __init__(self, module: Any, model: str, threads: int, context: int) -> None:
+    def __init__(
+        self, module: Any, model: str, threads: int, context: int, sequences: int = 1
+    ) -> None:
         params = module.CommonParams()
         params.model.path = model
-        params.n_ctx = context
-        params.n_parallel = 1
+        params.n_ctx = context * sequences  # of all slots
+        params.n_parallel = sequences
+        params.kv_unified = False  # each slot a cache of its own: faster there, too
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         self._server = module.Server(params)
         self._prompt: list[int] = []
 
-    def _run(self, count: int) -> dict[str, Any]:
-        answer = self._server.handle_completions(
+    def _complete(self, prompt: Any, count: int) -> Any:
+        return self._server.handle_completions(
             {
-                "prompt": self._prompt,
+                "prompt": prompt,
                 "n_predict": count,
                 "temperature": 0.0,
                 "samplers": ["top_k"],
@@ -43,6 +46,9 @@ class LlamaCpp:
                 "cache_prompt": False,
             }
         )
+
+    def _run(self, count: int) -> dict[str, Any]:
+        answer = self._complete(self._prompt, count)
         timings: dict[str, Any] = answer["timings"]
         if timings["prompt_n"] != len(self._prompt) or timings["predicted_n"] != count:
             raise ClawError("worker_failed", "llama.cpp ran another number of tokens", got=timings)
@@ -56,6 +62,19 @@ class LlamaCpp:
     def decode(self, count: int) -> float:
         """See ``peer.Peer``; the prompt is read again, outside of the measured time."""
         return float(self._run(count + 1)["predicted_ms"]) / 1000
+
+    def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
+        """See ``peer.Peer``. One request of several prompts: its slots then decode in one batch.
+
+        Each slot's clock starts with its own first token; the slowest one counts.
+        """
+        answers = self._complete([list(prompt) for prompt in prompts], count + 1)
+        answers = answers if isinstance(answers, list) else [answers]
+        timings = [answer["timings"] for answer in answers]
+        asked = [(len(prompt), count + 1) for prompt in prompts]
+        if [(each["prompt_n"], each["predicted_n"]) for each in timings] != asked:
+            raise ClawError("worker_failed", "llama.cpp ran other numbers of tokens", got=timings)
+        return max(float(each["predicted_ms"]) for each in timings) / 1000
 
 
 def main() -> None:
@@ -73,7 +92,8 @@ def main() -> None:
             )
         )
         return
-    side = LlamaCpp(xllamacpp, model, threads, context)
+    sequences = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+    side = LlamaCpp(xllamacpp, model, threads, context, sequences)
     built = re.findall(r"(\w+) = 1", xllamacpp.get_system_info())
     version = f"xllamacpp {importlib.metadata.version('xllamacpp')} ({' '.join(built)})"
     peer.serve(side, {"name": "llama.cpp", "version": version})

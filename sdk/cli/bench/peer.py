@@ -1,4 +1,4 @@
-"""One side of the benchmark `decode`: a process of its own that loads a model and takes orders.
+"""One side of `decode` and `parallel`: a process of its own that loads a model and takes orders.
 
 Orders and answers are lines of JSON, so that two sides can be measured in turn, round by round, and
 neither's libraries are in the other's process:
@@ -6,6 +6,8 @@ neither's libraries are in the other's process:
     started              {"ready": {"name": ..., "isa": ...}}
     {"prefill": [ids]}   {"seconds": ...}   the prompt into an empty cache, up to the first token
     {"decode": N}        {"seconds": ...}   N more tokens after the prompt of the last order
+    {"parallel": [[ids]], "count": N}
+                         {"seconds": ...}   N more tokens after each of these prompts, all at once
     {"resident": true}   {"bytes": ...}     of this process
 """
 
@@ -29,6 +31,13 @@ class Peer(Protocol):
         """Seconds for ``count`` greedy tokens after the last prefill's."""
         ...
 
+    def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
+        """Seconds for ``count`` greedy tokens after each prompt's first, in sequences of their own.
+
+        From when all prompts are read until the last one has its last token.
+        """
+        ...
+
 
 def serve(peer: Peer, facts: dict[str, Any]) -> None:
     """Take orders from standard input until it ends."""
@@ -39,6 +48,8 @@ def serve(peer: Peer, facts: dict[str, Any]) -> None:
             answer = {"seconds": peer.prefill(order["prefill"])}
         elif "decode" in order:
             answer = {"seconds": peer.decode(order["decode"])}
+        elif "parallel" in order:
+            answer = {"seconds": peer.parallel(order["parallel"], order["count"])}
         else:
             answer = {"bytes": resident()}
         print(json.dumps(answer), flush=True)

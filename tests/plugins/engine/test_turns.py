@@ -1,4 +1,7 @@
-"""Turns at a model: who goes first, what interrupts whom, and that nobody's answer changes."""
+"""Turns at a model: who goes first, what interrupts whom, and that nobody's answer changes.
+
+Joint steps of several tasks are in ``test_steps.py``.
+"""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk)
     }
     const size_t rows = hd ? CLAW_ATTENTION_ROWS : 0, groups = k / CLAW_GROUP * sizeof(float);
     const size_t sizes[] = {k * sizeof(float), k, groups, groups, gemm, (size_t)chunk * CLAW_PANEL * sizeof(float),
-                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), rows * sizeof(int32_t),
+                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), 2 * rows * sizeof(int32_t),
                             CLAW_ATTENTION_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
     scratch l;
     size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend};
@@ -96,7 +96,8 @@ static int matmul_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)
 {
     const claw_step *s = steps + i, *f = steps + s->folds - 1;
     if (!packed_ok(spec, s, matmul_blocks(s))) return 0;
-    if (claw_is_int(s->format) ? !q8_ok(spec, s->in_q8, s->k) : !view_ok(spec, s, &s->a, s->k))
+    /* Its input is read from row to row, and the logits of a batch do not lie so. */
+    if (claw_is_int(s->format) ? !q8_ok(spec, s->in_q8, s->k) : s->a.base != CLAW_IN_ARENA || !view_ok(spec, s, &s->a, s->k))
         return 0;
     if (s->folds && (s->folds > i || !(f->flags & CLAW_FOLDED) || f->k != s->k || (f->flags ^ s->flags) & CLAW_ROWS || !claw_is_int(s->format))) return 0;
     if (s->flags & CLAW_BIAS && !weight_ok(spec, s->extra, (uint64_t)s->rows * sizeof(float))) return 0;
@@ -131,7 +132,13 @@ static int step_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)
     case CLAW_ATTEND:
         return !(s->flags & CLAW_ROWS) && heads_ok(s) && cache_ok(spec, s) && view_ok(spec, s, &s->a, width)
             && outputs_ok(spec, s, width) && (!(s->flags & CLAW_TO_Q8) || s->head_dim % CLAW_GROUP == 0);
+    case CLAW_HEAD_NORM:
+        return !(s->flags & CLAW_ROWS) && heads_ok(s) && view_ok(spec, s, &s->a, width) && view_ok(spec, s, &s->y, width)
+            && weight_ok(spec, s->weight, (uint64_t)s->head_dim * sizeof(float));
+    case CLAW_SOFTCAP:
+        return s->k <= CLAW_MAX_ROWS && view_ok(spec, s, &s->a, s->k) && view_ok(spec, s, &s->y, s->k);
     case CLAW_SILU_MUL:
+    case CLAW_GELU_MUL:
     case CLAW_ADD:
         return s->k <= CLAW_MAX_WIDTH && view_ok(spec, s, &s->a, s->k) && view_ok(spec, s, &s->b, s->k)
             && view_ok(spec, s, &s->y, s->k);

@@ -5,6 +5,8 @@
  * depend on the number of threads, which the control word may change at each step. After each step
  * one thread, alone, stamps the time and looks whether to leave. Sequences share weights and scratch
  * but neither cache nor activations: a run that was left goes on at its step, whatever ran between.
+ * A batch is a chunk whose rows are tokens of different sequences; its activations have an arena of
+ * their own, so that it can be left too, and what a row computes is what it would compute alone.
  *
  * Nobody else can run while a step does, so steps are kept short: a prompt's chunk is halved when a
  * step of it took longer than CLAW_STEP_NS, and grows again when four times as many tokens fit. */
@@ -22,7 +24,26 @@ static void work(void *state, uint32_t step, uint32_t first, uint32_t last, uint
 /* The control word: low byte a command (clawai.sdk.wire), second byte how many threads, 0 for all. */
 enum { STOP = 1, HOLD = 2 };
 
-static uint32_t word_of(const claw_run *run) { return run->control ? __atomic_load_n(run->control, __ATOMIC_ACQUIRE) : 0; }
+static uint32_t load_word(const uint32_t *control) { return control ? __atomic_load_n(control, __ATOMIC_ACQUIRE) : 0; }
+
+/* The word of a batch is that of its first row that goes on. Those that are to stop are taken out, and
+ * those that are to wait if others go on; if none does, it is HOLD, or STOP if nobody is left. */
+static uint32_t batch_word(claw_batch *batch)
+{
+    uint64_t held = 0, going = 0;
+    uint32_t first = 0;
+    for (uint32_t t = 0; t < batch->n; t++) {
+        claw_row *row = batch->rows + t;
+        const uint32_t word = row->gone ? STOP : load_word(row->control), command = word & 0xff;
+        if (command == STOP) row->gone = 1;
+        else if (command == HOLD) held |= (uint64_t)1 << t;
+        else if (!going++) first = word;
+    }
+    if (!going) return held ? HOLD : STOP;
+    for (uint32_t t = 0; t < batch->n; t++)
+        if (held >> t & 1) batch->rows[t].gone = 1;
+    return first;
+}
 
 /* begun: this call has run a step; to be preempted at once, again and again, would be no progress. */
 static int must_leave(const claw_plan *p, uint32_t word, int begun)
@@ -34,10 +55,9 @@ static int must_leave(const claw_plan *p, uint32_t word, int begun)
 static void stamp(claw_plan *p, uint32_t finished)
 {
     const uint64_t now = claw_now(), ns = now - p->stamp;
-    claw_run *run = p->run;
     if (finished != TEAM_NONE) {
-        run->times[run->stamped++ % CLAW_TIMES] = (claw_time){finished, p->count, ns};
-        if (ns > run->longest) run->longest = ns;
+        p->times[(*p->stamped)++ % CLAW_TIMES] = (claw_time){finished, p->count, ns};
+        if (p->run && ns > p->run->longest) p->run->longest = ns;
     }
     p->stamp = now;
 }
@@ -54,13 +74,15 @@ static uint32_t threads_of(const claw_plan *p, uint32_t word)
 static int next_step(void *state, uint32_t finished, team_step *next)
 {
     claw_plan *p = state;
-    const uint32_t word = word_of(p->run);
-    uint32_t i = finished == TEAM_NONE ? p->run->step : finished + 1;
+    uint32_t *at = p->batch ? &p->batch->step : &p->run->step;
+    uint32_t i = finished == TEAM_NONE ? *at : finished + 1;
     stamp(p, finished);
     while (i < p->n && step_skipped(p, p->steps + i)) i++;
-    p->run->step = i;
+    *at = i;
     p->complete = i == p->n;
-    if (p->complete || must_leave(p, word, finished != TEAM_NONE)) return 0;
+    if (p->complete) return 0;
+    const uint32_t word = p->batch ? batch_word(p->batch) : load_word(p->run->control);
+    if (must_leave(p, word, finished != TEAM_NONE)) return 0;
     next->step = i;
     next->threads = threads_of(p, word);
     return 1;
@@ -115,6 +137,9 @@ int32_t claw_plan_run(claw_plan *p, claw_run *run)
     const int32_t code = run_check(p, run);
     if (code) return code;
     p->run = run;
+    p->batch = NULL;
+    p->times = run->times;
+    p->stamped = &run->stamped;
     p->kv = p->spec.kv + run->sequence * p->spec.kv_bytes;
     p->arena = p->spec.arena + run->sequence * p->spec.arena_bytes;
     while (run->done < run->n) {
@@ -123,6 +148,44 @@ int32_t claw_plan_run(claw_plan *p, claw_run *run)
         if (!p->complete) return CLAW_LEFT;
         end_chunk(p, run);
     }
+    return CLAW_OK;
+}
+
+static int32_t batch_check(const claw_plan *p, const claw_batch *batch)
+{
+    uint64_t seen = 0;
+    if (!batch->n || batch->n > p->spec.chunk || batch->n > p->spec.sequences || batch->arena >= p->spec.batches || batch->step > p->n)
+        return CLAW_NO_ROOM;
+    for (uint32_t t = 0; t < batch->n; t++) {
+        const claw_row *row = batch->rows + t;
+        if (row->sequence >= p->spec.sequences || row->position >= p->spec.context || seen >> row->sequence & 1) return CLAW_NO_ROOM;
+        if (row->token < 0 || (uint32_t)row->token >= p->spec.vocabulary) return CLAW_BAD_TOKEN;
+        seen |= (uint64_t)1 << row->sequence;
+    }
+    return CLAW_OK;
+}
+
+static int any_row(const claw_batch *batch)
+{
+    for (uint32_t t = 0; t < batch->n; t++)
+        if (!batch->rows[t].gone) return 1;
+    return 0;
+}
+
+int32_t claw_plan_decode(claw_plan *p, claw_batch *batch)
+{
+    const int32_t code = batch_check(p, batch);
+    if (code) return code;
+    p->run = NULL;
+    p->batch = batch;
+    p->times = batch->times;
+    p->stamped = &batch->stamped;
+    p->arena = p->spec.arena + (p->spec.sequences + batch->arena) * p->spec.arena_bytes;
+    p->count = p->rows = batch->n;
+    p->complete = 0;
+    team_run(&p->team);
+    if (!p->complete && any_row(batch)) return CLAW_LEFT;
+    batch->step = 0;
     return CLAW_OK;
 }
 
@@ -135,7 +198,8 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     *code = CLAW_BAD_PLAN;
     if (!ops || !n || n > CLAW_MAX_STEPS || !spec->context || spec->context > CLAW_MAX_CONTEXT || !spec->chunk
         || spec->chunk > CLAW_MAX_CHUNK || !spec->threads || spec->threads > CLAW_MAX_THREADS || !spec->vocabulary
-        || spec->vocabulary > CLAW_MAX_ROWS || !spec->sequences || spec->sequences > CLAW_MAX_SEQUENCES)
+        || spec->vocabulary > CLAW_MAX_ROWS || !spec->sequences || spec->sequences > CLAW_MAX_SEQUENCES
+        || spec->batches > CLAW_MAX_BATCHES)
         return NULL;
     for (uint32_t i = 0; i < n; i++)
         if ((*code = step_check(spec, steps, i, claw_scratch_bytes(steps, n, spec->chunk, spec->threads)))) {

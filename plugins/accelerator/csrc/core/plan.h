@@ -9,7 +9,7 @@
 typedef struct scratch {
     size_t norm, q, d, s;              /* one row: f32, int8, scales, sums */
     size_t gemm, tile, folded;         /* unpacked panel; its output; gated outputs of 4 panels */
-    size_t query, limit, work, attend; /* attention: queries, limits, scratch, output */
+    size_t query, limit, work, attend; /* attention: queries, limits and firsts, scratch, output */
     size_t total;
 } scratch;
 
@@ -21,9 +21,14 @@ struct claw_plan {
     uint32_t n;
     scratch layout;
     uint32_t preempted; /* atomic: leave at the next step */
-    /* The run that is on, and its chunk: set by the caller's thread while no unit is out. */
+    /* The run that is on, and its chunk: set by the caller's thread while no unit is out. A row is a
+     * token of the chunk, or of a batch that of one sequence; then `run` is NULL. */
     claw_run *run;
-    uint8_t *kv, *arena; /* of its sequence */
+    claw_batch *batch; /* NULL if a run is on */
+    uint8_t *kv;       /* of the run's sequence */
+    uint8_t *arena;    /* of the run's sequence, or of the batch */
+    claw_time *times;
+    uint32_t *stamped;
     const int32_t *tokens;
     uint32_t count, rows; /* tokens, and how many of them (the last ones) want logits */
     float *out;
@@ -31,6 +36,14 @@ struct claw_plan {
     uint32_t complete; /* the chunk reached its last step */
     uint64_t stamp;    /* when the last step ended */
 };
+
+static inline int row_gone(const claw_plan *p, uint32_t t) { return p->batch && p->batch->rows[t].gone; }
+static inline uint32_t row_position(const claw_plan *p, uint32_t t) { return p->batch ? p->batch->rows[t].position : p->position + t; }
+static inline int32_t row_token(const claw_plan *p, uint32_t t) { return p->batch ? p->batch->rows[t].token : p->tokens[t]; }
+static inline uint8_t *row_kv(const claw_plan *p, uint32_t t)
+{
+    return p->batch ? p->spec.kv + p->batch->rows[t].sequence * p->spec.kv_bytes : p->kv;
+}
 
 /* Units of work of a step for the current chunk, and how many a thread takes at once. */
 uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab);
@@ -47,7 +60,8 @@ static inline uint32_t attend_heads(const claw_step *s)
     const uint32_t group = s->heads / s->kv_heads;
     return group < 16 ? group : 16;
 }
-static inline uint32_t attend_tokens(const claw_step *s) { return CLAW_ATTENTION_ROWS / attend_heads(s); }
+/* Rows of a batch have a cache each. */
+static inline uint32_t attend_tokens(const claw_plan *p, const claw_step *s) { return p->batch ? 1 : CLAW_ATTENTION_ROWS / attend_heads(s); }
 static inline uint32_t matmul_blocks(const claw_step *s) { return (s->rows + 7) / 8 * (s->flags & CLAW_SILU ? 2 : 1); }
 /* Bytes of quantized activations of n tokens of width k: codes, scales, sums. */
 static inline uint64_t q8_bytes(uint64_t n, uint64_t k) { return n * k + n * (k / CLAW_GROUP) * 8; }
