@@ -119,6 +119,10 @@ class Host:
     def load(self) -> None:
         """Import the plugin and its drivers, let it load its model, and say ready."""
         self._plugins.add_hookspecs(hookspecs)
+        if ops := self.args.get("ops"):  # for the driver, which is imported now
+            from clawai.sdk.tuning import VARIABLE
+
+            os.environ[VARIABLE] = ops
         modules = [importlib.import_module(name) for name in self._module_names()]
         if library := self.args.get("library"):
             from clawai.sdk import native

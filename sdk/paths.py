@@ -58,6 +58,11 @@ def state_dir() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state") / "clawai"
 
 
+def cache_dir() -> Path:
+    """What can be made again: measurements of this box."""
+    return _xdg("XDG_CACHE_HOME", ".cache") / "clawai"
+
+
 def log_file() -> Path:
     """The kernel's log, the workers' output included."""
     return state_dir() / "kernel.log"

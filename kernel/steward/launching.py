@@ -28,7 +28,13 @@ UID_BASE, UIDS = 64000, 1500
 
 HOST = ("clawai.sdk.host", "clawai.sdk.plugin")
 LIBRARIES = {
-    "engine": ("numpy", "tokenizers", "jinja2.sandbox", "clawai.sdk.model.llama"),
+    "engine": (
+        "numpy",
+        "tokenizers",
+        "jinja2.sandbox",
+        "clawai.sdk.model.llama",
+        "clawai.sdk.tuning",
+    ),
 }
 """What bundled plugins of a kind import of others, so that it need not be done at each start."""
 

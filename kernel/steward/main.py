@@ -32,6 +32,7 @@ from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.memory import Memory
 from clawai.kernel.steward.news import News
+from clawai.kernel.steward.ops import Ops
 from clawai.kernel.steward.output import Outputs
 from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
@@ -98,6 +99,7 @@ class Steward:
         shared = self.loop, self.link, self.outputs, self._gone, self.cages
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
+        self.ops = Ops(self.loop, self.log, self._start_waiting)
         self.folders = Folders(self._end_worker)
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
@@ -108,7 +110,7 @@ class Steward:
         self.ready: list[int] = []
         """A descriptor that gets a line once the daemon serves, if somebody waits for it."""
         self._waiting: dict[int, tuple[Spec, list[int]]] = {}
-        """Workers to be started once the sandbox is proved."""
+        """Workers to be started once the sandbox is proved and the ops are measured."""
         self._handlers: dict[str, Callable[..., None]] = {
             "ready": self._ready,
             "end": self._end,
@@ -159,6 +161,7 @@ class Steward:
             group.end()
         self.cages.end()
         self.proofs.end()
+        self.ops.end()
         self.network.end()
         self.outputs.drain()
         self.log.close()
@@ -268,18 +271,23 @@ class Steward:
         apart = ladder.apart(wanted.rungs, wanted.means)
         for group in self.groups.values():
             group.enter(apart, asdict(self.proofs.means.means))
-        waiting, self._waiting = self._waiting, {}
-        for worker, (spec, fds) in waiting.items():
-            self._start(worker, spec, fds)
+        self._start_waiting()
 
     def _launch(self, worker: int, spec: list[Any], fds: list[int]) -> None:
-        told = msgspec.convert(spec, Spec)
-        if self.proofs.done:
-            self._start(worker, told, fds)
-        else:
-            self._waiting[worker] = (told, fds)
+        self._waiting[worker] = (msgspec.convert(spec, Spec), fds)
+        self._start_waiting()
 
-    def _start(self, worker: int, spec: Spec, fds: list[int]) -> None:
+    def _start_waiting(self) -> None:
+        """Start those for which all is known."""
+        if not self.proofs.done:
+            return
+        for worker, (spec, fds) in list(self._waiting.items()):
+            line = self.ops.line(spec.plugin, self.registry)
+            if line is not None:
+                del self._waiting[worker]
+                self._start(worker, spec, fds, line)
+
+    def _start(self, worker: int, spec: Spec, fds: list[int], ops: str) -> None:
         """Have the launcher of the worker's lane start it."""
         found = self.proofs.sandbox
         assert found
@@ -291,6 +299,7 @@ class Steward:
                 raise SandboxRefused("none", self.config.sandbox.minimum, advice)
             order = launching.order(worker, spec, self.registry, self.config, level, advice)
             named = order.fds
+            order.args["ops"] = ops
             permissions = self.registry.plugins[spec.plugin].permissions
             named.update(self.network.join(worker, spec.plugin, permissions))
             if order.code != spec.code:

@@ -8,21 +8,18 @@ Workers wait for both; clients do not.
 import base64
 import contextlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder
+from clawai.kernel.steward.beside import Beside
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk import paths
 from clawai.sdk.config import Config
 
-LIMIT = 1 << 20
-"""Bytes of an answer."""
 SANDBOX = [sys.executable, "-I", "-B", "-m", "clawai.sandbox.probe"]
 LADDER = [sys.executable, "-I", "-B", "-m", "clawai.kernel.steward.ladder"]
 
@@ -42,8 +39,9 @@ class Proofs:
     bpf: bytes = b""
     """The system call filter, compiled."""
     means: ladder.Report | None = None
-    _running: "subprocess.Popen[bytes] | None" = None
-    _said: bytes = b""
+
+    def __post_init__(self) -> None:
+        self._beside = Beside(self.loop)
 
     @property
     def done(self) -> bool:
@@ -59,7 +57,7 @@ class Proofs:
             with contextlib.suppress(OSError):
                 ladder.lift(self.daemon, kept.means)
             self.means = kept
-        self._run(SANDBOX, self._sandbox)
+        self._beside.run(SANDBOX, self._sandbox)
 
     def _sandbox(self, said: bytes) -> None:
         try:
@@ -76,7 +74,7 @@ class Proofs:
         wanted = self.config.preemption
         rungs = ",".join(map(str, wanted.rungs))
         memory = str(paths.state_dir() / "ladder.json")
-        self._run([*LADDER, wanted.means, rungs, str(self.daemon), memory], self._ladder)
+        self._beside.run([*LADDER, wanted.means, rungs, str(self.daemon), memory], self._ladder)
 
     def _ladder(self, said: bytes) -> None:
         try:
@@ -94,40 +92,9 @@ class Proofs:
         self.log.write("info", f"preemption by weight: {self.means.means.kind}")
         self.proved()
 
-    def _run(self, command: Sequence[str], then: Callable[[bytes], None]) -> None:
-        """Run a program beside us and take all that it prints."""
-        self._said = b""
-        running = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-        )
-        self._running = running
-        assert running.stdout
-        fd = running.stdout.fileno()
-        os.set_blocking(fd, False)
-
-        def said(_: int) -> None:
-            assert running.stdout
-            data = os.read(fd, 65536)
-            self._said += data
-            if data and len(self._said) < LIMIT:
-                return
-            self.loop.unwatch(fd)
-            running.stdout.close()
-            running.wait()
-            self._running = None
-            then(self._said)
-
-        self.loop.watch(fd, said)
-
     def end(self) -> None:
         """End what still runs, and remove what was made; all workers are gone."""
-        if self._running:
-            self._running.kill()
-            self._running.wait()
+        self._beside.end()
         if self.means:
             ladder.clean(self.means.means)
 

@@ -13,8 +13,9 @@ from typing import Any
 from clawai.plugins.accelerator.arena import Buffer, align
 from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.lower import Lowering, View
-from clawai.plugins.accelerator.native import choose_isa, ffi, lib
+from clawai.plugins.accelerator.native import ffi, lib
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
+from clawai.plugins.accelerator.tuned import tune
 from clawai.sdk.model.driver import Allocate, Footprint, UnsupportedGraph
 from clawai.sdk.model.graph import Graph
 
@@ -101,10 +102,11 @@ class CpuPlan:
         sequences: int,
     ) -> None:
         self.context = context
-        self.isa = choose_isa()
+        tuned = tune()
+        self.isa = str(tuned)
         vocabulary, names = lowering.graph.vocabulary, [step.name for step in lowering.steps]
         sizes = Sizes(lowering, threads)
-        spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", self.isa.encode())
+        spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", tuned.isa.encode())
         tables = take(allocate, sizes.tables, "tables")
         lowering.tables.fill(tables)
         kv = take(allocate, sizes.kv * sequences, "kv")
@@ -118,14 +120,15 @@ class CpuPlan:
             "arena": arena[:rows],
             "work": arena[work : work + sizes.work],
         }
-        keep: list[Any] = [isa]
+        keep: list[Any] = [isa, tuned.table]
         for key, memory in areas.items():
             held = ffi.from_buffer("uint8_t[]", memory)
             keep.append(held)
             setattr(spec, key, held)
             setattr(spec, f"{key}_bytes", memory.nbytes)
         spec.kv_bytes, spec.arena_bytes = sizes.kv, sizes.arena
-        spec.isa, spec.context, spec.chunk = isa, context, lowering.chunk
+        spec.isa, spec.ops = isa, tuned.table
+        spec.context, spec.chunk = context, lowering.chunk
         spec.threads, spec.sequences = threads, sequences
         spec.batches = batches_of(sequences)
         spec.vocabulary, spec.kv_block = vocabulary, lowering.cache_block

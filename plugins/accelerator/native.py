@@ -21,8 +21,8 @@ __all__ = [
     "packed_bytes",
 ]
 
-ISAS = ("scalar", "avx2", "avx512vnni")
-"""Targets of the library, worst first."""
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm", "rvv")
+"""Targets of the library, of all processors, worst first."""
 
 FORMATS = ("q4a", "q4s", "q8a", "q8s", "f16", "bf16", "f32")
 """Packed formats, at the index that C knows them by (``enum claw_format``)."""

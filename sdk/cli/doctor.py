@@ -13,6 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from typing import Any
 import click
 import msgspec
 
-from clawai.sdk import config, device, paths
+from clawai.sdk import config, device, paths, tuning
 from clawai.sdk.cli import ladder, output
 from clawai.sdk.cli.daemon import require_system
 from clawai.sdk.cli.holder import holder
+from clawai.sdk.cli.ops import listing, overrides
 from clawai.sdk.errors import ClawError
 
 PROBE = ("-I", "-m", "clawai.sandbox.probe")
@@ -111,6 +113,24 @@ def processor() -> Check:
         )
         return Check("processor", "warn", found, advice, details)
     return Check("processor", "ok", found, "", details)
+
+
+def ops() -> Check:
+    """Which C ops run here, by the profile of this box."""
+    profile = tuning.kept(tuning.box())
+    try:
+        found = listing(profile)
+    except ClawError as error:
+        return Check("ops", "fail", error.message, error.hint)
+    chosen = Counter(row["isa"] for row in found["ops"] if row["chosen"])
+    text = ", ".join(f"{count} on {isa}" for isa, count in chosen.most_common())
+    details = {"chosen": dict(chosen), "measured": profile is not None, **found["hints"]}
+    if wanted := overrides():
+        return Check("ops", "ok", f"{text}; overridden by {wanted}", "", details)
+    if profile is None:
+        found_text = f"{text}; not measured yet, the first model does that"
+        return Check("ops", "ok", found_text, "", details)
+    return Check("ops", "ok", f"{text}, as measured here (claw ops)", "", details)
 
 
 def memory() -> Check:
@@ -287,8 +307,8 @@ def kernel() -> Check:
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
-    system, python, packages, libseccomp, processor, memory, huge_pages, locked_weights, pressure,
-    disk, configuration, models, sandbox, preemption, kernel,
+    system, python, packages, libseccomp, processor, ops, memory, huge_pages, locked_weights,
+    pressure, disk, configuration, models, sandbox, preemption, kernel,
 )  # fmt: skip
 
 

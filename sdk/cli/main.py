@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Box": {
         "doctor": ("doctor", "Check this box: what works, what does not, what to do about it."),
+        "ops": ("ops", "List the C ops: how each was checked, which of them run here."),
         "config": ("settings", "Show and change the configuration."),
         "bench": ("bench.command", "Measure this box, beside a peer where there is one."),
         "simulate": ("simulate", "Run the scheduler through simulated hours of load and faults."),

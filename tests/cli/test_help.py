@@ -38,6 +38,7 @@ def test_every_command_has_help_with_an_example(name):
         "plugins",
         "logs",
         "doctor",
+        "ops",
         "config",
         "show",
         "bench decode",

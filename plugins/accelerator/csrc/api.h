@@ -72,6 +72,7 @@ typedef struct claw_spec {
     uint64_t kv_block; /* bytes of 64 positions of all layers: memory fills as the sequence grows */
     uint32_t context, chunk, threads, vocabulary, sequences;
     uint32_t batches; /* arenas for joint steps */
+    const claw_ops *ops; /* runs instead of those of isa, if not NULL; outlives the plan */
 } claw_spec;
 
 typedef struct claw_time {
@@ -139,7 +140,26 @@ int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, co
                   uint8_t *dst, uint64_t dst_bytes, uint32_t first, uint32_t step);
 uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
 
-/* The ops of an instruction set ("scalar", "avx2", "avx512vnni", NULL = the best here), NULL if it cannot run. */
+/* The ops of an instruction set ("scalar", "avx2", "neon", ...; NULL = the best here), NULL if it cannot run. */
 const claw_ops *claw_ops_named(const char *isa);
+
+/* What a machine's profile chooses: hints, on which no result depends. Written before the first plan
+ * is made, never later. */
+typedef struct claw_tuning {
+    uint32_t ahead;     /* bytes that the integer products of one token ask for ahead of themselves */
+    uint32_t tile;      /* tokens of a tile of the integer products of many, 1..CLAW_MAX_TILE */
+    uint32_t one, many; /* threads that one token, many tokens run on at most; 0: all */
+} claw_tuning;
+extern claw_tuning claw_tune;
+/* In `into`, the ops of a family become those of `from`; returns how many these are. */
+uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from);
+
+/* A row of ops.def. dots: built on sums of products of bytes (CLAW_DOT). */
+typedef struct claw_op_row {
+    const char *family, *name, *dtype;
+    double tolerance;
+    int32_t dots;
+} claw_op_row;
+const claw_op_row *claw_op_rows(uint32_t *n);
 /* END CDEF */
 #endif

@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 
-from clawai.sdk import config
-from clawai.sdk.cli import output
+from clawai.sdk import config, tuning
+from clawai.sdk.cli import ops, output
 from clawai.sdk.cli.bench.command import finish
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.report import Report
@@ -47,6 +47,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=None if os.environ.get("CLAW_DEBUG") else subprocess.DEVNULL,
             text=True,
+            env=os.environ | told_ops(),
         )
         self._module = module
         self.pid = self._process.pid
@@ -112,6 +113,12 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+def told_ops() -> dict[str, str]:
+    """What a worker is told of this box's ops, measured now if it was not yet."""
+    profile = tuning.kept(tuning.box()) or ops.measure()
+    return {tuning.VARIABLE: tuning.for_worker(profile)}
 
 
 def prompt_ids(count: int, vocabulary: int) -> list[int]:

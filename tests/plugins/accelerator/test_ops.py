@@ -5,8 +5,6 @@ their end; sizes are odd where an op allows it. Integer stages must agree bit fo
 targets, floats within the tolerance that ``ops.def`` states.
 """
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,31 +13,11 @@ from clawai.plugins.accelerator.build_ops import OpRow, read_ops
 from clawai.plugins.accelerator.native import available_isas
 from guarded import Guarded
 from op_cases import KINDS, MAKERS, Case, Out, make_case
+from op_cases.compare import agrees, meets_reference
+from op_cases.native import run
 
 OPS = read_ops()
 TARGETS = available_isas()
-
-
-def run(op: OpRow, target: str, case: Case, side: str) -> list[Any]:
-    """Call the op on guarded copies; returns copies of its outputs."""
-    function = getattr(lib.claw_ops_named(target.encode()), op.name)
-    kinds = [kind.cname.replace("const ", "") for kind in ffi.typeof(function).args]
-    with Guarded(side) as space:
-        given, outs, inputs = [], [], []
-        for arg, kind in zip(case.args, kinds, strict=True):
-            if isinstance(arg, int | float):
-                given.append(arg)
-                continue
-            array = space.place(np.zeros(arg.shape, arg.dtype) if isinstance(arg, Out) else arg)
-            if isinstance(arg, Out) and not arg.scratch:
-                outs.append(array)
-            elif not isinstance(arg, Out):
-                inputs.append((array, arg))
-            given.append(ffi.cast(kind, array.ctypes.data))
-        function(*given)
-        for array, before in inputs:
-            assert array.tobytes() == before.tobytes(), "an input was changed"
-        return [out.copy() for out in outs]
 
 
 def test_every_op_has_cases() -> None:
@@ -57,14 +35,7 @@ def test_op_meets_its_reference(op: OpRow, kind: str) -> None:
     case = make_case(op.name, kind)
     for target in TARGETS:
         for side in ("start", "end"):
-            outs = run(op, target, case, side)
-            for got, expected in zip(outs, case.expected, strict=True):
-                if case.exact:
-                    np.testing.assert_array_equal(got, expected.astype(got.dtype), target)
-                    continue
-                scale = np.abs(expected).max() if case.scale is None else case.scale
-                error = np.abs(got.astype(np.float64) - expected).max()
-                assert error <= op.tolerance * scale, f"{target}: {error / scale:.3g} of the scale"
+            meets_reference(op, case, run(op, target, case, side), target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,11 +45,7 @@ def test_targets_agree(op: OpRow, kind: str) -> None:
     case = make_case(op.name, kind)
     reference = run(op, "scalar", case, "end")
     for target in TARGETS:
-        for got, expected in zip(run(op, target, case, "start"), reference, strict=True):
-            if op.tolerance == 0 or case.exact:
-                np.testing.assert_array_equal(got, expected, target)
-            else:
-                np.testing.assert_array_equal(np.isnan(got), np.isnan(expected), target)
+        agrees(op, case, run(op, target, case, "start"), reference, target)
 
 
 @pytest.mark.parametrize("fmt", ["q4a", "q4s", "q8a", "q8s"])

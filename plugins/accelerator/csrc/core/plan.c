@@ -62,6 +62,14 @@ static void stamp(claw_plan *p, uint32_t finished)
     p->stamp = now;
 }
 
+/* How many threads take part: those that are granted, and no more than the box's profile found to
+ * pay. The same for all steps of a chunk: to park a thread and wake it costs more than a step. */
+static uint32_t threads_of(const claw_plan *p, uint32_t word)
+{
+    const uint32_t granted = word >> 8 & 0xff, most = p->count == 1 ? claw_tune.one : claw_tune.many;
+    return !most || (granted && granted < most) ? granted : most;
+}
+
 /* Between two steps, alone: the stamp of the one that ended, the control word, the next one. */
 static int next_step(void *state, uint32_t finished, team_step *next)
 {
@@ -76,7 +84,7 @@ static int next_step(void *state, uint32_t finished, team_step *next)
     const uint32_t word = p->batch ? batch_word(p->batch) : load_word(p->run->control);
     if (must_leave(p, word, finished != TEAM_NONE)) return 0;
     next->step = i;
-    next->threads = word >> 8 & 0xff;
+    next->threads = threads_of(p, word);
     return 1;
 }
 
@@ -185,7 +193,7 @@ void claw_plan_preempt(claw_plan *p, uint32_t on) { __atomic_store_n(&p->preempt
 
 claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t n, int32_t *code, uint32_t *bad)
 {
-    const claw_ops *ops = claw_ops_named(spec->isa);
+    const claw_ops *ops = spec->ops ? spec->ops : claw_ops_named(spec->isa);
     *bad = 0;
     *code = CLAW_BAD_PLAN;
     if (!ops || !n || n > CLAW_MAX_STEPS || !spec->context || spec->context > CLAW_MAX_CONTEXT || !spec->chunk

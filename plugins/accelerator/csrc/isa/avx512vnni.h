@@ -8,7 +8,11 @@
 #undef CLAW_FN
 #define CLAW_FN(name) name##_avx512vnni
 #undef KEEP
+#if defined(CLAW_EMULATED) /* 64 bytes are no register there */
+#define KEEP(x) ((void)(x))
+#else
 #define KEEP(x) __asm__("" : "+v"(x))
+#endif
 
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, w, a); }

@@ -1,5 +1,16 @@
 /* Packed weights times many tokens: a panel of 16 rows is unpacked to bytes once (it stays in L1),
- * then 16 x 4 tiles run over the tokens. Sums are ordered as in gemv.c. */
+ * then tiles of 16 rows x claw_tune.tile tokens run over the tokens. Sums are ordered as in
+ * gemv.c. */
+
+/* Two neighbouring quads of 8 rows. */
+static inline void store_quads(uint8_t *out, size_t step, vb a, vb b)
+{
+#if defined(CLAW_BYTE_MATRICES)
+    vb_pair(&a, &b);
+#endif
+    vb_store(out, a);
+    vb_store(out + step, b);
+}
 
 /* Codes of a panel: [group][quad 0..7][block][32]; scales: [group][16] d, then [group][16] m. */
 static inline __attribute__((always_inline)) void unpack_panel(
@@ -10,10 +21,10 @@ static inline __attribute__((always_inline)) void unpack_panel(
         for (int32_t g = 0; g < groups; g++, w += bytes) {
             uint8_t *out = codes + ((size_t)g * 8 * (size_t)blocks + (size_t)b) * 32;
             const size_t step = 32 * (size_t)blocks;
-            for (int j = 0; j < 32 / (8 / bits) / 4; j++) {
-                vb c = vb_load(w + 32 * j);
-                vb_store(out + (size_t)j * step, bits == 4 ? vb_low(c) : c);
-                if (bits == 4) vb_store(out + (size_t)(j + 4) * step, vb_high(c));
+            for (int j = 0; j < 32 / (8 / bits) / 4; j += 2) {
+                vb c = vb_load(w + 32 * j), e = vb_load(w + 32 * j + 32);
+                store_quads(out + (size_t)j * step, step, bits == 4 ? vb_low(c) : c, bits == 4 ? vb_low(e) : e);
+                if (bits == 4) store_quads(out + (size_t)(j + 4) * step, step, vb_high(c), vb_high(e));
             }
             vf d = vf_load_f16(w + bits * 32);
             vf_store(dw + 16 * g + 8 * b, d);
@@ -23,11 +34,37 @@ static inline __attribute__((always_inline)) void unpack_panel(
 
 /* One group of 32 k for a tile of nb*8 rows x nt tokens; sums stay in memory between groups, the
  * registers are for the dot products. */
-static inline __attribute__((always_inline)) void tile_group_q4(
+#if defined(CLAW_BYTE_MATRICES)
+/* Tokens two by two; an odd last one is taken twice. */
+static inline __attribute__((always_inline)) void tile_group_matrix(
     int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
     int32_t groups, vf sums[4][2])
 {
-    vs acc[4][2];
+    vm acc[2][2] = {{vm_zero(), vm_zero()}, {vm_zero(), vm_zero()}};
+#pragma GCC unroll 4
+    for (int j = 0; j < 8; j += 2)
+        for (int t = 0; t < nt; t += 2) {
+            const int8_t *first = q + (size_t)t * (size_t)k + 4 * j, *second = t + 1 < nt ? first + k : first;
+            for (int b = 0; b < nb; b++) {
+                const uint8_t *w = codes + (j * nb + b) * 32;
+                acc[t / 2][b] = vm_dot(acc[t / 2][b], vb_load(w), vb_load(w + 32 * nb), first, second);
+            }
+        }
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) {
+            vi dot = t % 2 ? vm_second(acc[t / 2][b]) : vm_first(acc[t / 2][b]);
+            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
+            sums[t][b] = vf_fma(vf_from_vi(dot), scale, sums[t][b]);
+        }
+}
+#define tile_group_q4 tile_group_matrix
+#define tile_group_q8 tile_group_matrix
+#else
+static inline __attribute__((always_inline)) void tile_group_q4(
+    int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
+    int32_t groups, vf sums[CLAW_MAX_TILE][2])
+{
+    vs acc[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vs_zero();
 #pragma GCC unroll 8
@@ -51,9 +88,9 @@ static inline __attribute__((always_inline)) void tile_group_q4(
 
 static inline __attribute__((always_inline)) void tile_group_q8(
     int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
-    int32_t groups, vf sums[4][2])
+    int32_t groups, vf sums[CLAW_MAX_TILE][2])
 {
-    vi acc[4][2];
+    vi acc[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) acc[t][b] = vi_zero();
 #pragma GCC unroll 8
@@ -74,13 +111,14 @@ static inline __attribute__((always_inline)) void tile_group_q8(
             sums[t][b] = vf_fma(vf_from_vi(acc[t][b]), scale, sums[t][b]);
         }
 }
+#endif
 
 static inline __attribute__((always_inline)) void tile_int(
     int bits, int nb, int nt, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw,
     int32_t k, const int8_t *q, const float *d, const float *s, float *y, int32_t ystride)
 {
     const int32_t groups = k / 32;
-    vf sums[4][2], mins[4][2];
+    vf sums[CLAW_MAX_TILE][2], mins[CLAW_MAX_TILE][2];
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) sums[t][b] = mins[t][b] = vf_zero();
     if (minima)
@@ -113,10 +151,11 @@ static inline __attribute__((always_inline)) void panel_int(
     float *dw = (float *)(void *)(codes + 16 * (size_t)k), *mw = dw + 16 * groups;
     /* The next panel is asked for while this one is worked on, a share with each tile. */
     const uint8_t *next = w + (size_t)nb * (size_t)groups * (size_t)bytes;
-    const int32_t lines = nb * groups * bytes / 64 * 4 / tokens + 1;
+    const int32_t tile = claw_tune.tile - 1 < CLAW_MAX_TILE ? (int32_t)claw_tune.tile : 4;
+    const int32_t lines = nb * groups * bytes / 64 * tile / tokens + 1;
     unpack_panel(w, nb, k, bits, bytes, has_min, codes, dw, mw);
     for (int32_t nt; tokens > 0; tokens -= nt) {
-        nt = tokens >= 4 ? 4 : tokens;
+        nt = tokens >= tile ? tile : tokens;
         for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
         switch (nt) { TILE_INT(1) TILE_INT(2) TILE_INT(3) TILE_INT(4) }
         q += (size_t)nt * (size_t)k;

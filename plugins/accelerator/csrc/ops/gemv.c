@@ -21,18 +21,16 @@ static inline vi group_dot_q8(const uint8_t *w, const int8_t *q)
     return acc;
 }
 
-/* How far ahead of the dot product the stream of weights is asked for, in bytes. */
-#define AHEAD 3072
-
 #define GEMV_INT(name, bits, bytes, has_min, shift)                                                \
     static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q,        \
                               const float *d, const float *s, float *y)                            \
     {                                                                                              \
         const uint8_t *const end = w + (size_t)blocks * (size_t)(k / 32) * (bytes);                \
+        const size_t ahead = claw_tune.ahead; /* of the dot product, the stream of weights */      \
         for (; w < end; y += 8) {                                                                  \
             vf scaled = vf_zero(), minima = vf_zero();                                             \
             for (int32_t g = 0; g < k / 32; g++, w += (bytes)) {                                   \
-                for (int p = 0; p < (bytes); p += 64) PREFETCH(w + AHEAD + p);                     \
+                for (int p = 0; p < (bytes); p += 64) PREFETCH(w + ahead + p);                     \
                 vf dw = vf_load_f16(w + (bits) * 32);                                              \
                 vi dot = group_dot_q##bits(w, q + 32 * g);                                         \
                 scaled = vf_fma(vf_from_vi(dot), vf_mul(dw, vf_set1(d[g])), scaled);               \

@@ -1,7 +1,7 @@
 /* One number out of many. Sums run in 4 vectors of 8 lanes, joined in one order on every target (see
  * dot_run in audio.c); largest and smallest are exact and pass over NaN. */
 
-static __attribute__((noinline)) float sum_of(const float *x, int32_t n)
+static __attribute__((noinline)) float ordered_sum(const float *x, int32_t n)
 {
     vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
     int32_t i = 0;
@@ -13,7 +13,7 @@ static __attribute__((noinline)) float sum_of(const float *x, int32_t n)
     return sum;
 }
 
-static void CLAW_FN(sum_f32)(const float *x, int32_t n, float *y) { *y = sum_of(x, n); }
+static void CLAW_FN(sum_f32)(const float *x, int32_t n, float *y) { *y = ordered_sum(x, n); }
 
 static void CLAW_FN(sum_squares_f32)(const float *x, int32_t n, float *y) { *y = dot_run(x, x, n); }
 
@@ -35,7 +35,7 @@ static inline float spread(const float *x, int32_t n, float centre)
 /* Two passes: the second sums squares around the mean, so nothing cancels. */
 static void CLAW_FN(mean_variance_f32)(const float *x, int32_t n, float *y)
 {
-    y[0] = sum_of(x, n) / (float)n;
+    y[0] = ordered_sum(x, n) / (float)n;
     y[1] = spread(x, n, y[0]) / (float)n;
 }
 
