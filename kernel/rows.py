@@ -46,6 +46,12 @@ def rows(core: Core, what: str, now: int) -> dict[str, Any]:
     }
 
 
+def running(core: Core, number: int) -> list[tuple[int, str]]:
+    """The tasks that a worker runs, and whose each is."""
+    worker = core.state.workers.get(number)
+    return [(task.id, task.asked.principal) for task in (worker.tasks() if worker else ())]
+
+
 def news(core: Core, tasks: list[Task], now: int) -> tuple[list[Any], list[dict[str, Any]]]:
     """What is needed to say where tasks stand: of each class of a service, and of each task.
 

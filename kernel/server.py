@@ -29,6 +29,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.news import News
 from clawai.kernel.processes import Processes
 from clawai.kernel.records import Records
+from clawai.kernel.rows import running
 
 
 class Server:
@@ -78,6 +79,7 @@ class Server:
             "forget": self.clients.offers.by_key.clear,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
+            "who": lambda worker: self.steward.send("runs", running(self.core, worker)),
         }
         self.timers: tuple[tuple[Callable[[], int | None], Callable[[int], object]], ...] = (
             (self.core.next_timer, lambda _: self.loop.happen(ev.Timer())),

@@ -13,9 +13,11 @@ from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
-    "memory", "cpu", "threads", "on_behalf_of",
+    "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
 )  # fmt: skip
-_QUANTITIES = ("memory", "cpu", "threads")
+_QUANTITIES = ("data", "memory", "cpu", "threads")
+_MEMORY = ("data", "memory")
+"""Of these quantities, those in MiB."""
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,6 +28,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: str
     """A path, host, port, name or number; empty for ``on_behalf_of``."""
     reason: str
+    """May be empty for ``data``."""
 
 
 def asks(plugin: Plugin) -> tuple[Ask, ...]:
@@ -36,6 +39,9 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
         for kind in KINDS[:8]
         for what, reason in sorted(getattr(wanted, kind).items())
     ]
+    found += [Ask("secrets", name, why) for name, why in sorted(plugin.secrets.items())]
+    if plugin.limits.data_mib:
+        found.append(Ask("data", f"{plugin.limits.data_mib}", wanted.limits.get("data", "")))
     for kind, had in UNASKED.items():
         number = getattr(plugin.limits, "memory_mib" if kind == "memory" else kind)
         if number > had:
@@ -71,6 +77,10 @@ def words(ask: Ask) -> str:
             )
         case "models":
             return "have any model used" if what == "*" else f"have the model {what} used"
+        case "secrets":
+            return f"be told its secret {what}, once you have typed it in"
+        case "data":
+            return f"keep files of its own, {what} MiB at most, that stay when it ends"
         case "memory":
             return f"hold {what} MiB of memory"
         case "cpu":
@@ -113,8 +123,8 @@ def short(wanted: Iterable[Ask]) -> str:
         kinds.setdefault(ask.kind, []).append(ask.what)
     told = []
     for kind, whats in kinds.items():
-        if kind == "memory":
-            told.append(f"memory {whats[0]} MiB")
+        if kind in _MEMORY:
+            told.append(f"{kind} {whats[0]} MiB")
         elif kind in _QUANTITIES:
             told.append(f"{kind} {whats[0]}")
         else:

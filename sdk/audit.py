@@ -173,7 +173,8 @@ def connections(found: Iterator[Record]) -> Iterator[Record]:
             continue
         row = {name: value for name, value in record.items() if name != "prev"}
         rows.append(row)
-        if record.get("event") == "connect" and record.get("verdict") == "allowed":
+        allowed = record.get("event") == "connect" and record.get("verdict") == "allowed"
+        if allowed or record.get("event") == "accept":
             begun[key] = row
     yield from rows
 

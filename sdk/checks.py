@@ -6,7 +6,7 @@ each permission has a reason. Whether one is too dangerous to be had at all, the
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from clawai.sdk.errors import ClawError
@@ -18,13 +18,15 @@ DESCRIPTION = 1000
 PERMISSIONS = 64
 """Of one plugin at most: nobody reads more."""
 CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""C0 and C1 controls, separators of lines, marks of direction, invisible characters."""
+"""C0 and C1 controls, separators of lines, marks of direction, invisible characters. Joiners and
+variants of signs are none: some alphabets are not written without them."""
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}([-+.]?[A-Za-z][0-9A-Za-z.+-]*)?")
 OPERATIONS = re.compile(r"\*|([a-z][a-z0-9_]{0,31}\.){1,3}([a-z][a-z0-9_]{0,31}|\*)")
 MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
-QUANTITIES = ("memory", "cpu", "threads")
+QUANTITIES = ("memory", "cpu", "threads", "data")
 
 Refuse = Callable[[str, object, object], Exception]
 """Makes the error for a key, from what was got and what is allowed."""
@@ -87,20 +89,25 @@ def permissions(tables: Mapping[str, Mapping[str, str]], on_behalf_of: str, refu
     """
     for table, entries in tables.items():
         good, allowed = ALLOWED[table]
-        for what, reason in entries.items():
+        for what, why in entries.items():
             if not good(what):
                 raise refuse(f"permissions.{table}: this cannot be asked for", what[:200], allowed)
-            _reason(f"permissions.{table}.{what}", reason, refuse)
+            reason(f"permissions.{table}.{what}", why, refuse)
     if on_behalf_of:
-        _reason("permissions.on_behalf_of", on_behalf_of, refuse)
+        reason("permissions.on_behalf_of", on_behalf_of, refuse)
     if (count := sum(map(len, tables.values()))) > PERMISSIONS:
         raise refuse("permissions: too many", count, PERMISSIONS)
 
 
-def _reason(key: str, reason: str, refuse: Refuse) -> None:
-    if not reason.strip():
-        raise refuse(f"{key}: it needs a reason that its owner can read", reason, "a sentence")
-    if wrong := text(reason, REASON):
+def reason(key: str, why: str, refuse: Refuse) -> None:
+    """Check the reason for which something is asked.
+
+    Raises:
+        ClawError: what ``refuse`` makes.
+    """
+    if not why.strip():
+        raise refuse(f"{key}: it needs a reason that its owner can read", why, "a sentence")
+    if wrong := text(why, REASON):
         allowed = f"at most {REASON} characters that a terminal shows as they are"
         raise refuse(f"{key}: its reason cannot be shown", wrong, allowed)
 
@@ -116,6 +123,19 @@ def texts(shown: Iterable[tuple[str, str, int]], refuse: Refuse) -> None:
             raise refuse(
                 key, wrong, f"at most {limit} characters that a terminal shows as they are"
             )
+
+
+def within(key: str, value: object) -> Iterator[tuple[str, str, int]]:
+    """Every text in a value of TOML, for ``texts``."""
+    if isinstance(value, str):
+        yield key, value, DESCRIPTION
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield f"a name in {key}", name, REASON
+            yield from within(key, each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from within(key, each)
 
 
 def refusal(where: object) -> Refuse:

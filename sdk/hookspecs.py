@@ -43,9 +43,43 @@ def claw_operations() -> Iterable[Any]:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def claw_driver(device: str) -> Any:
+def claw_open_device(device: str) -> Any:
     """A driver for ``device`` ("cpu", ...), or None if this plugin has none for it.
 
     Returns:
         An object with the methods of ``clawai.sdk.model.driver.Driver``.
+    """
+
+
+@hookspec(firstresult=True)
+def claw_load_model(fd: int) -> Any:
+    """The model in the file ``fd``, or None if this plugin does not know the format.
+
+    The file comes from a stranger: every count, length and offset is to be checked against the
+    bytes that are there before it is used. ``clawai.sdk.model.gguf`` shows how.
+
+    Args:
+        fd: a regular file, open for reading, that stays the worker's. Whoever asks may have moved
+            its position: use ``os.pread`` or map it.
+
+    Returns:
+        A ``clawai.sdk.model.loaded.LoadedModel``.
+
+    Raises:
+        ClawError: bad_model, if the format is known but the file cannot be used.
+    """
+
+
+@hookspec(firstresult=True)
+def claw_quantize(weights: Any, dtype: Any, importance: Any) -> Any:
+    """A matrix in the blocks of a GGUF type, or None if this plugin cannot make that type.
+
+    Args:
+        weights: numpy float32 of shape (rows, k), C order, all finite and within +-65504.
+        dtype: of ``clawai.sdk.model.dtypes.DType``; k is a multiple of its block.
+        importance: numpy float32 of shape (k,), none negative: how much the error of each column
+            counts, such as the mean square of what it is multiplied with. None: all alike.
+
+    Returns:
+        bytes, a memoryview or the like: rows * dtype.row_bytes(k) bytes.
     """

@@ -22,9 +22,8 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
-import pluggy
 
-from clawai.sdk import hookspecs, wire
+from clawai.sdk import hooks, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.home import Home, read_secrets
 from clawai.sdk.net import Network
@@ -104,7 +103,7 @@ class Host:
             output=1,
         )
         self._runner = Runner(self, args.get("idempotent", ()))
-        self._plugins = pluggy.PluginManager("clawai")
+        self._plugins = hooks.manager()
         self._begun = False
         """The plugin has started, and is told when it ends."""
         # Who waits for what: see serve.
@@ -118,7 +117,6 @@ class Host:
 
     def load(self) -> None:
         """Import the plugin and its drivers, let it load its model, and say ready."""
-        self._plugins.add_hookspecs(hookspecs)
         if ops := self.args.get("ops"):  # for the driver, which is imported now
             from clawai.sdk.tuning import VARIABLE
 
@@ -210,10 +208,15 @@ class Host:
 
     def driver(self, device: str) -> Any:
         """The first driver that a plugin offers for ``device``."""
-        driver = self._plugins.hook.claw_driver(device=device)
-        if driver is None:
-            raise ClawError("worker_failed", f"no plugin of this worker drives {device!r}")
-        return driver
+        return hooks.open_device(self._plugins, device)
+
+    def load_model(self) -> Any:
+        """The worker's model, from the plugin that knows its format."""
+        return hooks.load_model(self._plugins, self.model_fd)
+
+    def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
+        """A matrix in the blocks of ``dtype``, from the plugin that can make them."""
+        return hooks.quantize(self._plugins, weights, dtype, importance)
 
     def unready(self, error: ClawError) -> NoReturn:
         """Tell the kernel why this worker cannot serve, and end."""

@@ -5,6 +5,7 @@ Both are read without running anything of theirs, are limited in size, and are c
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,9 +38,9 @@ class Identity(msgspec.Struct, frozen=True):
     language: str = "python"
     """python; or c or cpp, and ``module`` is then the shared object beside this file."""
     kind: str = "tool"
-    """tool, engine (one worker a model) or driver (loaded into an engine's worker)."""
+    """tool, engine (one worker a model) or driver (loaded into the worker of another)."""
     drivers: tuple[str, ...] = ()
-    """Plugins of kind driver that an engine's worker loads beside it."""
+    """Plugins of kind driver that its worker loads beside it."""
 
 
 class OperationEntry(msgspec.Struct, frozen=True):
@@ -93,7 +94,8 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, str] = {}
     """Model that it may name in a child task (``*``: any) to reason."""
     limits: dict[str, str] = {}
-    """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``."""
+    """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``; ``data`` to what its
+    own files are for, which needs none."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
 
@@ -216,9 +218,13 @@ def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
                 for e in manifest.operation
             ),
             *(("plugin.drivers", driver, 64) for driver in identity.drivers),
+            *(each for e in manifest.operation for each in checks.within("example", e.example)),
+            *_shown_settings(manifest.config),
         ],
         refuse,
     )
+    for name, why in manifest.secrets.items():
+        checks.reason(f"secrets.{name}", why, refuse)
     tables = {table: getattr(wanted, table) for table in checks.ALLOWED}
     checks.permissions(tables, wanted.on_behalf_of, refuse)
     for kind, had in UNASKED.items():
@@ -226,6 +232,16 @@ def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
         if (got := getattr(manifest.limits, key)) > had and kind not in wanted.limits:
             allowed = f'{had}, or more with a reason: [permissions.limits] {kind} = "why"'
             raise refuse(f"limits.{key}: more than a plugin gets unasked", got, allowed)
+
+
+def _shown_settings(config: dict[str, Setting]) -> Iterator[tuple[str, str, int]]:
+    """What the owner reads of the settings; a default may have lines, as it is shown quoted."""
+    for name, setting in config.items():
+        yield f"config.{name}.description", setting.description, checks.DESCRIPTION
+        yield from checks.within(f"config.{name}.choices", setting.choices)
+        if isinstance(setting.default, str):
+            text = setting.default.replace("\n", "").replace("\t", "")
+            yield f"config.{name}.default", text, LIMIT
 
 
 def _check_places(asked: Permissions, path: Path) -> None:

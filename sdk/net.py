@@ -74,13 +74,18 @@ class Connection(socket.socket):
 
     _network: "Network"
     _number = 0
+    _peer: Any = None
 
     @classmethod
-    def of(cls, network: "Network", number: int, fd: int) -> "Connection":
-        """The connection behind a descriptor that the broker passed."""
+    def of(cls, network: "Network", number: int, fd: int, peer: Any = None) -> "Connection":
+        """The connection behind a descriptor that the broker passed; ``peer`` has made it."""
         sock = cls(fileno=fd)
-        sock._network, sock._number = network, number
+        sock._network, sock._number, sock._peer = network, number, peer
         return sock
+
+    def getpeername(self) -> Any:
+        """Of one that was accepted: who has made it."""
+        return self._peer or super().getpeername()
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """As ``socket.recv``; see the class."""
@@ -105,6 +110,46 @@ class Connection(socket.socket):
             raise
 
 
+class Listener(socket.socket):
+    """A listening socket that can be waited for; what connects, the broker accepts and passes."""
+
+    _network: "Network"
+    _port = 0
+
+    @classmethod
+    def of(cls, network: "Network", port: int, fd: int) -> "Listener":
+        """The one behind a descriptor that came with the worker's start."""
+        sock = cls(fileno=fd)
+        sock._network, sock._port = network, port
+        return sock
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """It does already; event loops say it again."""
+
+    def accept(self) -> tuple[Connection, Any]:
+        """As ``socket.accept``, with its timeout.
+
+        Raises:
+            OSError: as there; the port was closed.
+            NetworkError: the broker is gone for good.
+        """
+        timeout = self.gettimeout()
+        until = None if timeout is None else time.monotonic() + timeout
+        poller = select.poll()
+        poller.register(self, select.POLLIN)
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            ready = poller.poll(None if left is None else left * 1000)
+            if ready and ready[0][1] != select.POLLIN:
+                raise OSError(errno.EINVAL, "the port was closed")
+            if ready and (found := self._network.accept(self._port)):
+                return found
+            if until is not None and time.monotonic() >= until:
+                if timeout:
+                    raise TimeoutError("timed out")
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
 class Network:
     """What one worker may do on the network. Any thread may use it.
 
@@ -112,7 +157,7 @@ class Network:
         plugin: its name.
         keys: of ``permissions.network``.
         channel: to the broker; None where nothing was asked for.
-        listeners: port to listening socket.
+        listeners: port to the descriptor of a listening socket.
     """
 
     def __init__(
@@ -120,12 +165,14 @@ class Network:
         plugin: str,
         keys: Sequence[str] = (),
         channel: socket.socket | None = None,
-        listeners: Mapping[int, socket.socket] | None = None,
+        listeners: Mapping[int, int] | None = None,
     ) -> None:
         self.plugin = plugin
         self.keys = tuple(keys)
         self._channel = channel
-        self._listeners = dict(listeners or {})
+        self._listeners = {
+            port: Listener.of(self, port, fd) for port, fd in (listeners or {}).items()
+        }
         self._state = threading.Condition()
         self._reading = False
         """One of the threads that wait reads for all."""
@@ -142,7 +189,7 @@ class Network:
         """What the worker's host was given at its start."""
         channel = socket.socket(fileno=fds["broker"]) if "broker" in fds else None
         listening = {
-            int(name.removeprefix("listen:")): socket.socket(fileno=fd)
+            int(name.removeprefix("listen:")): fd
             for name, fd in fds.items()
             if name.startswith("listen:")
         }
@@ -171,14 +218,41 @@ class Network:
         if self._channel is None:
             raise netrules.not_granted(self.plugin, self.keys, name, number)
         until = time.monotonic() + min(timeout, 60.0) + _GRACE
+        request = {"host": name, "port": number, "timeout": float(min(timeout, 60.0))}
+        n, told, fd = self._asked(request, netrules.spoken(name, number), until, look)
+        if fd >= 0:
+            return Connection.of(self, n, fd)
+        raise _error(told)
+
+    def accept(self, port: int) -> tuple[Connection, Any] | None:
+        """The next connection to a port, and who has made it; None if there is none just now.
+
+        Raises:
+            ClawError: not_permitted.
+            NetworkError: the broker is gone for good.
+        """
+        request = {"host": "", "port": port, "timeout": 0.0, "accept": True}
+        n, told, fd = self._asked(request, f"port {port}", time.monotonic() + _GRACE, _nothing)
+        if fd >= 0:
+            peer = tuple(told["peer"])
+            return Connection.of(self, n, fd, peer), peer
+        if told.get("none") == "full":
+            time.sleep(_LOOK)  # until one of the others has ended there is no use in asking again
+        elif "none" not in told and told.get("reason") != "lost":  # else another broker is there
+            raise _error(told)
+        return None
+
+    def _asked(
+        self, request: dict[str, Any], where: str, until: float, look: Callable[[], None]
+    ) -> tuple[int, dict[str, Any], int]:
+        """Ask the broker: the number of the request, the answer, and the descriptor or -1."""
         with self._state:
             self._last += 1
             n = self._last
             self._waiting[n] = None
         try:
-            request = {"n": n, "host": name, "port": number, "timeout": float(min(timeout, 60.0))}
-            self._ask(msgspec.msgpack.encode(request), until, look)
-            return self._connection(n, netrules.spoken(name, number), until, look)
+            self._ask(msgspec.msgpack.encode({"n": n, **request}), until, look)
+            return n, *self._answer(n, where, until, look)
         finally:
             with self._state:
                 answer = self._waiting.pop(n, None)
@@ -201,14 +275,16 @@ class Network:
             except OSError:
                 raise _no_broker() from None
 
-    def _connection(self, n: int, where: str, until: float, look: Callable[[], None]) -> Connection:
+    def _answer(
+        self, n: int, where: str, until: float, look: Callable[[], None]
+    ) -> tuple[dict[str, Any], int]:
         """Wait for the answer to a request."""
         while True:
             with self._state:
                 answer = self._waiting[n]
                 if answer:
                     self._waiting[n] = None
-                    break
+                    return answer
                 if self._gone:
                     raise _no_broker()
             look()
@@ -216,10 +292,6 @@ class Network:
             if left <= 0:
                 raise NetworkError("timed_out", f"no connection to {where} in time", got=where)
             self._take_turns(n, min(_LOOK, left))
-        told, fd = answer
-        if fd >= 0:
-            return Connection.of(self, n, fd)
-        raise _error(told)
 
     def _take_turns(self, n: int, seconds: float) -> None:
         """Read what the broker says, or wait for the thread that does."""

@@ -30,7 +30,7 @@ import socket
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import msgspec
 
@@ -38,6 +38,13 @@ from clawai.sdk import schema, wire
 from clawai.sdk.context import Batch, Cancelled, Context, Outlet, Tensor, Yielded, view
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl, hookspec
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+    from clawai.sdk.model.dtypes import DType
+    from clawai.sdk.model.loaded import LoadedModel
 
 __all__ = [
     "Batch",
@@ -370,4 +377,27 @@ class Start(Protocol):
 
         Raises:
             ClawError: worker_failed, if no plugin has one.
+        """
+
+    def load_model(self) -> "LoadedModel":
+        """The worker's model, from the plugin that knows the format of its file.
+
+        Raises:
+            ClawError: bad_model, if nobody does or the file cannot be used.
+        """
+
+    def quantize(
+        self,
+        weights: "NDArray[float32]",
+        dtype: "DType",
+        importance: "NDArray[float32] | None" = None,
+    ) -> Any:
+        """A float32 matrix (rows, k) in the blocks of a GGUF type, as bytes or a view of them.
+
+        Args:
+            importance: how much the error of each column counts; None: all alike.
+
+        Raises:
+            ClawError: bad_params, if a weight is not finite or too large; worker_failed, if no
+                plugin can make the type.
         """

@@ -220,3 +220,14 @@ def identity(plugin: Plugin) -> str:
             found = path.lstat()
             digest.update(f"{path}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
+
+
+def allowed(setting: Setting) -> str:
+    """What a setting may be, in words."""
+    if setting.choices:
+        return ", ".join(map(str, setting.choices))
+    ends = ("" if end is None else f"{end:g}" for end in (setting.min, setting.max))
+    low, high = ends
+    span = f" {low}..{high}" if low or high else ""
+    unit = " characters" if span and setting.type == "text" else ""
+    return f"{setting.type}{span}{unit}"

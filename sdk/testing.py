@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from clawai.sdk import hookspecs, wire
+from clawai.sdk import hooks, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Plugin, read_plugin
 from clawai.sdk.plain import unpack
@@ -196,7 +196,8 @@ class _Context(Context):
 class _Start:
     """What ``claw_start`` is given: a tool's worker, whose memory is always granted."""
 
-    def __init__(self, manifest: Plugin) -> None:
+    def __init__(self, manifest: Plugin, plugins: pluggy.PluginManager) -> None:
+        self._plugins = plugins
         self.model: dict[str, Any] = {}
         self.model_fd = -1
         self.threads = 1
@@ -213,8 +214,16 @@ class _Start:
         """There are no objects that outlive it."""
 
     def driver(self, device: str) -> Any:
-        """There are no other plugins."""
-        raise ClawError("worker_failed", f"no plugin of this worker drives {device!r}")
+        """Only the plugin's own: there are no other plugins."""
+        return hooks.open_device(self._plugins, device)
+
+    def load_model(self) -> Any:
+        """There is no model."""
+        return hooks.load_model(self._plugins, self.model_fd)
+
+    def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
+        """Only what the plugin itself can make."""
+        return hooks.quantize(self._plugins, weights, dtype, importance)
 
 
 def _imported(folder: Path, name: str) -> ModuleType:
@@ -245,8 +254,7 @@ class FakeKernel:
         self.folder = Path(folder).resolve()
         self.clock: FakeClock | RealClock = clock or RealClock()
         self.manifest: Plugin = read_plugin(self.folder)
-        self._plugins = pluggy.PluginManager("clawai")
-        self._plugins.add_hookspecs(hookspecs)
+        self._plugins = hooks.manager()
         found = self._load()
         entries = self.manifest.operation
         batches = {entry.name for entry in entries if entry.batch > 1}
@@ -269,7 +277,7 @@ class FakeKernel:
             module = _imported(self.folder, self.manifest.plugin.module)
         self._plugins.register(getattr(module, "claw_plugin", module))
         self._plugins.check_pending()
-        self._plugins.hook.claw_start(worker=_Start(self.manifest))
+        self._plugins.hook.claw_start(worker=_Start(self.manifest, self._plugins))
         found = list(operations_of(vars(module)))
         return found + [op for ops in self._plugins.hook.claw_operations() for op in ops]
 

@@ -171,6 +171,13 @@ def tiny_llama(
                 weight(f"{at}attn_k.bias", kv_heads * head_dim),
                 weight(f"{at}attn_v.bias", kv_heads * head_dim),
             ]
+        if architecture in ("qwen3", "gemma3"):
+            tensors += [weight(f"{at}attn_{q}_norm.weight", head_dim) for q in "qk"]
+        if architecture in ("gemma2", "gemma3"):
+            tensors += [
+                weight(f"{at}post_attention_norm.weight", width),
+                weight(f"{at}post_ffw_norm.weight", width),
+            ]
     tensors.append(weight("output_norm.weight", width))
     if not tied:
         tensors.append(weight("output.weight", len(tokens), width))

@@ -25,6 +25,11 @@ class ReferenceDriver:
         return ReferencePlan(graph, context, sequences)
 
 
+def gelu(x: Any) -> Any:
+    """In its tanh form."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def _is_cache(node: Node) -> bool:
     return node.op is Op.ATTENTION
 
@@ -115,28 +120,37 @@ class ReferenceSequence:
         a = node.attrs
         match node.op:
             case Op.EMBED:
-                return inputs[1][inputs[0]]
+                return inputs[1][inputs[0]] * np.float32(a.get("scale", 1.0))
             case Op.RMSNORM:
                 mean = (inputs[0] ** 2).mean(axis=-1, keepdims=True)
                 return inputs[0] / np.sqrt(mean + np.float32(a["eps"])) * inputs[1]
             case Op.MATMUL:
                 return inputs[0] @ inputs[1].T + (inputs[2] if len(inputs) == 3 else 0)
             case Op.ROPE:
-                return self._rope(inputs[0], a)
+                return self._rope(inputs[0], a, *inputs[1:])
             case Op.ATTENTION:
                 return self._attention(*inputs, a)
             case Op.SILU_MUL:
                 return inputs[0] / (1 + np.exp(-inputs[0])) * inputs[1]
+            case Op.GELU_MUL:
+                return gelu(inputs[0]) * inputs[1]
+            case Op.SOFTCAP:
+                return a["cap"] * np.tanh(inputs[0] / a["cap"])
+            case Op.HEAD_NORM:
+                x = inputs[0].reshape(len(inputs[0]), a["heads"], a["head_dim"])
+                mean = np.mean(x * x, axis=-1, keepdims=True)
+                return (x / np.sqrt(mean + a["eps"]) * inputs[1]).reshape(inputs[0].shape)
             case Op.ADD:
                 return inputs[0] + inputs[1]
             case Op.LAST:
                 return inputs[0] if all_logits else inputs[0][-1:]
         raise AssertionError(node.op)
 
-    def _rope(self, x: Any, a: Any) -> Any:
+    def _rope(self, x: Any, a: Any, divisors: Any = 1.0) -> Any:
         count, half = len(x), a["rot_dim"] // 2
         out = x.reshape(count, a["heads"], a["head_dim"]).copy()
-        rates = a["theta"] ** (-np.arange(half) * 2.0 / a["rot_dim"])
+        rates = a["theta"] ** (-np.arange(half) * 2.0 / a["rot_dim"]) / divisors
+        rates /= a.get("stretch", 1.0)
         angles = (np.arange(self.position, self.position + count)[:, None] * rates)[:, None, :]
         cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         if a["style"] == "interleaved":
@@ -156,8 +170,13 @@ class ReferenceSequence:
         values[start:end] = v.reshape(count, a["kv_heads"], a["head_dim"])
         heads = q.reshape(count, a["kv_heads"], group, a["head_dim"])
         scores = np.einsum("tkgd,skd->kgts", heads, keys[:end], optimize=True) * a["scale"]
-        future = np.arange(end)[None, :] > np.arange(start, end)[:, None]
-        scores = np.where(future, -np.inf, scores)
+        if cap := a.get("softcap"):
+            scores = cap * np.tanh(scores / cap)
+        ahead = np.arange(end)[None, :] - np.arange(start, end)[:, None]
+        hidden = ahead > 0
+        if window := a.get("window"):
+            hidden |= ahead <= -window
+        scores = np.where(hidden, -np.inf, scores)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         mixed = np.einsum("kgts,skd->tkgd", weights, values[:end], optimize=True)

@@ -76,6 +76,7 @@ def test_the_table_names_every_permission() -> None:
     table = PAGE.read_text().partition("| in `[permissions]`")[2].partition("\n\n")[0]
     for name in (*checks.ALLOWED, "on_behalf_of"):
         assert f"`{name}`" in table, name
-    assert set(KINDS) == {*checks.ALLOWED, *UNASKED, "on_behalf_of"} - {"limits"}
+    asked = {*checks.ALLOWED, *checks.QUANTITIES} - {"limits"}
+    assert set(KINDS) == asked | {"on_behalf_of", "secrets"}
     beyond = f"{UNASKED['memory']} MiB, {UNASKED['cpu']} processors, {UNASKED['threads']} threads"
     assert beyond in table

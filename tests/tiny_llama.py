@@ -66,8 +66,13 @@ def llama(
     bias: bool = False,
     mixed: DType | None = None,
     context: int = 4096,
+    gemma: bool = False,
 ) -> Graph:
-    """A Llama of ``layers`` blocks. ``mixed``: the type of the value and down matrices."""
+    """A Llama of ``layers`` blocks. ``mixed``: the type of the value and down matrices.
+
+    ``gemma``: with all that Gemma 2 and 3 do otherwise (windows in even layers, norms of heads and
+    behind attention and feed-forward, GELU, caps, scaled embeddings, stretched rotations).
+    """
     rng = np.random.default_rng(seed)
     tensors: dict[str, Tensor] = {}
     nodes: list[Node] = []
@@ -94,30 +99,56 @@ def llama(
             inputs.append(weight(f"{output}.b", DType.F32, rows))
         return node(Op.MATMUL, output, *inputs)
 
-    rope = {"head_dim": head_dim, "rot_dim": rot_dim or head_dim, "theta": 10000.0, "style": style}
-    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    x = node(Op.EMBED, "x", "tokens", weight("table", dtype, vocabulary, width, size=1.0))
+    rope: dict[str, Any] = {
+        "head_dim": head_dim,
+        "rot_dim": rot_dim or head_dim,
+        "theta": 10000.0,
+        "style": style,
+    }
+    sizes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    table = weight("table", dtype, vocabulary, width, size=1.0)
+    x = node(Op.EMBED, "x", "tokens", table, **({"scale": 1.5} if gemma else {}))
+    if gemma:
+        gain("divisors", rope["rot_dim"] // 2)
+
+    def turned(name: str, x: str, count: int, layer: int) -> str:
+        if not gemma:
+            return node(Op.ROPE, name, x, heads=count, **rope)
+        normed = node(
+            Op.HEAD_NORM, f"{name}.n", x, gain(f"{name}.g", head_dim),
+            eps=1e-6, heads=count, head_dim=head_dim,
+        )  # fmt: skip
+        if layer % 2 == 0:
+            return node(Op.ROPE, name, normed, heads=count, **rope)
+        return node(Op.ROPE, name, normed, "divisors", heads=count, stretch=2.0, **rope)
+
+    def after(name: str, x: str) -> str:
+        return node(Op.RMSNORM, name, x, gain(f"{name}.g", width), eps=1e-5) if gemma else x
+
     for i in range(layers):
         h = node(Op.RMSNORM, f"{i}.in", x, gain(f"{i}.g1", width), eps=1e-5)
         q = matmul(f"{i}.q", h, heads * head_dim, width, dtype)
         k = matmul(f"{i}.k", h, kv_heads * head_dim, width, dtype)
         v = matmul(f"{i}.v", h, kv_heads * head_dim, width, mixed or dtype)
-        q = node(Op.ROPE, f"{i}.qr", q, heads=heads, **rope)
-        k = node(Op.ROPE, f"{i}.kr", k, heads=kv_heads, **rope)
-        a = node(Op.ATTENTION, f"{i}.a", q, k, v, layer=i, scale=head_dim**-0.5, **sizes)
-        o = matmul(f"{i}.o", a, width, heads * head_dim, dtype)
+        q, k = turned(f"{i}.qr", q, heads, i), turned(f"{i}.kr", k, kv_heads, i)
+        limits = {"softcap": 2.0} | ({"window": 7} if i % 2 == 0 else {}) if gemma else {}
+        scale = head_dim**-0.5
+        a = node(Op.ATTENTION, f"{i}.a", q, k, v, layer=i, scale=scale, **sizes, **limits)
+        o = after(f"{i}.op", matmul(f"{i}.o", a, width, heads * head_dim, dtype))
         x = node(Op.ADD, f"{i}.x1", x, o)
         h = node(Op.RMSNORM, f"{i}.mid", x, gain(f"{i}.g2", width), eps=1e-5)
         gate = matmul(f"{i}.gate", h, ffn, width, dtype)
         up = matmul(f"{i}.up", h, ffn, width, dtype)
-        act = node(Op.SILU_MUL, f"{i}.act", gate, up)
-        down = matmul(f"{i}.down", act, width, ffn, mixed or dtype)
+        act = node(Op.GELU_MUL if gemma else Op.SILU_MUL, f"{i}.act", gate, up)
+        down = after(f"{i}.dp", matmul(f"{i}.down", act, width, ffn, mixed or dtype))
         x = node(Op.ADD, f"{i}.x2", down, x)
     x = node(Op.LAST, "last", x)
     x = node(Op.RMSNORM, "norm", x, gain("g", width), eps=1e-5)
     table = "table" if tied else weight("head", dtype, vocabulary, width, size=1.0)
-    node(Op.MATMUL, "logits", x, table)
-    return Graph(tensors, tuple(nodes), ("tokens",), ("logits",), context, vocabulary, layers)
+    out = node(Op.MATMUL, "logits", x, table)
+    if gemma:
+        out = node(Op.SOFTCAP, "capped", out, cap=3.0)
+    return Graph(tensors, tuple(nodes), ("tokens",), (out,), context, vocabulary, layers)
 
 
 def forward(graph: Graph, tokens: Sequence[int], *, mirror: bool = False) -> Array:
@@ -140,7 +171,7 @@ def compute(
 ) -> Array:
     ins, attrs = node.inputs, node.attrs
     if node.op is Op.EMBED:
-        return weight_of(graph, ins[1])[tokens]
+        return weight_of(graph, ins[1])[tokens] * attrs.get("scale", 1.0)
     x = values[ins[0]]
     if node.op is Op.RMSNORM:
         return x / np.sqrt((x * x).mean(1, keepdims=True) + attrs["eps"]) * weight_of(graph, ins[1])
@@ -149,12 +180,21 @@ def compute(
             x = rounded(x)
         y = x @ weight_of(graph, ins[1]).T
         return y + weight_of(graph, ins[2]) if len(ins) == 3 else y
+    if node.op is Op.HEAD_NORM:
+        each = x.reshape(len(x), attrs["heads"], attrs["head_dim"])
+        size = np.sqrt((each * each).mean(2, keepdims=True) + attrs["eps"])
+        return (each / size * weight_of(graph, ins[1])).reshape(x.shape)
     if node.op is Op.ROPE:
-        return rotated(x, attrs)
+        return rotated(x, attrs, weight_of(graph, ins[1]) if len(ins) == 2 else None)
     if node.op is Op.ATTENTION:
         return attended(x, values[ins[1]], values[ins[2]], attrs)
     if node.op is Op.SILU_MUL:
         return x / (1 + np.exp(-x)) * values[ins[1]]
+    if node.op is Op.GELU_MUL:
+        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        return 0.5 * x * (1 + np.tanh(inner)) * values[ins[1]]
+    if node.op is Op.SOFTCAP:
+        return attrs["cap"] * np.tanh(x / attrs["cap"])
     return x + values[ins[1]] if node.op is Op.ADD else x
 
 
@@ -165,10 +205,13 @@ def rounded(x: Array) -> Array:
     return (np.rint(groups / d) * d).reshape(x.shape)
 
 
-def rotated(x: Array, attrs: Any) -> Array:
+def rotated(x: Array, attrs: Any, divisors: Array | None = None) -> Array:
     rot = attrs["rot_dim"]
     y = x.reshape(len(x), attrs["heads"], attrs["head_dim"]).copy()
-    angle = np.arange(len(x))[:, None] * attrs["theta"] ** (-np.arange(0, rot, 2) / rot)
+    rate = attrs["theta"] ** (-np.arange(0, rot, 2) / rot) / attrs.get("stretch", 1.0)
+    if divisors is not None:
+        rate = rate / divisors
+    angle = np.arange(len(x))[:, None] * rate
     c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
     split = attrs["style"] == "split"
     one = np.arange(rot // 2) if split else np.arange(0, rot, 2)
@@ -185,7 +228,11 @@ def attended(q: Array, k: Array, v: Array, attrs: Any) -> Array:
         np.repeat(a.reshape(n, kv_heads, dim).swapaxes(0, 1), heads // kv_heads, 0) for a in (k, v)
     )
     scores = queries @ keys.swapaxes(1, 2) * attrs["scale"]
-    scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
+    if cap := attrs.get("softcap"):
+        scores = cap * np.tanh(scores / cap)
+    ahead = np.arange(n)[None, :] - np.arange(n)[:, None]
+    window = attrs.get("window") or n
+    scores[:, (ahead > 0) | (ahead <= -window)] = -np.inf
     p = np.exp(scores - scores.max(2, keepdims=True))
     return (p / p.sum(2, keepdims=True) @ rows).swapaxes(0, 1).reshape(n, -1)
 

@@ -27,6 +27,7 @@ class Allowance:
     at: float = 0.0
     since: float = 0.0
     connects: int = 0
+    accepts: int = 0
     denied: int = 0
     sent: int = 0
     received: int = 0
@@ -46,14 +47,15 @@ class Allowance:
         if record["event"] == "connect":
             self.connects += 1
             self.denied += record["verdict"] == "denied"
+        self.accepts += record["event"] == "accept"
         self.sent += record.get("sent", 0)
         self.received += record.get("received", 0)
 
     def summary(self) -> audit.Record:
         """What was counted, which begins anew."""
-        names = ("connects", "denied", "sent", "received")
+        names = ("connects", "accepts", "denied", "sent", "received")
         told = {name: getattr(self, name) for name in names}
-        self.connects = self.denied = self.sent = self.received = 0
+        self.connects = self.accepts = self.denied = self.sent = self.received = 0
         self.since = 0.0
         return told
 
@@ -73,7 +75,7 @@ class AuditLog:
 
     def write(self, record: audit.Record, now: float) -> None:
         """Add a record, or count it: what is rare has its line in any case."""
-        if record["event"] not in ("connect", "end"):
+        if record["event"] not in ("connect", "accept", "end"):
             self._add(record)
             return
         plugin = str(record.get("plugin", ""))

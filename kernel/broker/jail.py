@@ -26,7 +26,7 @@ _SYSTEM_CALLS = """
     sigaltstack clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time
     getpid gettid getppid getuid geteuid getgid getegid getrandom uname sysinfo
     poll ppoll select pselect6 epoll_wait epoll_pwait epoll_ctl epoll_create1 eventfd2
-    connect sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg shutdown
+    accept accept4 connect sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg shutdown
     getsockname getpeername getsockopt setsockopt tgkill
 """
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)

@@ -5,6 +5,7 @@ worker's channel is kept here and handed to the next one, so that the workers no
 that their connections have ended.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +24,14 @@ from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward.log import LogFile
-from clawai.sdk import netrules
+from clawai.sdk import audit, netrules
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Permissions
 
 UID = 63999
 """Of the broker under a daemon that is root: below those of the plugins."""
+TASKS = 16
+"""Tasks that one record names at most."""
 HOSTS = "CLAW_BROKER_HOSTS"
 """Environment variable, for tests: a file in place of name servers (``resolve.HostsFile``)."""
 
@@ -40,14 +44,20 @@ class Channel:
     keys: list[str]
     end: socket.socket
     """The broker's end of the pair."""
+    listeners: dict[int, socket.socket]
+    """By port; the broker alone accepts on them."""
 
 
 class Network:
     """The broker and the listening sockets of all workers."""
 
-    def __init__(self, loop: Loop, log: LogFile) -> None:
+    def __init__(self, loop: Loop, log: LogFile, ask: Callable[[int], None] | None = None) -> None:
         self.loop = loop
         self.log = log
+        self._ask = ask
+        """Asks the daemon what runs on a worker, which ``runs`` hears; None: nobody knows."""
+        self._unwritten: deque[tuple[audit.Record, bool]] = deque()
+        """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
         self.pid = 0
         """The broker's process; 0 while there is none."""
@@ -81,10 +91,11 @@ class Network:
             text = f"the plugin {plugin} listens on too many ports"
             raise ClawError("bad_config", text, len(listen), limits.LISTENERS)
         try:
-            for key in listen:
-                fds[f"listen:{netrules.listen_rule(key)[1]}"] = self._listen(worker, plugin, key)
-            if network:
-                fds["broker"] = self._channel(worker, plugin, network)
+            listening = {netrules.listen_rule(key)[1]: key for key in listen}
+            for port, key in listening.items():
+                fds[f"listen:{port}"] = self._listen(worker, plugin, key)
+            held = {port: self._listeners[plugin, key][0] for port, key in listening.items()}
+            fds["broker"] = self._channel(worker, plugin, network, held)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
@@ -102,12 +113,16 @@ class Network:
         for place, (sock, workers) in list(self._listeners.items()):
             workers.discard(worker)
             if not workers:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # the broker's copy listens no more, too
                 sock.close()
                 del self._listeners[place]
 
-    def _channel(self, worker: int, plugin: str, keys: list[str]) -> int:
+    def _channel(
+        self, worker: int, plugin: str, keys: list[str], listeners: dict[int, socket.socket]
+    ) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channels[worker] = Channel(plugin, keys, ours)
+        self._channels[worker] = Channel(plugin, keys, ours, listeners)
         if self._link:
             self._hand_over(worker, again=False)
         elif not self._again:
@@ -149,8 +164,9 @@ class Network:
 
     def _hand_over(self, worker: int, again: bool) -> None:
         channel = self._channels[worker]
-        copy = os.dup(channel.end.fileno())
-        self._tell("worker", worker, channel.plugin, channel.keys, again, fds=(copy,))
+        ports, listeners = list(channel.listeners), channel.listeners.values()
+        copies = tuple(os.dup(sock.fileno()) for sock in (channel.end, *listeners))
+        self._tell("worker", worker, channel.plugin, channel.keys, again, ports, fds=copies)
 
     def _tell(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         if self._link:
@@ -182,7 +198,28 @@ class Network:
             text = f"{who} was cut off from the network: {record['reason']}"
             self.log.write("warning", text)
 
-    def _note(self, record: dict[str, Any]) -> None:
+    def _note(self, record: audit.Record) -> None:
+        """Have a record written; of a connection only once it is known for whom."""
+        waits = self._ask is not None and record["event"] in ("connect", "accept")
+        self._unwritten.append((record, waits))
+        if waits and self._ask:
+            self._ask(record["worker"])
+        self._write_known()
+
+    def runs(self, tasks: list[tuple[int, str]], _: list[int]) -> None:
+        """The daemon's answer to the oldest question: a worker's tasks, and whose each is."""
+        place = next(place for place, (_, waits) in enumerate(self._unwritten) if waits)
+        record = self._unwritten[place][0]
+        record["principal"] = ", ".join(sorted({principal for _, principal in tasks}))
+        record["tasks"] = [number for number, _ in tasks[:TASKS]]
+        self._unwritten[place] = record, False
+        self._write_known()
+
+    def _write_known(self) -> None:
+        while self._unwritten and not self._unwritten[0][1]:
+            self._write(self._unwritten.popleft()[0])
+
+    def _write(self, record: audit.Record) -> None:
         before = self.audit.lost
         self.audit.write(record, time.monotonic())
         if self.audit.lost and not before:
@@ -237,6 +274,9 @@ class Network:
                 name, arguments, fds = message
                 self._handlers[name](*arguments, fds)
             self._reap()
+        self._ask = None
+        for record, _ in self._unwritten:  # the daemon answers no more
+            self._write(record)
         self.audit.close()
 
 

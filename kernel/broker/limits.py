@@ -10,6 +10,8 @@ WAITING = 16
 RATE = 10.0
 """Connections a second, over a time; at once as many as ``BURST``."""
 BURST = 300
+TAKES_RATE, TAKES_BURST = 200.0, 1000
+"""Connections that it accepts, in the same way; more wait at the port."""
 REQUEST = 2048
 """Of one request."""
 UNSENT = 256

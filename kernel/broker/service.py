@@ -38,10 +38,33 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     port: int
     timeout: float
+    accept: bool = False
+    """The next connection to this port of its own, if there is one; the host is left empty."""
 
 
 _requests = msgspec.msgpack.Decoder(Request)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass
+class Bucket:
+    """How often something may be done."""
+
+    rate: float
+    """A second, over a time."""
+    burst: float
+    """At once."""
+    tokens: float
+    counted: float = 0.0
+
+    def take(self, now: float) -> bool:
+        """Count one; whether that keeps to the rate."""
+        more = (now - self.counted) * self.rate if self.counted else 0.0
+        self.tokens, self.counted = min(self.burst, self.tokens + more), now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
 
 
 @dataclass
@@ -53,23 +76,29 @@ class Client:
     keys: list[str]
     rules: tuple[Rule, ...]
     sock: socket.socket
+    listeners: dict[int, socket.socket] = field(default_factory=dict)
+    """By port; only this process may accept on them."""
     unsent: deque[tuple[bytes, socket.socket | None]] = field(default_factory=deque)
     trades: dict[int, "Trade"] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
     rests: float = 0.0
     """Until when its requests are not read, because it asks too often; 0: they are."""
-    tokens: float = limits.BURST
-    counted: float = 0.0
+    asks: Bucket = field(default_factory=lambda: Bucket(limits.RATE, limits.BURST, limits.BURST))
+    takes: Bucket = field(
+        default_factory=lambda: Bucket(limits.TAKES_RATE, limits.TAKES_BURST, limits.TAKES_BURST)
+    )
 
-    def keeps_rate(self, now: float) -> bool:
+    def keeps_rate(self, now: float, bucket: Bucket) -> bool:
         """Count a request; whether the worker keeps to the rate."""
-        more = (now - self.counted) * limits.RATE if self.counted else 0.0
-        self.tokens, self.counted = min(limits.BURST, self.tokens + more), now
-        if self.tokens < 1:
-            self.rests = now + 1 / limits.RATE
-            return False
-        self.tokens -= 1
-        return True
+        if kept := bucket.take(now):
+            return kept
+        self.rests = now + 1 / bucket.rate
+        return False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many connections as one may."""
+        return len(self.relays) + len(self.trades) >= limits.CONNECTIONS
 
 
 @dataclass
@@ -134,12 +163,24 @@ class Broker:
         self.loop.rewatch(self.link.fileno(), self.link.mask)
 
     def _worker(
-        self, number: int, plugin: str, keys: list[str], again: bool, fds: list[int]
+        self,
+        number: int,
+        plugin: str,
+        keys: list[str],
+        again: bool,
+        ports: list[int],
+        fds: list[int],
     ) -> None:
-        """A worker may ask; ``again``: another broker served it, and died."""
+        """A worker may ask; ``again``: another broker served it, and died.
+
+        ``fds``: its channel, and the listening socket of each of ``ports``.
+        """
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
-        client = Client(number, plugin, keys, netrules.network_rules(keys), sock)
+        listening = {
+            port: socket.socket(fileno=fd) for port, fd in zip(ports, fds[1:], strict=True)
+        }
+        client = Client(number, plugin, keys, netrules.network_rules(keys), sock, listening)
         self.clients[number] = client
         self.loop.watch(sock.fileno(), lambda mask: self._asked(client, mask))
         if again:
@@ -223,6 +264,8 @@ class Broker:
             relay.close("gone")
         self.loop.unwatch(client.sock.fileno())
         client.sock.close()
+        for listener in client.listeners.values():
+            listener.close()
         for _, sock in client.unsent:
             if sock:
                 sock.close()
@@ -273,6 +316,9 @@ class Broker:
     # Connections.
 
     def _begin(self, client: Client, request: Request, now: float) -> None:
+        if request.accept:
+            self._take(client, request, now)
+            return
         try:
             self._require_rate(client, now)
             host = netrules.checked_host(request.host)
@@ -297,12 +343,12 @@ class Broker:
         )
 
     def _require_rate(self, client: Client, now: float) -> None:
-        if not client.keeps_rate(now):
+        if not client.keeps_rate(now, client.asks):
             text = f"the plugin {client.plugin} connects too often"
             raise Failed("too_many", text, None, f"{limits.RATE:g} a second", retry_after_ms=1000)
 
     def _require_room(self, client: Client) -> None:
-        if len(client.relays) + len(client.trades) >= limits.CONNECTIONS:
+        if client.is_full:
             text = f"the plugin {client.plugin} has too many connections"
             count = len(client.relays)
             raise Failed("too_many", text, count, limits.CONNECTIONS, "close some first")
@@ -352,7 +398,13 @@ class Broker:
             self._dialled(client, trade, None, at, error.errno or errno.EMFILE)
             return
         del client.trades[trade.n]
-        began, n = time.monotonic(), trade.n
+        self._relay(client, trade.n, ours, sock)
+        self._tell_connect(client, trade, str(at), "allowed", "")
+        self._answer(client, {"n": trade.n, "address": str(at)}, theirs)
+
+    def _relay(self, client: Client, n: int, ours: socket.socket, sock: socket.socket) -> None:
+        """Carry the bytes of a connection until it ends, which is told."""
+        began = time.monotonic()
 
         def done(why: str) -> None:
             del client.relays[n], self._idle[relay]
@@ -367,8 +419,31 @@ class Broker:
         )
         client.relays[n] = relay
         self._idle[relay] = began
-        self._tell_connect(client, trade, str(at), "allowed", "")
-        self._answer(client, {"n": n, "address": str(at)}, theirs)
+
+    def _take(self, client: Client, request: Request, now: float) -> None:
+        """Accept the next connection to a port of a worker, if there is one.
+
+        The worker itself cannot: so what is written down of those who connected is all of them.
+        """
+        n, port = request.n, request.port
+        if port not in client.listeners:
+            text = f"the plugin {client.plugin} does not listen on port {port}"
+            error = ClawError("not_permitted", text, port, sorted(client.listeners))
+            self._answer(client, {"n": n, "reason": "", "error": _as_told(error)})
+            return
+        client.keeps_rate(now, client.takes)  # if not, it rests after this one
+        found = None
+        full = client.is_full or len(self._idle) >= self.total
+        if not full:
+            found = _accepted(client.listeners[port])
+        if found is None:
+            self._answer(client, {"n": n, "none": "full" if full else ""})
+            return
+        sock, at, ours, theirs = found
+        self._relay(client, n, ours, sock)
+        address = at[0].removeprefix("::ffff:")
+        self._report(client, n, "accept", port=port, address=address, peer_port=at[1])
+        self._answer(client, {"n": n, "peer": list(at)}, theirs)
 
     def _end(self, client: Client, trade: Trade, error: ClawError, address: str = "") -> None:
         """A connection that does not come about."""
@@ -382,7 +457,7 @@ class Broker:
         trade = Trade(n, host, port, 0)
         verdict = "failed" if isinstance(error, Failed) else "denied"
         self._tell_connect(client, trade, address, verdict, error.message)
-        told = {name: getattr(error, name) for name in _FIELDS}
+        told = _as_told(error)
         self._answer(client, {"n": n, "reason": getattr(error, "reason", ""), "error": told})
 
     def _tell_connect(
@@ -416,6 +491,35 @@ class Broker:
 
 
 _FIELDS = ("code", "message", "got", "allowed", "hint", "retry_after_ms")
+Accepted = tuple[socket.socket, Any, socket.socket, socket.socket]
+"""A connection, who has made it, and both ends of a pair."""
+
+
+def _as_told(error: ClawError) -> dict[str, Any]:
+    """An error for a worker."""
+    return {name: getattr(error, name) for name in _FIELDS}
+
+
+def _accepted(listener: socket.socket) -> Accepted | None:
+    """The next connection to a port; None if there is none, or no room for one."""
+    # Whether the socket blocks, its worker decides, which has it too. But nobody else can accept:
+    # once the poller has seen a connection, there is one.
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    if poller.poll(0) != [(listener.fileno(), select.POLLIN)]:
+        return None
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return None
+    try:
+        sock, at = listener.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        ours.close()
+        theirs.close()
+        return None
+    return sock, at, ours, theirs
 
 
 class Failed(ClawError):

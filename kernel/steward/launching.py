@@ -103,6 +103,7 @@ def order(
     if own["data"]:
         policy = dataclasses.replace(policy, write_paths=(*policy.write_paths, own["data"]))
     folder = registry.places[spec.plugin]
+    loaded = [folder, *(registry.places[each.plugin.name] for each in registry.drivers(plugin))]
     model: dict[str, Any] = {}
     fds: dict[str, int] = {}
     if spec.model:
@@ -126,7 +127,7 @@ def order(
         arguments | own | {"shares": code == spec.code},
         owner,
         # A plugin that is part of the installed package is imported from there.
-        [] if bundled else [str(folder.resolve())],
+        [str(each.resolve()) for each in loaded if each.parent != BUNDLED],
         fds,
         # Those that are forked share one layout of memory, which no stranger is to know.
         forked=HOST + LIBRARIES.get(plugin.plugin.kind, ()) if bundled else (),
@@ -160,7 +161,7 @@ def uid(plugin: str, taken: dict[str, int]) -> int:
 def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     """The profile that the manifest names, with this plugin's paths and limits."""
     asked = plugin.permissions
-    # Who listens must be able to accept, and nothing more than a tool can do otherwise.
+    # Who listens needs a descriptor for each connection, and nothing more than a tool otherwise.
     listens = asked.listen and asked.profile == "tool"
     base = Policy.load("network" if listens else asked.profile)
     # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
@@ -178,7 +179,7 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
         write_paths=base.write_paths + write,
         programs=base.programs + tuple(map(places.program, asked.programs)),
         devices=base.devices + tuple(map(places.device, asked.devices)),
-        accept=base.accept or bool(asked.listen),
+        accept=False,  # the broker does, and writes it down
         memory_bytes=budget,
         max_threads=max(base.max_threads, plugin.limits.threads),
         # What it declared; what a model adds, the ledger charges and the rlimit stops.

@@ -103,7 +103,7 @@ class Steward:
         self.folders = Folders(self._end_worker)
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
-        self.network = Network(self.loop, self.log)
+        self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -119,6 +119,7 @@ class Steward:
             "view": self._view,
             "news": self._news,
             "left": self._left,
+            "runs": self.network.runs,
             "launch": self._launch,
             "Kill": lambda worker, _why, _: self._signal(worker, signal.SIGKILL),
             "Suspend": self._suspend,

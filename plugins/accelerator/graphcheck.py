@@ -29,9 +29,11 @@ def need_int(node: Node, name: str, low: int, high: int) -> int:
     return value
 
 
-def need_float(node: Node, name: str, low: float, high: float) -> float:
+def need_float(
+    node: Node, name: str, low: float, high: float, default: float | None = None
+) -> float:
     """A finite number attribute within ``low..high``."""
-    value: Any = node.attrs.get(name)
+    value: Any = node.attrs.get(name, default)
     ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not ok or not low <= value <= high:
         raise refuse(node, f"attribute {name} must be a number in {low}..{high}, got {value!r}")
@@ -108,8 +110,9 @@ class GraphCheck:
             )
 
     def _node(self, node: Node) -> None:
-        counts = {Op.EMBED: (2,), Op.RMSNORM: (2,), Op.MATMUL: (2, 3), Op.ROPE: (1,)}
+        counts = {Op.EMBED: (2,), Op.RMSNORM: (2,), Op.MATMUL: (2, 3), Op.ROPE: (1, 2)}
         counts |= {Op.ATTENTION: (3,), Op.SILU_MUL: (2,), Op.ADD: (2,), Op.LAST: (1,)}
+        counts |= {Op.HEAD_NORM: (2,), Op.GELU_MUL: (2,), Op.SOFTCAP: (1,)}
         if node.op not in counts:
             raise UnsupportedGraph(f"node {node.output!r}: op {node.op!r} is not supported")
         if len(node.inputs) not in counts[node.op]:
@@ -137,6 +140,7 @@ class GraphCheck:
     def _embed(self, node: Node) -> int:
         if node.inputs[0] not in self.graph.inputs:
             raise refuse(node, f"input {node.inputs[0]!r} must be the graph's input")
+        need_float(node, "scale", -1e6, 1e6, 1.0)
         return int(self.weight(node, 1, self.graph.vocabulary, -1).shape[1])
 
     def _rmsnorm(self, node: Node) -> int:
@@ -144,6 +148,12 @@ class GraphCheck:
         self.weight(node, 1, width)
         need_float(node, "eps", 0.0, 1.0)
         return width
+
+    def _head_norm(self, node: Node) -> int:
+        heads, dim = need_int(node, "heads", 1, 4096), self._head_dim(node)
+        self.weight(node, 1, dim)
+        need_float(node, "eps", 0.0, 1.0)
+        return self.active(node, 0, heads * dim)
 
     def _matmul(self, node: Node) -> int:
         width = int(self.weight(node, 1, -1, self.active(node, 0)).shape[0])
@@ -158,6 +168,9 @@ class GraphCheck:
         if rot % 2:
             raise refuse(node, f"attribute rot_dim must be even, got {rot}")
         need_float(node, "theta", 1.0, 1e12)
+        need_float(node, "stretch", 1.0, 1e6, 1.0)
+        if len(node.inputs) == 2:
+            self.weight(node, 1, rot // 2)
         if node.attrs.get("style") not in ("interleaved", "split"):
             raise refuse(
                 node, f"style must be interleaved or split, got {node.attrs.get('style')!r}"
@@ -174,6 +187,9 @@ class GraphCheck:
             raise refuse(node, f"layer {layer} already has an attention node")
         self.layers_seen.add(layer)
         need_float(node, "scale", -1e6, 1e6)
+        need_float(node, "softcap", 0.0, 1e6, 0.0)
+        if "window" in node.attrs:
+            need_int(node, "window", 0, 1 << 40)
         self.active(node, 1, kv_heads * dim)
         self.active(node, 2, kv_heads * dim)
         return self.active(node, 0, heads * dim)
@@ -186,6 +202,13 @@ class GraphCheck:
 
     def _silu_mul(self, node: Node) -> int:
         return self.active(node, 1, self.active(node, 0))
+
+    def _gelu_mul(self, node: Node) -> int:
+        return self._silu_mul(node)
+
+    def _softcap(self, node: Node) -> int:
+        need_float(node, "cap", 1e-6, 1e6)
+        return self.active(node, 0)
 
     def _add(self, node: Node) -> int:
         return self.active(node, 1, self.active(node, 0))
@@ -201,5 +224,13 @@ class GraphCheck:
                 f"({self.graph.vocabulary}), computed from a LAST node"
             )
         last = self.graph.nodes[-1]
-        if last.op is not Op.MATMUL or last.output != name:
-            raise refuse(last, "the last node must be the MATMUL that gives the graph's output")
+        if last.output != name:
+            raise refuse(last, "the last node must give the graph's output")
+        maker = last
+        if last.op is Op.SOFTCAP:
+            maker = next(n for n in self.graph.nodes if n.output == last.inputs[0])
+            readers = [n for n in self.graph.nodes if maker.output in n.inputs]
+            if readers != [last]:
+                raise refuse(last, "nobody else may read what it caps")
+        if maker.op is not Op.MATMUL:
+            raise refuse(last, "the graph's output must be that of a MATMUL, capped or not")

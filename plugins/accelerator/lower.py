@@ -38,6 +38,9 @@ class Step:
     folds: "Step | None" = None
 
 
+GATES = (Op.SILU_MUL, Op.GELU_MUL)
+
+
 class Lowering:
     """The steps, buffers, weights and cache layout of one plan."""
 
@@ -59,6 +62,9 @@ class Lowering:
         for node in graph.nodes:
             for name in node.inputs:
                 self._readers[name].append(node)
+        last = graph.nodes[-1]
+        # What the last node caps is capped where it lies.
+        self._logits = {*graph.outputs, *(last.inputs if last.op is Op.SOFTCAP else ())}
         self._late = self._absorbed()
         for node in graph.nodes:
             if node.output not in self._emitted and node.output not in self._late:
@@ -72,7 +78,7 @@ class Lowering:
         """Outputs of nodes that a later node computes as part of itself."""
         late: set[str] = set()
         for node in self.graph.nodes:
-            if node.op is Op.SILU_MUL and self._gated(node):
+            if node.op in GATES and self._gated(node):
                 late.update(node.inputs)
             elif node.op is Op.ADD and (name := self._added(node)):
                 late.add(name)
@@ -135,7 +141,7 @@ class Lowering:
 
     def _float(self, name: str, width: int) -> View:
         """A new view for an activation; the graph's output goes to the caller's memory."""
-        if name in self.graph.outputs:
+        if name in self._logits:
             view = View(None)
         else:
             # Rows start on cache lines, so that two threads rarely write one.
@@ -196,6 +202,7 @@ class Lowering:
         numbers: dict[str, int | float] = {"rows": rows, "k": width}
         numbers |= {"format": FORMATS.index(PACKED[table.dtype])}
         numbers |= {"weight": matrix(self.weights, (table,))}
+        numbers |= {"scale": float(node.attrs.get("scale", 1.0))}
         step = Step(lib.CLAW_EMBED, node.output, 0, numbers)
         step.views["y"] = self._float(node.output, width)
         self._emit(step, node.output)
@@ -211,6 +218,23 @@ class Lowering:
             step.flags |= lib.CLAW_FOLDED
         self._emit(step, node.output)
 
+    def _head_norm(self, node: Node) -> None:
+        gain = vector(self.weights, (self.graph.tensors[node.inputs[1]],))
+        step = Step(lib.CLAW_HEAD_NORM, node.output)
+        step.numbers |= {"heads": int(node.attrs["heads"]), "kv_heads": 1}
+        step.numbers |= {"head_dim": int(node.attrs["head_dim"])}
+        step.numbers |= {"eps": float(node.attrs["eps"]), "weight": gain}
+        step.views["a"] = self._views[node.inputs[0]]
+        step.views["y"] = self._float(node.output, self.check.width[node.output])
+        self._emit(step, node.output)
+
+    def _softcap(self, node: Node) -> None:
+        numbers = {"k": self.check.width[node.output], "cap": float(node.attrs["cap"])}
+        step = Step(lib.CLAW_SOFTCAP, node.output, 0, numbers)
+        step.views["a"] = self._views[node.inputs[0]]
+        step.views["y"] = self._float(node.output, numbers["k"])
+        self._emit(step, node.output)
+
     def _matmul(self, node: Node) -> None:
         """This product and the later ones that can share its matrix (same input and format)."""
         group = [node]
@@ -220,7 +244,7 @@ class Lowering:
                 and other.op is Op.MATMUL
                 and other.output not in self._late
                 and other.output not in self._emitted
-                and not {node.output, other.output} & set(self.graph.outputs)
+                and not {node.output, other.output} & self._logits
                 and self._matmul_format(other) == self._matmul_format(node)
                 and all(self.check.width[n.output] % 8 == 0 for n in group)
             ):
@@ -264,17 +288,24 @@ class Lowering:
         return step
 
     def _silu_mul(self, node: Node) -> None:
+        self._gate(node, 0, lib.CLAW_SILU_MUL)
+
+    def _gelu_mul(self, node: Node) -> None:
+        self._gate(node, lib.CLAW_GELU, lib.CLAW_GELU_MUL)
+
+    def _gate(self, node: Node, flags: int, alone: int) -> None:
+        """One product with interleaved rows where that can be, else a step of its own."""
         width = self.check.width[node.output]
         if self._late.issuperset(node.inputs) and self._gated(node):
             gate, up = (self._makers[name] for name in node.inputs)
             tensors = tuple(self.graph.tensors[n.inputs[1]] for n in (gate, up))
             step = self._product(gate, tensors, width, node.output, gated=True)
-            step.flags |= lib.CLAW_SILU
+            step.flags |= lib.CLAW_SILU | flags
             self._outputs(step, node.output, width, q8_fits=width % lib.CLAW_GROUP == 0)
             self._emitted.update(node.inputs)
             self._emit(step, node.output)
         else:
-            self._pairwise(node, lib.CLAW_SILU_MUL)
+            self._pairwise(node, alone)
 
     def _add(self, node: Node) -> None:
         name = self._added(node)
@@ -334,7 +365,8 @@ class Lowering:
 
     def _rotate(self, step: Step, node: Node) -> None:
         turn = rotation_of(node)
-        table = rotation(self.tables, turn, self.context)
+        divisors = self.graph.tensors[node.inputs[1]] if len(node.inputs) == 2 else None
+        table = rotation(self.tables, turn, self.context, divisors)
         step.numbers |= {"rot_dim": turn.rot_dim, "extra": table}
         if turn.interleaved:
             step.flags |= lib.CLAW_INTERLEAVED
@@ -354,6 +386,9 @@ class Lowering:
         self._emit(append, node.output)
         step = Step(lib.CLAW_ATTEND, node.output, 0, dict(numbers))
         step.numbers |= {"cache": self.cache_block, "scale": float(node.attrs["scale"])}
+        window = int(node.attrs.get("window", 0))
+        step.numbers |= {"window": window if window < self.context else 0}
+        step.numbers |= {"cap": float(node.attrs.get("softcap", 0.0))}
         step.views["a"] = self._views[names[0]]
         fits = numbers["head_dim"] % lib.CLAW_GROUP == 0
         self._outputs(step, node.output, self.check.width[node.output], q8_fits=fits)
@@ -384,4 +419,10 @@ class Lowering:
 def rotation_of(node: Node) -> Rotation:
     """The rotation of a ROPE node whose attributes have been checked."""
     style = node.attrs["style"] == "interleaved"
-    return Rotation(float(node.attrs["theta"]), int(node.attrs["rot_dim"]), style)
+    return Rotation(
+        float(node.attrs["theta"]),
+        int(node.attrs["rot_dim"]),
+        style,
+        float(node.attrs.get("stretch", 1.0)),
+        node.inputs[1] if len(node.inputs) == 2 else "",
+    )

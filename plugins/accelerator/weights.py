@@ -28,6 +28,9 @@ class Rotation:
     theta: float
     rot_dim: int
     interleaved: bool
+    stretch: float = 1.0
+    divisors: str = ""
+    """Name of the vector that divides the frequencies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,17 @@ def vector(memory: Memory, parts: tuple[Tensor | int, ...]) -> int:
     return memory.item(key, 4 * sum(sizes), write, label)
 
 
-def rotation(memory: Memory, turn: Rotation, context: int) -> int:
+def rotation(memory: Memory, turn: Rotation, context: int, divisors: Tensor | None = None) -> int:
     """Offset of the table that ``csrc/ops/rope.c`` describes, one row a position."""
     width = turn.rot_dim * (2 if turn.interleaved else 1)
+    by = np.ones(1, np.float32) if divisors is None else as_float32(divisors)
+    if not np.all(np.isfinite(by) & (by > 0)):
+        raise UnsupportedGraph(f"divisors of frequencies {turn.divisors!r} must be positive")
 
     def write(out: memoryview) -> None:
         table = np.frombuffer(out, np.float32, context * width).reshape(-1, width)
         power = np.arange(turn.rot_dim // 2, dtype=np.float64) * 2 / turn.rot_dim
-        frequency = turn.theta**-power
+        frequency = turn.theta**-power / turn.stretch / by.astype(np.float64)
         step = max(1, (1 << 20) // width)
         for start in range(0, context, step):
             rows = table[start : start + step]

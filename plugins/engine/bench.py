@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pluggy
 
 from clawai.plugins.engine.turns import Seat, Turns
 from clawai.plugins.engine.worker import Engine
-from clawai.sdk import hookspecs
+from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import read_plugin
@@ -29,20 +28,22 @@ from clawai.sdk.manifest import read_plugin
 class Host:
     """What ``claw_start`` is given: a model, threads, and all the memory that it asks for."""
 
-    def __init__(self, model: str, threads: int, context: int, sequences: int = 1) -> None:
+    def __init__(
+        self, engine: Engine, model: str, threads: int, context: int, sequences: int = 1
+    ) -> None:
         self.model: Mapping[str, Any] = {"name": Path(model).stem}
         self.model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
         self.threads = threads
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
         self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private"}
-        self._plugins = pluggy.PluginManager("clawai")
-        self._plugins.add_hookspecs(hookspecs)
+        self._plugins = hooks.manager()
         folder = Path(__file__).parent
         for name in read_plugin(folder).plugin.drivers:
             found = read_plugin(folder.parent / name).plugin.module
             module = importlib.import_module(found)
             self._plugins.register(getattr(module, "claw_plugin", module))
+        self._plugins.register(engine)
 
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
@@ -58,10 +59,15 @@ class Host:
 
     def driver(self, device: str) -> Any:
         """The first driver for ``device``."""
-        driver = self._plugins.hook.claw_driver(device=device)
-        if driver is None:
-            raise ClawError("worker_failed", f"no plugin drives {device!r}")
-        return driver
+        return hooks.open_device(self._plugins, device)
+
+    def load_model(self) -> Any:
+        """The model, from the plugin that knows its format."""
+        return hooks.load_model(self._plugins, self.model_fd)
+
+    def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
+        """A matrix in the blocks of ``dtype``."""
+        return hooks.quantize(self._plugins, weights, dtype, importance)
 
 
 class Ours:
@@ -111,7 +117,7 @@ def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
-        engine.claw_start(Host(sys.argv[1], *map(int, sys.argv[2:])))
+        engine.claw_start(Host(engine, sys.argv[1], *map(int, sys.argv[2:])))
     except ClawError as error:
         peer.fail(error)
         return

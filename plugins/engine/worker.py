@@ -20,6 +20,7 @@ from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.model import gguf, llama
 from clawai.sdk.model.driver import Driver, Plan, Stopped, UnsupportedGraph
 from clawai.sdk.model.graph import Graph
+from clawai.sdk.model.loaded import LoadedModel
 from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
 
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
@@ -40,12 +41,20 @@ class Engine:
         self._kept: list[mmap.mmap] = []
 
     @hookimpl
+    def claw_load_model(self, fd: int) -> LoadedModel | None:
+        """GGUF files of the Llama family; no other format is known here."""
+        if os.pread(fd, len(gguf.MAGIC), 0) != gguf.MAGIC:
+            return None
+        file = gguf.read(fd)
+        return LoadedModel(llama.graph(file), file)
+
+    @hookimpl
     def claw_start(self, worker: Start) -> None:
         """Read the model, reserve what it needs, pack it."""
         driver = worker.driver("cpu")
-        file = gguf.read(worker.model_fd)
-        graph = llama.graph(file)
-        tokenizer = Tokenizer(file)
+        model = worker.load_model()
+        graph = model.graph
+        tokenizer = Tokenizer(model.text)
         if tokenizer.vocabulary != graph.vocabulary:
             raise ClawError(
                 "bad_model",
@@ -53,7 +62,7 @@ class Engine:
                 got=tokenizer.vocabulary,
                 allowed=graph.vocabulary,
             )
-        template = _template(file, tokenizer)
+        template = _template(model.text, tokenizer)
         try:
             plan = self._plan(worker, driver, graph)
         except UnsupportedGraph as error:

@@ -27,7 +27,7 @@ _TRIES = 3
 def audit_command(
     plugin: str | None, denied: bool, lines: int, verify: bool, as_json: bool
 ) -> None:
-    """Show what plugins were granted, where they connected, and what they were denied.
+    """Show what plugins were granted, where they connected, who connected to them, what was denied.
 
     Names, addresses and counts only: what was sent is never looked at. Each record holds the hash
     of the one before it, and --verify follows the chain. Exit code 1 if it was broken.
@@ -85,12 +85,13 @@ def _verify(as_json: bool) -> None:
 def _table(rows: list[audit.Record]) -> None:
     """Rows for people."""
     output.table(
-        ("TIME", "PLUGIN", "WORKER", "VERDICT", "SENT", "RECEIVED", "TOOK", "WHAT"),
+        ("TIME", "PLUGIN", "WORKER", "FOR", "VERDICT", "SENT", "RECEIVED", "TOOK", "WHAT"),
         [
             (
                 _local(row.get("time")),
                 _text(row.get("plugin")) or "-",
                 _text(row.get("worker")) or "-",
+                _text(row.get("principal")) or "-",
                 _verdict(row),
                 _figure(row.get("sent"), output.size),
                 _figure(row.get("received"), output.size),
@@ -99,15 +100,15 @@ def _table(rows: list[audit.Record]) -> None:
             )
             for row in rows
         ],
-        right=(2, 4, 5, 6),
+        right=(2, 5, 6, 7),
     )
 
 
 def _verdict(row: audit.Record) -> str:
     """What came of a connection; of other records what they are."""
-    if row.get("event") != "connect":
+    if row.get("event") not in ("connect", "accept"):
         return _text(row.get("event"))
-    if row.get("verdict") != "allowed":
+    if row.get("verdict", "allowed") != "allowed":
         return _text(row.get("verdict"))
     return _text(row.get("ended")) or "open"
 
@@ -117,15 +118,20 @@ def _what(row: audit.Record) -> str:
     event = row.get("event")
     if event == "connect":
         host, port, address = row.get("host"), row.get("port"), _text(row.get("address"))
-        where = spoken(_text(host), port if isinstance(port, int) else 0)
+        where = spoken(_text(host), _number(port))
         at = f" at {address}" if address and address != host else ""
         reason = _text(row.get("reason"))
         return f"{where}{at}: {reason}" if reason else f"{where}{at}"
+    if event == "accept":
+        who = spoken(_text(row.get("address")), _number(row.get("peer_port")))
+        return f"{who} connected to port {_number(row.get('port'))}"
     if event == "grant":
         parts = [f"may {verb} {_text(row[key])}" for verb, key in _GRANTS if row.get(key)]
         return ", ".join(parts) or "nothing"
     if event == "more":
-        return f"{row.get('connects')} more connections, {row.get('denied')} of them denied"
+        taken = f", {row['accepts']} accepted" if row.get("accepts") else ""
+        told = f"{row.get('connects')} more connections, {row.get('denied')} of them denied"
+        return f"{told}{taken}"
     return _text(row.get("reason"))
 
 
@@ -134,6 +140,10 @@ _GRANTS = (("connect to", "network"), ("listen on", "listen"))
 
 def _text(value: Any) -> str:
     return "" if value is None else re.sub(r"\s+", " ", str(value))
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _figure(value: Any, shown: Callable[[float], str]) -> str:

@@ -19,10 +19,11 @@ from typing import Any, TextIO
 from clawai.sdk.errors import ClawError
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_CONTROLS = {
-    number: None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"
-} | dict.fromkeys((*range(8234, 8239), *range(8294, 8298)))
-"""C0 and C1 controls, and the bidirectional overrides that can disguise text."""
+_CONTROLS = {number: None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+_CONTROLS |= dict.fromkeys((0x61C, 0x200B, 0x200E, 0x200F, 0xFEFF, *range(0xE0000, 0xE0080)))
+_CONTROLS |= dict.fromkeys((*range(0x2028, 0x202F), *range(0x2060, 0x206A)))
+"""C0 and C1 controls, separators of lines, marks of direction, and what is not seen: all that can
+drive a terminal or disguise a text. Joiners stay: some alphabets are not written without them."""
 
 
 def clean(text: str) -> str:

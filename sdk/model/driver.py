@@ -1,7 +1,7 @@
 """What a driver (plugin code that runs graphs on a device) offers to an engine.
 
-Drivers register themselves through the hook ``claw_driver`` (see ``clawai.sdk.hookspecs``); the
-engine picks one and never imports it.
+Drivers register themselves through the hook ``claw_open_device`` (see ``clawai.sdk.hookspecs``);
+the engine picks one and never imports it.
 """
 
 from collections.abc import Callable, Iterable

@@ -34,7 +34,7 @@ MAX_ELEMENTS = 4 << 20
 """Elements of all metadata arrays together (the largest vocabularies have about 1.5 million)."""
 MAX_DIM = 1 << 40
 
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {
     code: struct.Struct(f"<{letter}")
@@ -119,6 +119,8 @@ class GGUF:
     nbytes: int
     offsets: Mapping[str, int]
     """Where each metadata value lies in the file, for errors."""
+    entries: Mapping[str, memoryview] = field(default_factory=dict, repr=False, compare=False)
+    """Each metadata value as it stands in the file, its type before it: for who writes another."""
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         """The metadata value of ``key``, which must be a ``kind``; ``default`` if it is missing.
@@ -159,7 +161,7 @@ def read(source: int | str | os.PathLike[str]) -> GGUF:
 def is_gguf(path: Path) -> bool:
     """Whether the file starts with the GGUF magic."""
     with path.open("rb") as file:
-        return file.read(4) == _MAGIC
+        return file.read(4) == MAGIC
 
 
 def _map(fd: int) -> memoryview:
@@ -177,8 +179,8 @@ def parse(view: memoryview) -> GGUF:
     Raises:
         ModelFileError: see the module's docstring.
     """
-    if bytes(view[:4]) != _MAGIC:
-        raise ModelFileError("not a GGUF file", 0, bytes(view[:4]), _MAGIC)
+    if bytes(view[:4]) != MAGIC:
+        raise ModelFileError("not a GGUF file", 0, bytes(view[:4]), MAGIC)
     cursor = _Cursor(view, 4)
     version = cursor.number(_U32, "the version")
     if version not in (2, 3):
@@ -187,10 +189,10 @@ def parse(view: memoryview) -> GGUF:
         raise ModelFileError(what, 4, version, "2 or 3, little-endian")
     tensor_count = cursor.count("tensors", MAX_TENSORS, least_bytes=24)
     key_count = cursor.count("metadata keys", MAX_KEYS, least_bytes=13)
-    metadata, offsets = _metadata(cursor, key_count)
-    file = GGUF(version, metadata, {}, len(view), offsets)
-    tensors = _tensors(cursor, tensor_count, _alignment(file))
-    return GGUF(version, metadata, tensors, len(view), offsets)
+    metadata, offsets, entries = _metadata(cursor, key_count)
+    file = GGUF(version, metadata, {}, len(view), offsets, entries)
+    tensors = _tensors(cursor, tensor_count, alignment(file))
+    return GGUF(version, metadata, tensors, len(view), offsets, entries)
 
 
 class _Cursor:
@@ -240,9 +242,12 @@ def _text(view: memoryview, start: int, length: int) -> str:
         raise ModelFileError("a string is not UTF-8", start + error.start) from None
 
 
-def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, int]]:
+def _metadata(
+    cursor: _Cursor, count: int
+) -> tuple[dict[str, Any], dict[str, int], dict[str, memoryview]]:
     metadata: dict[str, Any] = {}
     offsets: dict[str, int] = {}
+    entries: dict[str, memoryview] = {}
     for _ in range(count):
         start = cursor.at
         key = cursor.string("a metadata key", MAX_NAME)
@@ -251,7 +256,8 @@ def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, in
         kind = cursor.number(_U32, f"the type of {key}")
         offsets[key] = cursor.at
         metadata[key] = _value(cursor, kind, key)
-    return metadata, offsets
+        entries[key] = cursor.view[offsets[key] - 4 : cursor.at].toreadonly()
+    return metadata, offsets, entries
 
 
 def _value(cursor: _Cursor, kind: int, key: str) -> Any:
@@ -312,12 +318,17 @@ def _strings(cursor: _Cursor, count: int, key: str) -> Strings:
     return Strings(view, start, offsets)
 
 
-def _alignment(file: GGUF) -> int:
-    alignment: int = file.get("general.alignment", int, 32)
-    if not 8 <= alignment <= 65_536 or alignment & (alignment - 1):
+def alignment(file: GGUF) -> int:
+    """Of the data of each tensor, in bytes.
+
+    Raises:
+        ModelFileError: it is no power of 2, or out of range.
+    """
+    found: int = file.get("general.alignment", int, 32)
+    if not 8 <= found <= 65_536 or found & (found - 1):
         where = file.offsets["general.alignment"]
-        raise ModelFileError("bad general.alignment", where, alignment, "a power of 2, 8 to 65536")
-    return alignment
+        raise ModelFileError("bad general.alignment", where, found, "a power of 2, 8 to 65536")
+    return found
 
 
 def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:

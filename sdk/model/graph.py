@@ -18,20 +18,30 @@ class Op(Enum):
     """What a node computes. ``x`` stands for activations of shape (tokens, width)."""
 
     EMBED = "embed"
-    """(token ids I32 (tokens,), table (vocab, width)) -> x"""
+    """(token ids I32 (tokens,), table (vocab, width)) -> x; attrs: scale (1)"""
     RMSNORM = "rmsnorm"
     """(x, gain (width,)) -> x; attrs: eps"""
+    HEAD_NORM = "head_norm"
+    """(x (tokens, heads * head_dim), gain (head_dim,)) -> the same, each head normalised as by
+    RMSNORM; attrs: eps, heads, head_dim"""
     MATMUL = "matmul"
     """(x (tokens, in), weight (out, in)[, bias (out,)]) -> (tokens, out)"""
     ROPE = "rope"
-    """(x (tokens, heads * head_dim)) -> the same; attrs: heads, head_dim, rot_dim, theta, style:
-    "interleaved" (pairs 2i, 2i+1) or "split" (pairs i, i + rot_dim/2); positions from the run"""
+    """(x (tokens, heads * head_dim)[, divisors (rot_dim/2,)]) -> the same; attrs: heads, head_dim,
+    rot_dim, theta, style: "interleaved" (pairs 2i, 2i+1) or "split" (pairs i, i + rot_dim/2),
+    stretch (1): positions, which come from the run, are divided by it. Divisors slow down single
+    frequencies"""
     ATTENTION = "attention"
     """(q (tokens, heads * head_dim), k (tokens, kv_heads * head_dim), v) -> (tokens, heads *
     head_dim); appends k and v to the cache of attrs["layer"] and attends causally over it;
-    attrs: layer, heads, kv_heads, head_dim, scale"""
+    attrs: layer, heads, kv_heads, head_dim, scale, window (0: none): each sees itself and at most
+    window - 1 before it, softcap (0: none): scaled scores s become softcap * tanh(s / softcap)"""
     SILU_MUL = "silu_mul"
     """(gate, up) -> silu(gate) * up"""
+    GELU_MUL = "gelu_mul"
+    """(gate, up) -> gelu(gate) * up, gelu in its tanh form"""
+    SOFTCAP = "softcap"
+    """x -> cap * tanh(x / cap); attrs: cap"""
     ADD = "add"
     """(a, b) -> a + b"""
     LAST = "last"

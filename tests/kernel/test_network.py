@@ -216,6 +216,63 @@ def test_the_broker_runs_from_the_first_need_to_the_end_of_its_daemon(
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the broker has ended")
 
 
+DOOR = """
+import errno, socket
+from clawai.sdk import Context, operation
+
+@operation("visited.open")
+def open(ctx: Context) -> int:
+    return ctx.listener(PORT).getsockname()[1]
+
+@operation("visited.take")
+def take(ctx: Context) -> str:
+    connection, _ = ctx.listener(PORT).accept()
+    with connection, connection.makefile() as said:
+        return said.read()
+
+@operation("visited.past")
+def past(ctx: Context) -> str:
+    \"\"\"Accept past the broker.\"\"\"
+    ctx.listener(PORT).settimeout(0)
+    try:
+        socket.socket.accept(ctx.listener(PORT))
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "worked"
+"""
+
+
+def test_who_connects_is_written_down_with_whose_task_it_was(net: Kernel, port: int) -> None:
+    number = free_port()
+    asked = f'[permissions.listen]\n{number} = "to test"\n'
+    ops = dict.fromkeys(("visited.open", "visited.take", "visited.past"), "")
+    net.plugin("visited", DOOR.replace("PORT", str(number)), ops, extra=asked)
+    me = f"uid:{os.getuid()}"
+    with net.client() as client:
+        assert client.call("visited.open").value == number
+        task = client.submit("visited.take")
+        with socket.create_connection(("127.0.0.1", number)) as sock:
+            sock.sendall(b"knock")
+            there = sock.getsockname()
+        assert task.result().value == "knock"
+        (end,) = wait_until(
+            lambda: [
+                r for r in records(net) if (r["event"], r.get("plugin")) == ("end", "visited")
+            ],
+            "its end is written down",
+        )
+        (taken,) = [r for r in records(net) if r["event"] == "accept"]
+        assert (taken["address"], taken["peer_port"], taken["port"]) == (*there, number)
+        assert (taken["principal"], len(taken["tasks"]), end["received"]) == (me, 1, 5)
+        with socket.create_connection(("127.0.0.1", number)):
+            assert client.call("visited.past").value == "EPERM", "the broker alone accepts"
+        client.call("net.echo", {"port": port})
+        client.admin("unload", "visited")
+    made = [r for r in records(net) if r["event"] == "connect" and r.get("plugin") == "net"]
+    assert (made[-1]["principal"], len(made[-1]["tasks"])) == (me, 1)
+    assert audit.verify(net.log_file.parent).ok
+
+
 def test_a_listening_plugin_has_its_port_while_its_worker_lives(net: Kernel) -> None:
     number = free_port()
     code = """

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from op_cases import arrays, images, language, sound, transformer
+from op_cases import arrays, images, language, quantize, sound, transformer
 from op_cases.parts import KINDS, Case, Maker, Out
 
 __all__ = ["KINDS", "MAKERS", "Case", "Out", "make_case"]
@@ -18,6 +18,7 @@ MAKERS: dict[str, Maker] = {
     **sound.MAKERS,
     **arrays.MAKERS,
     **images.MAKERS,
+    **quantize.MAKERS,
 }
 
 

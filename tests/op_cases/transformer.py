@@ -148,6 +148,15 @@ def silu_mul(rng: np.random.Generator, kind: str) -> Case:
     return Case([gate, up, n, Out(n)], [y])
 
 
+def gelu_mul_tile(rng: np.random.Generator, kind: str) -> Case:
+    n, stride = pick(kind, 1, 3, 9), pick(kind, 8, 24, 32)
+    tile = floats(rng, kind, n, 2, 8)
+    y = np.zeros((n, stride))
+    g = tile[:, 0].astype(np.float64)
+    y[:, :8] = g / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * tile[:, 1]
+    return Case([tile, n, Out((n, stride)), stride], [y])
+
+
 def silu_mul_tile(rng: np.random.Generator, kind: str) -> Case:
     n, stride = pick(kind, 1, 3, 9), pick(kind, 8, 24, 32)
     tile = floats(rng, kind, n, 2, 8)
@@ -282,6 +291,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "add": add,
     "silu_mul": silu_mul,
     "silu_mul_tile": silu_mul_tile,
+    "gelu_mul_tile": gelu_mul_tile,
     "rope_split": rope("split"),
     "rope_interleaved": rope("interleaved"),
     "kv_append": kv_append,

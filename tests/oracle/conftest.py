@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clawai.plugins.accelerator import claw_driver
+from clawai.plugins.accelerator import claw_open_device
 from clawai.plugins.engine.generate import Session
 from clawai.plugins.engine.worker import Engine
 
@@ -28,7 +28,10 @@ class Worker:
         assert size > 0
 
     def driver(self, device: str) -> Any:
-        return claw_driver(device)
+        return claw_open_device(device)
+
+    def load_model(self) -> Any:
+        return Engine().claw_load_model(self.model_fd)
 
 
 @pytest.fixture(scope="module")

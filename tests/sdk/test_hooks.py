@@ -2,12 +2,17 @@
 
 import ast
 import inspect
+import os
 from pathlib import Path
+from typing import Any
 
-import pluggy
+import numpy as np
 import pytest
 
-from clawai.sdk import hookspecs
+from clawai.sdk import hooks, hookspecs
+from clawai.sdk.errors import ClawError
+from clawai.sdk.model.dequant import dequantize
+from clawai.sdk.model.dtypes import DType
 from clawai.sdk.testing import FakeKernel
 from support import Kernel, wait_until
 
@@ -33,7 +38,8 @@ def users(hook: str) -> list[str]:
 
 
 def test_the_hooks_are_found() -> None:
-    assert sorted(HOOKS) == ["claw_driver", "claw_operations", "claw_start", "claw_stop"]
+    names = ("load_model", "open_device", "operations", "quantize", "start", "stop")
+    assert sorted(HOOKS) == [f"claw_{name}" for name in names]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -127,13 +133,177 @@ def test_claw_operations_adds_the_methods_of_an_object(tmp_path: Path) -> None:
     assert [kernel.call("counter.add").value, kernel.call("counter.add", {"by": 4}).value] == [1, 5]
 
 
-def test_claw_driver_is_answered_by_the_first_that_drives_the_device() -> None:
+def test_claw_open_device_is_answered_by_the_first_that_drives_the_device() -> None:
     from clawai.plugins import accelerator
 
-    plugins = pluggy.PluginManager("clawai")
-    plugins.add_hookspecs(hookspecs)
+    plugins = hooks.manager()
     plugins.register(accelerator)
-    assert plugins.hook.claw_driver(device="toaster") is None
-    driver = plugins.hook.claw_driver(device="cpu")
+    assert plugins.hook.claw_open_device(device="toaster") is None
+    driver = hooks.open_device(plugins, "cpu")
     assert callable(driver.compile)
     assert callable(driver.footprint)
+    with pytest.raises(ClawError, match="no plugin of this worker drives 'toaster'") as caught:
+        hooks.open_device(plugins, "toaster")
+    assert "drivers" in caught.value.hint
+
+
+FORMAT = """
+# A made-up format: "NEXT", the number of tokens n, then n x n weights: what follows what.
+import os, struct
+from clawai.sdk import ClawError
+from clawai.sdk.hookspecs import hookimpl
+from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.graph import Graph, Node, Op, Tensor
+from clawai.sdk.model.loaded import LoadedModel, described
+
+@hookimpl
+def claw_load_model(fd):
+    if os.pread(fd, 4, 0) != b"NEXT":
+        return None
+    size = os.fstat(fd).st_size
+    n = int.from_bytes(os.pread(fd, 4, 4), "little")
+    if size != 8 + 4 * n * n or not 1 <= n <= 256:
+        raise ClawError("bad_model", "the table is cut off", got=size, allowed=8 + 4 * n * n)
+    table = memoryview(os.pread(fd, 4 * n * n, 8))
+    ones = [float(i == j) for i in range(n) for j in range(n)]
+    one = memoryview(struct.pack(f"<{n * n}f", *ones))
+    tensors = {
+        "one": Tensor("one", (n, n), DType.F32, one),
+        "table": Tensor("table", (n, n), DType.F32, table),
+    }
+    nodes = (
+        Node(Op.EMBED, ("tokens", "one"), "x"),
+        Node(Op.LAST, ("x",), "last"),
+        Node(Op.MATMUL, ("last", "table"), "logits"),
+    )
+    graph = Graph(tensors, nodes, ("tokens",), ("logits",), 64, n, 1)
+    return LoadedModel(graph, described({"tokenizer.ggml.tokens": ["a", "b", "c", "d"][:n]}))
+"""
+ENGINE = """
+import mmap
+from clawai.sdk import operation
+from clawai.sdk.hookspecs import hookimpl
+
+class Follower:
+    @hookimpl
+    def claw_start(self, worker):
+        model, driver = worker.load_model(), worker.driver("cpu")
+        self.words = list(model.text.metadata["tokenizer.ggml.tokens"])
+        need = driver.footprint(model.graph, context=16, threads=1)
+        worker.reserve(need.total)
+        give = lambda size, purpose: memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE))
+        weights = give(need.weights, "weights")
+        driver.pack(model.graph, weights)
+        plan = driver.compile(
+            model.graph, context=16, threads=1, weights=weights, allocate=give
+        )
+        (self.sequence,) = plan.sequences
+
+    @hookimpl
+    def claw_operations(self):
+        from clawai.sdk.plugin import operations_of
+        return list(operations_of(self))
+
+    @operation("follow.next")
+    def next(self, word: str) -> str:
+        self.sequence.rewind(0)
+        return self.words[int(self.sequence.run([self.words.index(word)])[0].argmax())]
+
+claw_plugin = Follower()
+"""
+
+
+def test_claw_load_model_adds_a_format_that_a_driver_knows(shared_kernel: Kernel) -> None:
+    """A folder with the format, a folder with an engine that names it, and the bundled ops."""
+    driver = shared_kernel.plugin("nextformat", FORMAT)
+    shared_kernel.plugin("follow", ENGINE, {"follow.next": "needs_model = true"})
+    for name, lines in (
+        ("nextformat", 'kind = "driver"'),
+        ("follow", 'kind = "engine"\ndrivers = ["accelerator", "nextformat"]'),
+    ):
+        path = driver.parent / name / "plugin.toml"
+        kept = path.read_text() if name == "follow" else path.read_text().split("[[")[0]
+        path.write_text(kept.replace('version = "1"', f'version = "1"\n{lines}'))
+    table = np.zeros((4, 4), "<f4")
+    for now, then in ((0, 2), (2, 1), (1, 3)):
+        table[then, now] = 1.0  # rows are what comes out
+    whole = b"NEXT" + (4).to_bytes(4, "little") + table.tobytes()
+    for name, data in (("order", whole), ("cut", whole[:-4]), ("other", b"ZIP!" + whole[4:])):
+        (shared_kernel.base / f"{name}.next").write_bytes(data)
+        shared_kernel.model(name, shared_kernel.base / f"{name}.next")
+    with shared_kernel.client() as client:
+        told = [client.call("follow.next", {"word": w}, model="order").value for w in "acb"]
+        assert told == ["c", "b", "d"]
+        with pytest.raises(ClawError, match="the table is cut off") as caught:
+            client.call("follow.next", {"word": "a"}, model="cut")
+        assert caught.value.code == "bad_model"
+        for op, params in (("follow.next", {"word": "a"}), ("llm.tokenize", {"text": "a"})):
+            with pytest.raises(ClawError, match="knows the format") as caught:
+                client.call(op, params, model="other")
+            assert caught.value.code == "bad_model" and "ZIP!" in str(caught.value.got)
+
+
+def test_claw_load_model_is_asked_for_what_is_a_model(tmp_path: Path) -> None:
+    class Odd:
+        @hookspecs.hookimpl
+        def claw_load_model(self, fd: int) -> Any:
+            return os.pread(fd, 4, 0) or None
+
+    plugins = hooks.manager()
+    plugins.register(Odd())
+    path = tmp_path / "odd"
+    path.write_bytes(b"odd")
+    with path.open("rb") as file, pytest.raises(ClawError, match="no LoadedModel"):
+        hooks.load_model(plugins, file.fileno())
+    path.write_bytes(b"")
+    with path.open("rb") as file, pytest.raises(ClawError, match="knows the format"):
+        hooks.load_model(plugins, file.fileno())
+    with pytest.raises(ClawError, match="without a model"):
+        hooks.load_model(plugins, -1)
+
+
+class Halves:
+    """Knows one type, and makes what it is told to."""
+
+    made: Any = bytes(2 * 18)
+
+    @hookspecs.hookimpl
+    def claw_quantize(self, weights: Any, dtype: Any, importance: Any) -> Any:
+        return self.made if dtype is DType.Q4_0 else None
+
+
+def test_claw_quantize_is_answered_by_the_first_that_makes_the_type() -> None:
+    from clawai.plugins import accelerator
+
+    plugins = hooks.manager()
+    plugins.register(accelerator)
+    plugins.register(Halves())  # a worker's own plugin comes last, and is asked first
+    weights = np.ones((2, 32), np.float32)
+    assert bytes(hooks.quantize(plugins, weights, DType.Q4_0)) == bytes(36)
+    q8 = bytes(hooks.quantize(plugins, weights, DType.Q8_0))
+    np.testing.assert_allclose(dequantize(q8, DType.Q8_0, (2, 32)), weights, rtol=1e-3)
+    with pytest.raises(ClawError, match="no plugin of this worker quantizes to Q6_K"):
+        hooks.quantize(plugins, np.ones((1, 256), np.float32), DType.Q6_K)
+
+
+@pytest.mark.parametrize(
+    ("weights", "importance", "why"),
+    [
+        (np.ones((2, 33), np.float32), None, "cannot be weights of Q4_0"),
+        (np.ones((2, 32)), None, "cannot be weights of Q4_0"),
+        (np.ones(32, np.float32), None, "cannot be weights of Q4_0"),
+        (np.full((1, 32), np.nan, np.float32), None, "cannot be quantized"),
+        (np.full((1, 32), 1e6, np.float32), None, "cannot be quantized"),
+        (np.ones((2, 32), np.float32), np.ones(31, np.float32), "of each column"),
+        (np.ones((2, 32), np.float32), np.full(32, -1, np.float32), "importance"),
+        (np.ones((2, 32), np.float32), np.full(32, np.nan, np.float32), "importance"),
+        (np.ones((4, 32), np.float32), None, "bytes of 4 x 32"),
+    ],
+)
+def test_claw_quantize_is_asked_and_answers_in_order(
+    weights: Any, importance: Any, why: str
+) -> None:
+    plugins = hooks.manager()
+    plugins.register(Halves())
+    with pytest.raises(ClawError, match=why):
+        hooks.quantize(plugins, weights, DType.Q4_0, importance)

@@ -19,7 +19,7 @@ typedef struct claw_ops {
 /* What a step computes. a, b, c, y are its views; see plan.c for each. */
 enum {
     CLAW_EMBED, CLAW_NORM, CLAW_QUANT, CLAW_MATMUL, CLAW_ROPE, CLAW_KV, CLAW_ATTEND,
-    CLAW_SILU_MUL, CLAW_ADD, CLAW_LAST, CLAW_CODES
+    CLAW_SILU_MUL, CLAW_ADD, CLAW_LAST, CLAW_HEAD_NORM, CLAW_GELU_MUL, CLAW_SOFTCAP, CLAW_CODES
 };
 
 enum {
@@ -32,7 +32,8 @@ enum {
     CLAW_BIAS = 64,        /* MATMUL: extra is a bias of `rows` floats */
     CLAW_ROPE_Q = 128,     /* KV: a is rotated in place */
     CLAW_ROPE_K = 256,     /* KV: b is rotated on its way to the cache */
-    CLAW_INTERLEAVED = 512 /* ROPE, KV: pairs are neighbours */
+    CLAW_INTERLEAVED = 512, /* ROPE, KV: pairs are neighbours */
+    CLAW_GELU = 1024        /* with SILU: gelu(gate) * up, in its place */
 };
 
 enum { CLAW_IN_ARENA, CLAW_IN_OUT };
@@ -54,7 +55,9 @@ typedef struct claw_step {
     uint32_t rows, k;
     uint32_t heads, kv_heads, head_dim, rot_dim;
     uint32_t folds; /* MATMUL: 1 + the index of the folded step that makes its input, or 0 */
+    uint32_t window; /* ATTEND: positions that each row sees, itself included; 0: all */
     float eps, scale;
+    float cap; /* SOFTCAP, ATTEND: of the scores; 0: none */
     claw_view a, b, c, y;
     uint64_t in_q8;  /* in the arena: int8 codes of `chunk` tokens, then scales, then sums: MATMUL's input */
     uint64_t q8;     /* the same, as output */
@@ -161,5 +164,13 @@ typedef struct claw_op_row {
     int32_t dots;
 } claw_op_row;
 const claw_op_row *claw_op_rows(uint32_t *n);
+/* Loops that reach the ceilings of a processor (roofline.c); each result depends on all of its work. */
+typedef struct claw_roof {
+    uint64_t (*read)(const uint8_t *p, uint64_t bytes);
+    float (*fma)(uint64_t rounds);
+    int32_t (*dot)(uint64_t rounds);
+    uint32_t flops, int_ops; /* of a round of fma and of dot: a multiply and an add are two */
+} claw_roof;
+void claw_roofline(const char *isa, claw_roof *roof);
 /* END CDEF */
 #endif

@@ -8,7 +8,7 @@ import click
 from clawai.sdk import paths, settings
 from clawai.sdk.cli import output
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import Plugin, Setting
+from clawai.sdk.manifest import Plugin
 
 
 # Unknown options are let through, so that a value may begin with a dash.
@@ -50,7 +50,7 @@ def _show(plugin: Plugin, own: dict[str, Any], as_json: bool) -> None:
                 "type": setting.type,
                 "default": setting.default,
                 "description": setting.description,
-                "allowed": allowed(setting),
+                "allowed": settings.allowed(setting),
             }
             for key, setting in plugin.config.items()
         }
@@ -65,19 +65,8 @@ def _show(plugin: Plugin, own: dict[str, Any], as_json: bool) -> None:
         value = own.get(key, setting.default)
         shown = "(to be set)" if value is None else settings.toml(value)
         mark = "" if key not in own or setting.default is None else "(set) "
-        rows.append((key, shown, allowed(setting), mark + setting.description))
+        rows.append((key, shown, settings.allowed(setting), mark + setting.description))
     output.table(("KEY", "VALUE", "ALLOWED", "MEANING"), rows)
-
-
-def allowed(setting: Setting) -> str:
-    """What a setting may be, in words."""
-    if setting.choices:
-        return ", ".join(map(str, setting.choices))
-    ends = ("" if end is None else f"{end:g}" for end in (setting.min, setting.max))
-    low, high = ends
-    span = f" {low}..{high}" if low or high else ""
-    unit = " characters" if span and setting.type == "text" else ""
-    return f"{setting.type}{span}{unit}"
 
 
 def tell_kernel() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clawai.sdk import develop, schema
+from clawai.sdk import develop, schema, settings
 from clawai.sdk.cli import arguments, output
 from clawai.sdk.errors import ClawError
 from clawai.sdk.lint.subject import NotChecked, Subject
@@ -50,17 +50,28 @@ def _permissions(manifest: Plugin) -> Iterator[str]:
                  "models", "limits"):  # fmt: skip
         for thing, reason in getattr(asked, kind).items():
             yield f"- {kind} `{_code(thing)}`: {_text(reason)}"
+    for name, reason in manifest.secrets.items():
+        yield f"- the secret `{_code(name)}`: {_text(reason)}"
+    if manifest.limits.data_mib:
+        yield f"- files of its own, {manifest.limits.data_mib} MiB at most"
     if asked.on_behalf_of:
         yield f"- acting for others: {_text(asked.on_behalf_of)}"
+    if manifest.config:
+        command = f"claw plugin config {_code(manifest.plugin.name)}"
+        yield from ("", f"It can be configured (`{command}`):", "")
+    for key, setting in manifest.config.items():
+        about = " ".join(_text(setting.description).split())
+        yield f"- `{_code(key)}` ({_text(settings.allowed(setting))}): {about}".rstrip(": ")
 
 
 def _asks(manifest: Plugin) -> bool:
     asked = manifest.permissions
-    return any(getattr(asked, name) for name in asked.__struct_fields__ if name != "profile")
+    listed = any(getattr(asked, name) for name in asked.__struct_fields__ if name != "profile")
+    return listed or bool(manifest.secrets) or bool(manifest.limits.data_mib)
 
 
 def _operation(entry: OperationEntry, found: schema.Described | None) -> Iterator[str]:
-    yield f"## {entry.name}"
+    yield f"## {_text(entry.name)}"
     yield ""
     if found is None:
         yield _text(entry.description)

@@ -94,6 +94,7 @@ def _inside(folder: Path, plugin: Plugin) -> dict[str, Any]:
     return {
         "kind": plugin.plugin.kind,
         "permissions": showing.as_rows(asks.asks(plugin)),
+        "config": showing.settings_as_rows(plugin),
         "limits": msgspec.to_builtins(plugin.limits),
         "profile": plugin.permissions.profile,
         "operations": operations,
@@ -103,7 +104,7 @@ def _inside(folder: Path, plugin: Plugin) -> dict[str, Any]:
 
 def _print(told: dict[str, Any]) -> None:
     about = output.clean(" ".join(told["description"].split()))
-    named = output.style(f"{told['name']} {told['version']}", "bold")
+    named = output.style(output.clean(f"{told['name']} {told['version']}"), "bold")
     print(f"{named}  {about}".rstrip())
     bundled, limits = told["source"] == "bundled", told["limits"]
     output.facts(
@@ -126,6 +127,10 @@ def _print(told: dict[str, Any]) -> None:
     print("\nIt asks for:\n" if told["permissions"] else "\nIt asks for nothing.")
     wanted = [asks.Ask(each["kind"], each["what"], each["reason"]) for each in told["permissions"]]
     showing.list_asks(wanted)
+    if told["config"]:
+        name = output.clean(told["name"])
+        print(f"\nYou can set for it, with `claw plugin config {name}`:\n")
+        showing.list_settings(told["config"])
     if told["operations"]:
         print("\nOperations:\n")
     for each in told["operations"]:
@@ -135,7 +140,8 @@ def _print(told: dict[str, Any]) -> None:
 def _operation(told: dict[str, Any]) -> None:
     kinds = [name for name in ("stream", "needs_model", "idempotent") if told[name]]
     also = f"  ({', '.join(kinds).replace('_', ' ')})" if kinds else ""
-    print(f"  {output.style(told['name'], 'cyan')}{output.style(also, 'dim')}")
+    name = output.style(output.clean(told["name"]), "cyan")
+    print(f"  {name}{output.style(also, 'dim')}")
     if told["description"]:
         print(f"      {output.wrapped(output.clean(' '.join(told['description'].split())), 6)}")
     for each in told.get("parameters", ()):

@@ -61,6 +61,7 @@ def _result(candidate: install.Candidate, there: install.Before, folder: str) ->
         "folder": folder,
         "hash": candidate.contents.hash,
         "granted": showing.as_rows(asks.asks(candidate.plugin)),
+        "config": showing.settings_as_rows(candidate.plugin),
         **showing.signer(candidate.signer),
     }
 
@@ -85,7 +86,7 @@ def _show(
     wanted = asks.asks(candidate.plugin)
     kept = [ask for ask in wanted if ask not in new]
     lost = asks.grown(there.granted, wanted)
-    if not wanted:
+    if not wanted and not candidate.plugin.config:
         print("  It asks for nothing: it computes on what it is given, in its sandbox.")
     if new:
         had = f"more than version {there.version} was granted" if there.granted else ""
@@ -99,6 +100,11 @@ def _show(
         print(f"\n  It no longer asks to {told}.")
     if wanted:
         print("\n  Everything else stays denied to it.")
+    if rows := showing.settings_as_rows(candidate.plugin):
+        print("" if wanted else "  It asks for nothing.\n")
+        name = output.clean(candidate.name)
+        print(f"  You can set for it, with `claw plugin config {name}`:\n")
+        showing.list_settings(rows, 4)
 
 
 def _ask(name: str, what: str, new: list[asks.Ask], yes: bool, as_json: bool) -> None:

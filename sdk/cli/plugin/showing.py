@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clawai.sdk import config, develop, grants, signing
+from clawai.sdk import config, develop, grants, settings, signing
 from clawai.sdk.asks import Ask, words
 from clawai.sdk.cli import output
 from clawai.sdk.found import Found, bundled, scan
@@ -48,7 +48,8 @@ def title(plugin: Plugin) -> str:
     """Name, version and description on one line."""
     identity = plugin.plugin
     about = f"  {output.clean(' '.join(identity.description.split()))}"
-    return f"{output.style(f'{identity.name} {identity.version}', 'bold')}{about}".rstrip()
+    named = output.clean(f"{identity.name} {identity.version}")
+    return f"{output.style(named, 'bold')}{about}".rstrip()
 
 
 def list_asks(wanted: Iterable[Ask], indent: int = 2) -> None:
@@ -56,8 +57,33 @@ def list_asks(wanted: Iterable[Ask], indent: int = 2) -> None:
     pad = " " * indent
     for ask in wanted:
         print(f"{pad}{output.style('•', 'yellow')} {output.clean(words(ask))}")
-        reason = output.wrapped(f"“{output.clean(ask.reason)}”", indent + 4)
-        print(f"{pad}    {output.style(reason, 'dim')}")
+        if ask.reason:
+            reason = output.wrapped(f"“{output.clean(ask.reason)}”", indent + 4)
+            print(f"{pad}    {output.style(reason, 'dim')}")
+
+
+def settings_as_rows(plugin: Plugin) -> list[dict[str, Any]]:
+    """What the owner can set, as JSON says it."""
+    return [
+        {"key": key, "allowed": settings.allowed(each), "default": each.default,
+         "description": each.description}
+        for key, each in plugin.config.items()
+    ]  # fmt: skip
+
+
+def list_settings(rows: Iterable[dict[str, Any]], indent: int = 2) -> None:
+    """Print what the owner can set, in plain words."""
+    pad = " " * indent
+    for row in rows:
+        default = row["default"]
+        starts = "you must set it before it runs" if default is None else settings.toml(default)
+        about = " ".join(row["description"].split())
+        told = f"{row['key']} ({row['allowed']}): {starts}"
+        print(f"{pad}• {output.clean(told).replace(chr(10), ' ')}")
+        if about:
+            print(
+                f"{pad}    {output.style(output.wrapped(output.clean(about), indent + 4), 'dim')}"
+            )
 
 
 def as_rows(wanted: Iterable[Ask]) -> list[dict[str, str]]:

@@ -103,6 +103,33 @@ HOSTILE: list[tuple[Change, str]] = [
 ]
 
 
+GEMMA: list[tuple[Change, str]] = [
+    (attrs(Op.EMBED, scale=float("inf")), "scale must be"),
+    (attrs(Op.HEAD_NORM, heads=3), "must be 48"),
+    (attrs(Op.HEAD_NORM, head_dim=0), "head_dim must be"),
+    (attrs(Op.HEAD_NORM, eps=-1.0), "eps must be"),
+    (attrs(Op.ROPE, stretch=0.5), "stretch must be"),
+    (attrs(Op.ATTENTION, window=-1), "window must be"),
+    (attrs(Op.ATTENTION, window=True), "window must be"),
+    (attrs(Op.ATTENTION, softcap=float("nan")), "softcap must be"),
+    (attrs(Op.SOFTCAP, cap=0.0), "cap must be"),
+    (tensor("divisors", shape=(9,)), "must have shape"),
+    (tensor("divisors", data=None), "must be a weight"),
+    (tensor("divisors", data=memoryview(bytes(32))), "positive"),
+    (tensor("0.qr.g", shape=(15,)), "must have shape"),
+    (node("capped", inputs=("norm",)), "as wide as the vocabulary"),
+    (node("0.act", inputs=("0.gate", "0.x1")), "must be 96"),
+    (fields(outputs=("logits",)), "last node must give"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), GEMMA, ids=range(len(GEMMA)))
+def test_hostile_graphs_of_the_gemma_kind_are_refused(change: Change, message: str) -> None:
+    graph = change(llama(gemma=True))
+    with pytest.raises(UnsupportedGraph, match=message):
+        compiled(graph)
+
+
 @pytest.mark.parametrize(("change", "message"), HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_graphs_are_refused(change: Change, message: str) -> None:
     graph = change(llama())
@@ -178,12 +205,13 @@ def test_allocate_must_keep_its_promise() -> None:
             CpuDriver().compile(llama(), context=64, threads=1, weights=weights, allocate=give)
 
 
-def test_c_refuses_every_extent_that_leaves_its_area() -> None:
+@pytest.mark.parametrize("gemma", [False, True])
+def test_c_refuses_every_extent_that_leaves_its_area(gemma: bool) -> None:
     """The C side by itself: each number of each step, changed, is refused or stays in bounds.
 
     The memories end at forbidden pages, so a step that leaves one kills the test.
     """
-    lowering = lower(llama(layers=1), 64)
+    lowering = lower(llama(layers=1, gemma=gemma), 64)
     steps = step_records(lowering)
     scratch = int(lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1))
     sizes = {"weights": lowering.weights.nbytes, "tables": lowering.tables.nbytes}
@@ -240,7 +268,7 @@ def test_c_refuses_every_extent_that_leaves_its_area() -> None:
 
 
 NUMBERS = ["code", "flags", "format", "rows", "k", "heads", "kv_heads", "head_dim", "rot_dim"]
-NUMBERS += ["folds", "in_q8", "q8", "weight", "extra", "cache"]
+NUMBERS += ["folds", "in_q8", "q8", "weight", "extra", "cache", "window"]
 VIEWS = [(0, 64, 0), (4, 1 << 20, 0), (0, 0, 0), (1 << 20, 64, 0), ((1 << 64) - 64, 64, 0)]
 VIEWS += [(0, 101, 1), (0, 64, 1), (0, 0xFFFFFFFF, 0), (2, 64, 0), (0, 64, 2)]
 

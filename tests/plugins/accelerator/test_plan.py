@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clawai.plugins.accelerator import claw_driver
+from clawai.plugins.accelerator import claw_open_device
 from clawai.plugins.accelerator.driver import CpuDriver
 from clawai.plugins.accelerator.native import PACKED, available_isas
 from clawai.plugins.accelerator.sequence import CpuSequence
@@ -41,8 +41,8 @@ def distance(got: Any, expected: Any) -> float:
 
 
 def test_the_hook_gives_the_driver_for_cpu_only() -> None:
-    assert isinstance(claw_driver("cpu"), CpuDriver)
-    assert claw_driver("gpu") is None
+    assert isinstance(claw_open_device("cpu"), CpuDriver)
+    assert claw_open_device("gpu") is None
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -75,6 +75,9 @@ SHAPES: list[dict[str, Any]] = [
     {"mixed": DType.Q8_0},
     {"mixed": DType.F16},
     {"vocabulary": 8, "layers": 1},
+    {"gemma": True, "style": "split"},
+    {"gemma": True, "layers": 3, "head_dim": 32, "dtype": DType.Q8_0, "vocabulary": 5000},
+    {"gemma": True, "dtype": DType.F16, "bias": True, "rot_dim": 10},
 ]
 
 
@@ -87,9 +90,12 @@ def test_shapes_and_fusions(shape: dict[str, Any]) -> None:
     assert distance(got, forward(graph, tokens, mirror=True)) < 2e-2
 
 
+@pytest.mark.parametrize("gemma", [False, True])
 @pytest.mark.parametrize("dtype", [DType.Q4_1, DType.Q8_0, DType.F16], ids=lambda d: d.name)
-def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(dtype: DType) -> None:
-    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2)
+def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(
+    dtype: DType, gemma: bool
+) -> None:
+    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2, gemma=gemma)
     with running(graph) as one, running(graph, threads=3) as three:
         whole = one.run(TOKENS, all_logits=True)
         assert one.position == len(TOKENS)

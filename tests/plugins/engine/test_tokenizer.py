@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clawai.plugins.engine.bytelevel import ByteLevel
 from clawai.plugins.engine.tokenizer import Part, Tokenizer, split_control
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.gguf import ModelFileError, parse
@@ -139,7 +140,7 @@ def test_a_vocabulary_that_cannot_spell_utf8_is_refused() -> None:
 @pytest.mark.parametrize(
     ("metadata", "match"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "unsupported tokenizer.ggml.model"),
+        ({"tokenizer.ggml.model": "bert"}, "unsupported tokenizer.ggml.model"),
         ({"tokenizer.ggml.pre": "deepseek-llm"}, "unsupported tokenizer.ggml.pre"),
         ({"tokenizer.ggml.token_type": [1, 2]}, "bad tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.merges": ["th"]}, "merge 0"),
@@ -169,7 +170,9 @@ def test_missing_metadata_is_refused(key: str) -> None:
 
 def cuts(pre: str, text: str) -> list[str]:
     """Where the rule cuts: pieces of a vocabulary whose merges join everything inside of a cut."""
-    library = build(**{"tokenizer.ggml.pre": pre})._library
+    spelling = build(**{"tokenizer.ggml.pre": pre})._spelling
+    assert isinstance(spelling, ByteLevel)
+    library = spelling._library
     return [text[start:end] for _, (start, end) in library.pre_tokenizer.pre_tokenize_str(text)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from clawai.sdk.model import llama
 from clawai.sdk.model.gguf import ModelFileError, parse
-from clawai.sdk.model.graph import Graph, Op
+from clawai.sdk.model.graph import Graph, Node, Op
 from gguf_files import T, tiny_llama
 
 
@@ -70,9 +70,70 @@ def test_qwen2_has_biases() -> None:
     )
 
 
+def ops_of(graph: Graph, op: Op) -> list[Node]:
+    return [node for node in graph.nodes if node.op is op]
+
+
+def test_qwen3_normalises_heads() -> None:
+    graph = build(architecture="qwen3")
+    assert [n.attrs["heads"] for n in ops_of(graph, Op.HEAD_NORM)] == [4, 2, 4, 2]
+    assert all(len(n.inputs) == 2 for n in ops_of(graph, Op.MATMUL))
+    refuse("attn_k_norm", architecture="qwen3", without=["blk.0.attn_k_norm.weight"])
+
+
+def test_gemma_scales_embeddings_and_gates_by_gelu() -> None:
+    graph = build(architecture="gemma")
+    assert ops_of(graph, Op.EMBED)[0].attrs == {"scale": pytest.approx(32**0.5)}
+    assert len(ops_of(graph, Op.GELU_MUL)) == 2 and not ops_of(graph, Op.SILU_MUL)
+    assert {n.attrs["style"] for n in ops_of(graph, Op.ROPE)} == {"split"}
+
+
+def test_gemma2_has_caps_and_windows_in_every_other_layer() -> None:
+    own = {"attention.sliding_window": 16, "attn_logit_softcapping": 50.0}
+    own |= {"final_logit_softcapping": 30.0}
+    metadata = {f"gemma2.{key}": value for key, value in own.items()}
+    graph = build(architecture="gemma2", layers=4, metadata=metadata)
+    seen = [(n.attrs.get("window"), n.attrs["softcap"]) for n in ops_of(graph, Op.ATTENTION)]
+    assert seen == [(16, 50.0), (None, 50.0)] * 2
+    assert len(ops_of(graph, Op.RMSNORM)) == 4 * 4 + 1
+    assert graph.nodes[-1].op is Op.SOFTCAP and graph.nodes[-1].attrs == {"cap": 30.0}
+    assert graph.outputs == (graph.nodes[-1].output,)
+    refuse("sliding_window", architecture="gemma", metadata={"gemma.attention.sliding_window": 4})
+    refuse("logit_softcapping", metadata={"llama.final_logit_softcapping": 30.0})
+
+
+def test_gemma3_rotates_layers_with_a_window_by_another_base() -> None:
+    own = {"attention.sliding_window": 16, "rope.freq_base": 1e6}
+    own |= {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
+    metadata = {f"gemma3.{key}": value for key, value in own.items()}
+    graph = build(architecture="gemma3", layers=7, metadata=metadata)
+    windows = [n.attrs.get("window") for n in ops_of(graph, Op.ATTENTION)]
+    assert windows == [16] * 5 + [None, 16]
+    turns = [(n.attrs["theta"], n.attrs.get("stretch")) for n in ops_of(graph, Op.ROPE)][::2]
+    assert turns == [(1e4, None)] * 5 + [(1e6, 8.0), (1e4, None)]
+
+
+def test_llama3_divides_frequencies() -> None:
+    graph = build(extra=[T("rope_freqs.weight", [4])])
+    assert {n.inputs[1] for n in ops_of(graph, Op.ROPE)} == {"rope_freqs.weight"}
+    refuse("wrong shape", extra=[T("rope_freqs.weight", [8])])
+
+
+def test_wide_models_scale_queries_by_their_width() -> None:
+    scale = ops_of(build(architecture="gemma2", layers=46), Op.ATTENTION)[0].attrs["scale"]
+    assert scale == pytest.approx((32 / 4) ** -0.5)
+
+
 def test_an_unknown_architecture_lists_the_known_ones() -> None:
     error = refuse("unsupported model architecture", metadata={"general.architecture": "mamba"})
-    assert error.got == "mamba" and error.allowed == ["llama", "qwen2"]
+    assert error.got == "mamba" and error.allowed == [
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "llama",
+        "qwen2",
+        "qwen3",
+    ]
     refuse("unsupported model architecture", without=["general.architecture"])
 
 
@@ -144,7 +205,8 @@ def test_wrong_shapes_and_types() -> None:
 
 
 def test_a_tensor_without_a_place_is_refused() -> None:
-    refuse("rope_freqs.weight has no place", extra=[T("rope_freqs.weight", [4])])
+    refuse("rope_freqs.bias has no place", extra=[T("rope_freqs.bias", [4])])
+    refuse("attn_q_norm.weight has no place", extra=[T("blk.0.attn_q_norm.weight", [8])])
     refuse("attn_q.bias has no place", extra=[T("blk.0.attn_q.bias", [32])])
 
 

@@ -17,7 +17,7 @@ scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk)
     }
     const size_t rows = hd ? CLAW_ATTENTION_ROWS : 0, groups = k / CLAW_GROUP * sizeof(float);
     const size_t sizes[] = {k * sizeof(float), k, groups, groups, gemm, (size_t)chunk * CLAW_PANEL * sizeof(float),
-                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), rows * sizeof(int32_t),
+                            (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), 2 * rows * sizeof(int32_t),
                             CLAW_ATTENTION_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
     scratch l;
     size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend};
@@ -132,7 +132,13 @@ static int step_ok(const claw_spec *spec, const claw_step *steps, uint32_t i)
     case CLAW_ATTEND:
         return !(s->flags & CLAW_ROWS) && heads_ok(s) && cache_ok(spec, s) && view_ok(spec, s, &s->a, width)
             && outputs_ok(spec, s, width) && (!(s->flags & CLAW_TO_Q8) || s->head_dim % CLAW_GROUP == 0);
+    case CLAW_HEAD_NORM:
+        return !(s->flags & CLAW_ROWS) && heads_ok(s) && view_ok(spec, s, &s->a, width) && view_ok(spec, s, &s->y, width)
+            && weight_ok(spec, s->weight, (uint64_t)s->head_dim * sizeof(float));
+    case CLAW_SOFTCAP:
+        return s->k <= CLAW_MAX_ROWS && view_ok(spec, s, &s->a, s->k) && view_ok(spec, s, &s->y, s->k);
     case CLAW_SILU_MUL:
+    case CLAW_GELU_MUL:
     case CLAW_ADD:
         return s->k <= CLAW_MAX_WIDTH && view_ok(spec, s, &s->a, s->k) && view_ok(spec, s, &s->b, s->k)
             && view_ok(spec, s, &s->y, s->k);

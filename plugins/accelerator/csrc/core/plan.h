@@ -9,7 +9,7 @@
 typedef struct scratch {
     size_t norm, q, d, s;              /* one row: f32, int8, scales, sums */
     size_t gemm, tile, folded;         /* unpacked panel; its output; gated outputs of 4 panels */
-    size_t query, limit, work, attend; /* attention: queries, limits, scratch, output */
+    size_t query, limit, work, attend; /* attention: queries, limits and firsts, scratch, output */
     size_t total;
 } scratch;
 

@@ -58,7 +58,29 @@ static void run_embed(claw_plan *p, const claw_step *s, uint32_t t)
         o->row_q4a, o->row_q4s, o->row_q8a, o->row_q8s, o->row_f16, o->row_bf16, o->row_f32};
     const uint32_t id = (uint32_t)row_token(p, t);
     const uint8_t *w = p->spec.weights + s->weight + (size_t)(id / 8) * claw_block_bytes(s->format, s->k);
-    row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), at(p, &s->y, t));
+    float *y = at(p, &s->y, t);
+    row[s->format](w, (int32_t)s->k, (int32_t)(id % 8), y);
+    if (s->scale != 1.0f)
+        for (uint32_t i = 0; i < s->k; i++) y[i] *= s->scale;
+}
+
+static void run_head_norm(claw_plan *p, const claw_step *s, uint32_t t)
+{
+    const float *x = at(p, &s->a, t);
+    float *y = at(p, &s->y, t);
+    for (uint32_t h = 0; h < s->heads; h++, x += s->head_dim, y += s->head_dim)
+        p->ops->rmsnorm(x, constant(p, s->weight), (int32_t)s->head_dim, s->eps, y);
+}
+
+/* A unit is SOFTCAP_COLUMNS of a row: rows may be as long as a vocabulary. */
+#define SOFTCAP_COLUMNS 4096u
+
+static void run_softcap(claw_plan *p, const claw_step *s, uint32_t unit)
+{
+    const uint32_t parts = up_div(s->k, SOFTCAP_COLUMNS), t = unit / parts, first = unit % parts * SOFTCAP_COLUMNS;
+    if (row_gone(p, t)) return;
+    const float *x = at(p, &s->a, t) + first;
+    p->ops->softcap_f32(x, (int32_t)min_u32(SOFTCAP_COLUMNS, s->k - first), s->cap, at(p, &s->y, t) + first);
 }
 
 /* x to normalised f32 in y (may be x's copy) and on to q8 if wanted. */
@@ -133,14 +155,20 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     const uint32_t heads = min_u32(take, (kv + 1) * group - h0), tokens = min_u32(attend_tokens(p, s), p->count - t0);
     const size_t hd = s->head_dim;
     float *query = mine(p, thread, p->layout.query), *y = mine(p, thread, p->layout.attend);
-    int32_t *limit = mine(p, thread, p->layout.limit);
+    int32_t *limit = mine(p, thread, p->layout.limit), *first = limit + CLAW_ATTENTION_ROWS;
     if (row_gone(p, t0)) return;
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
             memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
-            limit[t * heads + h] = (int32_t)(row_position(p, t0 + t) + 1);
+            const uint32_t end = row_position(p, t0 + t) + 1;
+            limit[t * heads + h] = (int32_t)end;
+            first[t * heads + h] = (int32_t)(s->window && s->window < end ? end - s->window : 0);
         }
-    p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
+    if (s->window || s->cap != 0.0f)
+        p->ops->attention_window_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, s->cap, first, limit, cache_stride(p),
+                                     cache_of(p, s, t0, kv, 0), cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
+    else
+        p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
                           cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;
@@ -165,8 +193,11 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     if (column >= s->rows) return;
     n = min_u32(n, s->rows - column);
     if (s->flags & CLAW_BIAS) p->ops->add(sums, constant(p, s->extra) + column, (int32_t)n, sums);
-    if (s->flags & CLAW_PLUS) p->ops->add(sums, at(p, &s->b, t) + column, (int32_t)n, at(p, &s->y, t) + column);
-    else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
+    if (s->flags & CLAW_PLUS) {
+        const float *b = at(p, &s->b, t) + column;
+        float *y = at(p, &s->y, t) + column;
+        for (uint32_t i = 0; i < n; i++) y[i] = sums[i] + b[i]; /* so few that a call would cost more */
+    } else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
 }
 
 static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
@@ -196,18 +227,18 @@ static void gemv(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t bl
 }
 
 static void gemm(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t blocks, const q8 *a, const float *x,
-                 uint32_t tokens, uint8_t *work, float *y)
+                 uint32_t tokens, uint8_t *work, float *y, uint32_t stride)
 {
     const claw_ops *o = p->ops;
-    const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride;
+    const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride, ys = (int32_t)stride;
     switch (s->format) {
-    case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q8A: o->gemm_q8a(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_Q8S: o->gemm_q8s(w, n, k, a->q, a->d, a->s, m, work, y, CLAW_PANEL); break;
-    case CLAW_F16: o->gemm_f16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
-    case CLAW_BF16: o->gemm_bf16(w, n, k, x, xs, m, y, CLAW_PANEL); break;
-    default: o->gemm_f32(w, n, k, x, xs, m, y, CLAW_PANEL);
+    case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q8A: o->gemm_q8a(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_Q8S: o->gemm_q8s(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
+    case CLAW_F16: o->gemm_f16(w, n, k, x, xs, m, y, ys); break;
+    case CLAW_BF16: o->gemm_bf16(w, n, k, x, xs, m, y, ys); break;
+    default: o->gemm_f32(w, n, k, x, xs, m, y, ys);
     }
 }
 
@@ -240,7 +271,7 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
         n = min_u32(RUN_BLOCKS, end - b);
         gemv(p, s, w + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, y);
         if (s->flags & CLAW_SILU) {
-            p->ops->silu_mul_tile(y, (int32_t)n / 2, y, 8);
+            (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(y, (int32_t)n / 2, y, 8);
             finish_gated(p, s, 0, b * 4, n * 4, y);
         } else {
             finish(p, s, 0, b * 8, n * 8, y);
@@ -256,11 +287,14 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
     const q8 a = claw_is_int(s->format) ? q8_at(p, s->in_q8, s->k, 0) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float *tile = mine(p, thread, p->layout.tile), *outs = mine(p, thread, p->layout.folded);
+    const int straight = !(s->flags & (CLAW_SILU | CLAW_BIAS | CLAW_PLUS)) && s->y.base == CLAW_IN_ARENA;
     for (uint32_t b = b0; b < end; b += 2) {
         const uint32_t n = min_u32(2, end - b);
+        const int last = straight && (b + n) * 8 <= s->rows; /* nothing is left to do to its results */
         gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
-             mine(p, thread, p->layout.gemm), tile);
-        if (gated) p->ops->silu_mul_tile(tile, (int32_t)count, outs + (b - b0) * 4, 32);
+             mine(p, thread, p->layout.gemm), last ? at(p, &s->y, 0) + b * 8 : tile, last ? s->y.stride : CLAW_PANEL);
+        if (last) continue;
+        if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
             for (uint32_t t = 0; t < count; t++) finish(p, s, t, b * 8, n * 8, tile + (size_t)t * CLAW_PANEL);
     }
@@ -284,6 +318,9 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     case CLAW_ATTEND:
         *grab = 1;
         return up_div(n, attend_tokens(p, s)) * s->kv_heads * up_div(s->heads / s->kv_heads, attend_heads(s));
+    case CLAW_SOFTCAP:
+        *grab = 1;
+        return n * up_div(s->k, SOFTCAP_COLUMNS);
     default:
         break;
     }
@@ -291,10 +328,14 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     return units;
 }
 
-/* t is a row, or a unit of KV and ATTEND, which find their rows themselves. */
+/* t is a row, or a unit of KV, ATTEND and SOFTCAP, which find their rows themselves. */
 static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thread)
 {
     const int32_t k = (int32_t)s->k;
+    if (s->code == CLAW_SOFTCAP) {
+        run_softcap(p, s, t);
+        return;
+    }
     if (row_gone(p, t) && s->code != CLAW_KV && s->code != CLAW_ATTEND) return;
     switch (s->code) {
     case CLAW_EMBED: run_embed(p, s, t); break;
@@ -304,6 +345,8 @@ static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thr
     case CLAW_KV: run_kv(p, s, t); break;
     case CLAW_ATTEND: run_attend(p, s, t, thread); break;
     case CLAW_SILU_MUL: p->ops->silu_mul(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    case CLAW_GELU_MUL: p->ops->geglu_f32(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
+    case CLAW_HEAD_NORM: run_head_norm(p, s, t); break;
     case CLAW_ADD: p->ops->add(at(p, &s->a, t), at(p, &s->b, t), k, at(p, &s->y, t)); break;
     default: memmove(at(p, &s->y, t), at(p, &s->a, p->count - p->rows + t), s->k * sizeof(float));
     }

@@ -150,6 +150,13 @@ static void CLAW_FN(softcap_f32)(const float *x, int32_t n, float cap, float *y)
     }
 
 GATE(geglu_f32, gelu_tanh_of(v))
+
+/* As silu_mul_tile. */
+static void CLAW_FN(gelu_mul_tile)(const float *tile, int32_t n, float *y, int32_t ystride)
+{
+    for (int32_t i = 0; i < n; i++, tile += 16, y += ystride)
+        vf_store(y, vf_mul(gelu_tanh_of(vf_load(tile)), vf_load(tile + 8)));
+}
 GATE(glu_f32, vf_add(sigmoid_of(v), nan_of(v)))
 
 /* The same on the way to int8: the bits of the gate, then of quantize_q8. */

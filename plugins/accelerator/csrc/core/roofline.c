@@ -1,0 +1,109 @@
+/* Loops that do nothing but what is measured: the ceilings that ops are compared with.
+ *
+ * read: every byte of a region once. fma: float32 multiply-adds in registers. dot: products of bytes
+ * summed to int32 in registers, the way that the integer ops do it on this processor. Each returns a
+ * value that depends on all of its work, so that none of it can be left out. */
+#include <string.h>
+
+#include "../api.h"
+
+typedef float f8 __attribute__((vector_size(32), may_alias));
+typedef uint64_t u8x4 __attribute__((vector_size(32), may_alias, aligned(8)));
+
+#define READ_BODY \
+    u8x4 a[8] = {{0}}; \
+    for (; bytes >= 256; bytes -= 256, p += 256) { \
+        __builtin_prefetch(p + 4096); \
+        __builtin_prefetch(p + 4160); \
+        __builtin_prefetch(p + 4224); \
+        __builtin_prefetch(p + 4288); \
+        _Pragma("GCC unroll 12") for (int i = 0; i < 8; i++) a[i] ^= *(const u8x4 *)(const void *)(p + 32 * i); \
+    } \
+    _Pragma("GCC unroll 12") for (int i = 1; i < 8; i++) a[0] ^= a[i]; \
+    return a[0][0] ^ a[0][1] ^ a[0][2] ^ a[0][3];
+
+/* Twelve chains hide the latency of any processor at hand. */
+#define FMA_BODY(type, set, fma, store) \
+    type acc[12], x = set(1.0000001f), y = set(1e-9f); \
+    _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) acc[i] = set((float)i); \
+    for (uint64_t r = 0; r < rounds; r++) \
+        _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) { \
+            acc[i] = fma(acc[i], x, y); \
+            HOLD(acc[i]); \
+        } \
+    float out[16], sum = 0; \
+    _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) { \
+        store(out, acc[i]); \
+        sum += out[0]; \
+    } \
+    return sum;
+
+static uint64_t read_plain(const uint8_t *p, uint64_t bytes) { READ_BODY }
+
+static float fma_plain(uint64_t rounds)
+{
+    float acc[12] = {0};
+    for (uint64_t r = 0; r < rounds; r++)
+        _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) acc[i] = acc[i] * 1.0000001f + 1e-9f;
+    float sum = 0;
+    _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) sum += acc[i];
+    return sum;
+}
+
+static int32_t dot_plain(uint64_t rounds)
+{
+    int32_t acc[12] = {0};
+    for (uint64_t r = 0; r < rounds; r++)
+        _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) acc[i] += (int32_t)(uint8_t)(r + (uint64_t)i) * (int8_t)i;
+    int32_t sum = 0;
+    _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) sum += acc[i];
+    return sum;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define HOLD(x) __asm__("" : "+x"(x))
+
+__attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *p, uint64_t bytes) { READ_BODY }
+
+#define SET(a) _mm256_set1_ps(a)
+#define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define STORE(p, a) _mm256_storeu_ps(p, a)
+__attribute__((target("avx2,fma"))) static float fma_avx2(uint64_t rounds) { FMA_BODY(__m256, SET, MULTIPLY_ADD, STORE) }
+
+/* Both operands pass through an empty asm in each round, or the products would be computed once.
+ * Eight chains: with more gcc spills them. */
+#define DOT_BODY(step) \
+    __m256i acc[8], w = _mm256_set1_epi8(3), a = _mm256_set1_epi8(-2), one = _mm256_set1_epi16(1); \
+    _Pragma("GCC unroll 12") for (int i = 0; i < 8; i++) acc[i] = _mm256_setzero_si256(); \
+    for (uint64_t r = 0; r < rounds; r++) \
+        _Pragma("GCC unroll 12") for (int i = 0; i < 8; i++) { \
+            HOLD(w); \
+            HOLD(a); \
+            acc[i] = step; \
+            HOLD(acc[i]); \
+        } \
+    (void)one; \
+    _Pragma("GCC unroll 12") for (int i = 1; i < 8; i++) acc[0] = _mm256_add_epi32(acc[0], acc[i]); \
+    return _mm256_extract_epi32(acc[0], 0);
+
+__attribute__((target("avx2"))) static int32_t dot_avx2(uint64_t rounds)
+{
+    DOT_BODY(_mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), one)))
+}
+__attribute__((target("avx2,avx512f,avx512vl,avx512vnni"))) static int32_t dot_vnni(uint64_t rounds)
+{
+    DOT_BODY(_mm256_dpbusd_epi32(acc[i], w, a))
+}
+#endif
+
+void claw_roofline(const char *isa, claw_roof *roof)
+{
+    *roof = (claw_roof){read_plain, fma_plain, dot_plain, 12 * 2, 12 * 2};
+#if defined(__x86_64__)
+    if (!strncmp(isa, "avx", 3)) *roof = (claw_roof){read_avx2, fma_avx2, dot_avx2, 12 * 8 * 2, 8 * 32 * 2};
+    if (!strcmp(isa, "avx512vnni")) roof->dot = dot_vnni;
+#else
+    (void)isa;
+#endif
+}
