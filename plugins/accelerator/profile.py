@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.accelerator.driver import CpuDriver, CpuPlan
-from clawai.plugins.accelerator.native import ffi, lib, packed_bytes
+from clawai.plugins.accelerator.native import FORMATS, ffi, lib, packed_bytes
 from clawai.plugins.accelerator.tuned import DEFAULTS, alike, rows, tune
 from clawai.sdk import tuning
 from clawai.sdk.model.dtypes import DType
@@ -88,6 +88,8 @@ def call(table: Any, op: str, memory: Memory) -> Call | None:
     kind, _, fmt = op.partition("_")
     x, q, d, y = pointer(m.floats), pointer(m.codes), pointer(m.scales), pointer(m.out)
     work, n = pointer(m.scratch), int(m.floats.size)
+    if kind in ("gemv", "gemm") and fmt not in FORMATS:
+        return None  # a product of its own kind, that plans do not use
     if kind == "gemv":
         w, blocks = pointer(m.weights), m.blocks(fmt)
         given = (q, d, d) if fmt.startswith("q") else (x,)
