@@ -90,6 +90,8 @@ def call(table: Any, op: str, memory: Memory) -> Call | None:
         kind = ""
     x, q, d, y = pointer(m.floats), pointer(m.codes), pointer(m.scales), pointer(m.out)
     work, n = pointer(m.scratch), int(m.floats.size)
+    if kind in ("gemv", "gemm") and fmt not in FORMATS:
+        return None  # a product of its own kind, that plans do not use
     if kind == "gemv":
         w, blocks = pointer(m.weights), m.blocks(fmt)
         given = (q, d, d) if fmt.startswith("q") else (x,)
