@@ -66,15 +66,15 @@ class LlamaCpp:
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
         """See ``peer.Peer``. One request of several prompts: its slots then decode in one batch.
 
-        Each slot's clock starts with its own first token; the slowest one counts.
+        All are read in one batch and write as many tokens, so they begin and end together; the
+        answer holds a choice of each, and the times of the first. Prompts are of one length.
         """
-        answers = self._complete([list(prompt) for prompt in prompts], count + 1)
-        answers = answers if isinstance(answers, list) else [answers]
-        timings = [answer["timings"] for answer in answers]
-        asked = [(len(prompt), count + 1) for prompt in prompts]
-        if [(each["prompt_n"], each["predicted_n"]) for each in timings] != asked:
-            raise ClawError("worker_failed", "llama.cpp ran other numbers of tokens", got=timings)
-        return max(float(each["predicted_ms"]) for each in timings) / 1000
+        answer = self._complete([list(prompt) for prompt in prompts], count + 1)
+        timings = answer["timings"]
+        ran = (len(answer["choices"]), timings["prompt_n"], timings["predicted_n"])
+        if ran != (len(prompts), len(prompts[0]), count + 1):
+            raise ClawError("worker_failed", "llama.cpp ran another number of tokens", got=ran)
+        return float(timings["predicted_ms"]) / 1000
 
 
 def main() -> None:

@@ -4,14 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from clawai.sdk.cli.bench import llamacpp, parallel
+from clawai.sdk.cli.bench import parallel
+from clawai.sdk.cli.bench.decode import PEERS, Side
 from clawai.sdk.cli.bench.report import judged
-from clawai.sdk.errors import ClawError
 from gguf_files import tiny_llama
 
 
@@ -58,25 +56,11 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert "unknown_model" in done.stderr
 
 
-class FakeServer:
-    """llama.cpp's answers to one request of several prompts."""
-
-    def __init__(self, params: Any) -> None:
-        self.params = params
-
-    def handle_completions(self, request: dict[str, Any]) -> Any:
-        return [
-            {"timings": {"prompt_n": len(p), "predicted_n": 5, "predicted_ms": 10.0 * len(p)}}
-            for p in request["prompt"]
-        ]
-
-
-def test_the_peer_is_timed_by_its_slowest_slot_and_checked() -> None:
-    cpu = SimpleNamespace
-    params = SimpleNamespace(model=cpu(), cpuparams=cpu(), cpuparams_batch=cpu())
-    module = SimpleNamespace(CommonParams=lambda: params, Server=FakeServer)
-    side = llamacpp.LlamaCpp(module, "m", 2, 256, 3)
-    assert (params.n_parallel, params.n_ctx) == (3, 768)
-    assert side.parallel([[1], [1, 2], [1, 2, 3]], 4) == pytest.approx(0.03)
-    with pytest.raises(ClawError, match="other numbers of tokens"):
-        side.parallel([[1]], 7)
+def test_llama_cpp_decodes_as_many_sequences_in_the_same_run(smollm2_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the bench extra is not installed")
+    side = Side(PEERS["llama.cpp"], smollm2_path, 2, 64, 3)
+    try:
+        prompts = [[1000 + number, 2000, 3000] for number in range(3)]
+        assert side.ask(parallel=prompts, count=4) > 0
+    finally:
+        side.close()
