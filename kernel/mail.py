@@ -84,6 +84,7 @@ def to_worker(told: ev.Dispatch) -> tuple[wire.Message, tuple[bytes, ...]]:
             remaining_ms=left,
             priority=asked.priority,
             leases=asked.leases,
+            principal=asked.principal,
         )
         return run, asked.body.frames
     items = [

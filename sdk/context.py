@@ -96,6 +96,8 @@ class Context:
     """Whether it can begin anew; the host says so, and takes it back when the task streams."""
     most_threads: int = 1
     """With which the worker was started."""
+    principal: str = ""
+    """Who asked. What is kept of a task may serve the same one's next tasks, never another's."""
     home: Home = NOTHING
     """What its worker has of its own."""
     line: "Line | None" = None

@@ -89,6 +89,7 @@ class Runner:
             may_yield=op in self._idempotent,
             most_threads=self._host.threads,
             home=self._host.home,
+            principal=getattr(item, "principal", ""),
         )
 
     def cancel(self, task: int) -> None:

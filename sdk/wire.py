@@ -14,7 +14,7 @@ import msgspec
 
 from clawai.sdk.errors import ClawError
 
-VERSION = (1, 2)
+VERSION = (1, 3)
 """Major (peers must agree) and minor (adds fields and types only)."""
 
 MAX_FRAMES = 64
@@ -246,6 +246,8 @@ class Run(Message, frozen=True, kw_only=True):
     remaining_ms: int | None = None
     priority: Priority = "interactive"
     leases: tuple[Lease, ...] = ()
+    principal: Name = ""
+    """Who asked: what a worker keeps of a task may serve the same one's next tasks only."""
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -73,8 +73,8 @@ class ReferenceSequence:
             self._keys[node.attrs["layer"]] = np.zeros(shape, np.float32)
             self._values[node.attrs["layer"]] = np.zeros(shape, np.float32)
 
-    def start(self, control: memoryview | None) -> None:
-        self.rewind(0)
+    def start(self, control: memoryview | None, keep: int = 0) -> None:
+        self.rewind(keep)
         self._control = control
 
     def run(self, tokens: Sequence[int], *, all_logits: bool = False) -> Any:

@@ -208,8 +208,14 @@ NEW: list[tuple[str, str, str, wire.Message]] = [
             version=(1, 2), kernel="0.1.0", pid=4242, principal="uid:1000", leases=True, max_open=64
         ),
     ),
+    (
+        "run, with its principal",
+        "kernel",
+        "worker",
+        wire.Run(id=9, op="echo.say", params=wire.pack({}), slot=1, principal="uid:1000"),
+    ),
 ]
-"""Of versions 1.1 and 1.2."""
+"""Of versions 1.1 to 1.3."""
 KINDS = {
     ("client", "kernel"): wire.FromClient,
     ("kernel", "client"): wire.ToClient,

@@ -200,10 +200,12 @@ class Network:
 
     def _note(self, record: audit.Record) -> None:
         """Have a record written; of a connection only once it is known for whom."""
-        waits = self._ask is not None and record["event"] in ("connect", "accept")
-        self._unwritten.append((record, waits))
-        if waits and self._ask:
+        beginning = record["event"] in ("connect", "accept")
+        self._unwritten.append((record, beginning and self._ask is not None))
+        if beginning and self._ask:
             self._ask(record["worker"])
+        elif beginning:
+            self._tell("noted", record["worker"], record["n"])
         self._write_known()
 
     def runs(self, tasks: list[tuple[int, str]], _: list[int]) -> None:
@@ -213,6 +215,7 @@ class Network:
         record["principal"] = ", ".join(sorted({principal for _, principal in tasks}))
         record["tasks"] = [number for number, _ in tasks[:TASKS]]
         self._unwritten[place] = record, False
+        self._tell("noted", record["worker"], record["n"])
         self._write_known()
 
     def _write_known(self) -> None:

@@ -81,6 +81,8 @@ class Client:
     unsent: deque[tuple[bytes, socket.socket | None]] = field(default_factory=deque)
     trades: dict[int, "Trade"] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
+    held: dict[int, tuple[dict[str, Any], socket.socket | None]] = field(default_factory=dict)
+    """Answers, until the steward knows for whose tasks they are: no task ends before."""
     rests: float = 0.0
     """Until when its requests are not read, because it asks too often; 0: they are."""
     asks: Bucket = field(default_factory=lambda: Bucket(limits.RATE, limits.BURST, limits.BURST))
@@ -131,7 +133,11 @@ class Broker:
         self._idle: dict[Relay, float] = {}
         """Every relay, and when it was last seen to move."""
         self._looked = 0.0
-        self._handlers: dict[str, Any] = {"worker": self._worker, "gone": self._gone}
+        self._handlers: dict[str, Any] = {
+            "worker": self._worker,
+            "gone": self._gone,
+            "noted": self._noted,
+        }
 
     def serve(self) -> None:
         """Serve until the steward is gone."""
@@ -206,6 +212,12 @@ class Broker:
         if client := self.clients.get(number):
             self._cut(client)
 
+    def _noted(self, number: int, n: int, _: list[int]) -> None:
+        """The steward has taken down that a connection was asked for: its answer may go."""
+        client = self.clients.get(number)
+        if client and n in client.held:
+            self._answer(client, *client.held.pop(n))
+
     def _report(self, client: Client, n: int, event: str, **fields: Any) -> None:
         """Have something written down."""
         told = {"event": event, "plugin": client.plugin, "worker": client.number, "n": n, **fields}
@@ -247,7 +259,9 @@ class Broker:
             if len(data) > limits.REQUEST:
                 raise msgspec.DecodeError("too long")
             request = _requests.decode(data)
-            if request.n <= 0 or request.n in client.trades or request.n in client.relays:
+            if request.n <= 0 or any(
+                request.n in each for each in (client.trades, client.relays, client.held)
+            ):
                 raise msgspec.DecodeError("its number is taken")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self._report(client, 0, "cut", reason=f"it sent what is no request: {error}"[:200])
@@ -266,7 +280,7 @@ class Broker:
         client.sock.close()
         for listener in client.listeners.values():
             listener.close()
-        for _, sock in client.unsent:
+        for _, sock in (*client.unsent, *client.held.values()):
             if sock:
                 sock.close()
 
@@ -400,7 +414,7 @@ class Broker:
         del client.trades[trade.n]
         self._relay(client, trade.n, ours, sock)
         self._tell_connect(client, trade, str(at), "allowed", "")
-        self._answer(client, {"n": trade.n, "address": str(at)}, theirs)
+        client.held[trade.n] = {"n": trade.n, "address": str(at)}, theirs
 
     def _relay(self, client: Client, n: int, ours: socket.socket, sock: socket.socket) -> None:
         """Carry the bytes of a connection until it ends, which is told."""
@@ -443,7 +457,7 @@ class Broker:
         self._relay(client, n, ours, sock)
         address = at[0].removeprefix("::ffff:")
         self._report(client, n, "accept", port=port, address=address, peer_port=at[1])
-        self._answer(client, {"n": n, "peer": list(at)}, theirs)
+        client.held[n] = {"n": n, "peer": list(at)}, theirs
 
     def _end(self, client: Client, trade: Trade, error: ClawError, address: str = "") -> None:
         """A connection that does not come about."""
@@ -458,7 +472,7 @@ class Broker:
         verdict = "failed" if isinstance(error, Failed) else "denied"
         self._tell_connect(client, trade, address, verdict, error.message)
         told = _as_told(error)
-        self._answer(client, {"n": n, "reason": getattr(error, "reason", ""), "error": told})
+        client.held[n] = {"n": n, "reason": getattr(error, "reason", ""), "error": told}, None
 
     def _tell_connect(
         self, client: Client, trade: Trade, address: str, verdict: str, reason: str

@@ -18,7 +18,7 @@ SMALLER = {"avxvnni": "avx2", "avx512vnni": "avx2", "dotprod": "neon", "i8mm": "
 """Sets that bring nothing but sums of products of bytes, and whose ops the others are: the very
 same functions, so there they count for nothing."""
 
-MATRIX_FAMILIES = ("gemm_int",)
+MATRIX_FAMILIES = ("gemm_int", "conv_int")
 """Families on products of bytes that use what i8mm has and dotprod lacks (smmla, usdot); the others
 run the instructions of dotprod there, and count for that set only."""
 

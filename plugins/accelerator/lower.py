@@ -229,10 +229,11 @@ class Lowering:
         self._emit(step, node.output)
 
     def _softcap(self, node: Node) -> None:
-        numbers = {"k": self.check.width[node.output], "cap": float(node.attrs["cap"])}
-        step = Step(lib.CLAW_SOFTCAP, node.output, 0, numbers)
+        width = self.check.width[node.output]
+        step = Step(lib.CLAW_SOFTCAP, node.output, 0, {"k": width})
+        step.numbers["cap"] = float(node.attrs["cap"])
         step.views["a"] = self._views[node.inputs[0]]
-        step.views["y"] = self._float(node.output, numbers["k"])
+        step.views["y"] = self._float(node.output, width)
         self._emit(step, node.output)
 
     def _matmul(self, node: Node) -> None:

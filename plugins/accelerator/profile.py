@@ -86,6 +86,8 @@ def call(table: Any, op: str, memory: Memory) -> Call | None:
     """One call of an op, or one for each of some panels; None for an op that is not measured."""
     m, function = memory, getattr(table, op)
     kind, _, fmt = op.partition("_")
+    if fmt not in FORMATS:
+        kind = ""
     x, q, d, y = pointer(m.floats), pointer(m.codes), pointer(m.scales), pointer(m.out)
     work, n = pointer(m.scratch), int(m.floats.size)
     if kind in ("gemv", "gemm") and fmt not in FORMATS:

@@ -65,11 +65,11 @@ class CpuSequence:
         self._held: tuple[Any, ...] = ()
         self._word: Any = None
 
-    def start(self, control: memoryview | None) -> None:
-        """Begin anew, empty, under another control word (see ``Sequence``)."""
+    def start(self, control: memoryview | None, keep: int = 0) -> None:
+        """Begin anew under another control word (see ``Sequence``)."""
         if control is not None and control.nbytes < 4:
             raise ValueError(f"control must hold a 32-bit word, got {control.nbytes} bytes")
-        self.rewind(0)
+        self.rewind(keep)
         self._word = None
         self._run.control = ffi.NULL
         if control is not None:

@@ -157,7 +157,8 @@ def dct_table(n: int, outputs: int, lifter: float = 0) -> Floats:
     table[0] *= np.sqrt(0.5)
     if lifter:
         table *= 1 + lifter / 2 * np.sin(np.pi * k / lifter)
-    return table.astype(np.float32)
+    result: Floats = table.astype(np.float32)
+    return result
 
 
 def resample_table(up: int, down: int, zeros: int = 16, beta: float = 8.6) -> Floats:
@@ -179,6 +180,6 @@ def resample_table(up: int, down: int, zeros: int = 16, beta: float = 8.6) -> Fl
     offset = np.arange(taps) - (half - 1)
     t = offset - np.arange(up)[:, None] / up
     window = np.i0(beta * np.sqrt(np.maximum(0, 1 - (t / half) ** 2))) / np.i0(beta)
-    table = cut * np.sinc(cut * t) * window
-    table /= table.sum(1, keepdims=True)
-    return table.astype(np.float32)
+    rows = cut * np.sinc(cut * t) * window
+    table: Floats = (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+    return table

@@ -58,6 +58,8 @@ class Outcome:
     completion_tokens: int
     prefill_us: int
     decode_us: int
+    cached_tokens: int = 0
+    """Of the prompt, that an earlier task had left."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the wire."""
@@ -67,6 +69,7 @@ class Outcome:
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens,
+                "cached_tokens": self.cached_tokens,
             },
             "prefill_us": self.prefill_us,
             "decode_us": self.decode_us,
@@ -164,15 +167,26 @@ class Session:
         )
 
     def generate(
-        self, request: Request, seat: Seat, progress: Callable[[float], None] | None = None
+        self,
+        request: Request,
+        seat: Seat,
+        progress: Callable[[float], None] | None = None,
+        ids: list[int] | None = None,
     ) -> Generator[str, None, Outcome]:
-        """Yield the answer in pieces; return how it ended. ``seat`` is empty.
+        """Yield the answer in pieces; return how it ended.
+
+        Args:
+            request: what to generate.
+            seat: empty, or with a beginning of the prompt in it.
+            progress: called with 0..1 while a long prompt is read.
+            ids: of the prompt, if they are known (``encode``).
 
         Raises:
             ClawError: see ``encode``.
             Stopped: the control word was set.
         """
-        ids = self.encode(request)
+        ids = self.encode(request) if ids is None else ids
+        cached = seat.sequence.position
         sampler = Sampler(request.sampling)
         room = self.context - len(ids)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
@@ -211,11 +225,12 @@ class Session:
             completion_tokens=count,
             prefill_us=(prefilled - started) // 1000,
             decode_us=(ended - prefilled) // 1000,
+            cached_tokens=cached,
         )
 
     def _prefill(self, ids: list[int], seat: Seat, progress: Callable[[float], None] | None) -> Any:
         logits = None
-        for at in range(0, len(ids), PREFILL_CHUNK):
+        for at in range(seat.sequence.position, len(ids), PREFILL_CHUNK):
             logits = seat.run(ids[at : at + PREFILL_CHUNK])
             if progress and len(ids) > PREFILL_CHUNK:
                 progress(min(1.0, (at + PREFILL_CHUNK) / len(ids)))

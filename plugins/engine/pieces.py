@@ -87,7 +87,7 @@ def _scores(file: GGUF, count: int) -> list[float]:
     where = file.offsets[key]
     if len(scores) != count or scores.format not in ("f", "d"):
         raise ModelFileError(f"bad {key}", where, len(scores), f"{count} numbers")
-    values: list[float] = scores.tolist()
+    values = list(map(float, scores.tolist()))
     if not all(map(math.isfinite, values)):
         raise ModelFileError(f"bad {key}", where, "a number that is not finite")
     return values

@@ -11,6 +11,10 @@ After a step the next one waits for those of the last that are not back yet (the
 tokens and send them), for a quarter of the time that the step took at most. A lone task waits for
 nobody.
 
+A sequence that is free keeps the tokens of its last task. A task whose prompt begins with tokens
+that a task of the same principal has left takes that sequence and computes only what is new;
+another's are never looked at, so that nobody can learn from his times what somebody else asked.
+
 Every task keeps its own KV cache, and a token gets the same bits alone and in a step: an answer
 does not depend on what ran beside it, or on when it was interrupted.
 """
@@ -18,6 +22,7 @@ does not depend on what ran beside it, or on when it was interrupted.
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +37,19 @@ LOOK = 0.02
 """Seconds between two looks of a waiting task at its control word."""
 GATHER = 0.25
 """Part of the time of a step for which the next one waits for tasks that are not back."""
+
+
+WORTH = 16
+"""So many tokens are worth taking a sequence that holds them, and losing the rest of it."""
+TokenIds = Tokens[int]
+
+
+def alike(held: TokenIds, prompt: TokenIds) -> int:
+    """How many tokens two lists begin with in common."""
+    most = min(len(held), len(prompt))
+    if list(held[:most]) == list(prompt[:most]):
+        return most
+    return next(at for at in range(most) if held[at] != prompt[at])
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +89,8 @@ class Seat:
     spent: int = 0
     """Nanoseconds of all its turns."""
     called: threading.Event = field(default_factory=threading.Event)
+    tokens: list[int] = field(default_factory=list)
+    """What it has put into its sequence, the beginning that was there included."""
     # What follows is guarded by the lock of ``turns``.
     one: bool = False
     """It wants a single token, not a prompt."""
@@ -95,6 +115,7 @@ class Seat:
         Raises:
             Stopped: the control word said so.
         """
+        self.tokens += tokens
         go_on: Callable[[], Any] = lambda: self.sequence.run(tokens, all_logits=all_logits)  # noqa: E731
         self.one = len(tokens) == 1 and not all_logits
         self.token = tokens[0] if self.one and self.turns.joins(self) else None
@@ -144,7 +165,10 @@ class Turns:
         self._joint = bool(self._batches)
         self._lock = threading.Condition()
         """Guards all below; notified when a crew stops running."""
-        self._free = list(reversed(plan.sequences))
+        self._free = list(plan.sequences)
+        """That was free longest is first."""
+        self._kept: dict[int, tuple[str, list[int]]] = {}
+        """By the identity of a sequence: for whom it holds which tokens."""
         self._holder: Seat | None = None
         self._since = 0
         self._waiting: list[Seat] = []
@@ -158,25 +182,59 @@ class Turns:
         checkpoint: Callable[[], None] = lambda: None,
         priority: wire.Priority = "interactive",
         deadline: float | None = None,
+        prompt: TokenIds = (),
+        principal: str = "",
     ) -> Any:
-        """A sequence of one's own, empty, for the time of a task."""
+        """A sequence of one's own for the time of a task.
+
+        Args:
+            control: its control word.
+            checkpoint: obeys it, see ``Seat``.
+            priority: its class.
+            deadline: on ``time.monotonic``'s clock.
+            prompt: what will be run first. The sequence may hold a beginning of it already, which
+                is not to be run again (``Sequence.position``): never all of it, since the last
+                token's logits are wanted.
+            principal: who asked; without one nothing is kept for a later task.
+        """
         with self._lock:
             if not self._free:
                 most = len(self._plan.sequences)
                 raise ClawError("overloaded", "every sequence of the model is in use", allowed=most)
-            sequence = self._free.pop()
+            sequence, keep = self._best(prompt, principal)
+            self._free.remove(sequence)
+            self._kept.pop(id(sequence), None)
         seat = None
         try:
-            sequence.start(control)
+            sequence.start(control, *([keep] if keep else []))
             rank = wire.PRIORITIES.index(priority)
             due = float("inf") if deadline is None else deadline
-            seat = Seat(self, sequence, rank, due, checkpoint, control)
+            tokens = list(prompt[:keep])
+            seat = Seat(self, sequence, rank, due, checkpoint, control, tokens=tokens)
             yield seat
         finally:
             with self._lock:
                 if seat:
                     self._leave(seat)
+                    if principal:
+                        held = seat.tokens[: sequence.position]
+                        self._kept[id(sequence)] = principal, held
                 self._free.append(sequence)
+
+    def _best(self, prompt: TokenIds, principal: str) -> tuple[Sequence, int]:
+        """The free sequence that holds most of a prompt, and how many tokens of it stay."""
+        best, most = None, 0
+        for sequence in self._free:
+            owner, held = self._kept.get(id(sequence), ("", []))
+            if owner and owner == principal:
+                same = alike(held, prompt)
+                if same > most:
+                    best, most = sequence, same
+        if best is None or most < WORTH:
+            # One that holds nothing, else what has not been used for longest.
+            empty = [each for each in self._free if id(each) not in self._kept]
+            return (empty or self._free)[0], 0
+        return best, min(most, len(prompt) - 1)
 
     def joins(self, seat: Seat) -> bool:
         """Whether its token can be computed together with others'."""

@@ -3,7 +3,7 @@
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -109,10 +109,14 @@ class Engine:
         return self.session
 
     @contextmanager
-    def _seat(self, ctx: Context) -> Iterator[Seat]:
-        """A place at the model for a task; what it computed there goes into its timings."""
+    def _seat(self, ctx: Context, prompt: Sequence[int] = ()) -> Iterator[Seat]:
+        """A place at the model for a task; what it computed there goes into its timings.
+
+        With a prompt, what the same principal has left of it is taken, and left again.
+        """
+        who = ctx.principal if prompt else ""
         with self._loaded.turns.seat(
-            ctx.control, ctx.checkpoint, ctx.priority, ctx.deadline
+            ctx.control, ctx.checkpoint, ctx.priority, ctx.deadline, prompt, who
         ) as seat:
             yield seat
             ctx.compute_us = seat.spent // 1000
@@ -155,9 +159,10 @@ class Engine:
 
     def _stream(self, ctx: Context, request: Request) -> Any:
         try:
-            with self._seat(ctx) as seat:
+            ids = self._loaded.encode(request)
+            with self._seat(ctx, ids) as seat:
                 generator = self._loaded.generate(
-                    request, seat, lambda fraction: ctx.progress(fraction, "reading the prompt")
+                    request, seat, lambda part: ctx.progress(part, "reading the prompt"), ids
                 )
                 while True:
                     try:

@@ -49,8 +49,8 @@ class Left(Exception):
 class Sequence(Protocol):
     """A KV cache of a plan. One thread at a time uses it; of a plan one sequence or batch runs."""
 
-    def start(self, control: memoryview | None) -> None:
-        """Begin anew, empty.
+    def start(self, control: memoryview | None, keep: int = 0) -> None:
+        """Begin anew, empty or with the first ``keep`` tokens that are in the cache.
 
         Args:
             control: a 32-bit word that the kernel writes (``clawai.sdk.wire``): its low byte has a

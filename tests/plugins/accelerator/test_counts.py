@@ -24,29 +24,34 @@ BRINGS = {
 """What objdump calls the instructions."""
 
 
+Function = tuple[int, str]
+"""Where it is and what it is called: targets have helpers of the same names."""
+
+
 @cache
-def functions(objdump: str, path: Path) -> dict[str, str]:
-    """The code of each function of an object file, by its name."""
+def functions(objdump: str, path: Path) -> dict[Function, str]:
+    """The code of each function of an object file."""
     command = [objdump, "-d", "--no-show-raw-insn", str(path)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    parts = re.split(r"^[0-9a-f]+ <([^>]+)>:$", text, flags=re.M)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    parts = re.split(r"^([0-9a-f]+) <([^>]+)>:$", text, flags=re.M)[1:]
+    heads = zip(parts[::3], parts[1::3], strict=True)
+    return {(int(at, 16), name): body for (at, name), body in zip(heads, parts[2::3], strict=True)}
 
 
-def code_of(name: str, code: dict[str, str]) -> str:
+def code_of(function: Function, code: dict[Function, str]) -> str:
     """The code of a function and of all that it jumps to or calls."""
-    seen: set[str] = set()
-    waiting = [name]
+    seen: set[Function] = set()
+    waiting = [function]
     while waiting:
         found = waiting.pop()
         if found in code and found not in seen:
             seen.add(found)
-            waiting += re.findall(r"\b(?:call|jmp|bl?)\s+[0-9a-f]+ <([\w.]+)>", code[found])
-    assert name in seen, f"no function {name} in the object file"
+            calls = re.findall(r"\b(?:call|j\w+|bl?)\s+([0-9a-f]+) <([\w.]+)>", code[found])
+            waiting += [(int(at, 16), name) for at, name in calls]
     return "".join(code[found] for found in sorted(seen))
 
 
-def machine_code(isa: str) -> dict[str, str]:
+def machine_code(isa: str) -> dict[Function, str]:
     """Of the target's functions: of this library, or of the object that was built for ARM."""
     machine = MACHINES[isa if isa in MACHINES else "aarch64"]
     if reason := why_not(machine):
@@ -61,7 +66,8 @@ def test_what_counts_uses_the_set(isa: str) -> None:
     code = machine_code(isa)
     counted = {row["op"] for row in rows if row["isa"] == isa}
     assert counted
-    held = {row["op"] for row in rows if f"{row['op']}_{isa}" in code}
-    assert counted <= held
-    uses = {op for op in held if re.search(BRINGS[isa], code_of(f"{op}_{isa}", code))}
+    end = f"_{isa}"
+    held = {name.removesuffix(end): (at, name) for at, name in code if name.endswith(end)}
+    held = {op: function for op, function in held.items() if op in {row["op"] for row in rows}}
+    uses = {op for op, function in held.items() if re.search(BRINGS[isa], code_of(function, code))}
     assert uses == counted

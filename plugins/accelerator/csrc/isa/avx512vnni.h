@@ -1,4 +1,4 @@
-/* Primitives on AVX-512 VL + VNNI, at 256 bits: those of avx2.h, but products of bytes are summed
+/* Primitives on AVX-512 VL + VNNI, at 256 bits but for gemm8: those of avx2.h, but products of bytes are summed
  * in int32 by one instruction. Integer sums are exact either way, so results have AVX2's bits. */
 #ifndef CLAW_ISA_AVX512VNNI_H
 #define CLAW_ISA_AVX512VNNI_H
@@ -31,7 +31,14 @@ static inline vq vq_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 static inline void vq_store(int32_t *p, vq a) { _mm512_storeu_si512(p, a); }
 static inline vqb vq_rows(const uint8_t *w, size_t block)
 {
+#if defined(CLAW_EMULATED) /* there insertion does not compile */
+    uint8_t both[64];
+    vb_store(both, vb_load(w));
+    vb_store(both + 32, vb_load(w + block));
+    return _mm512_loadu_si512(both);
+#else
     return _mm512_inserti64x4(_mm512_castsi256_si512(vb_load(w)), vb_load(w + block), 1);
+#endif
 }
 static inline vqb vq_bcast(const int8_t *p)
 {

@@ -24,10 +24,14 @@ typedef uint8_t vb __attribute__((vector_size(32)));
 typedef int16_t vs __attribute__((vector_size(64))); /* a running int16 sum for each byte: one widening multiply-add a step */
 
 typedef int8_t rvv_i8x8 __attribute__((vector_size(8)));
+typedef uint8_t rvv_u8x8 __attribute__((vector_size(8)));
+typedef uint8_t rvv_u8x16 __attribute__((vector_size(16)));
 typedef uint16_t rvv_u16x8 __attribute__((vector_size(16)));
 typedef int32_t rvv_i32x16 __attribute__((vector_size(64)));
 typedef int8_t rvv_i8x32 __attribute__((vector_size(32)));
-typedef int64_t rvv_i64x8 __attribute__((vector_size(64)));
+typedef uint16_t rvv_u16x16 __attribute__((vector_size(32)));
+typedef uint32_t rvv_u32x16 __attribute__((vector_size(64)));
+typedef uint64_t rvv_u64x8 __attribute__((vector_size(64)));
 
 /* a where the mask is all ones, else b. */
 static inline vf vf_where(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
@@ -67,6 +71,24 @@ static inline vf vf_round(vf a)
  * compiler takes (vfcvt.rtz), and this costs no more. */
 static inline vi rvv_integers(vf a) { return (vi)(a + 12582912.0f) - 0x4b400000; }
 static inline vf vf_pow2(vf n) { return (vf)((rvv_integers(n) + 127) << 23); }
+/* Of neighbouring rows, then of neighbours two and four rows away: lanes, pairs, fours change places. */
+static inline void vf_transpose(vf a[8])
+{
+    vf p[8], q[8];
+    for (int i = 0; i < 8; i += 2) {
+        p[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        p[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int i = 0; i < 8; i++) {
+        if (i & 2) continue;
+        q[i] = __builtin_shufflevector(p[i], p[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        q[i + 2] = __builtin_shufflevector(p[i], p[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = __builtin_shufflevector(q[i], q[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        a[i + 4] = __builtin_shufflevector(q[i], q[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
 static inline vf vf_swap(vf a) { return __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6); }
 static inline float vf_sum(vf a)
 {
@@ -123,8 +145,60 @@ static inline vf vf_load_bf16(const void *p)
     return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 
+static inline vf vf_load_u8(const uint8_t *p)
+{
+    rvv_u8x8 b;
+    memcpy(&b, p, 8);
+    return __builtin_convertvector(b, vf);
+}
+static inline vf vf_load_i8(const int8_t *p)
+{
+    rvv_i8x8 b;
+    memcpy(&b, p, 8);
+    return __builtin_convertvector(b, vf);
+}
+static inline rvv_u8x8 rvv_bytes(vf a) { return __builtin_convertvector(rvv_integers(a), rvv_u8x8); }
+static inline void vf_store_u8(uint8_t *p, vf a)
+{
+    rvv_u8x8 b = rvv_bytes(a);
+    memcpy(p, &b, 8);
+}
+static inline void vf_load_rgb(const uint8_t *p, vf c[3])
+{
+    vb b = {0};
+    memcpy(&b, p, 24);
+    c[0] = __builtin_convertvector(__builtin_shufflevector(b, b, 0, 3, 6, 9, 12, 15, 18, 21), vf);
+    c[1] = __builtin_convertvector(__builtin_shufflevector(b, b, 1, 4, 7, 10, 13, 16, 19, 22), vf);
+    c[2] = __builtin_convertvector(__builtin_shufflevector(b, b, 2, 5, 8, 11, 14, 17, 20, 23), vf);
+}
+static inline void vf_store_rgb(uint8_t *p, const vf c[3])
+{
+    const rvv_u8x8 r = rvv_bytes(c[0]), g = rvv_bytes(c[1]), b = rvv_bytes(c[2]);
+    const rvv_u8x16 rg = __builtin_shufflevector(r, g, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const rvv_u8x16 bb = __builtin_shufflevector(b, b, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+    const vb t = __builtin_shufflevector(rg, bb, 0, 8, 16, 1, 9, 17, 2, 10, 18, 3, 11, 19, 4, 12, 20, 5,
+                                         13, 21, 6, 14, 22, 7, 15, 23, 0, 0, 0, 0, 0, 0, 0, 0);
+    memcpy(p, &t, 24);
+}
+
 static inline vi vi_zero(void) { return (vi){0}; }
-static inline vi vi_add(vi a, vi b) { return a + b; }
+static inline vi vi_add(vi a, vi b) { return (vi)((vu)a + (vu)b); }
+static inline int32_t vi_sum(vi a)
+{
+    const vu b = (vu)a, x = b + __builtin_shufflevector(b, b, 4, 5, 6, 7, 4, 5, 6, 7);
+    return (int32_t)(x[0] + x[1] + x[2] + x[3]);
+}
+static inline vi vi_set1(int32_t a) { return (vi){a, a, a, a, a, a, a, a}; }
+static inline vi vi_load(const void *p) { vi r; memcpy(&r, p, 32); return r; }
+static inline void vi_store(int32_t *p, vi a) { memcpy(p, &a, 32); }
+static inline vi vi_pair(vi acc, const uint8_t *a, const uint8_t *b, const void *w)
+{
+    rvv_u8x8 x, y;
+    memcpy(&x, a, 8);
+    memcpy(&y, b, 8);
+    const vi both = vi_load(w), first = (vi)((vu)both << 16) >> 16, second = both >> 16;
+    return acc + __builtin_convertvector(x, vi) * first + __builtin_convertvector(y, vi) * second;
+}
 static inline vf vf_from_vi(vi a) { return __builtin_convertvector(a, vf); }
 static inline void vf_store_i8(int8_t *p, vf a)
 {
@@ -143,6 +217,20 @@ static inline vb vb_bcast(const int8_t *p)
     return (vb)(vu){quad, quad, quad, quad, quad, quad, quad, quad};
 }
 
+typedef int16_t vw __attribute__((vector_size(32)));
+static inline vw vw_load(const int16_t *p) { vw r; memcpy(&r, p, 32); return r; }
+static inline void vw_store(int16_t *p, vw a) { memcpy(p, &a, 32); }
+static inline vw vw_even(vb a) { return (vw)((rvv_u16x16)a << 8) >> 8; }
+static inline vw vw_odd(vb a) { return (vw)a >> 8; }
+static inline vw vw_pair(const void *p) { return (vw)vb_bcast(p); }
+static inline vw vw_add(vw a, vw b) { return (vw)((rvv_u16x16)a + (rvv_u16x16)b); }
+/* The upper half of a lane of 64 bits becomes the sum of both: no carry comes from below. */
+static inline vi vw_dot(vw a, vw b)
+{
+    const rvv_u64x8 two = (rvv_u64x8)(__builtin_convertvector(a, rvv_i32x16) * __builtin_convertvector(b, rvv_i32x16));
+    return __builtin_convertvector((two + (two << 32)) >> 32, vi);
+}
+
 static inline vs vs_zero(void) { return (vs){0}; }
 /* Of 8 steps a byte's sum stays below 8 * 15 * 128 = 15360. */
 static inline vs vs_dot(vs acc, vb w, vb a)
@@ -152,12 +240,15 @@ static inline vs vs_dot(vs acc, vb w, vb a)
 /* The four sums of each lane, the first two of them in 16 bits: 30720 at most. */
 static inline vi vs_sum(vs a)
 {
-    const rvv_i32x16 four = (rvv_i32x16)a;
-    const rvv_i64x8 two = (rvv_i64x8)(((four << 16) + four) >> 16);
+    const rvv_u32x16 four = (rvv_u32x16)a;
+    const rvv_u64x8 two = (rvv_u64x8)((rvv_i32x16)((four << 16) + four) >> 16);
     return __builtin_convertvector((two + (two << 32)) >> 32, vi);
 }
 static inline vi vi_dot(vi acc, vb w, vb a)
 {
     return acc + vs_sum(__builtin_convertvector((rvv_i8x32)w, vs) * __builtin_convertvector((rvv_i8x32)a, vs));
 }
+/* x - 128 is in -128..127, and the sum of two products fits 16 bits. */
+#define VU_SHIFT 128
+static inline vi vu_dot(vi acc, vb x, vb w) { return vi_dot(acc, x ^ 128, w); }
 #endif

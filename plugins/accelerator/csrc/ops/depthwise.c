@@ -79,8 +79,7 @@ static void CLAW_FN(depthwise_u8)(
                 int32_t at = offset[(size_t)(p + i) * (size_t)step + (size_t)tap];
                 rows[i * CLAW_MAX_TAPS + tap] = at < 0 ? zero : x + at;
             }
-        if (np == 2 && taps == 9) depthwise_u8_pixels(2, 9, rows, channels, w, yzero, low, high, y, (size_t)ystride);
-        else if (np == 2) depthwise_u8_pixels(2, taps, rows, channels, w, yzero, low, high, y, (size_t)ystride);
+        if (np == 2) depthwise_u8_pixels(2, taps, rows, channels, w, yzero, low, high, y, (size_t)ystride);
         else depthwise_u8_pixels(1, taps, rows, channels, w, yzero, low, high, y, (size_t)ystride);
     }
 }

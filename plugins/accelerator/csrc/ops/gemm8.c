@@ -9,8 +9,8 @@
  * result is exact whenever it fits int32 (k below 65536). */
 
 /* k are worked on in chunks: 16 rows (widened) and a few tokens then fit the first-level cache. */
-#define CHUNK CLAW_GEMM8_CHUNK
-#define TOKEN_BYTES (2 * CHUNK) /* of a token's chunk in the scratch */
+#define CHUNK8 CLAW_GEMM8_CHUNK
+#define TOKEN_BYTES (2 * CHUNK8) /* of a token's chunk in the scratch */
 
 static inline size_t block8_bytes(int32_t k) { return (size_t)((k + 3) / 4) * 32 + 32; }
 
@@ -126,7 +126,7 @@ enum { FLIP_S8 = 0, FLIP_U8 = 128 };
 /* Returns minus the sum of a0 * a1 of a chunk. */
 static inline int32_t prepare8(const uint8_t *a, int32_t n, int flip, uint8_t *out)
 {
-    int16_t *even = (int16_t *)(void *)out, *odd = even + CHUNK / 2;
+    int16_t *even = (int16_t *)(void *)out, *odd = even + CHUNK8 / 2;
     int32_t term = 0, i = 0;
     for (; i + 1 < n; i += 2) {
         even[i / 2] = (int8_t)(a[i] ^ (uint8_t)flip);
@@ -173,7 +173,7 @@ static inline __attribute__((always_inline)) void tile8(
             even[b] = vw_load(w + 32 * b + 16);
         }
         for (int t = 0; t < nt; t++) {
-            const vw x0 = vw_pair(a + t * TOKEN_BYTES), x1 = vw_pair(a + t * TOKEN_BYTES + CHUNK);
+            const vw x0 = vw_pair(a + t * TOKEN_BYTES), x1 = vw_pair(a + t * TOKEN_BYTES + CHUNK8);
             for (int b = 0; b < nb; b++) {
                 acc[t][b] = vi_add(acc[t][b], vw_dot(vw_add(x0, odd[b]), vw_add(x1, even[b])));
                 KEEP(acc[t][b]);
@@ -220,8 +220,8 @@ static inline void product8(const uint8_t *w, int32_t blocks, int32_t k, const u
     int32_t *terms = (int32_t *)(void *)scratch;
     uint8_t *chunk = scratch + (size_t)tokens * 4, *room = chunk + (size_t)tokens * TOKEN_BYTES;
     start_rows(w, blocks, k, factor, tokens, y, ystride);
-    for (int32_t at = 0; at < k; at += CHUNK) {
-        const int32_t n = k - at < CHUNK ? k - at : CHUNK;
+    for (int32_t at = 0; at < k; at += CHUNK8) {
+        const int32_t n = k - at < CHUNK8 ? k - at : CHUNK8;
         for (int32_t t = 0; t < tokens; t++)
             terms[t] = prepare8(a + (size_t)t * (size_t)stride + (size_t)at, n, flip, chunk + (size_t)t * TOKEN_BYTES);
         chunk8(w + (size_t)at * 8, blocks, block8_bytes(k), (n + 3) / 4, chunk, terms, tokens, room, y, ystride);

@@ -111,8 +111,8 @@ static inline vf yuv_channel(vf luma, vf u, vf v, float by_u, float by_v)
     return vf_min(vf_max(t, vf_zero()), vf_set1(255.0f));
 }
 
-/* 8 pixels; each u and v stands twice. */
-static inline void yuv_rgb8(const uint8_t *luma, uint64_t us, uint64_t vs, uint8_t *rgb)
+/* 8 pixels; each u and v stands twice. One copy for the three formats: a call costs little here. */
+static __attribute__((noinline)) void yuv_rgb8(const uint8_t *luma, uint64_t us, uint64_t vs, uint8_t *rgb)
 {
     uint8_t t[8];
     vf c[3], l = vf_load_u8(luma), u, v;

@@ -2,7 +2,7 @@
  * GroupNorm (Wu and He, 2018), L2. */
 
 /* Sum of f over n elements of x in four chains; f sees v and must give 0 for an element beyond n. */
-#define SUM_OF(result, f, last)                                                                    \
+#define ROW_SUM(result, f, last)                                                                    \
     {                                                                                              \
         vf a[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};                                    \
         int64_t i = 0;                                                                             \
@@ -22,21 +22,21 @@
         }                                                                                          \
         result = vf_sum(vf_add(vf_add(a[0], a[1]), vf_add(a[2], a[3])));                           \
     }
-#define PLAIN(acc) vf_add(acc, v)
-#define SQUARE(acc) vf_fma(v, v, acc)
-#define CENTERED(acc) vf_fma(vf_sub(v, m), vf_sub(v, m), acc)
+#define ROW_PLAIN(acc) vf_add(acc, v)
+#define ROW_SQUARE(acc) vf_fma(v, v, acc)
+#define ROW_CENTERED(acc) vf_fma(vf_sub(v, m), vf_sub(v, m), acc)
 
-static inline float sum_of(const float *x, int64_t n)
+static inline float row_total(const float *x, int64_t n)
 {
     float sum;
-    SUM_OF(sum, PLAIN, v)
+    ROW_SUM(sum, ROW_PLAIN, v)
     return sum;
 }
 
-static inline float squares_of(const float *x, int64_t n)
+static inline float row_squares(const float *x, int64_t n)
 {
     float sum;
-    SUM_OF(sum, SQUARE, v)
+    ROW_SUM(sum, ROW_SQUARE, v)
     return sum;
 }
 
@@ -45,7 +45,7 @@ static inline float inverse_deviation(const float *x, int64_t n, float mean, flo
 {
     const vf m = vf_set1(mean);
     float sum;
-    SUM_OF(sum, CENTERED, vf_first((int)(n - i), v, m))
+    ROW_SUM(sum, ROW_CENTERED, vf_first((int)(n - i), v, m))
     return 1.0f / sqrtf(sum / (float)n + eps);
 }
 
@@ -57,7 +57,7 @@ static void CLAW_FN(add_rmsnorm)(const float *a, const float *b, const float *ga
 
 static void CLAW_FN(rmsnorm_q8)(const float *x, const float *gain, int32_t n, float eps, int8_t *q, float *d, float *s)
 {
-    const vf scale = vf_set1(1.0f / sqrtf(squares_of(x, n) / (float)n + eps));
+    const vf scale = vf_set1(1.0f / sqrtf(row_squares(x, n) / (float)n + eps));
     for (int32_t g = 0; g < n / 32; g++, x += 32, gain += 32) {
         vf v[4];
         for (int j = 0; j < 4; j++) v[j] = vf_mul(vf_mul(vf_load(x + 8 * j), scale), vf_load(gain + 8 * j));
@@ -72,7 +72,7 @@ static inline vf layer_of(vf v, vf mean, vf scale, vf gain, vf bias)
 
 static void CLAW_FN(layernorm_f32)(const float *x, const float *gain, const float *bias, int32_t n, float eps, float *y)
 {
-    const float mean = sum_of(x, n) / (float)n;
+    const float mean = row_total(x, n) / (float)n;
     const vf m = vf_set1(mean), scale = vf_set1(inverse_deviation(x, n, mean, eps));
     int32_t i = 0;
     for (; i + 8 <= n; i += 8)
@@ -85,7 +85,7 @@ static void CLAW_FN(layernorm_f32)(const float *x, const float *gain, const floa
 
 static void CLAW_FN(layernorm_q8)(const float *x, const float *gain, const float *bias, int32_t n, float eps, int8_t *q, float *d, float *s)
 {
-    const float mean = sum_of(x, n) / (float)n;
+    const float mean = row_total(x, n) / (float)n;
     const vf m = vf_set1(mean), scale = vf_set1(inverse_deviation(x, n, mean, eps));
     for (int32_t g = 0; g < n / 32; g++, x += 32, gain += 32, bias += 32) {
         vf v[4];
@@ -106,7 +106,7 @@ static inline void affine_row(const float *x, int64_t n, float a, float b, float
 
 static void CLAW_FN(l2norm_f32)(const float *x, int32_t n, float eps, float *y)
 {
-    const float length = sqrtf(squares_of(x, n));
+    const float length = sqrtf(row_squares(x, n));
     affine_row(x, n, 1.0f / (length < eps ? eps : length), 0.0f, y);
 }
 
@@ -116,7 +116,7 @@ static void CLAW_FN(groupnorm_f32)(const float *x, const float *gain, const floa
     const int32_t each = channels / groups;
     const int64_t n = (int64_t)each * positions;
     for (int32_t g = 0; g < groups; g++, x += n, y += n) {
-        const float mean = sum_of(x, n) / (float)n, scale = inverse_deviation(x, n, mean, eps);
+        const float mean = row_total(x, n) / (float)n, scale = inverse_deviation(x, n, mean, eps);
         for (int32_t c = 0; c < each; c++) {
             const float a = scale * gain[g * each + c];
             affine_row(x + (int64_t)c * positions, positions, a, bias[g * each + c] - mean * a, y + (int64_t)c * positions);
