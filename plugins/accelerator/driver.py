@@ -152,6 +152,8 @@ class CpuPlan:
                 lib.claw_plan_free(shared.plan)
                 shared.plan = None
                 shared.keep.clear()
+                for sequence in self.sequences:
+                    sequence.close()
 
 
 def lower(graph: Graph, context: int) -> Lowering:

@@ -78,6 +78,7 @@ class CpuSequence:
 
     def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
         """Append ``tokens`` and return logits (see ``Sequence``)."""
+        self._shared.open()
         ids = self._checked(tokens)
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
@@ -116,6 +117,7 @@ class CpuSequence:
 
     def join(self, row: Any, token: int) -> None:
         """Describe ``token`` after this sequence as a row of a joint step."""
+        self._shared.open()
         (row.token,) = self._checked([token])
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
@@ -134,6 +136,13 @@ class CpuSequence:
     def number(self) -> int:
         """In its plan."""
         return int(self._run.sequence)
+
+    def close(self) -> None:
+        """Let go of all memory; the plan is closed, and says so to whoever comes."""
+        # Not left to the garbage collector: see ``Shared``.
+        self._forget()
+        self._row = self._word = None
+        self._run.control = ffi.NULL
 
     def _forget(self) -> None:
         self._logits, self._held = None, ()

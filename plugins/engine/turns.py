@@ -135,8 +135,9 @@ class Seat:
                     self.turns.step(self)
                 if self.told:
                     self.told = False
-                    if self.logits is not None:
-                        return self.logits
+                    logits, self.logits = self.logits, None
+                    if logits is not None:
+                        return logits
 
     def must_obey(self) -> bool:
         """Whether the control word says anything but go."""
