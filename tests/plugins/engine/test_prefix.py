@@ -52,7 +52,9 @@ def test_only_what_is_new_is_computed_and_the_answer_is_the_same(fast: bool) -> 
     owner = session(fast=fast)
     ask(owner, LONG + " one", "uid:1")
     for prompt in (LONG + " two", LONG, LONG + " one and more"):
-        fresh = ask(session(fast=fast), prompt, "uid:1")
+        other = session(fast=fast)
+        fresh = ask(other, prompt, "uid:1")
+        other.plan.close()
         again = ask(owner, prompt, "uid:1")
         assert fresh.cached_tokens == 0
         assert again.cached_tokens >= len(TOKENIZER.encode(LONG)) - 1
