@@ -73,8 +73,11 @@ class CpuSequence:
         self._word = None
         self._run.control = ffi.NULL
         if control is not None:
-            self._word = ffi.from_buffer("uint8_t[]", control)
-            self._run.control = ffi.cast("const uint32_t *", self._word)
+            # A view of our own keeps the memory; its buffer is not held, for Python 3.11 crashes
+            # when it collects a task in a circle whose view of the word is held from outside.
+            self._word = memoryview(control)
+            with ffi.from_buffer("uint8_t[]", self._word) as held:
+                self._run.control = ffi.cast("const uint32_t *", held)
 
     def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
         """Append ``tokens`` and return logits (see ``Sequence``)."""
