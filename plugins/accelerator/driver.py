@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from clawai.plugins.accelerator.arena import Buffer, align
 from clawai.plugins.accelerator.batch import CpuBatch
 from clawai.plugins.accelerator.lower import Lowering, View
@@ -122,9 +124,11 @@ class CpuPlan:
         }
         keep: list[Any] = [isa, tuned.table]
         for key, memory in areas.items():
-            held = ffi.from_buffer("uint8_t[]", memory)
+            # An array, which the garbage collector does not look into: Python 3.11 crashes when it
+            # collects, in a circle, a memoryview whose buffer something else in it holds.
+            held = np.frombuffer(memory, np.uint8)
             keep.append(held)
-            setattr(spec, key, held)
+            setattr(spec, key, ffi.cast("uint8_t *", held.ctypes.data))
             setattr(spec, f"{key}_bytes", memory.nbytes)
         spec.kv_bytes, spec.arena_bytes = sizes.kv, sizes.arena
         spec.isa, spec.ops = isa, tuned.table

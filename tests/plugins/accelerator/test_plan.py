@@ -1,5 +1,6 @@
 """Whole plans: small Llamas against numpy, and the executor's promises on numbers and stops."""
 
+import gc
 import struct
 import threading
 from collections.abc import Iterator
@@ -179,6 +180,18 @@ def test_a_stop_from_another_thread_keeps_finished_chunks() -> None:
             timer.join()
             word[0] = 0
             assert np.array_equal(got, expected)
+
+
+def test_a_plan_that_nobody_closed_can_be_collected_in_a_circle() -> None:
+    """Python 3.11 crashes when a memoryview in the circle is held by something else in it."""
+    for _ in range(10):
+        owner: list[Any] = [compiled(llama(), sequences=2)]
+        page = memoryview(bytearray(16)).cast("I")
+        owner[0].sequences[0].start(page)
+        owner[0].sequences[0].run(TOKENS[:5])
+        owner += [owner, page]
+        del owner, page
+        gc.collect()
 
 
 def test_op_times_name_the_steps() -> None:
