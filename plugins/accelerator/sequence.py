@@ -55,7 +55,7 @@ class CpuSequence:
 
     def __init__(self, shared: Shared, number: int, logits: memoryview) -> None:
         self._shared = shared
-        self._row = np.frombuffer(logits, np.float32).reshape(1, -1)
+        self._row: Any = np.frombuffer(logits, np.float32).reshape(1, -1)
         self._times = ffi.new("claw_time[]", lib.CLAW_TIMES)
         self._run = ffi.new("claw_run *")
         self._run.sequence, self._run.chunk = number, shared.chunk
