@@ -65,6 +65,13 @@ def state(kernel: Kernel, client: Client) -> dict[str, Any]:
     }
 
 
+def watched(kernel: Kernel, client: Client) -> bool:
+    """The watchdog keeps a worker's file open from its first look on, a second after its start."""
+    worker = next(w["pid"] for w in client.query("workers")["workers"])
+    held = [name for pid in kernel.exposed() for name in descriptors(pid).values()]
+    return f"/proc/{worker}/statm" in held
+
+
 def resident(kernel: Kernel, worker: int) -> list[int]:
     """KiB of memory of their own: the daemon's, the steward's and the worker's."""
     return [memory_kib(pid, "RssAnon") for pid in (*kernel.exposed(), worker)]
@@ -88,6 +95,7 @@ def run(kernel: Kernel, requests: int, rounds: int) -> None:
             return all(status[key] <= value for key, value in settled.items())
 
         wait_until(quiet, "all is quiet")
+        wait_until(lambda: watched(kernel, watcher), "the watchdog has looked at the worker")
         before = state(kernel, watcher)
         memory = resident(kernel, before["worker"])
         done = 0
