@@ -37,6 +37,9 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "auto"
     """How an engine holds a model's weights: shared (in memory of the kernel's, which outlives it),
     private, or auto: shared where that costs no speed."""
+    packed: bool = True
+    """Keep shared weights in a file on the disk, as they lie in memory, so that the next start of a
+    model need not pack them again."""
     idle_minutes: Annotated[float, msgspec.Meta(ge=0, le=525_600)] = 10
     """An idle worker is stopped after this long; 0 keeps it."""
 

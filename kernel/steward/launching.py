@@ -72,6 +72,16 @@ class Order:
             "forked": self.forked,
         }
 
+    def made_of(self, spec: Spec, host: str) -> dict[str, str]:
+        """What the weights of its model are made of: names their packed file."""
+        return {
+            "plugin": self.plugin,
+            "code": self.code,
+            "model": spec.model,
+            "file": spec.identity,
+            "host": host,
+        }
+
 
 def order(
     worker: int,

@@ -32,9 +32,28 @@ class CpuDriver:
 
     name = "cpu"
 
+    def __init__(self) -> None:
+        self._lowered: tuple[Graph, Lowering] | None = None
+        """The last one: an engine asks for size, layout and plan of the same graph."""
+
+    def _lower(self, graph: Graph, context: int) -> Lowering:
+        if not self._is_lowered(graph) or self._lowering.context != context:
+            self._lowered = graph, lower(graph, context)
+        return self._lowering
+
+    def _is_lowered(self, graph: Graph) -> bool:
+        return self._lowered is not None and self._lowered[0] is graph
+
+    @property
+    def _lowering(self) -> Lowering:
+        assert self._lowered is not None
+        return self._lowered[1]
+
     def layout(self, graph: Graph) -> str:
         """Names how ``pack`` lays weights out; the same for all instruction sets."""
-        items = lower(graph, 1).weights.items.values()
+        # Of any context: weights do not depend on it.
+        lowering = self._lowering if self._is_lowered(graph) else self._lower(graph, 1)
+        items = lowering.weights.items.values()
         places = repr([(item.label, item.offset, item.nbytes) for item in items])
         return f"r8k4-{LAYOUT}-{hashlib.sha256(places.encode()).hexdigest()[:16]}"
 
@@ -42,7 +61,7 @@ class CpuDriver:
         self, graph: Graph, *, context: int, sequences: int = 1, threads: int | None = None
     ) -> Footprint:
         """Memory that a plan will need (see ``Driver``)."""
-        sizes = Sizes(lower(graph, context), threads or default_threads())
+        sizes = Sizes(self._lower(graph, context), threads or default_threads())
         return Footprint(sizes.weights, sizes.tables, sizes.kv * sequences, sizes.all(sequences))
 
     def pack(
@@ -68,7 +87,9 @@ class CpuDriver:
         ):
             if not 1 <= got <= most:
                 raise ValueError(f"{name} must be in 1..{most}, got {got}")
-        return CpuPlan(lower(graph, context), context, threads, weights, allocate, sequences)
+        lowering = self._lower(graph, context)
+        self._lowered = None
+        return CpuPlan(lowering, context, threads, weights, allocate, sequences)
 
 
 class Sizes:

@@ -48,8 +48,16 @@ class Host:
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
 
+    def notes(self) -> bytes | None:
+        """Nobody was here before."""
+
     def weights(
-        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+        self,
+        layout: str,
+        nbytes: int,
+        private: int,
+        fill: Callable[[memoryview], None],
+        notes: bytes = b"",
     ) -> memoryview | None:
         """There is no object here: private memory."""
 

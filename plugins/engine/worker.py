@@ -5,11 +5,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 
+from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling
@@ -52,9 +52,13 @@ class Engine:
     def claw_start(self, worker: Start) -> None:
         """Read the model, reserve what it needs, pack it."""
         driver = worker.driver("cpu")
-        model = worker.load_model()
-        graph = model.graph
-        tokenizer = Tokenizer(model.text)
+        kept = worker.notes() or b""
+        found = notes.read(kept)
+        full = found is None
+        if found is None:
+            model = worker.load_model()
+            found = model.graph, Tokenizer(model.text), _template_text(model.text)
+        graph, tokenizer, source = found
         if tokenizer.vocabulary != graph.vocabulary:
             raise ClawError(
                 "bad_model",
@@ -62,31 +66,41 @@ class Engine:
                 got=tokenizer.vocabulary,
                 allowed=graph.vocabulary,
             )
-        template = _template(model.text, tokenizer)
+        template = _template(source, tokenizer)
+        if full:
+            kept = notes.write(graph, tokenizer, source)
         try:
-            plan = self._plan(worker, driver, graph)
+            plan = self._plan(worker, driver, graph, full, kept)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
         self.session = Session(plan, tokenizer, template)
 
-    def _plan(self, worker: Start, driver: Driver, graph: Graph) -> Plan:
-        """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
+    def _plan(self, worker: Start, driver: Driver, graph: Graph, full: bool, kept: bytes) -> Plan:
+        """Reserve what the plan needs, worst case, and get the weights: packed, or mapped.
+
+        Args:
+            full: the graph has its weights, which one from notes has not.
+            kept: notes for the next worker.
+        """
         shape = {
             "context": min(worker.context or graph.context, graph.context),
             "threads": worker.threads,
             "sequences": worker.args["slots"],
         }
         need = driver.footprint(graph, **shape)
+
+        def pack(memory: memoryview) -> None:
+            driver.pack(graph if full else worker.load_model().graph, memory)
+
         weights = None
         if not shares_weights(worker.args.get("weights", "auto")):
             worker.reserve(need.total)
         else:
-            weights = worker.weights(
-                driver.layout(graph), need.weights, need.private, partial(driver.pack, graph)
-            )
+            layout = driver.layout(graph)
+            weights = worker.weights(layout, need.weights, need.private, pack, kept)
         if weights is None:
             weights = self._allocate(need.weights, "weights")
-            driver.pack(graph, weights)
+            pack(weights)
         return driver.compile(graph, **shape, weights=weights, allocate=self._allocate)
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
@@ -214,8 +228,12 @@ def shares_weights(setting: str, release: str = "") -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
-def _template(file: gguf.GGUF, tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = file.get("tokenizer.chat_template", str)
+def _template_text(file: gguf.GGUF) -> str | None:
+    text: str | None = file.get("tokenizer.chat_template", str)
+    return text
+
+
+def _template(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
     if source is None:
         return None
     return ChatTemplate(
