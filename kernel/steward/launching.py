@@ -70,6 +70,7 @@ class Order:
             "import_paths": self.import_paths,
             "groups": self.groups,
             "forked": self.forked,
+            "spare": self.code if self.forked and self.args["model"] else "",
         }
 
     def made_of(self, spec: Spec, host: str) -> dict[str, str]:
