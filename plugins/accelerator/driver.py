@@ -14,7 +14,7 @@ import numpy as np
 
 from clawai.plugins.accelerator.arena import Buffer, align
 from clawai.plugins.accelerator.batch import CpuBatch
-from clawai.plugins.accelerator.lower import Lowering, View
+from clawai.plugins.accelerator.lower import KV_TYPES, Lowering, View
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
 from clawai.plugins.accelerator.tuned import tune
@@ -39,10 +39,16 @@ class CpuDriver:
         return f"r8k4-{LAYOUT}-{hashlib.sha256(places.encode()).hexdigest()[:16]}"
 
     def footprint(
-        self, graph: Graph, *, context: int, sequences: int = 1, threads: int | None = None
+        self,
+        graph: Graph,
+        *,
+        context: int,
+        sequences: int = 1,
+        threads: int | None = None,
+        kv: str = "f16",
     ) -> Footprint:
         """Memory that a plan will need (see ``Driver``)."""
-        sizes = Sizes(lower(graph, context), threads or default_threads())
+        sizes = Sizes(lower(graph, context, kv), threads or default_threads())
         return Footprint(sizes.weights, sizes.tables, sizes.kv * sequences, sizes.all(sequences))
 
     def pack(
@@ -60,6 +66,7 @@ class CpuDriver:
         weights: memoryview,
         allocate: Allocate,
         sequences: int = 1,
+        kv: str = "f16",
     ) -> "CpuPlan":
         """Plan the arena and start the threads (see ``Driver``)."""
         for name, got, most in (
@@ -68,7 +75,7 @@ class CpuDriver:
         ):
             if not 1 <= got <= most:
                 raise ValueError(f"{name} must be in 1..{most}, got {got}")
-        return CpuPlan(lower(graph, context), context, threads, weights, allocate, sequences)
+        return CpuPlan(lower(graph, context, kv), context, threads, weights, allocate, sequences)
 
 
 class Sizes:
@@ -160,17 +167,19 @@ class CpuPlan:
                     sequence.close()
 
 
-def lower(graph: Graph, context: int) -> Lowering:
+def lower(graph: Graph, context: int, kv: str = "f16") -> Lowering:
     """Check and lower a graph.
 
     Raises:
         UnsupportedGraph: what the library cannot run.
-        ValueError: ``context`` is out of range.
+        ValueError: ``context`` is out of range, or ``kv`` is not one of ``KV_TYPES``.
     """
     top = min(graph.context, lib.CLAW_MAX_CONTEXT)
     if not 1 <= context <= top:
         raise ValueError(f"context must be in 1..{top} tokens, got {context}")
-    return Lowering(graph, context, min(CHUNK, context))
+    if kv not in KV_TYPES:
+        raise ValueError(f"kv must be one of {', '.join(KV_TYPES)}, got {kv!r}")
+    return Lowering(graph, context, min(CHUNK, context), kv)
 
 
 def batches_of(sequences: int) -> int:

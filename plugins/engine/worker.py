@@ -75,6 +75,7 @@ class Engine:
             "context": min(worker.context or graph.context, graph.context),
             "threads": worker.threads,
             "sequences": worker.args["slots"],
+            "kv": worker.args.get("kv", "f16"),
         }
         need = driver.footprint(graph, **shape)
         weights = None
