@@ -230,6 +230,7 @@ def _arguments(
         "threads": config.workers.threads or len(os.sched_getaffinity(0)),
         "context": config.workers.context,
         "weights": config.workers.weights,
+        "kv": config.workers.kv,
         "max_message": MAX_MESSAGE,
         "network": sorted(plugin.permissions.network),
         "listen": sorted(plugin.permissions.listen),

@@ -22,9 +22,11 @@ class Notes(msgspec.Struct, frozen=True, array_like=True):
     graph: Graph
     tokenizer: Saved
     template: str | None
+    plan: bytes
+    """What the driver has found out."""
 
 
-def write(graph: Graph, tokenizer: Tokenizer, template: str | None) -> bytes:
+def write(graph: Graph, tokenizer: Tokenizer, template: str | None, plan: bytes) -> bytes:
     """Write down a loaded model; nothing for a tokenizer that has no such form."""
     saved = tokenizer.saved()
     if saved is None:
@@ -35,10 +37,10 @@ def write(graph: Graph, tokenizer: Tokenizer, template: str | None) -> bytes:
         name: tensor if tensor.data is None or name in small else replace(tensor, data=EMPTY)
         for name, tensor in graph.tensors.items()
     }
-    return msgspec.msgpack.encode(Notes(replace(graph, tensors=tensors), saved, template))
+    return msgspec.msgpack.encode(Notes(replace(graph, tensors=tensors), saved, template, plan))
 
 
-def read(kept: bytes | None) -> tuple[Graph, Tokenizer, str | None] | None:
+def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
     """What was written down; None if nothing was, or it is damaged: the model's file says it all.
 
     They may come from a worker that had met a hostile model, so everything is checked here or, as
@@ -47,8 +49,11 @@ def read(kept: bytes | None) -> tuple[Graph, Tokenizer, str | None] | None:
     if not kept:
         return None
     try:
-        notes = msgspec.msgpack.decode(kept, type=Notes)
-        return notes.graph, Tokenizer(notes.tokenizer), notes.template
+        notes = _DECODER.decode(kept)
+        return notes, Tokenizer(notes.tokenizer)
     except (msgspec.DecodeError, ClawError, ValueError, LookupError) as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
+
+
+_DECODER = msgspec.msgpack.Decoder(Notes)

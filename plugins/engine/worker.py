@@ -3,8 +3,10 @@
 import mmap
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -33,6 +35,17 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     content: Text
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model, but for its packed weights."""
+
+    graph: Graph
+    tokenizer: Tokenizer
+    template: str | None
+    notes: bytes = b""
+    """Where it comes from, if not from its file: the graph has no weights then."""
+
+
 class Engine:
     """The plugin object: its hooks and its operations."""
 
@@ -52,52 +65,44 @@ class Engine:
     def claw_start(self, worker: Start) -> None:
         """Read the model, reserve what it needs, pack it."""
         driver = worker.driver("cpu")
-        kept = worker.notes() or b""
-        found = notes.read(kept)
-        full = found is None
-        if found is None:
-            model = worker.load_model()
-            found = model.graph, Tokenizer(model.text), _template_text(model.text)
-        graph, tokenizer, source = found
-        if tokenizer.vocabulary != graph.vocabulary:
+        model = _restored(worker, driver) or _read(worker)
+        tokenizer = model.tokenizer
+        if tokenizer.vocabulary != model.graph.vocabulary:
             raise ClawError(
                 "bad_model",
                 "the vocabulary of the tokenizer differs from the model's",
                 got=tokenizer.vocabulary,
-                allowed=graph.vocabulary,
+                allowed=model.graph.vocabulary,
             )
-        template = _template(source, tokenizer)
-        if full:
-            kept = notes.write(graph, tokenizer, source)
+        template = _template(model)
         try:
-            plan = self._plan(worker, driver, graph, full, kept)
+            plan = self._plan(worker, driver, model)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
         self.session = Session(plan, tokenizer, template)
 
-    def _plan(self, worker: Start, driver: Driver, graph: Graph, full: bool, kept: bytes) -> Plan:
-        """Reserve what the plan needs, worst case, and get the weights: packed, or mapped.
-
-        Args:
-            full: the graph has its weights, which one from notes has not.
-            kept: notes for the next worker.
-        """
-        shape = {
+    def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
+        """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
+        graph = model.graph
+        kind = {
             "context": min(worker.context or graph.context, graph.context),
-            "threads": worker.threads,
-            "sequences": worker.args["slots"],
+            "kv": worker.args.get("kv", "f16"),
         }
+        shape = kind | {"threads": worker.threads, "sequences": worker.args["slots"]}
         need = driver.footprint(graph, **shape)
 
         def pack(memory: memoryview) -> None:
-            driver.pack(graph if full else worker.load_model().graph, memory)
+            driver.pack(worker.load_model().graph if model.notes else graph, memory)
 
         weights = None
         if not shares_weights(worker.args.get("weights", "auto")):
             worker.reserve(need.total)
         else:
+            behind = model.notes or notes.write(
+                graph, model.tokenizer, model.template, driver.saved(graph, **kind)
+            )
             layout = driver.layout(graph)
-            weights = worker.weights(layout, need.weights, need.private, pack, kept)
+            weights = worker.weights(layout, need.weights, need.private, pack, behind)
         if weights is None:
             weights = self._allocate(need.weights, "weights")
             pack(weights)
@@ -228,17 +233,36 @@ def shares_weights(setting: str, release: str = "") -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
-def _template_text(file: gguf.GGUF) -> str | None:
-    text: str | None = file.get("tokenizer.chat_template", str)
-    return text
-
-
-def _template(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
-    if source is None:
+def _restored(worker: Start, driver: Driver) -> Model | None:
+    """What an earlier worker has left of the model, if it can be used."""
+    kept = worker.notes() or b""
+    found = notes.read(kept)
+    if found is None:
         return None
+    told, tokenizer = found
+    try:
+        driver.restore(told.graph, told.plan)
+    except ValueError as error:
+        print(f"the packed notes are not used: {error}", file=sys.stderr)
+        return None
+    return Model(told.graph, tokenizer, told.template, kept)
+
+
+def _read(worker: Start) -> Model:
+    """The model, from its file."""
+    model = worker.load_model()
+    template = model.text.get("tokenizer.chat_template", str)
+    return Model(model.graph, Tokenizer(model.text), template)
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    if model.template is None:
+        return None
+    tokenizer = model.tokenizer
     return ChatTemplate(
-        source,
+        model.template,
         bos=tokenizer.token(tokenizer.bos),
         eos=tokenizer.token(tokenizer.eos),
         controls=tokenizer.control_texts,
+        later=bool(model.notes),
     )
