@@ -185,7 +185,7 @@ class Host:
         if not self.args.get("shares", True):  # nobody else runs our code: they are our own
             self.reserve(private + nbytes)
             return None
-        behind = envelope(layout, notes)
+        behind = envelope(layout, notes) if notes else b""
         whole = nbytes + len(behind)
         self.send(
             wire.Reserve(

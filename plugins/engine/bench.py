@@ -131,7 +131,9 @@ def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
-        engine.claw_start(Host(engine, sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:]))
+        threads, context, *more = sys.argv[2:]
+        sequences, kv = [*more, *("1", "f16")[len(more) :]]
+        engine.claw_start(Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv))
     except ClawError as error:
         peer.fail(error)
         return

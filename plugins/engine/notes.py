@@ -20,17 +20,16 @@ class Notes(msgspec.Struct, frozen=True, array_like=True):
     """All that a session is made of, but the weights."""
 
     graph: Graph
-    tokenizer: Saved
+    tokenizer: Saved | None
+    """None: it has no such form, and is read from the model's file."""
     template: str | None
     plan: bytes
     """What the driver has found out."""
 
 
 def write(graph: Graph, tokenizer: Tokenizer, template: str | None, plan: bytes) -> bytes:
-    """Write down a loaded model; nothing for a tokenizer that has no such form."""
+    """Write down a loaded model."""
     saved = tokenizer.saved()
-    if saved is None:
-        return b""
     # A plan's tables are made of these, and they are small.
     small = {name for node in graph.nodes if node.op is Op.ROPE for name in node.inputs[1:]}
     tensors = {
@@ -50,7 +49,7 @@ def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
         return None
     try:
         notes = _DECODER.decode(kept)
-        return notes, Tokenizer(notes.tokenizer)
+        return (notes, Tokenizer(notes.tokenizer)) if notes.tokenizer else None
     except (msgspec.DecodeError, ClawError, ValueError, LookupError) as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
