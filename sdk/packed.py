@@ -14,7 +14,9 @@ Notes are what the engine needs besides the weights, in its own format: with the
 neither the model's file nor its vocabulary.
 """
 
+import contextlib
 import hashlib
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -82,12 +84,18 @@ class Packed:
 
     def copy(self, memory: memoryview) -> None:
         """Write the weights into ``memory``."""
-        at = 0
-        while at < self.nbytes:
-            count = os.preadv(self.fd, [memory[at : min(at + CHUNK, self.nbytes)]], DATA_AT + at)
-            if not count:
-                raise PackedFileError("it ends too early")
-            at += count
+        with mapped(self.fd) as file:
+            for at in range(0, self.nbytes, CHUNK):
+                end = min(at + CHUNK, self.nbytes)
+                memory[at:end] = file[DATA_AT + at : DATA_AT + end]
+
+
+def mapped(fd: int) -> mmap.mmap:
+    """A whole file for reading; what is not in memory yet comes in huge pages where it can."""
+    file = mmap.mmap(fd, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+    with contextlib.suppress(OSError):  # a system without huge pages
+        file.madvise(mmap.MADV_HUGEPAGE)
+    return file
 
 
 def envelope(layout: str, notes: bytes) -> bytes:
@@ -160,8 +168,9 @@ def intact(fd: int) -> bool:
     index = os.pread(fd, index_bytes(found.nbytes), DATA_AT + found.nbytes)
     if hashlib.sha256(index + found.title).digest() != found.check:
         return False
-    digests = []
-    for at in range(0, found.nbytes, CHUNK):
-        chunk = os.pread(fd, min(CHUNK, found.nbytes - at), DATA_AT + at)
-        digests.append(hashlib.sha256(chunk).digest())
+    end, digests = DATA_AT + found.nbytes, []
+    # Not read: that would bring the file in small pages, for those too who map it meanwhile.
+    with mapped(fd) as file:
+        for at in range(DATA_AT, end, CHUNK):
+            digests.append(hashlib.sha256(file[at : min(at + CHUNK, end)]).digest())
     return b"".join(digests) == index

@@ -10,9 +10,10 @@ import importlib
 import json
 import os
 import socket
+import traceback
 from typing import Any
 
-from clawai.sdk import host
+from clawai.sdk import hooks, host
 from clawai.sdk.tuning import VARIABLE
 
 _MAX_BYTES = 64 * 1024
@@ -23,8 +24,14 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     """Import, wait, serve; ends when the launcher does."""
     if args["ops"]:  # for the driver, which is imported now
         os.environ[VARIABLE] = args["ops"]
+    plugins = hooks.manager()
     for name in args["modules"]:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        plugins.register(getattr(module, "claw_plugin", module))
+    try:
+        plugins.hook.claw_prepare()
+    except Exception:  # it is slower then, if what fails does not fail its start as well
+        traceback.print_exc()
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=fds["orders"]) as orders:

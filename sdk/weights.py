@@ -24,6 +24,7 @@ from clawai.sdk.errors import ClawError
 HUGE = 2 << 20
 _MAP_FIXED, _MADV_COLLAPSE, _MADV_POPULATE_READ = 0x10, 25, 22
 _READERS, _PIECE = 3, 8 << 20
+PROBES = 3
 
 
 def fill_weights(
@@ -76,14 +77,20 @@ def map_weights(fd: int, nbytes: int, begin: int = 0) -> memoryview:
     return whole
 
 
-def huge_in_file(fd: int, begin: int) -> bool:
-    """Whether 2 MiB of a file at ``begin`` are mapped in a huge page (large folios).
+def huge_in_file(fd: int, begin: int, nbytes: int) -> bool:
+    """Whether most of a file, from ``begin`` on, is mapped in huge pages (large folios).
 
-    File systems have them from different versions of Linux on (XFS early, ext4 from 6.16); what has
-    none is mapped in pages of 4 KiB.
+    File systems have them from different versions of Linux on (XFS early, ext4 from 6.16), and
+    memory may be too fragmented for some; what has none is mapped in pages of 4 KiB. Looked at in a
+    few places, of which a page each is read.
     """
-    if os.fstat(fd).st_size < begin + HUGE:
-        return False
+    whole = nbytes // HUGE
+    places = {whole * part // PROBES for part in range(PROBES)} if whole else set()
+    found = sum(_huge_at(fd, begin + place * HUGE) for place in places)
+    return 2 * found > len(places)
+
+
+def _huge_at(fd: int, begin: int) -> bool:
     address = _map(fd, HUGE, mmap.PROT_READ, mmap.MAP_SHARED, begin)
     libc = _libc()
     try:

@@ -78,7 +78,7 @@ class Packs:
             found = packed.read_header(fd)
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now: see _prune
-            pack = Pack(fd, path, found.nbytes, huge_in_file(fd, packed.DATA_AT))
+            pack = Pack(fd, path, found.nbytes, huge_in_file(fd, packed.DATA_AT, found.nbytes))
         except (OSError, packed.PackedFileError) as error:
             os.close(fd)
             self._remove(path, str(error))

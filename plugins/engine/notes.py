@@ -55,4 +55,10 @@ def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
         return None
 
 
+def warm() -> None:
+    """Have the decoder work once, which makes it."""
+    nothing = Notes(Graph({}, (), (), (), 1, 1, 1), None, None, b"")
+    _DECODER.decode(msgspec.msgpack.encode(nothing))
+
+
 _DECODER = msgspec.msgpack.Decoder(Notes)

@@ -25,6 +25,9 @@ from clawai.sdk.model.graph import Graph
 from clawai.sdk.model.loaded import LoadedModel
 from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
 
+_ANY_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + message['content'] | trim }}{% endfor %}"
+)
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
@@ -52,6 +55,14 @@ class Engine:
     def __init__(self) -> None:
         self.session: Session | None = None
         self._kept: list[mmap.mmap] = []
+
+    @hookimpl
+    def claw_prepare(self) -> None:
+        """Use once what is slow at first: the template engine, the decoder of notes."""
+        ChatTemplate(_ANY_TEMPLATE, bos="", eos="", controls=()).render(
+            [{"role": "user", "content": "x"}]
+        )
+        notes.warm()
 
     @hookimpl
     def claw_load_model(self, fd: int) -> LoadedModel | None:
