@@ -120,7 +120,7 @@ class Packs:
             else:
                 self.log.write("warning", f"packed weights could not be kept in {folder()}")
 
-        self.aside(lambda: _write(path, title, fd, nbytes), written, fd)
+        self.aside(lambda: write(path, title, fd, nbytes), written, fd)
 
     def _check(self, pack: Pack, key: tuple[int, int]) -> None:
         def told(intact: bool) -> None:
@@ -161,7 +161,7 @@ def _name(title: dict[str, str]) -> str:
     return hashlib.sha256(text).hexdigest()[:40] + SUFFIX
 
 
-def _write(path: Path, title: dict[str, str], fd: int, nbytes: int) -> None:
+def write(path: Path, title: dict[str, str], fd: int, nbytes: int) -> None:
     """Write a whole file beside its place, then put it there.
 
     Raises:
@@ -175,7 +175,8 @@ def _write(path: Path, title: dict[str, str], fd: int, nbytes: int) -> None:
     try:
         # Not closed: the process ends soon, and views of it are about.
         data = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
-        with beside.open("xb", buffering=0) as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(beside, flags, 0o600), "wb", buffering=0) as file:  # noqa: PTH123
             os.posix_fallocate(file.fileno(), 0, size)
             index = b""
             file.seek(packed.DATA_AT)
