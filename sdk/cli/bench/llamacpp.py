@@ -96,7 +96,7 @@ def main() -> None:
     side = LlamaCpp(xllamacpp, model, threads, context, sequences)
     built = re.findall(r"(\w+) = 1", xllamacpp.get_system_info())
     version = f"xllamacpp {importlib.metadata.version('xllamacpp')} ({' '.join(built)})"
-    peer.serve(side, {"name": "llama.cpp", "version": version})
+    peer.serve(side, {"name": "llama.cpp", "version": version, "reads_again": True})
     # Its server's threads are not joined at a normal exit.
     os._exit(0)
 
