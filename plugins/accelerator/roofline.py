@@ -3,8 +3,8 @@
     python -m clawai.plugins.accelerator.roofline [THREADS]
 
 prints one JSON object: bytes a second read by one thread and by THREADS (else as many as this
-process has cores), float32 and byte operations a second (a multiply and an add are two). Each is the best of several short runs: a ceiling is what
-was reached, not what was typical.
+process has cores), float32 and byte operations a second (a multiply and an add are two). Each is
+the best of several short runs: a ceiling is what was reached, not what was typical.
 """
 
 import json

@@ -2,11 +2,11 @@
 
     python tests/oracle/likelihood.py MODEL.gguf
 
-writes ``likelihood.json`` beside this file: the mean negative log-likelihood of ``text.txt`` for the
-file as it is, and for the file with its tensors in Q8_0 as our quantizer makes it. The weights of
-each are dequantized into a file of float16 (a step of a block times a small integer fits), and that
-is what llama.cpp runs: its own integer products, with their rounding of activations, have no part
-in the figure. Our engine, which does round activations, must come within half a percent of it.
+writes ``likelihood.json`` beside this file: the mean negative log-likelihood of ``text.txt``, for
+the file as it is and for the file with its tensors in Q8_0 as our quantizer makes it. The weights
+of each are dequantized into a file of float16, and that is what llama.cpp runs: its own integer
+products, with their rounding of activations, have no part in the figure. Our engine, which does
+round activations, must come within half a percent of it.
 """
 
 import hashlib

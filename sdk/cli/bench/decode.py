@@ -232,6 +232,7 @@ def measure(
     "--shape", type=click.Choice(["7b"]), help="Random weights in this shape instead of a model."
 )
 @click.option("--layers", type=click.IntRange(1, 32), help="Of --shape; all, if not given.")
+@click.option("--forget", is_flag=True, help="Delete the file of --shape afterwards.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: as workers have.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option("--against", type=click.Choice(list(PEERS)), multiple=True, help="Measure it too.")
@@ -241,6 +242,7 @@ def command(
     model: str,
     shape: str | None,
     layers: int | None,
+    forget: bool,
     threads: int | None,
     rounds: int,
     against: tuple[str, ...],
@@ -263,10 +265,11 @@ def command(
 
         if daemon or "torch" in against:
             raise click.UsageError("--shape goes with llama.cpp and ik_llama.cpp only.")
-        finish(shapes.measure(shape, layers, threads, rounds, against), as_json)
+        peers = tuple(dict.fromkeys(against))
+        finish(shapes.measure(shape, layers, threads, rounds, peers, forget), as_json)
         return
-    if layers is not None:
-        raise click.UsageError("--layers goes with --shape.")
+    if layers is not None or forget:
+        raise click.UsageError("--layers and --forget go with --shape.")
     path = Path(model) if model.endswith(".gguf") else Store().get(model).path
     if not path.is_file():
         raise ClawError("unknown_model", f"there is no file {path}", got=model)

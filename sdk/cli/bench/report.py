@@ -4,8 +4,9 @@
      "against": {PEER: {...}}, "ceilings": {...}, "shares": {...}}
 
 Figures are flat numbers whose unit is the end of their key. What the project asks of a figure is a
-``Bar`` of its module; the table for people shows it beside the figure. ``shares`` says of some figures which part of the box's ``ceilings`` of
-the same run they are (0 to 1, see ``roof``).
+``Bar`` of its module; the table for people shows it beside the figure. ``shares`` says of some
+figures which part of the box's ``ceilings`` they are, measured in the same run (0 to 1, see
+``roof``).
 """
 
 import importlib
