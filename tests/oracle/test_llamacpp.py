@@ -17,6 +17,8 @@ from reference import ReferenceDriver
 pytestmark = pytest.mark.model
 
 ORACLE: dict[str, Any] = json.loads((llamacpp.HERE / "llamacpp.json").read_text())
+LIKELIHOOD: dict[str, Any] = json.loads((llamacpp.HERE / "likelihood.json").read_text())
+"""By llama.cpp in float16, see ``likelihood``; that of Q8_0: ``plugins/quantizer``."""
 NEAR_TIE = 0.1
 """Where llama.cpp's two best logits are nearer than this, another engine may take the other."""
 
@@ -50,6 +52,8 @@ def test_the_likelihood_of_a_text_is_within_half_a_percent(engine_session: Sessi
         mean, count = engine_session.score(llamacpp.TEXT, seat)
     assert count == len(ORACLE["log_probabilities"])
     assert mean == pytest.approx(ORACLE["mean_nll"], rel=0.005)
+    assert LIKELIHOOD["as stored"]["sha256"] == ORACLE["model_sha256"]
+    assert mean == pytest.approx(LIKELIHOOD["as stored"]["mean_nll"], rel=0.005)
 
 
 def test_greedy_continuations_agree_where_they_are_clear(engine_session: Session) -> None:

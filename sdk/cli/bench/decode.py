@@ -38,7 +38,6 @@ BATCHING = {
 """Peers that write several answers at once, too, and read any GGUF file of the Llama family."""
 PEERS = BATCHING | {"torch": "clawai.sdk.cli.bench.torch_eager"}
 THROUGH = "clawai.sdk.cli.bench.through"
-CONTEXT = 2048
 DECODE = 64
 DEEP, LONG, SHORT = 1024, 512, 128
 JUDGED = 8
@@ -151,7 +150,7 @@ class Run:
         """Load all and measure them in turn."""
         for name, module in self.modules.items():
             status.show(f"loading {self.model.name} in {name}")
-            self.sides[name] = Side(module, self.model, self.threads, CONTEXT)
+            self.sides[name] = Side(module, self.model, self.threads)
         prompt = prompt_ids(DEEP, self.sides["clawai"].facts["vocabulary"])
         if "daemon" in self.sides:  # its prompts are texts, so that all have those
             prompt = self.sides["daemon"].facts["prompt"]

@@ -44,7 +44,7 @@ PIECE = 1 << 17
 """Blocks that are made at a time."""
 RESERVE = 1 << 30
 """Bytes of the disk that are left free."""
-PROMPT = 1000
+PROMPT = 270
 """The one token of the prompt."""
 
 

@@ -14,6 +14,7 @@ from clawai.sdk.cli import ops
 from clawai.sdk.errors import ClawError
 
 OURS = "clawai.plugins.engine.bench"
+CONTEXT = 2048
 
 
 class Side:
@@ -25,7 +26,7 @@ class Side:
     """
 
     def __init__(
-        self, module: str, model: Path, threads: int, context: int, sequences: int = 1
+        self, module: str, model: Path, threads: int, context: int = CONTEXT, sequences: int = 1
     ) -> None:
         numbers = (threads, context, sequences)
         command = [sys.executable, "-m", module, str(model), *map(str, numbers)]
