@@ -162,9 +162,9 @@ class Run:
                 for side in self.sides.values():
                     side.forget()
                 neighbours = Neighbours(self.pids())
-            if number in (0, rounds):
-                status.show("measuring the box")
-                self.roof.measure()
+                continue
+            status.show(f"round {number} of {rounds}: the box")
+            self.roof.measure()
         self.busy = round(neighbours.share(), 3)
 
     def turn(self, name: str, side: Side, prompt: Sequence[int]) -> None:

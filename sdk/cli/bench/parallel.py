@@ -125,7 +125,7 @@ def measure(
             if number == 0:  # only warms caches and clocks
                 all_sides.times.clear()
                 neighbours = Neighbours([side.pid for side in all_sides.sides.values()])
-            if number in (0, rounds):
+            else:
                 all_sides.roof.measure()
         busy = round(neighbours.share(), 3)
         return report(all_sides, model.name, threads, rounds, counts, peers, busy)

@@ -8,6 +8,7 @@ step; the key and value of each token before; a multiply and an add for each wei
 each token (attention's own, few at these lengths, are left out).
 """
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +59,16 @@ class Model:
 
 
 class Roof:
-    """The ceilings of this run: each is the best that was seen."""
+    """The ceilings of this run: medians of a look after each round.
+
+    Each look is the best of several short runs; but a box that shares its memory with others has
+    slower and faster seconds, and the figures that are compared with these are medians, too.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._found: dict[str, float] = {}
+        self.looks: list[dict[str, float]] = []
+        """The figures of each, under the keys that stay."""
 
     def measure(self) -> None:
         """Look once; while nothing else is measured. About a second.
@@ -70,16 +76,13 @@ class Roof:
         Raises:
             ClawError: worker_failed.
         """
-        for key, value in roofline.ceilings(self._threads)["figures"].items():
-            self._found[key] = max(value, self._found.get(key, 0.0))
+        found = roofline.ceilings(self._threads)["figures"]
+        look = {"read_gb_s": found[f"read_{self._threads}t_gb_s"]}
+        self.looks.append(look | {key: found[key] for key in ("int8_gop_s", "fma_gflop_s")})
 
     def figures(self) -> dict[str, float]:
-        """The ceilings of as many threads as the sides have, under the keys that stay."""
-        return {
-            "read_gb_s": self._found[f"read_{self._threads}t_gb_s"],
-            "int8_gop_s": self._found["int8_gop_s"],
-            "fma_gflop_s": self._found["fma_gflop_s"],
-        }
+        """The ceilings for as many threads as the sides have."""
+        return {key: statistics.median(look[key] for look in self.looks) for key in self.looks[0]}
 
     def share(self, model: Model, work: Work, seconds: float) -> float:
         """0 to 1: what the box could do at most, as a part of what it took."""

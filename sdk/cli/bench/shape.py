@@ -5,10 +5,11 @@ is written once, into the user's cache, and stays there until it is deleted (``-
 blocks are random, of a scale at which activations stay in range. Every side decodes a few tokens
 after a prompt of one, in turn.
 
-    decode_16_tok_s   tokens a second, two of them in flight at no time
+    decode_16_tok_s   tokens a second of one answer
     token_bytes       what the file stores of the weights that a token reads, and its cache
     read_gb_s         the product of both
-    read_ratio        read_gb_s over what as many threads read at most from huge pages, in this run
+    read_ratio        read_gb_s over what as many threads read at most from huge pages right after
+                      each round
     huge_ratio        part of our resident bytes that lie in huge pages, too
     resident_bytes    of the process at the end; peak_bytes: at most, loading included
 """
@@ -213,11 +214,16 @@ def figures(side: Side, nbytes: float, roof: Roof) -> dict[str, float]:
     """Of one side."""
     seconds = statistics.median(side.times["decode_16"]) / DECODE
     memory = side.tell(resident=True)
+    # Each round beside the look at the box that followed it.
+    of_ceiling = [
+        nbytes * DECODE / took / 1e9 / look["read_gb_s"]
+        for took, look in zip(side.times["decode_16"], roof.looks, strict=True)
+    ]
     return {
         "decode_16_tok_s": round(1 / seconds, 2),
         "token_bytes": round(nbytes),
         "read_gb_s": round(nbytes / seconds / 1e9, 2),
-        "read_ratio": round(nbytes / seconds / 1e9 / roof.figures()["read_gb_s"], 3),
+        "read_ratio": round(statistics.median(of_ceiling), 3),
         "huge_ratio": round(memory["huge"] / memory["bytes"], 3),
         "resident_bytes": memory["bytes"],
         "peak_bytes": memory["peak"],
@@ -253,7 +259,8 @@ def measure(
                 for side in sides.values():
                     side.forget()
                 neighbours = Neighbours([side.pid for side in sides.values()])
-            roof.measure()
+            else:
+                roof.measure()
         settings = {"shape": name, "layers": layers or SHAPES[name].layers, "threads": threads}
         settings |= {"rounds": rounds, "others_busy_ratio": round(neighbours.share(), 3)}
         settings |= {"isa": sides["clawai"].facts["isa"]}

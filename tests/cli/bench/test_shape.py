@@ -89,17 +89,17 @@ def test_too_little_memory_is_told_before_anything_is_loaded() -> None:
 
 
 def test_a_share_is_the_slower_of_reading_and_computing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = iter((9.0, 10.0, 8.0))
+    looks = iter((9.0, 10.0, 30.0))
 
     def ceilings(threads: int | None = None) -> dict:
-        most = {"read_2t_gb_s": next(rounds), "int8_gop_s": 100.0, "fma_gflop_s": 50.0}
+        most = {"read_2t_gb_s": next(looks), "int8_gop_s": 100.0, "fma_gflop_s": 50.0}
         return {"figures": most | {"read_1t_gb_s": 99.0}}
 
     monkeypatch.setattr(roofline, "ceilings", ceilings)
     box = roof.Roof(2)
     for _ in range(3):
         box.measure()
-    assert box.figures()["read_gb_s"] == 10.0, "the best that was seen"
+    assert box.figures()["read_gb_s"] == 10.0, "the median of the looks"
     model = roof.Model(10**9, 1000, 10**9, 10**8, integer=True)
     assert box.share(model, model.decode(64, 0), 0.2) == pytest.approx(0.5, abs=0.001)
     assert box.share(model, model.prefill(100), 4) == pytest.approx(2 * 100.1 / 100 / 4, abs=0.001)
