@@ -1,6 +1,6 @@
 """Our side of `claw bench decode` and `parallel`: the engine as in a worker, without sandbox.
 
-    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES]
+    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES [KV]]
 
 The drivers come from the manifest and are found through their hook, as the worker host does it.
 """
@@ -31,14 +31,20 @@ class Host:
     """What ``claw_start`` is given: a model, threads, and all the memory that it asks for."""
 
     def __init__(
-        self, engine: Engine, model: str, threads: int, context: int, sequences: int = 1
+        self,
+        engine: Engine,
+        model: str,
+        threads: int,
+        context: int,
+        sequences: int = 1,
+        kv: str = "f16",
     ) -> None:
         self.model: Mapping[str, Any] = {"name": Path(model).stem}
         self.model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
         self.threads = threads
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
-        self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private"}
+        self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private", "kv": kv}
         self.graph: Graph | None = None
         self._plugins = hooks.manager()
         folder = Path(__file__).parent
@@ -51,8 +57,16 @@ class Host:
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
 
+    def notes(self) -> bytes | None:
+        """Nobody was here before."""
+
     def weights(
-        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+        self,
+        layout: str,
+        nbytes: int,
+        private: int,
+        fill: Callable[[memoryview], None],
+        notes: bytes = b"",
     ) -> memoryview | None:
         """There is no object here: private memory."""
 
@@ -155,16 +169,18 @@ def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
-        host = Host(engine, sys.argv[1], *map(int, sys.argv[2:]))
+        threads, context, *more = sys.argv[2:]
+        sequences, kv = [*more, *("1", "f16")[len(more) :]]
+        host = Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv)
         engine.claw_start(host)
     except ClawError as error:
         peer.fail(error)
         return
     assert engine.session is not None and host.graph is not None
     session = engine.session
-    context = session.context
-    need = host.driver("cpu").footprint(host.graph, context=context, threads=host.threads)
-    facts = asked(host.graph, context, need.kv) | {
+    shape = {"context": session.context, "threads": host.threads, "kv": kv}
+    need = host.driver("cpu").footprint(host.graph, **shape)
+    facts = asked(host.graph, session.context, need.kv) | {
         "name": "clawai",
         "isa": getattr(session.plan, "isa", ""),
         "vocabulary": session.tokenizer.vocabulary,

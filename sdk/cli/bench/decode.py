@@ -27,7 +27,7 @@ from clawai.sdk.cli.bench.command import finish
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.roof import Model, Roof
-from clawai.sdk.cli.bench.side import OURS, Side, alternating, prompt_ids
+from clawai.sdk.cli.bench.side import CONTEXT, OURS, Side, alternating, prompt_ids
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
 
@@ -138,8 +138,11 @@ def over_daemon(ours: Side, daemon: Side) -> dict[str, float]:
 class Run:
     """All sides of one run."""
 
-    def __init__(self, model: Path, threads: int, peers: Sequence[str], daemon: bool) -> None:
+    def __init__(
+        self, model: Path, threads: int, peers: Sequence[str], daemon: bool, kv: str
+    ) -> None:
         self.model, self.threads, self.peers = model, threads, tuple(dict.fromkeys(peers))
+        self.kv = kv
         modules = {"clawai": OURS} | {peer: PEERS[peer] for peer in self.peers}
         self.modules = modules | ({"daemon": THROUGH} if daemon else {})
         self.sides: dict[str, Side] = {}
@@ -150,7 +153,8 @@ class Run:
         """Load all and measure them in turn."""
         for name, module in self.modules.items():
             status.show(f"loading {self.model.name} in {name}")
-            self.sides[name] = Side(module, self.model, self.threads)
+            more = () if name in PEERS else (self.kv,)
+            self.sides[name] = Side(module, self.model, self.threads, CONTEXT, 1, *more)
         prompt = prompt_ids(DEEP, self.sides["clawai"].facts["vocabulary"])
         if "daemon" in self.sides:  # its prompts are texts, so that all have those
             prompt = self.sides["daemon"].facts["prompt"]
@@ -192,7 +196,7 @@ class Run:
         if "daemon" in self.sides:
             mine = mine | over_daemon(ours, self.sides["daemon"])
         settings: dict[str, Any] = {"model": self.model.name, "threads": self.threads}
-        settings |= {"rounds": rounds, "others_busy_ratio": self.busy}
+        settings |= {"rounds": rounds, "kv": self.kv, "others_busy_ratio": self.busy}
         settings |= {"isa": ours.facts.get("isa", "")}
         settings |= {peer: self.sides[peer].facts.get("version", "") for peer in self.peers}
         against = {peer: found[peer] for peer in self.peers}
@@ -206,15 +210,20 @@ class Run:
 
 
 def measure(
-    model: Path, threads: int, rounds: int, peers: Sequence[str], daemon: bool = False
+    model: Path,
+    threads: int,
+    rounds: int,
+    peers: Sequence[str],
+    daemon: bool = False,
+    kv: str = "f16",
 ) -> Report:
-    """Run all sides in turn.
+    """Run all sides in turn; ``kv`` is what our KV cache holds, peers keep theirs.
 
     Raises:
         ClawError: unsupported_system if a peer is not installed; bad_model; worker_failed.
     """
     status = output.Status()
-    run = Run(model, threads, peers, daemon)
+    run = Run(model, threads, peers, daemon, kv)
     try:
         run.measure(rounds, status)
         return run.report(rounds)
@@ -235,6 +244,9 @@ def measure(
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: as workers have.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option("--against", type=click.Choice(list(PEERS)), multiple=True, help="Measure it too.")
+@click.option(
+    "--kv", type=click.Choice(config.KV), default="f16", show_default=True, help="Our KV cache."
+)
 @click.option("--daemon", is_flag=True, help="Also through kernel, sandbox and client.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
@@ -245,6 +257,7 @@ def command(
     threads: int | None,
     rounds: int,
     against: tuple[str, ...],
+    kv: str,
     daemon: bool,
     as_json: bool,
 ) -> None:
@@ -265,11 +278,11 @@ def command(
         if daemon or "torch" in against:
             raise click.UsageError("--shape goes with llama.cpp and ik_llama.cpp only.")
         peers = tuple(dict.fromkeys(against))
-        finish(shapes.measure(shape, layers, threads, rounds, peers, forget), as_json)
+        finish(shapes.measure(shape, layers, threads, rounds, peers, kv, forget), as_json)
         return
     if layers is not None or forget:
         raise click.UsageError("--layers and --forget go with --shape.")
     path = Path(model) if model.endswith(".gguf") else Store().get(model).path
     if not path.is_file():
         raise ClawError("unknown_model", f"there is no file {path}", got=model)
-    finish(measure(path, threads, rounds, against, daemon), as_json)
+    finish(measure(path, threads, rounds, against, daemon, kv), as_json)

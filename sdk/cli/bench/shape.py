@@ -231,9 +231,15 @@ def figures(side: Side, nbytes: float, roof: Roof) -> dict[str, float]:
 
 
 def measure(
-    name: str, layers: int | None, threads: int, rounds: int, peers: Sequence[str], forget: bool
+    name: str,
+    layers: int | None,
+    threads: int,
+    rounds: int,
+    peers: Sequence[str],
+    kv: str = "f16",
+    forget: bool = False,
 ) -> Report:
-    """Write the file if need be, and decode in turn.
+    """Write the file if need be, and decode in turn; ``kv`` is what our KV cache holds.
 
     Raises:
         ClawError: disk_full, no_memory; unsupported_system if a peer is not installed;
@@ -248,7 +254,8 @@ def measure(
         require_memory(path.stat().st_size, len(modules))
         for each, module in modules.items():
             status.show(f"loading {path.name} in {each}")
-            sides[each] = Side(module, path, threads, CONTEXT)
+            more = (kv,) if each == "clawai" else ()
+            sides[each] = Side(module, path, threads, CONTEXT, 1, *more)
         roof = Roof(threads)
         for number in range(rounds + 1):
             for each, side in alternating(sides, number):
@@ -262,7 +269,7 @@ def measure(
             else:
                 roof.measure()
         settings = {"shape": name, "layers": layers or SHAPES[name].layers, "threads": threads}
-        settings |= {"rounds": rounds, "others_busy_ratio": round(neighbours.share(), 3)}
+        settings |= {"rounds": rounds, "kv": kv, "others_busy_ratio": round(neighbours.share(), 3)}
         settings |= {"isa": sides["clawai"].facts["isa"]}
         settings |= {peer: sides[peer].facts.get("version", "") for peer in peers}
         model = Model.of(sides["clawai"].facts)

@@ -26,10 +26,16 @@ class Side:
     """
 
     def __init__(
-        self, module: str, model: Path, threads: int, context: int = CONTEXT, sequences: int = 1
+        self,
+        module: str,
+        model: Path,
+        threads: int,
+        context: int = CONTEXT,
+        sequences: int = 1,
+        *more: str,
     ) -> None:
         numbers = (threads, context, sequences)
-        command = [sys.executable, "-m", module, str(model), *map(str, numbers)]
+        command = [sys.executable, "-m", module, str(model), *map(str, numbers), *more]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

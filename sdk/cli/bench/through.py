@@ -1,6 +1,6 @@
 """Our engine through kernel, sandbox and client, as a side of `claw bench decode --daemon`.
 
-    python -m clawai.sdk.cli.bench.through MODEL.gguf THREADS CONTEXT
+    python -m clawai.sdk.cli.bench.through MODEL.gguf THREADS CONTEXT 1 KV
 
 A kernel of the benchmark's own serves the model; answers are streamed, as `claw run` has them. It
 takes one order, and its prompts are texts, chosen so that each is a beginning of the next one and
@@ -117,7 +117,10 @@ class Through:
 def main() -> None:
     """Start a kernel, load the model, take orders; the kernel is gone at the end."""
     model, threads, context = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    settings = f"[workers]\nidle_minutes = 0\nthreads = {threads}\ncontext = {context}\n"
+    kv = sys.argv[5]
+    settings = (
+        f'[workers]\nidle_minutes = 0\nthreads = {threads}\ncontext = {context}\nkv = "{kv}"\n'
+    )
     box = Private(settings)
     try:
         side = Through(box, model)
