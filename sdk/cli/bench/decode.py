@@ -120,15 +120,15 @@ def over_torch(sides: dict[str, Side], found: dict[str, dict[str, float]]) -> di
     }
 
 
-def over_daemon(ours: Side, daemon: Side) -> dict[str, float]:
+def over_daemon(daemon: Side) -> dict[str, float]:
     """What kernel, sandbox and client leave of our speed, by the client's clock and the engine's.
 
-    Each round's figure is compared with that of the same round.
+    Each answer is compared with one in process right before it: a box changes within a round.
     """
     found = {}
     for name in ("decode_64", "decode_64_at_1024"):
         theirs, inside = daemon.times[name], daemon.times[f"{name}_engine"]
-        pairs = zip(ours.times[name], theirs, strict=True)
+        pairs = zip(daemon.times[f"{name}_beside"], theirs, strict=True)
         found[f"daemon_{name}_tok_s"] = round(DECODE / statistics.median(theirs), 2)
         found[f"daemon_engine_{name}_tok_s"] = round(DECODE / statistics.median(inside), 2)
         found[f"daemon_{name}_ratio"] = round(statistics.median(a / b for a, b in pairs), 3)
@@ -176,7 +176,10 @@ class Run:
         if name != "daemon":
             turn(side, prompt)
             return
+        ours = self.sides["clawai"]
         for case, count in (("decode_64", 1), ("decode_64_at_1024", DEEP)):
+            ours.tell(prefill=prompt[:count])
+            side.times.setdefault(f"{case}_beside", []).append(ours.ask(decode=DECODE))
             answer = side.tell(through=count, count=DECODE)
             side.times.setdefault(case, []).append(answer["client"])
             side.times.setdefault(f"{case}_engine", []).append(answer["engine"])
@@ -194,7 +197,7 @@ class Run:
         if "torch" in found:
             mine = mine | over_torch(self.sides, found)
         if "daemon" in self.sides:
-            mine = mine | over_daemon(ours, self.sides["daemon"])
+            mine = mine | over_daemon(self.sides["daemon"])
         settings: dict[str, Any] = {"model": self.model.name, "threads": self.threads}
         settings |= {"rounds": rounds, "kv": self.kv, "others_busy_ratio": self.busy}
         settings |= {"isa": ours.facts.get("isa", "")}
