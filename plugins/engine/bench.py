@@ -6,6 +6,7 @@ The drivers come from the manifest and are found through their hook, as the work
 """
 
 import importlib
+import math
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import read_plugin
+from clawai.sdk.model.graph import Graph, Op
 
 
 class Host:
@@ -43,6 +45,7 @@ class Host:
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
         self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private", "kv": kv}
+        self.graph: Graph | None = None
         self._plugins = hooks.manager()
         folder = Path(__file__).parent
         for name in read_plugin(folder).plugin.drivers:
@@ -77,7 +80,9 @@ class Host:
 
     def load_model(self) -> Any:
         """The model, from the plugin that knows its format."""
-        return hooks.load_model(self._plugins, self.model_fd)
+        loaded = hooks.load_model(self._plugins, self.model_fd)
+        self.graph = loaded.graph
+        return loaded
 
     def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
         """A matrix in the blocks of ``dtype``."""
@@ -107,6 +112,13 @@ class Ours:
             token = int(np.argmax(self._seat.run([token])[-1]))
         return time.perf_counter() - start
 
+    def write(self, count: int) -> list[int]:
+        """See ``clawai.sdk.cli.bench.peer.Writer``."""
+        tokens = [self._next]
+        while len(tokens) < count:
+            tokens.append(int(np.argmax(self._seat.run(tokens[-1:])[-1])))
+        return tokens
+
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``. A thread and a seat each, as tasks have."""
         ready = threading.Barrier(len(prompts) + 1)
@@ -127,19 +139,48 @@ class Ours:
             return time.perf_counter() - start
 
 
+def asked(graph: Graph, context: int, kv_bytes: int) -> dict[str, Any]:
+    """What a step of this model asks of the box: fields of ``clawai.sdk.cli.bench.roof.Model``.
+
+    Args:
+        kv_bytes: of a cache of ``context`` tokens.
+    """
+    read, adds, behind = set(), [0, 0], 0
+    for node in graph.nodes:
+        weights = [graph.tensors[name] for name in node.inputs]
+        weights = [each for each in weights if each.data is not None]
+        if node.op is Op.EMBED:  # one row of it
+            continue
+        read |= {each.name for each in weights}
+        behind |= node.op is Op.LAST
+        if node.op is Op.MATMUL:
+            adds[behind] += math.prod(int(size) for size in weights[0].shape)
+    matrices = [graph.tensors[name] for name in read if len(graph.tensors[name].shape) > 1]
+    return {
+        "weight_bytes": sum(len(graph.tensors[name].data or b"") for name in read),
+        "kv_bytes": kv_bytes // context,
+        "multiply_adds": adds[0],
+        "head_multiply_adds": adds[1],
+        "integer": all(each.dtype.geometry.block > 1 for each in matrices),
+    }
+
+
 def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
         threads, context, *more = sys.argv[2:]
         sequences, kv = [*more, *("1", "f16")[len(more) :]]
-        engine.claw_start(Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv))
+        host = Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv)
+        engine.claw_start(host)
     except ClawError as error:
         peer.fail(error)
         return
-    assert engine.session is not None
+    assert engine.session is not None and host.graph is not None
     session = engine.session
-    facts = {
+    shape = {"context": session.context, "threads": host.threads, "kv": kv}
+    need = host.driver("cpu").footprint(host.graph, **shape)
+    facts = asked(host.graph, session.context, need.kv) | {
         "name": "clawai",
         "isa": getattr(session.plan, "isa", ""),
         "vocabulary": session.tokenizer.vocabulary,
