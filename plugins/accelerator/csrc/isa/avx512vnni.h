@@ -19,6 +19,9 @@ static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, w,
 static inline vi vs_sum(vs a) { return a; }
 static inline vi vi_dot(vi acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w)); }
 
+/* Twice the registers. */
+#define CLAW_FEW_TILE 8
+
 /* s8 rows times u8 activations (their codes plus 128), exact for all values: gemm8.c. */
 #define CLAW_DOT8_OFFSET 128
 static inline vi vi_dot8(vi acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, a, w); }
