@@ -70,11 +70,15 @@ class Side:
 
     def ask(self, **order: Any) -> float:
         """Send one order and wait for its figure."""
+        return float(next(iter(self.tell(**order).values())))
+
+    def tell(self, **order: Any) -> dict[str, Any]:
+        """Send one order and wait for all that it answers."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # reading tells that it ended
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
-        return float(next(iter(self._read().values())))
+        return self._read()
 
     def round(self, prompt: Sequence[int]) -> None:
         """Measure every case once."""

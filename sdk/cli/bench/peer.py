@@ -9,11 +9,16 @@ neither's libraries are in the other's process:
     {"parallel": [[ids]], "count": N}
                          {"seconds": ...}   N more tokens after each of these prompts, all at once
     {"resident": true}   {"bytes": ...}     of this process
+
+Our own side answers texts too (``speculate``):
+
+    {"answer": TEXT, "count": N, "drafts": bool}
+                         {"us": ..., "text": ..., "tokens": ..., "drafted": ..., "accepted": ...}
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,12 +44,24 @@ class Peer(Protocol):
         ...
 
 
-def serve(peer: Peer, facts: dict[str, Any]) -> None:
-    """Take orders from standard input until it ends."""
+Order = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def serve(peer: Peer, facts: dict[str, Any], answering: Order | None = None) -> None:
+    """Take orders from standard input until it ends.
+
+    Args:
+        peer: what is measured.
+        facts: what it says of itself.
+        answering: takes the orders with "answer".
+    """
     print(json.dumps({"ready": facts}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        if "prefill" in order:
+        answer: dict[str, Any]
+        if answering and "answer" in order:
+            answer = answering(order)
+        elif "prefill" in order:
             answer = {"seconds": peer.prefill(order["prefill"])}
         elif "decode" in order:
             answer = {"seconds": peer.decode(order["decode"])}
