@@ -1,6 +1,8 @@
-"""Our side of `claw bench decode`, `parallel` and `speculate`: the engine as in a worker, without sandbox.
+"""Our side of `claw bench decode`, `parallel`, `speculate`: the engine as in a worker, no sandbox.
 
-    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES]  (two for `speculate`)
+    python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES]
+
+One sequence stays with `decode`; the answers of the others need more.
 
 The drivers come from the manifest and are found through their hook, as the worker host does it.
 """

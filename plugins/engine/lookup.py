@@ -1,4 +1,4 @@
-"""Several tokens of an answer for little more than the price of one, where it repeats what was said.
+"""Several tokens of an answer for little more than the price of one, where it repeats itself.
 
 When the last two or three tokens occurred before, in the prompt or in the answer, those that
 followed there are a draft. One run over the token that is known and the draft gives the logits of

@@ -60,7 +60,11 @@ def serve(peer: Peer, facts: dict[str, Any], answering: Order | None = None) -> 
         order = json.loads(line)
         answer: dict[str, Any]
         if answering and "answer" in order:
-            answer = answering(order)
+            try:
+                answer = answering(order)
+            except ClawError as error:
+                fail(error)
+                continue
         elif "prefill" in order:
             answer = {"seconds": peer.prefill(order["prefill"])}
         elif "decode" in order:

@@ -14,9 +14,9 @@ _MINUTES = (
     "The night shift asked for better lamps in the tunnel, and the board agreed to buy twelve."
 )
 _ERRORS = (
-    "Yesterday me and my brother goes to the market for to buy apples. The seller have told us that "
-    "the harvest was bad becuase of the rain. We buyed two baskets anyway and carried them home "
-    "befor it get dark. My mother were very happy about it."
+    "Yesterday me and my brother goes to the market for to buy apples. The seller have told us "
+    "that the harvest was bad becuase of the rain. We buyed two baskets anyway and carried them "
+    "home befor it get dark. My mother were very happy about it."
 )
 _STATION = (
     "The weather station on Hollow Ridge was built in 1911 by the engineer Ada Morrow. It stood "

@@ -1,8 +1,9 @@
 /* Packed weights times a few tokens: a joint step of some sequences, or drafts that are verified.
  *
  * Here the weights' way from memory is what costs, as for one token, and to unpack a panel first (gemm.c) takes
- * longer than it saves. So the weights are streamed as in gemv.c, asked for the same distance ahead, and unpacked in
- * registers once for CLAW_FEW_TILE tokens; of more tokens each tile goes over the block again, which then lies in L1.
+ * longer than it saves. So the weights are streamed as in gemv.c and unpacked in registers once for CLAW_FEW_TILE
+ * tokens. Of more tokens each tile goes over the block again, which then lies in L1, and asks for its share of the next
+ * block: memory is never idle.
  * Sums are ordered as in gemv.c: a token has the same bits alone, here and in a long prompt. */
 
 #if !defined(CLAW_FEW_TILE)
@@ -44,18 +45,17 @@ static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint
     }
 }
 
-/* One block of 8 rows; ahead: how far in front of it weights are asked for, 0 if they were by an earlier tile. */
+/* One block of 8 rows. `next`: the weights that are asked for meanwhile, `share` bytes with each group. */
 static inline __attribute__((always_inline)) void few_tile(
     int bits, int bytes, int has_min, int shift, int nt, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
-    const float *s, size_t ahead, float *y, int32_t ystride)
+    const float *s, const uint8_t *next, int32_t share, float *y, int32_t ystride)
 {
     const int32_t groups = k / 32;
     vf scaled[CLAW_FEW_TILE], minima[CLAW_FEW_TILE];
     for (int t = 0; t < nt; t++) scaled[t] = minima[t] = vf_zero();
-    for (int32_t g = 0; g < groups; g++, w += bytes) {
+    for (int32_t g = 0; g < groups; g++, w += bytes, next += share) {
         vi dots[CLAW_FEW_TILE];
-        if (ahead)
-            for (int p = 0; p < bytes; p += 64) PREFETCH(w + ahead + p);
+        for (int32_t p = 0; p < share; p += 64) PREFETCH(next + p);
         if (bits == 4) few_dots_q4(nt, w, q + 32 * g, k, dots);
         else few_dots_q8(nt, w, q + 32 * g, k, dots);
         const vf dw = vf_load_f16(w + bits * 32), mw = has_min ? vf_load_f16(w + bits * 32 + 16) : dw;
@@ -71,18 +71,18 @@ static inline __attribute__((always_inline)) void few_tile(
     }
 }
 
-#define FEW_TILE(nt) case nt: few_tile(bits, bytes, has_min, shift, nt, w, k, q, d, s, ahead, y, ystride); break;
+#define FEW_TILE(nt) case nt: few_tile(bits, bytes, has_min, shift, nt, w, k, q, d, s, next, share, y, ystride); break;
 
 static inline __attribute__((always_inline)) void few_int(
     int bits, int bytes, int has_min, int shift, const uint8_t *w, int32_t blocks, int32_t k, const int8_t *all_q,
     const float *all_d, const float *all_s, int32_t tokens, float *all_y, int32_t ystride)
 {
-    const int32_t groups = k / 32;
+    const int32_t groups = k / 32, share = bytes / ((tokens + CLAW_FEW_TILE - 1) / CLAW_FEW_TILE);
     for (int32_t b = 0; b < blocks; b++, w += groups * bytes) {
         const int8_t *q = all_q;
         const float *d = all_d, *s = all_s;
         float *y = all_y + 8 * b;
-        size_t ahead = claw_tune.ahead;
+        const uint8_t *next = w + (share == bytes ? (size_t)claw_tune.ahead : (size_t)groups * bytes);
         for (int32_t left = tokens, nt; left > 0; left -= nt) {
             nt = left < CLAW_FEW_TILE ? left : CLAW_FEW_TILE;
             switch (nt) {
@@ -91,7 +91,7 @@ static inline __attribute__((always_inline)) void few_int(
                 FEW_TILE(5) FEW_TILE(6) FEW_TILE(7) FEW_TILE(8)
 #endif
             }
-            ahead = 0;
+            next += groups * share;
             q += (size_t)nt * (size_t)k;
             d += nt * groups;
             s += nt * groups;
