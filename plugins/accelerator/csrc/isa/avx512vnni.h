@@ -67,7 +67,18 @@ static inline vqf vqf_set1(float a) { return _mm512_set1_ps(a); }
 static inline vqf vqf_add(vqf a, vqf b) { return _mm512_add_ps(a, b); }
 static inline vqf vqf_mul(vqf a, vqf b) { return _mm512_mul_ps(a, b); }
 static inline vqf vqf_fma(vqf a, vqf b, vqf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vqf vqf_from_vq(vq a) { return _mm512_cvtepi32_ps(a); }
+static inline vqf vqf_from_vq(vq a)
+{
+#if defined(CLAW_EMULATED)
+    int32_t whole[16];
+    float both[16];
+    vq_store(whole, a);
+    for (int i = 0; i < 16; i += 8) vf_store(both + i, vf_from_vi(vi_load(whole + i)));
+    return _mm512_loadu_ps(both);
+#else
+    return _mm512_cvtepi32_ps(a);
+#endif
+}
 /* Eight f16 each. */
 static inline vqf vqf_load_f16(const uint8_t *a, const uint8_t *b)
 {
