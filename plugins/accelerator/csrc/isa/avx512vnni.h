@@ -51,8 +51,12 @@ static inline vq vq_dot8(vq acc, vqb w, vqb a) { return _mm512_dpbusd_epi32(acc,
 /* The same for few.c: codes of two blocks of 8 rows times a token's s8, and floats of 16 rows. 32 registers hold a tile
  * of 8 tokens. */
 #define CLAW_FEW_WIDE
-#define CLAW_FEW_TILE 8
 #define CLAW_FEW 24
+#if defined(CLAW_EMULATED) /* where each instruction is a function, eight tiles take long to compile */
+#define CLAW_FEW_TILE 4
+#else
+#define CLAW_FEW_TILE 8
+#endif
 typedef __m512 vqf;
 static inline vq vq_zero(void) { return _mm512_setzero_si512(); }
 static inline vqb vq_low(vqb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }

@@ -6,7 +6,7 @@
  * block: memory is never idle.
  * Sums are ordered as in gemv.c: a token has the same bits alone, here and in a long prompt. */
 
-#if !defined(CLAW_FEW_TILE)
+#if !defined(CLAW_FEW)
 #define CLAW_FEW_TILE 4
 #define CLAW_FEW 16 /* up to so many tokens are few: from there on an unpacked panel is faster */
 #endif
