@@ -38,7 +38,7 @@ def users(hook: str) -> list[str]:
 
 
 def test_the_hooks_are_found() -> None:
-    names = ("load_model", "open_device", "operations", "quantize", "start", "stop")
+    names = ("load_model", "open_device", "operations", "prepare", "quantize", "start", "stop")
     assert sorted(HOOKS) == [f"claw_{name}" for name in names]
 
 
