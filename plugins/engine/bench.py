@@ -1,6 +1,8 @@
-"""Our side of `claw bench decode` and `parallel`: the engine as in a worker, without sandbox.
+"""Our side of `claw bench decode`, `parallel`, `speculate`: the engine as in a worker, no sandbox.
 
     python -m clawai.plugins.engine.bench MODEL.gguf THREADS CONTEXT [SEQUENCES [KV]]
+
+One sequence stays with `decode`; the answers of the others need more.
 
 The drivers come from the manifest and are found through their hook, as the worker host does it.
 """
@@ -13,11 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clawai.plugins.engine.generate import Outcome, Request, Session
+from clawai.plugins.engine.lookup import DRAFTS
 from clawai.plugins.engine.turns import Seat, Turns
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
@@ -165,6 +170,31 @@ def asked(graph: Graph, context: int, kv_bytes: int) -> dict[str, Any]:
     }
 
 
+def answer(session: Session, order: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a user answered greedily, with or without drafts (see ``peer``)."""
+    session.drafts = DRAFTS if order["drafts"] else 0
+    messages = [{"role": "user", "content": order["answer"]}]
+    if session.template is None:
+        request = Request(prompt=order["answer"], max_tokens=order["count"])
+    else:
+        request = Request(messages=messages, max_tokens=order["count"])
+    with session.turns.seat(priority="normal") as seat:  # alone in its class
+        generator = session.generate(request, seat)
+        while True:
+            try:
+                next(generator)
+            except StopIteration as end:
+                said: Outcome = end.value
+                break
+    return {
+        "us": said.decode_us,
+        "text": said.text,
+        "tokens": said.completion_tokens,
+        "drafted": said.drafted_tokens,
+        "accepted": said.accepted_tokens,
+    }
+
+
 def main() -> None:
     """Load and take orders."""
     engine = Engine()
@@ -186,7 +216,7 @@ def main() -> None:
         "vocabulary": session.tokenizer.vocabulary,
     }
     with session.turns.seat() as seat:
-        peer.serve(Ours(session.turns, seat), facts)
+        peer.serve(Ours(session.turns, seat), facts, partial(answer, session))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.sampling import Sampler, Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Seat, Turns
@@ -60,6 +61,10 @@ class Outcome:
     decode_us: int
     cached_tokens: int = 0
     """Of the prompt, that an earlier task had left."""
+    drafted_tokens: int = 0
+    """Guessed from what was said before, and computed together with a token."""
+    accepted_tokens: int = 0
+    """Of those, that came into the answer."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the wire."""
@@ -70,6 +75,8 @@ class Outcome:
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens,
                 "cached_tokens": self.cached_tokens,
+                "drafted_tokens": self.drafted_tokens,
+                "accepted_tokens": self.accepted_tokens,
             },
             "prefill_us": self.prefill_us,
             "decode_us": self.decode_us,
@@ -118,6 +125,9 @@ class Session:
         self.turns = Turns(plan)
         self.tokenizer = tokenizer
         self.template = template
+        self.costs = Costs()
+        self.drafts = DRAFTS
+        """Tokens that may be guessed at a time; 0: none, for a comparison."""
 
     @property
     def context(self) -> int:
@@ -194,6 +204,7 @@ class Session:
         logits = self._prefill(ids, seat, progress)
         prefilled = time.perf_counter_ns()
         watch, decoder = StopWatch(request.stop), self.tokenizer.stream()
+        ahead = Ahead(seat, ids, self.costs, self.drafts)
         pieces: list[str] = []
         count, reason = 0, "length"
         while True:
@@ -211,7 +222,7 @@ class Session:
                 break
             if count >= limit:
                 break
-            logits = seat.run([token])[-1]
+            logits = ahead.after(token, limit - count)
         # What a model leaves unfinished at its end still is text, unless a stop string cut it off.
         rest = "" if watch.hit else watch.feed(decoder.finish()) + watch.finish()
         if rest:
@@ -226,6 +237,8 @@ class Session:
             prefill_us=(prefilled - started) // 1000,
             decode_us=(ended - prefilled) // 1000,
             cached_tokens=cached,
+            drafted_tokens=ahead.drafted,
+            accepted_tokens=ahead.accepted,
         )
 
     def _prefill(self, ids: list[int], seat: Seat, progress: Callable[[float], None] | None) -> Any:

@@ -139,6 +139,16 @@ class Seat:
                     if logits is not None:
                         return logits
 
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on."""
+        self.sequence.rewind(position)
+        del self.tokens[position:]
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other task of its class has a seat: nobody's token could share its runs."""
+        return self.turns.seated(self.rank) == 1
+
     def must_obey(self) -> bool:
         """Whether the control word says anything but go."""
         return self.control is not None and bool(self.control[0] & 0xFF)
@@ -148,6 +158,8 @@ class Seat:
 class Rank:
     """What is remembered of a class of tasks."""
 
+    seats: int = 0
+    """How many tasks it has."""
     stepped: bool = False
     """Its last turn was a step."""
     absent: set[Seat] = field(default_factory=set)
@@ -211,11 +223,14 @@ class Turns:
             rank = wire.PRIORITIES.index(priority)
             due = float("inf") if deadline is None else deadline
             tokens = list(prompt[:keep])
-            seat = Seat(self, sequence, rank, due, checkpoint, control, tokens=tokens)
+            with self._lock:
+                seat = Seat(self, sequence, rank, due, checkpoint, control, tokens=tokens)
+                self._ranks[rank].seats += 1
             yield seat
         finally:
             with self._lock:
                 if seat:
+                    self._ranks[seat.rank].seats -= 1
                     self._leave(seat)
                     if principal:
                         held = seat.tokens[: sequence.position]
@@ -236,6 +251,10 @@ class Turns:
             empty = [each for each in self._free if id(each) not in self._kept]
             return (empty or self._free)[0], 0
         return best, min(most, len(prompt) - 1)
+
+    def seated(self, rank: int) -> int:
+        """How many tasks of a class there are."""
+        return self._ranks[rank].seats
 
     def joins(self, seat: Seat) -> bool:
         """Whether its token can be computed together with others'."""

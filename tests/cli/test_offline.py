@@ -113,6 +113,7 @@ BENCHES = [
     Step("bench decode --model tiny --rounds 1", r"decode_64"),
     Step("bench parallel --model tiny --sequences 2 --rounds 1", r"(?i)parallel"),
     Step("bench prefix --model tiny --rounds 1", r"warm_ratio"),
+    Step("bench speculate --model tiny --rounds 1 --tokens 8", r"same_ratio"),
     Step("bench roofline", r"int8_gop_s"),
     Step("bench urgent --quick", r"bulk_kept_ratio"),
     Step("bench wire --quick", r"rps_32"),

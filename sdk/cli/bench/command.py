@@ -16,6 +16,7 @@ BENCHES = {
     "parallel": "Tokens a second of several answers at once, beside a single one.",
     "start": "How soon a model that is not loaded has its first token.",
     "prefix": "What a prompt costs that begins like an earlier one.",
+    "speculate": "What it gains to guess tokens from what was said before, and what it costs.",
     "roofline": "What the processor and its memory can do at most.",
     "urgent": "An urgent operation on a saturated box, for each means of preemption.",
     "wire": "A small echo through client, kernel and sandbox, beside a bare ZeroMQ broker.",

@@ -16,12 +16,17 @@ neither's libraries are in the other's process:
 
 Each answer with seconds also has ``cpu``: the processor time of this process meanwhile, all of its
 threads, in seconds. A side answers `write` and `judge` if it can (``Writer``, ``Judge``).
+
+Our own side answers texts too (``speculate``):
+
+    {"answer": TEXT, "count": N, "drafts": bool}
+                         {"us": ..., "text": ..., "tokens": ..., "drafted": ..., "accepted": ...}
 """
 
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,11 +68,26 @@ class Judge(Protocol):
         ...
 
 
-def serve(peer: Any, facts: dict[str, Any]) -> None:
-    """Take orders for a ``Peer`` from standard input until it ends."""
+Order = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def serve(peer: Any, facts: dict[str, Any], answering: Order | None = None) -> None:
+    """Take orders for a ``Peer`` from standard input until it ends.
+
+    Args:
+        peer: what is measured.
+        facts: what it says of itself.
+        answering: takes the orders with "answer".
+    """
     print(json.dumps({"ready": facts}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
+        if answering and "answer" in order:
+            try:
+                print(json.dumps(answering(order)), flush=True)
+            except ClawError as error:
+                fail(error)
+            continue
         start = time.process_time()
         answer = answered(peer, order)
         if "seconds" in answer:

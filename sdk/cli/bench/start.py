@@ -25,11 +25,12 @@ import click
 
 from clawai.sdk.cli import output
 from clawai.sdk.cli.bench.command import finish
-from clawai.sdk.cli.bench.decode import PEERS, Side
+from clawai.sdk.cli.bench.decode import PEERS
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.sampling import middle
+from clawai.sdk.cli.bench.side import Side
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store

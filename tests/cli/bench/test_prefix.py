@@ -1,4 +1,4 @@
-"""`claw bench prefix` and `claw bench roofline`: the forms, and what they promise beside times."""
+"""`claw bench prefix`, `speculate` and `roofline`: forms, and promises beside times."""
 
 import json
 import subprocess
@@ -26,6 +26,24 @@ def test_a_beginning_is_kept_and_changes_no_answer(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     done = claw("prefix", "--model", str(tmp_path / "no.gguf"))
     assert done.returncode == 1 and "unknown_model" in done.stderr
+
+
+def test_drafts_change_no_answer(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_llama(context=1024))
+    words = ("speculate", "--model", str(model), "--threads", "2", "--rounds", "1")
+    done = claw(*words, "--tokens", "40", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    kinds = ("repeat", "code", "quote", "data", "story", "question")
+    figures = found["figures"]
+    assert {f"{kind}_{what}_ratio" for kind in kinds for what in ("accepted", "drafted")} | {
+        f"{kind}_ratio" for kind in kinds
+    } | {"same_ratio"} == set(figures)
+    assert figures["same_ratio"] == 1.0
+    model.write_bytes(tiny_llama(context=64))
+    done = claw(*words)
+    assert done.returncode == 1 and "prompt_too_long" in done.stderr
 
 
 def test_the_ceilings_of_the_box() -> None:

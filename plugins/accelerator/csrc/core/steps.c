@@ -238,22 +238,11 @@ static void gemv(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t bl
     }
 }
 
-/* Up to so many rows one after the other cost less than to unpack a panel for them; the bits are the same. */
-#define FEW_TOKENS 3
-
 static void gemm(claw_plan *p, const claw_step *s, const uint8_t *w, uint32_t blocks, const q8 *a, const float *x,
                  uint32_t tokens, uint8_t *work, float *y, uint32_t stride)
 {
     const claw_ops *o = p->ops;
     const int32_t n = (int32_t)blocks, k = (int32_t)s->k, m = (int32_t)tokens, xs = (int32_t)s->a.stride, ys = (int32_t)stride;
-    if (claw_is_int(s->format) && tokens <= FEW_TOKENS) {
-        for (uint32_t t = 0; t < tokens; t++) {
-            const size_t group = (size_t)t * (s->k / CLAW_GROUP);
-            const q8 row = {a->q + (size_t)t * s->k, a->d + group, a->s + group};
-            gemv(p, s, w, blocks, &row, NULL, y + (size_t)t * stride);
-        }
-        return;
-    }
     switch (s->format) {
     case CLAW_Q4A: o->gemm_q4a(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;
     case CLAW_Q4S: o->gemm_q4s(w, n, k, a->q, a->d, a->s, m, work, y, ys); break;

@@ -47,6 +47,56 @@ static inline vqb vq_bcast(const int8_t *p)
     return _mm512_set1_epi32(quad);
 }
 static inline vq vq_dot8(vq acc, vqb w, vqb a) { return _mm512_dpbusd_epi32(acc, a, w); }
+
+/* The same for few.c: codes of two blocks of 8 rows times a token's s8, and floats of 16 rows. 32 registers hold a tile
+ * of 8 tokens. */
+#define CLAW_FEW_WIDE
+#define CLAW_FEW 24
+#if defined(CLAW_EMULATED) /* where each instruction is a function, eight tiles take long to compile */
+#define CLAW_FEW_TILE 4
+#else
+#define CLAW_FEW_TILE 8
+#endif
+typedef __m512 vqf;
+static inline vq vq_zero(void) { return _mm512_setzero_si512(); }
+static inline vqb vq_low(vqb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+static inline vqb vq_high(vqb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+static inline vq vq_dot(vq acc, vqb w, vqb a) { return _mm512_dpbusd_epi32(acc, w, a); }
+static inline uint64_t vq_negative(vqb w) { return (uint64_t)_mm512_movepi8_mask(w); }
+static inline vqb vq_abs(vqb w) { return _mm512_abs_epi8(w); }
+/* a, negated where its bit in `negative` is set. */
+static inline vqb vq_flip(vqb a, uint64_t negative) { return _mm512_mask_sub_epi8(a, (__mmask64)negative, _mm512_setzero_si512(), a); }
+static inline vqf vqf_zero(void) { return _mm512_setzero_ps(); }
+static inline vqf vqf_set1(float a) { return _mm512_set1_ps(a); }
+static inline vqf vqf_add(vqf a, vqf b) { return _mm512_add_ps(a, b); }
+static inline vqf vqf_mul(vqf a, vqf b) { return _mm512_mul_ps(a, b); }
+static inline vqf vqf_fma(vqf a, vqf b, vqf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vqf vqf_from_vq(vq a)
+{
+#if defined(CLAW_EMULATED)
+    int32_t whole[16];
+    float both[16];
+    vq_store(whole, a);
+    for (int i = 0; i < 16; i += 8) vf_store(both + i, vf_from_vi(vi_load(whole + i)));
+    return _mm512_loadu_ps(both);
+#else
+    return _mm512_cvtepi32_ps(a);
+#endif
+}
+/* Eight f16 each. */
+static inline vqf vqf_load_f16(const uint8_t *a, const uint8_t *b)
+{
+#if defined(CLAW_EMULATED)
+    float both[16];
+    vf_store(both, vf_load_f16(a));
+    vf_store(both + 8, vf_load_f16(b));
+    return _mm512_loadu_ps(both);
+#else
+    const __m128i low = _mm_loadu_si128((const __m128i *)(const void *)a);
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128((const __m128i *)(const void *)b), 1));
+#endif
+}
+static inline void vqf_store(float *p, vqf a) { _mm512_storeu_ps(p, a); }
 #define VU_SHIFT 0
 static inline vi vu_dot(vi acc, vb x, vb w) { return _mm256_dpbusd_epi32(acc, x, w); }
 #endif

@@ -1,0 +1,164 @@
+/* Packed weights times a few tokens: a joint step of some sequences, or drafts that are verified.
+ *
+ * Here the weights' way from memory is what costs, as for one token, and to unpack a panel first (gemm.c) takes
+ * longer than it saves. So the weights are streamed as in gemv.c and unpacked in registers once for CLAW_FEW_TILE
+ * tokens. Of more tokens each tile goes over the block again, which then lies in L1, and asks for its share of the next
+ * block: memory is never idle.
+ * Sums are ordered as in gemv.c: a token has the same bits alone, here and in a long prompt. */
+
+#if !defined(CLAW_FEW)
+#define CLAW_FEW_TILE 4
+#define CLAW_FEW 16 /* up to so many tokens are few: from there on an unpacked panel is faster */
+#endif
+
+/* The sums of one group of 8 rows for nt tokens whose codes lie k apart. */
+static inline __attribute__((always_inline)) void few_dots_q4(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
+{
+    vs acc[CLAW_FEW_TILE];
+    for (int t = 0; t < nt; t++) acc[t] = vs_zero();
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const vb codes = vb_load(w + 32 * j), low = vb_low(codes), high = vb_high(codes);
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            acc[t] = vs_dot(acc[t], low, vb_bcast(q + (size_t)t * (size_t)k + 4 * j));
+            acc[t] = vs_dot(acc[t], high, vb_bcast(q + (size_t)t * (size_t)k + 16 + 4 * j));
+            KEEP(acc[t]);
+        }
+    }
+    for (int t = 0; t < nt; t++) dots[t] = vs_sum(acc[t]);
+}
+
+static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
+{
+    for (int t = 0; t < nt; t++) dots[t] = vi_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        const vb codes = vb_load(w + 32 * j);
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            dots[t] = vi_dot(dots[t], codes, vb_bcast(q + (size_t)t * (size_t)k + 4 * j));
+            KEEP(dots[t]);
+        }
+    }
+}
+
+/* One block of 8 rows. `next`: the weights that are asked for meanwhile, `share` bytes with each group. */
+static inline __attribute__((always_inline)) void few_tile(
+    int bits, int bytes, int has_min, int shift, int nt, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
+    const float *s, const uint8_t *next, int32_t share, float *y, int32_t ystride)
+{
+    const int32_t groups = k / 32;
+    vf scaled[CLAW_FEW_TILE], minima[CLAW_FEW_TILE];
+    for (int t = 0; t < nt; t++) scaled[t] = minima[t] = vf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes, next += share) {
+        vi dots[CLAW_FEW_TILE];
+        for (int32_t p = 0; p < share; p += 64) PREFETCH(next + p);
+        if (bits == 4) few_dots_q4(nt, w, q + 32 * g, k, dots);
+        else few_dots_q8(nt, w, q + 32 * g, k, dots);
+        const vf dw = vf_load_f16(w + bits * 32), mw = has_min ? vf_load_f16(w + bits * 32 + 16) : dw;
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            scaled[t] = vf_fma(vf_from_vi(dots[t]), vf_mul(dw, vf_set1(d[t * groups + g])), scaled[t]);
+            if (has_min || shift) minima[t] = vf_fma(mw, vf_set1(s[t * groups + g]), minima[t]);
+        }
+    }
+    for (int t = 0; t < nt; t++) {
+        if (shift) minima[t] = vf_mul(minima[t], vf_set1(-(float)shift));
+        vf_store(y + (size_t)t * (size_t)ystride, vf_add(scaled[t], minima[t]));
+    }
+}
+
+#if defined(CLAW_FEW_WIDE)
+/* Two blocks of 8 rows that lie `block` bytes apart, in the two halves of a vector; else as few_tile. */
+static inline __attribute__((always_inline)) void few_wide_dots(
+    int bits, int nt, const uint8_t *w, size_t block, const int8_t *q, int32_t k, vq *dots)
+{
+    for (int t = 0; t < nt; t++) dots[t] = vq_zero();
+    for (int j = 0; j < (bits == 4 ? 4 : 8); j++) {
+        const vqb codes = vq_rows(w + 32 * j, block), low = bits == 4 ? vq_low(codes) : vq_abs(codes);
+        const vqb high = bits == 4 ? vq_high(codes) : codes;
+        const uint64_t negative = bits == 4 ? 0 : vq_negative(codes);
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            const int8_t *a = q + (size_t)t * (size_t)k + 4 * j;
+            if (bits == 4) {
+                dots[t] = vq_dot(dots[t], low, vq_bcast(a));
+                dots[t] = vq_dot(dots[t], high, vq_bcast(a + 16));
+            } else dots[t] = vq_dot(dots[t], low, vq_flip(vq_bcast(a), negative));
+            KEEP(dots[t]);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void few_wide_tile(
+    int bits, int bytes, int has_min, int shift, int nt, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
+    const float *s, const uint8_t *next, int32_t share, float *y, int32_t ystride)
+{
+    const int32_t groups = k / 32;
+    const size_t block = (size_t)groups * (size_t)bytes;
+    vqf scaled[CLAW_FEW_TILE], minima[CLAW_FEW_TILE];
+    for (int t = 0; t < nt; t++) scaled[t] = minima[t] = vqf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes, next += share) {
+        vq dots[CLAW_FEW_TILE];
+        for (int32_t p = 0; p < share; p += 64) PREFETCH(next + p);
+        few_wide_dots(bits, nt, w, block, q + 32 * g, k, dots);
+        const uint8_t *scales = w + bits * 32, *more = scales + (has_min ? 16 : 0);
+        const vqf dw = vqf_load_f16(scales, scales + block), mw = vqf_load_f16(more, more + block);
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            scaled[t] = vqf_fma(vqf_from_vq(dots[t]), vqf_mul(dw, vqf_set1(d[t * groups + g])), scaled[t]);
+            if (has_min || shift) minima[t] = vqf_fma(mw, vqf_set1(s[t * groups + g]), minima[t]);
+        }
+    }
+    for (int t = 0; t < nt; t++) {
+        if (shift) minima[t] = vqf_mul(minima[t], vqf_set1(-(float)shift));
+        vqf_store(y + (size_t)t * (size_t)ystride, vqf_add(scaled[t], minima[t]));
+    }
+}
+#endif
+
+#if CLAW_FEW_TILE > 4
+#define FEW_TILES(tile) \
+    FEW_TILE(tile, 1) FEW_TILE(tile, 2) FEW_TILE(tile, 3) FEW_TILE(tile, 4) \
+    FEW_TILE(tile, 5) FEW_TILE(tile, 6) FEW_TILE(tile, 7) FEW_TILE(tile, 8)
+#else
+#define FEW_TILES(tile) FEW_TILE(tile, 1) FEW_TILE(tile, 2) FEW_TILE(tile, 3) FEW_TILE(tile, 4)
+#endif
+#define FEW_TILE(tile, nt) case nt: tile(bits, bytes, has_min, shift, nt, w, k, q, d, s, next, share, y, ystride); break;
+
+/* All tokens, tile after tile, for the n blocks from w on. */
+#define FEW_BLOCKS(name, n, tile)                                                                  \
+    static inline __attribute__((always_inline)) void name(                                        \
+        int bits, int bytes, int has_min, int shift, const uint8_t *w, int32_t k, const int8_t *q, const float *d, \
+        const float *s, int32_t tokens, float *y, int32_t ystride)                                 \
+    {                                                                                              \
+        const int32_t groups = k / 32, share = (n) * (bytes) / ((tokens + CLAW_FEW_TILE - 1) / CLAW_FEW_TILE); \
+        const uint8_t *next = w + ((n) == 1 && share == bytes ? claw_tune.ahead : (size_t)(n) * (size_t)(groups * bytes)); \
+        for (int32_t nt; tokens > 0; tokens -= nt) {                                               \
+            nt = tokens < CLAW_FEW_TILE ? tokens : CLAW_FEW_TILE;                                  \
+            switch (nt) { FEW_TILES(tile) }                                                        \
+            next += groups * share;                                                                \
+            q += (size_t)nt * (size_t)k;                                                           \
+            d += nt * groups;                                                                      \
+            s += nt * groups;                                                                      \
+            y += (size_t)nt * (size_t)ystride;                                                     \
+        }                                                                                          \
+    }
+
+FEW_BLOCKS(few_block, 1, few_tile)
+#if defined(CLAW_FEW_WIDE)
+FEW_BLOCKS(few_pair, 2, few_wide_tile)
+#endif
+
+static inline __attribute__((always_inline)) void few_int(
+    int bits, int bytes, int has_min, int shift, const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q,
+    const float *d, const float *s, int32_t tokens, float *y, int32_t ystride)
+{
+#if defined(CLAW_FEW_WIDE)
+    for (; blocks > 1; blocks -= 2, w += 2 * (size_t)(k / 32 * bytes), y += 16)
+        few_pair(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
+#endif
+    for (; blocks > 0; blocks--, w += (size_t)(k / 32 * bytes), y += 8)
+        few_block(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
+}
