@@ -5,6 +5,7 @@ and runs has been through once, with a graph of one small layer.
 """
 
 import mmap
+from typing import Any
 
 import numpy as np
 
@@ -48,15 +49,21 @@ def small() -> Graph:
     tensors["tokens"] = Tensor("tokens", ("tokens",), DType.I32)
     nodes: list[Node] = []
 
-    def add(op: Op, *inputs: str, rows: str = "tokens", **attrs: float | str) -> str:
+    def add(op: Op, *inputs: str, rows: str = "tokens", **attrs: Any) -> str:
         name = f"x{len(nodes)}"
         width = VOCABULARY if inputs[-1] == "table" and op is Op.MATMUL else WIDTH
         tensors[name] = Tensor(name, (rows, width), DType.F32)
         nodes.append(Node(op, inputs, name, attrs))
         return name
 
-    heads = {"heads": 2, "kv_heads": 2, "head_dim": 64}
-    turn = {"heads": 2, "head_dim": 64, "rot_dim": 64, "theta": 1e4, "style": "interleaved"}
+    heads: dict[str, Any] = {"heads": 2, "kv_heads": 2, "head_dim": 64}
+    turn: dict[str, Any] = {
+        "heads": 2,
+        "head_dim": 64,
+        "rot_dim": 64,
+        "theta": 1e4,
+        "style": "interleaved",
+    }
     x = add(Op.EMBED, "tokens", "table")
     y = add(Op.RMSNORM, x, "gain", eps=1e-5)
     q, k = (add(Op.ROPE, add(Op.MATMUL, y, "square"), **turn) for _ in range(2))
