@@ -20,18 +20,20 @@ static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t hea
     }
 }
 
-/* y[r][0..8*nb) = (sum ? y : 0) + sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb) */
+/* y[r][0..8*nb) = (sum ? y : 0) + sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb). Offsets of
+ * rows are loop constants of pointer size: as 32-bit indices they would be widened at each use. */
 static inline __attribute__((always_inline)) void tile_f32_small(
     int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const float *b, int32_t bs, float *y, int32_t ys)
 {
+    const size_t row = (size_t)as, step = (size_t)bs;
     vf acc[6][2];
     for (int r = 0; r < nr; r++)
         for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (int32_t i = 0; i < n; i++) {
+    for (; n > 0; n--, a++, b += step) {
         vf v[2];
-        for (int j = 0; j < nb; j++) v[j] = vf_load(b + (size_t)i * (size_t)bs + 8 * j);
+        for (int j = 0; j < nb; j++) v[j] = vf_load(b + 8 * j);
         for (int r = 0; r < nr; r++) {
-            vf x = vf_set1(a[r * as + i]);
+            vf x = vf_set1(a[(size_t)r * row]);
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
@@ -61,14 +63,15 @@ static inline void tile_rows(int32_t rows, int nb, int sum, int32_t n, const flo
 static inline __attribute__((always_inline)) void tile_f16_small(
     int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const uint16_t *b, int32_t bs, int32_t bj, float *y, int32_t ys)
 {
+    const size_t row = (size_t)as, step = (size_t)bs, apart = (size_t)bj;
     vf acc[FEW_ROWS][4];
     for (int r = 0; r < nr; r++)
         for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (int32_t i = 0; i < n; i++) {
+    for (; n > 0; n--, a++, b += step) {
         vf v[4];
-        for (int j = 0; j < nb; j++) v[j] = vf_load_f16(b + (size_t)i * (size_t)bs + (size_t)j * (size_t)bj);
+        for (int j = 0; j < nb; j++) v[j] = vf_load_f16(b + (size_t)j * apart);
         for (int r = 0; r < nr; r++) {
-            vf x = vf_set1(a[r * as + i]);
+            vf x = vf_set1(a[(size_t)r * row]);
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
@@ -88,19 +91,29 @@ static inline void tile_few(int32_t rows, int nb, int sum, int32_t n, const floa
     }
 }
 
-/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
-static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+/* Scaled scores back to p, hidden ones as minus infinity; the largest of each lane. */
+static inline __attribute__((always_inline)) vf scale_scores(int masked, float *p, int32_t visible, float scale)
 {
-    const vf hidden = vf_set1(-INFINITY);
-    vf m = hidden, sum = vf_zero();
+    const vf hidden = vf_set1(-INFINITY), factor = vf_set1(scale);
+    vf m = hidden;
     for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_first(visible - i, vf_mul(vf_load(p + i), vf_set1(scale)), hidden);
+        vf v = vf_mul(vf_load(p + i), factor);
+        if (masked) v = vf_first(visible - i, v, hidden);
         vf_store(p + i, v);
         m = vf_max(m, v);
     }
+    return m;
+}
+
+/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
+static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+{
+    const vf m = visible < 64 ? scale_scores(1, p, visible, scale) : scale_scores(0, p, visible, scale);
+    vf sum = vf_zero();
     const float best = vf_hmax(m), next = best > *top ? best : *top;
+    const vf peak = vf_set1(next);
     for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_exp(vf_sub(vf_load(p + i), vf_set1(next)));
+        vf v = vf_exp(vf_sub(vf_load(p + i), peak));
         vf_store(p + i, v);
         sum = vf_add(sum, v);
     }
