@@ -49,10 +49,12 @@ class Side:
     def __init__(
         self, module: str, model: Path, threads: int, context: int = CONTEXT, sequences: int = 1
     ) -> None:
-        numbers = (threads, context, sequences)
-        command = [sys.executable, "-m", module, str(model), *map(str, numbers)]
+        self.start(module, [str(model), *map(str, (threads, context, sequences))])
+
+    def start(self, module: str, words: Sequence[str]) -> None:
+        """Start a module with these words and wait until it is ready."""
         self._process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", module, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if os.environ.get("CLAW_DEBUG") else subprocess.DEVNULL,
@@ -70,11 +72,15 @@ class Side:
 
     def ask(self, **order: Any) -> float:
         """Send one order and wait for its figure."""
+        return float(next(iter(self.tell(**order).values())))
+
+    def tell(self, **order: Any) -> dict[str, Any]:
+        """Send one order and wait for the whole answer."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # reading tells that it ended
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
-        return float(next(iter(self._read().values())))
+        return self._read()
 
     def round(self, prompt: Sequence[int]) -> None:
         """Measure every case once."""
