@@ -2,8 +2,8 @@
 
     python -m clawai.plugins.accelerator.products MxKxN THREADS
 
-takes orders as lines of JSON and answers each with one (``clawai.sdk.cli.bench.product_peer``). A kind
-is ``int8``, ``int4_symmetric`` or ``int4_asymmetric``; ``isa`` names the instruction set.
+takes orders as lines of JSON and answers each with one (``clawai.sdk.cli.bench.product_peer``). A
+kind is ``int8``, ``int4_symmetric`` or ``int4_asymmetric``; ``isa`` names the instruction set.
 """
 
 import functools

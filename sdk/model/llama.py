@@ -30,7 +30,7 @@ def graph(file: GGUF) -> Graph:
 
 
 class _Builder:
-    """Adds nodes one after the other; activations are ``("tokens", n)``, at the end ``("rows", n)``."""
+    """Adds nodes one after the other; activations are ``("tokens", n)``, then ``("rows", n)``."""
 
     def __init__(self, file: GGUF, sizes: Hyper) -> None:
         self.h = sizes

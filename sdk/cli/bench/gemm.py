@@ -1,10 +1,10 @@
 """`claw bench gemm`: one integer matrix product, beside ONNX Runtime's.
 
-int8: bytes times int8, sums in int32, compared bit for bit with the peer's. int4: float activations,
-quantized to 8 bits within the time, times weights in blocks of 32 with a scale (symmetric) or scale
-and zero point (asymmetric). Both sides are processes asked in turn; medians of the rounds are
-reported, and each of ours as a share of what the processor sums at most, measured in between. Ours
-runs on the instruction set that is chosen here and, as figures of their own, on AVX2.
+int8: bytes times int8, sums in int32, compared bit for bit with the peer's. int4: floats, quantized
+to 8 bits within the time, times weights in blocks of 32 with a scale (symmetric) or a scale and a
+zero point (asymmetric). Both sides are processes asked in turn; medians of the rounds are reported,
+and each of ours as a share of what a loop of byte products reaches in the same run. Ours runs on
+the instruction set that is chosen here and, as figures of their own, on AVX2.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The matrices of `claw bench gemm`: both sides make the same from a shape, and check themselves.
 
-``y = x w^T`` with m rows of x and n of w, k long. Codes fill their whole range; scales are multiples
-of a power of two, so that scale times zero point is exact in float16, the form that GGUF keeps it in.
+``y = x w^T`` with m rows of x and n of w, k long. Codes fill their whole range; scales are
+multiples of a power of two, so that scale times zero point is exact in float16, as GGUF keeps it.
 """
 
 import hashlib
@@ -103,7 +103,7 @@ class Case:
         )
 
     def error(self, y: Any, symmetric: bool) -> float:
-        """Root of the mean square error of the first rows of an int4 result, as a part of theirs."""
+        """Root of the mean square error of an int4 result's first rows, as a part of theirs."""
         codes = self.codes.astype(np.float32) - self.zeros(symmetric)[..., None]
         w = (codes * self.scales[..., None].astype(np.float32)).reshape(self.shape.n, -1)
         exact = self.floats[:CHECKED].astype(np.float64) @ w.T
