@@ -99,7 +99,9 @@ MACHINES = {
         _alone("sanitized", "avx2", tuple(SANITIZE)),
         _aarch64(),
         _emulated("avxvnni", "dpbusd"),
-        _emulated("avx512vnni", "dpbusd", "loadu", "set1", "storeu"),
+        _emulated(
+            "avx512vnni", "add", "dpbusd", "fmadd", "loadu", "mul", "set1", "setzero", "storeu"
+        ),
         _riscv64(128),
         _riscv64(256),
     )

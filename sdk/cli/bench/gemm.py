@@ -69,8 +69,8 @@ def measure(shape: Shape, threads: int, rounds: int, peers: Sequence[str]) -> Re
                 name, kind, isa = order
                 seconds = sides[name].ask(run=kind, isa=isa, rounds=EACH)
                 times[order] += [seconds] if number else []  # the first only warms up
-            for isa, found in peaks.items():
-                found.append(sides["clawai"].ask(peak=isa))
+            for isa, seen in peaks.items():
+                seen.append(sides["clawai"].ask(peak=isa))
         busy = round(neighbours.share(), 3)
         speeds = {
             order: shape.operations / statistics.median(each) / 1e9 for order, each in times.items()

@@ -59,7 +59,18 @@ static inline void wf_store(float *p, wf a) { _mm512_storeu_ps(p, a); }
 static inline wf wf_add(wf a, wf b) { return _mm512_add_ps(a, b); }
 static inline wf wf_mul(wf a, wf b) { return _mm512_mul_ps(a, b); }
 static inline wf wf_fma(wf a, wf b, wf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline wf wf_from_wi(wi a) { return _mm512_cvtepi32_ps(a); }
+static inline wf wf_from_wi(wi a)
+{
+#if defined(CLAW_EMULATED) /* there is no such conversion */
+    int32_t whole[16];
+    float out[16];
+    _mm512_storeu_si512(whole, a);
+    for (int i = 0; i < 16; i++) out[i] = (float)whole[i];
+    return _mm512_loadu_ps(out);
+#else
+    return _mm512_cvtepi32_ps(a);
+#endif
+}
 static inline wi wi_zero(void) { return _mm512_setzero_si512(); }
 static inline wi wi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 /* acc + sums of four: codes (0..255) of 16 rows times the same 4 int8. */
