@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from clawai.plugins import engine
+from clawai.plugins.accelerator.driver import CpuDriver
 from clawai.sdk.client import Client, Task
 from clawai.sdk.errors import ClawError
+from clawai.sdk.manifest import read_plugin
+from clawai.sdk.model import gguf, llama
 from clawai.sdk.wire import Priority
 from support import Kernel, wait_until
 
 pytestmark = pytest.mark.model
 
+ENGINE = Path(engine.__file__).parent
 QUESTION = [{"role": "user", "content": "Name three colours."}]
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500}
 
@@ -182,12 +187,16 @@ def weights_of(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("smollm2_store", "shared"),
-    [("", True), ("[workers]\nweights = 'private'", False)],
+    ("smollm2_store", "kv", "shared"),
+    [("", "f16", True), ("[workers]\nweights = 'private'\nkv = 'q8'", "q8", False)],
     indirect=["smollm2_store"],
 )
-def test_weights_outlive_their_worker(smollm2_store: Kernel, shared: bool) -> None:
+def test_weights_outlive_their_worker(
+    smollm2_store: Kernel, smollm2_path: Path, kv: str, shared: bool
+) -> None:
     """The next one maps the same object, for reading only."""
+    graph = llama.graph(gguf.read(smollm2_path))
+    need = CpuDriver().footprint(graph, context=2048, sequences=4, kv=kv)
     params = {"prompt": "The capital of France is", "max_tokens": 12}
     first = answer(smollm2_store, params)["text"]
     seen = []
@@ -197,6 +206,8 @@ def test_weights_outlive_their_worker(smollm2_store: Kernel, shared: bool) -> No
             mapped = weights_of(worker["pid"])
             seen.append([line.split()[4] for line in mapped])
             assert all(line.split()[1].startswith("r--") for line in mapped)
+            promised = worker["bytes"] - read_plugin(ENGINE).limits.memory_mib * 2**20
+            assert promised == (need.private if shared else need.total)
             os.kill(worker["pid"], signal.SIGKILL)
             wait_until(
                 lambda pid=worker["pid"]: [

@@ -244,7 +244,13 @@ def allocate(nbytes: int, purpose: str) -> memoryview:
 
 
 def compiled(
-    graph: Graph, *, context: int = 64, threads: int = 1, sequences: int = 1, give: Any = allocate
+    graph: Graph,
+    *,
+    context: int = 64,
+    threads: int = 1,
+    sequences: int = 1,
+    kv: str = "f16",
+    give: Any = allocate,
 ) -> CpuPlan:
     """A plan with weights of its own."""
     driver = CpuDriver()
@@ -257,4 +263,5 @@ def compiled(
         weights=weights,
         allocate=give,
         sequences=sequences,
+        kv=kv,
     )

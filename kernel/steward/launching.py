@@ -70,6 +70,17 @@ class Order:
             "import_paths": self.import_paths,
             "groups": self.groups,
             "forked": self.forked,
+            "spare": self.code if self.forked and self.args["model"] else "",
+        }
+
+    def made_of(self, spec: Spec, host: str) -> dict[str, str]:
+        """What the weights of its model are made of: names their packed file."""
+        return {
+            "plugin": self.plugin,
+            "code": self.code,
+            "model": spec.model,
+            "file": spec.identity,
+            "host": host,
         }
 
 
@@ -219,6 +230,7 @@ def _arguments(
         "threads": config.workers.threads or len(os.sched_getaffinity(0)),
         "context": config.workers.context,
         "weights": config.workers.weights,
+        "kv": config.workers.kv,
         "max_message": MAX_MESSAGE,
         "network": sorted(plugin.permissions.network),
         "listen": sorted(plugin.permissions.listen),

@@ -39,13 +39,16 @@ class Step:
 
 
 GATES = (Op.SILU_MUL, Op.GELU_MUL)
+KV_TYPES = ("f16", "q8")
+"""What a KV cache may hold: halves; or int8 with an f16 scale for each 32 elements of a head."""
 
 
 class Lowering:
     """The steps, buffers, weights and cache layout of one plan."""
 
-    def __init__(self, graph: Graph, context: int, chunk: int) -> None:
+    def __init__(self, graph: Graph, context: int, chunk: int, kv: str) -> None:
         self.graph = graph
+        self.kv = kv
         self.check = GraphCheck(graph)
         self.chunk = chunk
         self.context = context
@@ -375,7 +378,8 @@ class Lowering:
     def _attention(self, node: Node) -> None:
         numbers = {n: int(node.attrs[n]) for n in ("heads", "kv_heads", "head_dim")}
         names = list(node.inputs)
-        append = Step(lib.CLAW_KV, f"cache {node.output}", 0, dict(numbers))
+        flags = lib.CLAW_KV_Q8 if self.kv == "q8" else 0
+        append = Step(lib.CLAW_KV, f"cache {node.output}", flags, dict(numbers))
         for i, name in enumerate(self._turned(node)):
             append.flags |= lib.CLAW_ROPE_Q if i == 0 else lib.CLAW_ROPE_K
             self._rotate(append, self._makers[name])
@@ -385,7 +389,7 @@ class Lowering:
             append.views[key] = self._views[name]
         append.numbers["cache"] = self.cache_block
         self._emit(append, node.output)
-        step = Step(lib.CLAW_ATTEND, node.output, 0, dict(numbers))
+        step = Step(lib.CLAW_ATTEND, node.output, flags, dict(numbers))
         step.numbers |= {"cache": self.cache_block, "scale": float(node.attrs["scale"])}
         window = int(node.attrs.get("window", 0))
         step.numbers |= {"window": window if window < self.context else 0}
@@ -394,7 +398,7 @@ class Lowering:
         fits = numbers["head_dim"] % lib.CLAW_GROUP == 0
         self._outputs(step, node.output, self.check.width[node.output], q8_fits=fits)
         self._emit(step, node.output)
-        per_head = lib.CLAW_POSITIONS * numbers["head_dim"] * 2
+        per_head = head_cache_bytes(numbers["head_dim"], self.kv)
         self.cache_block += align(2 * numbers["kv_heads"] * per_head)
 
     def _last(self, node: Node) -> None:
@@ -415,6 +419,12 @@ class Lowering:
                 if buffer is not None:
                     buffer.touch(i)
         return place(self.buffers)
+
+
+def head_cache_bytes(head_dim: int, kv: str) -> int:
+    """Bytes of the keys or values of one head in a block of positions (``csrc/core/plan.h``)."""
+    scales = -(-head_dim // lib.CLAW_GROUP)
+    return int(lib.CLAW_POSITIONS) * (head_dim + 2 * scales if kv == "q8" else 2 * head_dim)
 
 
 def rotation_of(node: Node) -> Rotation:

@@ -161,14 +161,41 @@ class Driver(Protocol):
         """Names how ``pack`` lays weights out: all that their bytes depend on but the model."""
         ...
 
+    def saved(self, graph: Graph, *, context: int, kv: str = "f16") -> bytes:
+        """What this driver has found out about a graph, for ``restore`` in another worker.
+
+        It holds for the same driver on the same box.
+        """
+        ...
+
+    def restore(self, graph: Graph, saved: bytes) -> None:
+        """Spare ``layout``, ``footprint`` and ``compile`` of ``graph`` the work of ``saved``.
+
+        ``graph`` may be without its weights then (``Tensor.data`` empty), but for ``pack``.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        ...
+
     def footprint(
-        self, graph: Graph, *, context: int, sequences: int = 1, threads: int | None = None
+        self,
+        graph: Graph,
+        *,
+        context: int,
+        sequences: int = 1,
+        threads: int | None = None,
+        kv: str = "f16",
     ) -> Footprint:
         """Memory that a plan will need. Reads shapes only.
 
         Args:
             context: length of each KV cache in tokens, at most ``graph.context``.
             threads: as for ``compile``; None: as many as this process has cores.
+            kv: as for ``compile``.
+
+        Raises:
+            ValueError: as ``compile``.
         """
         ...
 
@@ -194,6 +221,7 @@ class Driver(Protocol):
         weights: memoryview,
         allocate: Allocate,
         sequences: int = 1,
+        kv: str = "f16",
     ) -> Plan:
         """Plan the arena and start the threads.
 
@@ -201,9 +229,12 @@ class Driver(Protocol):
             context: length of each KV cache in tokens, at most ``graph.context``.
             threads: worker threads, the calling one included.
             weights: what ``pack`` wrote; never written to, and its pages are not touched here.
+            kv: what a KV cache holds: "f16" halves; or "q8" int8, with an f16 scale for each 32
+                elements of a head, in little more than half of the bytes.
 
         Raises:
             UnsupportedGraph: a node or a dtype that this driver cannot run.
+            ValueError: an argument is out of range, or this driver has no such ``kv``.
         """
         ...
 

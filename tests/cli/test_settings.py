@@ -54,6 +54,7 @@ def test_comments_and_order_stay(box, path):
         ("workers.threads", "999", "<= 256"),
         ("workers.threads", "many", "int"),
         ("sandbox.minimum", "none", "no-landlock"),
+        ("workers.kv", "int8", "q8"),
         ("plugin_dirs", "/a", "array"),
         ("memory.budget_mib", "1\n[log]\nlevel='debug'", "int"),
     ],

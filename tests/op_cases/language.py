@@ -416,14 +416,20 @@ def repack(fmt: str) -> Maker:
 
 def cache_groups(x: Array) -> tuple[Array, Array]:
     """(..., head_dim) -> int8 codes and f16 scales of groups of 32, as kv_append_q8 rounds."""
-    groups = x.reshape(*x.shape[:-1], -1, 32)
+    short = -x.shape[-1] % 32  # the last group: its scale does not see what is not there
+    groups = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, short)]).reshape(*x.shape[:-1], -1, 32)
     top = np.abs(groups).max(-1, keepdims=True) * (np.float32(1) / np.float32(127))
     d = np.minimum(top, np.float32(65504)).astype(np.float16)
     wide = d.astype(np.float32)
     inverse = np.where(wide > 0, np.float32(1) / wide, np.float32(0)).astype(np.float32)
     with np.errstate(invalid="ignore"):
         q = np.rint(np.clip(groups * inverse, -127, 127)).astype(np.int8)
-    return q.reshape(x.shape), d[..., 0]
+    return q.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]], d[..., 0]
+
+
+def cache8_bytes(dim: int) -> int:
+    """Of the keys or values of 64 positions of a head."""
+    return 64 * dim + -(-dim // 32) * 128
 
 
 def cache_blocks(k: Array, v: Array) -> tuple[Array, Array]:
@@ -432,21 +438,24 @@ def cache_blocks(k: Array, v: Array) -> tuple[Array, Array]:
     kq, kd = cache_groups(k)
     vq, vd = cache_groups(v)
     lanes = kq.reshape(blocks, 8, 8, dim).transpose(0, 1, 3, 2)
-    scales = np.ascontiguousarray(kd.reshape(blocks, 8, 8, -1).transpose(0, 1, 3, 2))
-    parts = [lanes.reshape(blocks, -1).view(np.uint8), scales.view(np.uint8).reshape(blocks, -1)]
-    rows = [vq.reshape(blocks, -1).view(np.uint8), vd.reshape(blocks, -1).view(np.uint8)]
-    return np.concatenate(parts, 1), np.concatenate(rows, 1)
+    scales = [d.reshape(blocks, 64, -1).transpose(0, 2, 1).reshape(blocks, -1) for d in (kd, vd)]
+    codes = [q.reshape(blocks, -1).view(np.uint8) for q in (lanes, vq)]
+    keys, values = (
+        np.concatenate([q, np.ascontiguousarray(d).view(np.uint8)], 1)
+        for q, d in zip(codes, scales, strict=True)
+    )
+    return keys, values
 
 
 def kv_append_q8(rng: np.random.Generator, kind: str) -> Case:
-    dim, position = 32 * pick(kind, 1, 3, 4), pick(kind, 0, 77, 127)
+    dim, position = pick(kind, 8, 88, 128), pick(kind, 0, 77, 127)
     k, v = np.zeros((128, dim), np.float32), np.zeros((128, dim), np.float32)
     k[position], v[position] = floats(rng, kind, dim), floats(rng, kind, dim)
     if kind == "large":
         k[position, :32], v[position, :32] = 1e-9, 3e38  # a scale of 0, and the largest one
     keys, values = cache_blocks(k, v)
     fresh = [Out(keys.shape, np.uint8), Out(values.shape, np.uint8)]
-    args = [k[position], v[position], dim, position, 68 * dim, *fresh]
+    args = [k[position], v[position], dim, position, cache8_bytes(dim), *fresh]
     return Case(args, [keys, values], exact=True)
 
 
@@ -476,7 +485,7 @@ def attended(query: Array, k: Array, v: Array, first: Array, limit: Array, cap: 
 def attention(fmt: str) -> Maker:
     def make(rng: np.random.Generator, kind: str) -> Case:
         rows, length = pick(kind, 1, 7, 3), pick(kind, 1, 77, 200)
-        dim = {"f16": pick(kind, 8, 24, 64), "q8": 32 * pick(kind, 1, 3, 2)}[fmt]
+        dim = {"f16": pick(kind, 8, 24, 64), "q8": pick(kind, 24, 104, 64)}[fmt]
         query = floats(rng, "small", rows, dim) * (50 if kind == "extreme" else 1)
         first, limit, cap = windows(rng, kind, rows, length)
         k, v = rng.standard_normal((2, -(-length // 64) * 64, dim)).astype(np.float32)
@@ -487,12 +496,13 @@ def attention(fmt: str) -> Maker:
             lanes = np.ascontiguousarray(k.reshape(-1, 8, dim).transpose(0, 2, 1))
             cache = [64 * dim, lanes.view(np.uint16), v.view(np.uint16)]
         else:
-            cache = [68 * dim, *cache_blocks(k, v)]
+            cache = [cache8_bytes(dim), *cache_blocks(k, v)]
             k, v = (
-                q * np.repeat(d.astype(np.float64), 32, 1) for q, d in map(cache_groups, (k, v))
+                q * np.repeat(d.astype(np.float64), 32, 1)[:, :dim]
+                for q, d in map(cache_groups, (k, v))
             )
         y = attended(query, k.astype(np.float64), v.astype(np.float64), first, limit, cap)
-        room = 64 * dim * 2 + rows * 66 if fmt == "f16" else 264
+        room = 64 * dim * 2 + rows * (66 if fmt == "f16" else 130)
         args = [query, rows, dim, 0.125, cap, first, limit, *cache, Out(room, scratch=True)]
         top = float(np.abs(v[:length].astype(np.float64)).max())
         return Case([*args, Out((rows, dim))], [y], scale=top)

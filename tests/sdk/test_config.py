@@ -37,6 +37,7 @@ def test_a_budget_of_zero_is_a_share_of_the_box():
         ("[memory]\nbudget_mib = 16777215", "more than this box has"),
         ("[memory]\nbudget_mib = 16777217", "<= 16777216"),
         ("[workers]\nthreads = 257", "threads"),
+        ("[workers]\nkv = 'q4'", "workers.kv [bad_config]; got 'q4'; allowed: ['f16', 'q8']"),
         ("[workers]\nidle_minutes = nan", "idle_minutes"),
         ("[workers]\nidle_minutes = inf", "idle_minutes"),
         ("#" * (1 << 20) + "\n", "too large"),

@@ -33,7 +33,8 @@ enum {
     CLAW_ROPE_Q = 128,     /* KV: a is rotated in place */
     CLAW_ROPE_K = 256,     /* KV: b is rotated on its way to the cache */
     CLAW_INTERLEAVED = 512, /* ROPE, KV: pairs are neighbours */
-    CLAW_GELU = 1024        /* with SILU: gelu(gate) * up, in its place */
+    CLAW_GELU = 1024,       /* with SILU: gelu(gate) * up, in its place */
+    CLAW_KV_Q8 = 2048       /* KV, ATTEND: the layer's cache is int8 with scales, not f16 */
 };
 
 enum { CLAW_IN_ARENA, CLAW_IN_OUT };

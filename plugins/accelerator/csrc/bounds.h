@@ -33,6 +33,11 @@
 /* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
 #define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
     ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))
+/* The same over int8: and what becomes scores or weights when it meets its scales. */
+#define CLAW_ATTENTION8_SCRATCH(rows, head_dim) (CLAW_ATTENTION_SCRATCH(rows, head_dim) + (size_t)(rows) * CLAW_POSITIONS)
+/* Bytes of the keys or values of a head in a block of the cache in int8: codes, then f16 scales. */
+#define CLAW_CACHE8_BYTES(head_dim) \
+    ((size_t)CLAW_POSITIONS * ((size_t)(head_dim) + ((size_t)(head_dim) + CLAW_GROUP - 1) / CLAW_GROUP * 2))
 /* Floats of the scratch of fft_f32 of n complex, and of rfft, irfft and stft_power of n reals. */
 #define CLAW_FFT_SCRATCH(n) ((size_t)(n) * ((n) % 8 ? 48 : 4))
 #define CLAW_RFFT_SCRATCH(n) ((size_t)(n) * 2 + CLAW_FFT_SCRATCH((n) / 2))

@@ -47,9 +47,15 @@ class Side:
     """One running side."""
 
     def __init__(
-        self, module: str, model: Path, threads: int, context: int = CONTEXT, sequences: int = 1
+        self,
+        module: str,
+        model: Path,
+        threads: int,
+        context: int = CONTEXT,
+        sequences: int = 1,
+        *more: str,
     ) -> None:
-        self.start(module, [str(model), *map(str, (threads, context, sequences))])
+        self.start(module, [str(model), *map(str, (threads, context, sequences)), *more])
 
     def start(self, module: str, words: Sequence[str]) -> None:
         """Start a module with these words and wait until it is ready."""
@@ -147,8 +153,10 @@ def prompt_ids(count: int, vocabulary: int) -> list[int]:
     return [first + number * 7919 % (vocabulary - first) for number in range(count)]
 
 
-def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Report:
-    """Run all sides in turn.
+def measure(
+    model: Path, threads: int, rounds: int, peers: Sequence[str], kv: str = "f16"
+) -> Report:
+    """Run all sides in turn; ``kv`` is what our KV cache holds, peers keep theirs.
 
     Raises:
         ClawError: unsupported_system if a peer is not installed; bad_model; worker_failed.
@@ -158,7 +166,8 @@ def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Rep
     try:
         for name, module in {"clawai": OURS, **{peer: PEERS[peer] for peer in peers}}.items():
             status.show(f"loading {model.name} in {name}")
-            sides[name] = Side(module, model, threads)
+            ours = (kv,) if name == "clawai" else ()
+            sides[name] = Side(module, model, threads, CONTEXT, 1, *ours)
         prompt = prompt_ids(DEEP, sides["clawai"].facts["vocabulary"])
         for number in range(rounds + 1):
             order = list(sides.items())
@@ -176,7 +185,7 @@ def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Rep
         status.clear()
         for side in sides.values():
             side.close()
-    settings = {"model": model.name, "threads": threads, "rounds": rounds}
+    settings = {"model": model.name, "threads": threads, "rounds": rounds, "kv": kv}
     settings |= {"others_busy_ratio": busy}
     settings |= {"isa": facts["clawai"].get("isa", "")}
     settings |= {peer: facts[peer].get("version", "") for peer in peers}
@@ -190,9 +199,12 @@ def measure(model: Path, threads: int, rounds: int, peers: Sequence[str]) -> Rep
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: as workers have.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option("--against", type=click.Choice(list(PEERS)), multiple=True, help="Measure it too.")
+@click.option(
+    "--kv", type=click.Choice(config.KV), default="f16", show_default=True, help="Our KV cache."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
-    model: str, threads: int | None, rounds: int, against: tuple[str, ...], as_json: bool
+    model: str, threads: int | None, rounds: int, against: tuple[str, ...], kv: str, as_json: bool
 ) -> None:
     """Measure how fast a language model reads a prompt and writes an answer.
 
@@ -205,4 +217,4 @@ def command(
         raise ClawError("unknown_model", f"there is no file {path}", got=model)
     cores = len(os.sched_getaffinity(0))
     threads = threads or config.load().workers.threads or cores
-    finish(measure(path, threads, rounds, against), as_json)
+    finish(measure(path, threads, rounds, against, kv), as_json)

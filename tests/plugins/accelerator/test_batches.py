@@ -35,9 +35,9 @@ def plan_of(graph: Graph = GRAPH, **settings: Any) -> Iterator[CpuPlan]:
         plan.close()
 
 
-def alone(prompt: list[int], tokens: list[int], graph: Graph = GRAPH) -> list[Any]:
+def alone(prompt: list[int], tokens: list[int], graph: Graph = GRAPH, kv: str = "f16") -> list[Any]:
     """What a sequence says that has a plan for itself."""
-    with plan_of(graph, sequences=1, threads=1) as plan:
+    with plan_of(graph, sequences=1, threads=1, kv=kv) as plan:
         (sequence,) = plan.sequences
         sequence.run(prompt)
         return [sequence.run([token]).copy() for token in tokens]
@@ -61,13 +61,22 @@ def to_the_end(batch: Any, sequences: Any, tokens: list[int]) -> tuple[list[Any]
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    "dtype", [DType.Q4_0, DType.Q4_1, DType.Q8_0, DType.Q4_K, DType.F16, DType.F32]
+    ("dtype", "kv"),
+    [
+        (DType.Q4_0, "f16"),
+        (DType.Q4_1, "f16"),
+        (DType.Q4_1, "q8"),
+        (DType.Q8_0, "f16"),
+        (DType.Q4_K, "f16"),
+        (DType.F16, "q8"),
+        (DType.F32, "f16"),
+    ],
 )
-def test_each_row_has_the_bits_that_it_has_alone(dtype: DType, threads: int) -> None:
+def test_each_row_has_the_bits_that_it_has_alone(dtype: DType, kv: str, threads: int) -> None:
     wide = {"width": 256, "ffn": 256} if dtype is DType.Q4_K else {"width": 96, "ffn": 160}
     graph = llama(dtype, heads=8, kv_heads=2, head_dim=32, bias=True, style="split", **wide)
-    wanted = [alone(prompt, TOKENS[:6], graph) for prompt in PROMPTS]
-    with plan_of(graph, threads=threads) as plan:
+    wanted = [alone(prompt, TOKENS[:6], graph, kv) for prompt in PROMPTS]
+    with plan_of(graph, threads=threads, kv=kv) as plan:
         prefilled(plan)
         for number, token in enumerate(TOKENS[:6]):
             members = [0, 1, 2, 3] if number % 2 else [3, 1, 0]  # who takes part changes
@@ -92,10 +101,11 @@ def test_any_number_of_rows(rows: int) -> None:
                 assert np.array_equal(got, logits)
 
 
-def test_steps_left_in_the_middle_go_on_exactly_whatever_ran_between() -> None:
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+def test_steps_left_in_the_middle_go_on_exactly_whatever_ran_between(kv: str) -> None:
     """Two batches and a lone run are at different ops of the model at any time."""
-    wanted = [alone(prompt, TOKENS[:3]) for prompt in PROMPTS]
-    with plan_of() as plan:
+    wanted = [alone(prompt, TOKENS[:3], kv=kv) for prompt in PROMPTS]
+    with plan_of(kv=kv) as plan:
         prefilled(plan)
         plan.preempt(True)
         for number, token in enumerate(TOKENS[:3]):
@@ -311,7 +321,8 @@ def test_c_refuses_a_batch_that_lies_outside_of_the_plan(change: dict[str, int])
         assert lib.claw_plan_decode(plan._shared.open(), batch._batch) < 0
 
 
-def test_a_batch_stays_inside_of_its_memory() -> None:
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+def test_a_batch_stays_inside_of_its_memory(kv: str) -> None:
     """Every memory of the plan ends at a page that nobody may touch, and begins after one."""
     for side in ("start", "end"):
         with Guarded(side) as space:
@@ -319,7 +330,7 @@ def test_a_batch_stays_inside_of_its_memory() -> None:
             def give(nbytes: int, purpose: str, space: Guarded = space) -> memoryview:
                 return memoryview(space.place(np.zeros(-(-nbytes // 64) * 64, np.uint8)))
 
-            with plan_of(give=give, sequences=5, threads=3) as plan:
+            with plan_of(give=give, sequences=5, threads=3, kv=kv) as plan:
                 for sequence in plan.sequences:
                     sequence.run([1] * 299)
                 assert all(out is not None for out in plan.batches[1].run(plan.sequences, [2] * 5))

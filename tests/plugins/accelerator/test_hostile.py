@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clawai.plugins.accelerator.driver import CpuDriver, lower, step_records
+from clawai.plugins.accelerator.compiled import step_records
+from clawai.plugins.accelerator.driver import CpuDriver, lower
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.sdk.model.driver import UnsupportedGraph
 from clawai.sdk.model.dtypes import DType
@@ -192,6 +193,13 @@ def test_sequences_are_bounded(sequences: int) -> None:
         compiled(llama(), sequences=sequences)
 
 
+def test_an_unknown_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match="kv must be one of f16, q8, got 'q4'"):
+        CpuDriver().footprint(llama(), context=64, kv="q4")
+    with pytest.raises(ValueError, match="kv must be one of f16, q8, got 'Q8'"):
+        compiled(llama(), kv="Q8")
+
+
 def test_allocate_must_keep_its_promise() -> None:
     backing = bytearray(1 << 20)
     shift = -(ffi.cast("uintptr_t", ffi.from_buffer(backing)).__int__()) % 64 + 4
@@ -205,13 +213,13 @@ def test_allocate_must_keep_its_promise() -> None:
             CpuDriver().compile(llama(), context=64, threads=1, weights=weights, allocate=give)
 
 
-@pytest.mark.parametrize("gemma", [False, True])
-def test_c_refuses_every_extent_that_leaves_its_area(gemma: bool) -> None:
+@pytest.mark.parametrize(("gemma", "kv"), [(False, "f16"), (True, "f16"), (True, "q8")])
+def test_c_refuses_every_extent_that_leaves_its_area(gemma: bool, kv: str) -> None:
     """The C side by itself: each number of each step, changed, is refused or stays in bounds.
 
     The memories end at forbidden pages, so a step that leaves one kills the test.
     """
-    lowering = lower(llama(layers=1, gemma=gemma), 64)
+    lowering = lower(llama(layers=1, gemma=gemma), 64, kv)
     steps = step_records(lowering)
     scratch = int(lib.claw_scratch_bytes(steps, len(steps), lowering.chunk, 1))
     sizes = {"weights": lowering.weights.nbytes, "tables": lowering.tables.nbytes}
@@ -252,9 +260,12 @@ def test_c_refuses_every_extent_that_leaves_its_area(gemma: bool) -> None:
         rows, batch = ffi.new("claw_row[2]"), ffi.new("claw_batch *")
         assert attempt() == 0, "the plan as it is must run"
         for step in steps:
+            if kv == "q8" and step.code not in (lib.CLAW_KV, lib.CLAW_ATTEND):
+                continue  # the others are what they are over f16
             for name in NUMBERS:
                 before = getattr(step, name)
-                for value in (0, 1, 64, 4096, 1 << 20, (1 << 32) - 64):
+                other = [before ^ lib.CLAW_KV_Q8] if name == "flags" else []
+                for value in (0, 1, 64, 4096, 1 << 20, (1 << 32) - 64, *other):
                     setattr(step, name, value)
                     refused += attempt()
                 setattr(step, name, before)
@@ -264,7 +275,7 @@ def test_c_refuses_every_extent_that_leaves_its_area(gemma: bool) -> None:
                     view.offset, view.stride, view.base = changed
                     refused += attempt()
                 view.offset, view.stride, view.base = before
-    assert refused > 500
+    assert refused > (500 if kv == "f16" else 60)
 
 
 NUMBERS = ["code", "flags", "format", "rows", "k", "heads", "kv_heads", "head_dim", "rot_dim"]

@@ -120,7 +120,8 @@ def test_the_int8_cache_is_near_the_one_in_f16(target: str) -> None:
         row = [ffi.cast("float *", x[i].ctypes.data) for x in (k, v)]
         ops.kv_append_q8(*row, dim, i, 68 * dim, *at)
     first, limit = np.zeros(1, np.int32), np.full(1, length, np.int32)
-    args = [query, 1, dim, 0.125, 0.0, first, limit, 68 * dim, *cache, Out(264), Out((1, dim))]
+    scratch = Out(64 * dim * 2 + 130, scratch=True)
+    args = [query, 1, dim, 0.125, 0.0, first, limit, 68 * dim, *cache, scratch, Out((1, dim))]
     got = call(target, "attention_q8", args)[1]
     weights = np.exp(query @ k.T * 0.125)
     np.testing.assert_allclose(got, weights / weights.sum() @ v, atol=0.01)

@@ -27,9 +27,9 @@ TOKENS = np.random.default_rng(1).integers(0, 101, 150).tolist()
 
 @contextmanager
 def running(
-    graph: Graph, *, context: int = 200, threads: int = 1, control: Any = None
+    graph: Graph, *, context: int = 200, threads: int = 1, control: Any = None, kv: str = "f16"
 ) -> Iterator[CpuSequence]:
-    plan = compiled(graph, context=context, threads=threads)
+    plan = compiled(graph, context=context, threads=threads, kv=kv)
     try:
         plan.sequences[0].start(control)
         yield plan.sequences[0]
@@ -91,13 +91,34 @@ def test_shapes_and_fusions(shape: dict[str, Any]) -> None:
     assert distance(got, forward(graph, tokens, mirror=True)) < 2e-2
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"head_dim": 64},
+        {"head_dim": 8, "heads": 8, "kv_heads": 1, "dtype": DType.F32},
+        {"head_dim": 24, "heads": 4, "kv_heads": 4, "dtype": DType.F16, "width": 96},
+        {"head_dim": 80, "heads": 4, "kv_heads": 2, "rot_dim": 20},
+        {"head_dim": 40, "heads": 40, "kv_heads": 2, "dtype": DType.F16, "layers": 1},
+        {"head_dim": 32, "gemma": True, "style": "split", "dtype": DType.Q8_0},
+    ],
+    ids=str,
+)
+def test_a_cache_in_int8_is_near_numpy(shape: dict[str, Any]) -> None:
+    """Heads of any width, of which the last group may be short; windows and caps."""
+    graph = llama(**shape)
+    with running(graph, threads=2, kv="q8") as plan:
+        got = plan.run(TOKENS[:70], all_logits=True)
+    assert distance(got, forward(graph, TOKENS[:70], mirror=True)) < 2.5e-2
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8"])
 @pytest.mark.parametrize("gemma", [False, True])
 @pytest.mark.parametrize("dtype", [DType.Q4_1, DType.Q8_0, DType.F16], ids=lambda d: d.name)
 def test_tokens_alone_in_chunks_and_with_threads_give_the_same_bits(
-    dtype: DType, gemma: bool
+    dtype: DType, gemma: bool, kv: str
 ) -> None:
     graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2, gemma=gemma)
-    with running(graph) as one, running(graph, threads=3) as three:
+    with running(graph, kv=kv) as one, running(graph, threads=3, kv=kv) as three:
         whole = one.run(TOKENS, all_logits=True)
         assert one.position == len(TOKENS)
         assert np.array_equal(three.run(TOKENS, all_logits=True), whole)
@@ -126,9 +147,10 @@ def test_fast_targets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> Non
         compiled(graph)
 
 
-def test_rewind_forgets() -> None:
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+def test_rewind_forgets(kv: str) -> None:
     graph = llama()
-    with running(graph) as plan:
+    with running(graph, kv=kv) as plan:
         plan.run(TOKENS[:30])
         first = plan.run(TOKENS[30:33]).copy()
         plan.run([1, 2, 3, 4])
@@ -206,8 +228,8 @@ def test_op_times_name_the_steps() -> None:
         assert len(plan.op_times()) > len(names)
 
 
-@pytest.mark.parametrize("sequences", [1, 3])
-def test_footprint_is_what_compile_asks_for(sequences: int) -> None:
+@pytest.mark.parametrize(("sequences", "kv"), [(1, "f16"), (3, "f16"), (3, "q8")])
+def test_footprint_is_what_compile_asks_for(sequences: int, kv: str) -> None:
     graph = llama(tied=False)
     asked: dict[str, int] = {}
 
@@ -215,8 +237,8 @@ def test_footprint_is_what_compile_asks_for(sequences: int) -> None:
         asked[purpose] = asked.get(purpose, 0) + nbytes
         return allocate(nbytes, purpose)
 
-    footprint = CpuDriver().footprint(graph, context=100, sequences=sequences, threads=1)
-    compiled(graph, context=100, sequences=sequences, give=counting).close()
+    footprint = CpuDriver().footprint(graph, context=100, sequences=sequences, threads=1, kv=kv)
+    compiled(graph, context=100, sequences=sequences, kv=kv, give=counting).close()
     assert asked == {
         "weights": footprint.weights,
         "tables": footprint.tables,
@@ -224,6 +246,13 @@ def test_footprint_is_what_compile_asks_for(sequences: int) -> None:
         "arena": footprint.arena,
     }
     assert footprint.total == sum(asked.values()) == footprint.weights + footprint.private
+
+
+def test_a_cache_in_int8_takes_17_of_32_bytes_and_the_same_weights() -> None:
+    driver, graph = CpuDriver(), llama(head_dim=64, context=4096)
+    half, eight = (driver.footprint(graph, context=1024, kv=kv) for kv in ("f16", "q8"))
+    assert eight.kv * 32 == half.kv * 17
+    assert (eight.weights, eight.tables) == (half.weights, half.tables)
 
 
 def test_packing_tells_how_far_it_is() -> None:

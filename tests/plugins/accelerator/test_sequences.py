@@ -22,19 +22,20 @@ def word(threads: int = 0) -> memoryview:
     return view
 
 
-def expected(parts: list[list[int]]) -> list[Any]:
+def expected(parts: list[list[int]], kv: str = "f16") -> list[Any]:
     """What a plan of its own says."""
-    plan = compiled(GRAPH, context=400)
+    plan = compiled(GRAPH, context=400, kv=kv)
     try:
         return [plan.sequences[0].run(part, all_logits=True).copy() for part in parts]
     finally:
         plan.close()
 
 
-def test_sequences_that_leave_after_every_step_say_what_they_say_alone() -> None:
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+def test_sequences_that_leave_after_every_step_say_what_they_say_alone(kv: str) -> None:
     prompts = [[TOKENS[:150], [5]], [TOKENS[150:200], [6]], [[7], TOKENS[200:330]]]
-    alone = [expected(parts) for parts in prompts]
-    plan = compiled(GRAPH, context=400, threads=2, sequences=3)
+    alone = [expected(parts, kv) for parts in prompts]
+    plan = compiled(GRAPH, context=400, threads=2, sequences=3, kv=kv)
     told: list[list[Any]] = [[], [], []]
     left = 0
     try:

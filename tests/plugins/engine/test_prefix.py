@@ -24,10 +24,11 @@ TOKENIZER = Tokenizer(FILE)
 LONG = "the stories of all the seas between here and there"
 
 
-def session(sequences: int = 2, *, fast: bool = False) -> Session:
+def session(sequences: int = 2, *, kv: str = "") -> Session:
+    """``kv``: on the accelerator, with such a cache; else on the reference."""
     plan: Any = (
-        compiled(GRAPH, context=128, sequences=sequences)
-        if fast
+        compiled(GRAPH, context=128, sequences=sequences, kv=kv)
+        if kv
         else ReferenceDriver().compile(GRAPH, context=128, sequences=sequences)
     )
     return Session(plan, TOKENIZER, None)
@@ -47,12 +48,12 @@ def ask(owner: Session, prompt: str, principal: str, tokens: int = 8) -> Outcome
                 return outcome
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_only_what_is_new_is_computed_and_the_answer_is_the_same(fast: bool) -> None:
-    owner = session(fast=fast)
+@pytest.mark.parametrize("kv", ["", "f16", "q8"])
+def test_only_what_is_new_is_computed_and_the_answer_is_the_same(kv: str) -> None:
+    owner = session(kv=kv)
     ask(owner, LONG + " one", "uid:1")
     for prompt in (LONG + " two", LONG, LONG + " one and more"):
-        other = session(fast=fast)
+        other = session(kv=kv)
         fresh = ask(other, prompt, "uid:1")
         other.plan.close()
         again = ask(owner, prompt, "uid:1")
@@ -126,12 +127,12 @@ PROMPTS = st.builds(
 @given(st.lists(st.tuples(PROMPTS, st.sampled_from(["a", "b", ""])), max_size=8))
 @settings(max_examples=25, deadline=None)
 def test_no_order_of_questions_changes_an_answer(asked: list[tuple[str, str]]) -> None:
-    owner = session(sequences=2, fast=True)
+    owner = session(sequences=2, kv="f16")
     seen: dict[str, list[list[int]]] = {"a": [], "b": [], "": []}
     try:
         for end, who in asked:
             prompt = "th" + end
-            fresh = session(sequences=1, fast=True)
+            fresh = session(sequences=1, kv="f16")
             expected = ask(fresh, prompt, "").text
             fresh.plan.close()
             outcome = ask(owner, prompt, who)

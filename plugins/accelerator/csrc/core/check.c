@@ -18,7 +18,7 @@ scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk)
     const size_t rows = hd ? CLAW_ATTENTION_ROWS : 0, groups = k / CLAW_GROUP * sizeof(float);
     const size_t sizes[] = {k * sizeof(float), k, groups, groups, gemm, (size_t)chunk * CLAW_PANEL * sizeof(float),
                             (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), 2 * rows * sizeof(int32_t),
-                            CLAW_ATTENTION_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
+                            CLAW_ATTENTION8_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
     scratch l;
     size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend};
     l.total = 0;
@@ -87,7 +87,7 @@ static int table_ok(const claw_spec *spec, const claw_step *s)
 /* The layer's keys and values within one block of positions, and all blocks within the memory. */
 static int cache_ok(const claw_spec *spec, const claw_step *s)
 {
-    const uint64_t bytes = (uint64_t)CLAW_POSITIONS * s->head_dim * s->kv_heads * 2 * sizeof(uint16_t);
+    const uint64_t bytes = head_cache_bytes(s) * s->kv_heads * 2;
     const uint64_t blocks = ((uint64_t)spec->context + CLAW_POSITIONS - 1) / CLAW_POSITIONS;
     return within(s->cache, bytes, spec->kv_block, 64) && spec->kv_block % 64 == 0 && spec->kv_block <= spec->kv_bytes / blocks;
 }

@@ -54,6 +54,11 @@ int step_skipped(const claw_plan *p, const claw_step *s);
 int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes);
 scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk);
 
+/* Bytes of the keys or values of one head in a block of positions. */
+static inline uint64_t head_cache_bytes(const claw_step *s)
+{
+    return s->flags & CLAW_KV_Q8 ? CLAW_CACHE8_BYTES(s->head_dim) : (uint64_t)CLAW_POSITIONS * s->head_dim * sizeof(uint16_t);
+}
 /* Query heads that one attention call takes together, and tokens. */
 static inline uint32_t attend_heads(const claw_step *s)
 {

@@ -116,13 +116,13 @@ static void run_rope(claw_plan *p, const claw_step *s, uint32_t t)
 /* ---- KV: units are (token, head), query heads first ---- */
 
 /* Keys or values of a head of row t in the first block of 64 positions; the next one is kv_block away. */
-static uint16_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t t, uint32_t head, int values)
+static uint8_t *cache_of(const claw_plan *p, const claw_step *s, uint32_t t, uint32_t head, int values)
 {
-    const size_t one = (size_t)CLAW_POSITIONS * s->head_dim;
-    return (uint16_t *)(void *)(row_kv(p, t) + s->cache) + ((values ? s->kv_heads : 0) + head) * one;
+    return row_kv(p, t) + s->cache + ((values ? s->kv_heads : 0) + head) * head_cache_bytes(s);
 }
 
-static int64_t cache_stride(const claw_plan *p) { return (int64_t)(p->spec.kv_block / sizeof(uint16_t)); }
+static uint16_t *halves(uint8_t *cache) { return (uint16_t *)(void *)cache; }
+static int64_t stride_halves(const claw_plan *p) { return (int64_t)(p->spec.kv_block / sizeof(uint16_t)); }
 
 static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
 {
@@ -141,11 +141,28 @@ static void run_kv(claw_plan *p, const claw_step *s, uint32_t unit)
         rotate(p, s, key, position, turned);
         key = turned;
     }
-    p->ops->kv_append(key, value, (int32_t)s->head_dim, (int32_t)position, cache_stride(p), cache_of(p, s, t, h - queries, 0),
-                      cache_of(p, s, t, h - queries, 1));
+    const int32_t hd = (int32_t)s->head_dim, to = (int32_t)position;
+    uint8_t *k = cache_of(p, s, t, h - queries, 0), *v = cache_of(p, s, t, h - queries, 1);
+    if (s->flags & CLAW_KV_Q8) p->ops->kv_append_q8(key, value, hd, to, (int64_t)p->spec.kv_block, k, v);
+    else p->ops->kv_append(key, value, hd, to, stride_halves(p), halves(k), halves(v));
 }
 
 /* ---- attention: units are (block of tokens, subgroup of heads) ---- */
+
+/* Queries [rows][head_dim] of a KV head that row t0 belongs to; each sees the positions first..limit - 1. */
+static void attend(claw_plan *p, const claw_step *s, uint32_t t0, uint32_t kv, const float *query, uint32_t rows, const int32_t *first,
+                   const int32_t *limit, float *work, float *y)
+{
+    const int32_t n = (int32_t)rows, hd = (int32_t)s->head_dim;
+    const uint8_t *k = cache_of(p, s, t0, kv, 0), *v = cache_of(p, s, t0, kv, 1);
+    const uint16_t *kh = (const uint16_t *)(const void *)k, *vh = (const uint16_t *)(const void *)v;
+    if (s->flags & CLAW_KV_Q8)
+        p->ops->attention_q8(query, n, hd, s->scale, s->cap, first, limit, (int64_t)p->spec.kv_block, k, v, work, y);
+    else if (s->window || s->cap != 0.0f)
+        p->ops->attention_window_f16(query, n, hd, s->scale, s->cap, first, limit, stride_halves(p), kh, vh, work, y);
+    else
+        p->ops->attention_f16(query, n, hd, s->scale, limit, stride_halves(p), kh, vh, work, y);
+}
 
 static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
 {
@@ -164,12 +181,7 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
             limit[t * heads + h] = (int32_t)end;
             first[t * heads + h] = (int32_t)(s->window && s->window < end ? end - s->window : 0);
         }
-    if (s->window || s->cap != 0.0f)
-        p->ops->attention_window_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, s->cap, first, limit, cache_stride(p),
-                                     cache_of(p, s, t0, kv, 0), cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
-    else
-        p->ops->attention_f16(query, (int32_t)(tokens * heads), (int32_t)hd, s->scale, limit, cache_stride(p), cache_of(p, s, t0, kv, 0),
-                          cache_of(p, s, t0, kv, 1), mine(p, thread, p->layout.work), y);
+    attend(p, s, t0, kv, query, tokens * heads, first, limit, mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {
         const float *row = y + (size_t)t * heads * hd;
         if (s->flags & CLAW_TO_F32) memmove(at(p, &s->y, t0 + t) + h0 * hd, row, heads * hd * sizeof *row);

@@ -20,15 +20,29 @@ static void CLAW_FN(kv_append)(const float *key, const float *value, int32_t hea
     }
 }
 
-/* y[r][0..8*nb) = (sum ? y : 0) + sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb). Offsets of
- * rows are loop constants of pointer size: as 32-bit indices they would be widened at each use. */
+/* What a tile does with its sums: they are y, they go on from y, or they meet the f16 scales d of their
+ * columns first and are y or are added to it. */
+enum { TILE_SET, TILE_ADD, TILE_SCALE, TILE_SCALE_ADD };
+
+static inline __attribute__((always_inline)) void tile_end(int end, int nb, const uint8_t *d, const vf *acc, float *y)
+{
+    for (int j = 0; j < nb; j++) {
+        vf v = acc[j];
+        if (end == TILE_SCALE) v = vf_mul(v, vf_load_f16(d + 16 * j));
+        if (end == TILE_SCALE_ADD) v = vf_fma(v, vf_load_f16(d + 16 * j), vf_load(y + 8 * j));
+        vf_store(y + 8 * j, v);
+    }
+}
+
+/* y[r][0..8*nb) = sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb), as `end` says. Offsets of
+ * rows are constants of pointer size in the loop: as 32-bit indices they would be widened at each use. */
 static inline __attribute__((always_inline)) void tile_f32_small(
-    int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const float *b, int32_t bs, float *y, int32_t ys)
+    int nr, int nb, int end, int32_t n, const float *a, int32_t as, const float *b, int32_t bs, const uint8_t *d, float *y, int32_t ys)
 {
     const size_t row = (size_t)as, step = (size_t)bs;
     vf acc[6][2];
     for (int r = 0; r < nr; r++)
-        for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
+        for (int j = 0; j < nb; j++) acc[r][j] = end == TILE_ADD ? vf_load(y + r * ys + 8 * j) : vf_zero();
     for (; n > 0; n--, a++, b += step) {
         vf v[2];
         for (int j = 0; j < nb; j++) v[j] = vf_load(b + 8 * j);
@@ -37,52 +51,57 @@ static inline __attribute__((always_inline)) void tile_f32_small(
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
-    for (int r = 0; r < nr; r++)
-        for (int j = 0; j < nb; j++) vf_store(y + r * ys + 8 * j, acc[r][j]);
+    for (int r = 0; r < nr; r++) tile_end(end, nb, d, acc[r], y + r * ys);
 }
 
-#define TILE_ROWS(nr, nb, sum) case nr: tile_f32_small(nr, nb, sum, n, a, as, b, bs, y, ys); break;
+#define TILE_ROWS(nr, nb) case nr: tile_f32_small(nr, nb, end, n, a, as, b, bs, d, y, ys); break;
 
-static inline void tile_rows(int32_t rows, int nb, int sum, int32_t n, const float *a, int32_t as, const float *b,
-                             int32_t bs, float *y, int32_t ys)
+static inline void tile_rows(int32_t rows, int nb, int end, int32_t n, const float *a, int32_t as, const float *b,
+                             int32_t bs, const uint8_t *d, float *y, int32_t ys)
 {
     for (int32_t r; rows > 0; rows -= r, a += r * as, y += r * ys) {
         r = rows >= 6 ? 6 : rows;
         if (nb == 2) switch (r) {
-            TILE_ROWS(1, 2, sum) TILE_ROWS(2, 2, sum) TILE_ROWS(3, 2, sum)
-            TILE_ROWS(4, 2, sum) TILE_ROWS(5, 2, sum) TILE_ROWS(6, 2, sum)
+            TILE_ROWS(1, 2) TILE_ROWS(2, 2) TILE_ROWS(3, 2) TILE_ROWS(4, 2) TILE_ROWS(5, 2) TILE_ROWS(6, 2)
         } else switch (r) {
-            TILE_ROWS(1, 1, sum) TILE_ROWS(2, 1, sum) TILE_ROWS(3, 1, sum)
-            TILE_ROWS(4, 1, sum) TILE_ROWS(5, 1, sum) TILE_ROWS(6, 1, sum)
+            TILE_ROWS(1, 1) TILE_ROWS(2, 1) TILE_ROWS(3, 1) TILE_ROWS(4, 1) TILE_ROWS(5, 1) TILE_ROWS(6, 1)
         }
     }
 }
 
-/* The same straight from the cache, for so few rows that converting a block first does not pay:
- * rows of b are f16 and the nb vectors of one lie `bj` elements apart. */
-static inline __attribute__((always_inline)) void tile_f16_small(
-    int nr, int nb, int sum, int32_t n, const float *a, int32_t as, const uint16_t *b, int32_t bs, int32_t bj, float *y, int32_t ys)
+/* A matrix in the cache: f16 or, eight != 0, int8. In elements: from row to row, and between the vectors
+ * of a row. */
+typedef struct {
+    const void *at;
+    int32_t row, vector;
+} cached;
+
+/* The same straight from the cache, for so few rows that converting a block first does not pay. */
+static inline __attribute__((always_inline)) void tile_few_small(
+    int nr, int nb, int eight, int end, int32_t n, const float *a, int32_t as, const cached *b, const uint8_t *d, float *y, int32_t ys)
 {
-    const size_t row = (size_t)as, step = (size_t)bs, apart = (size_t)bj;
+    const size_t row = (size_t)as, step = (size_t)b->row, apart = (size_t)b->vector;
     vf acc[FEW_ROWS][4];
     for (int r = 0; r < nr; r++)
-        for (int j = 0; j < nb; j++) acc[r][j] = sum ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (; n > 0; n--, a++, b += step) {
+        for (int j = 0; j < nb; j++) acc[r][j] = end == TILE_ADD ? vf_load(y + r * ys + 8 * j) : vf_zero();
+    for (size_t first = 0; n > 0; n--, a++, first += step) {
         vf v[4];
-        for (int j = 0; j < nb; j++) v[j] = vf_load_f16(b + (size_t)j * apart);
+        for (int j = 0; j < nb; j++) {
+            const size_t at = first + (size_t)j * apart;
+            v[j] = eight ? vf_load_i8((const int8_t *)b->at + at) : vf_load_f16((const uint16_t *)b->at + at);
+        }
         for (int r = 0; r < nr; r++) {
             vf x = vf_set1(a[(size_t)r * row]);
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
-    for (int r = 0; r < nr; r++)
-        for (int j = 0; j < nb; j++) vf_store(y + r * ys + 8 * j, acc[r][j]);
+    for (int r = 0; r < nr; r++) tile_end(end, nb, d, acc[r], y + r * ys);
 }
 
-#define FEW_CASE(nr, nb) case nr * 8 + nb: tile_f16_small(nr, nb, sum, n, a, as, b, bs, bj, y, ys); break;
+#define FEW_CASE(nr, nb) case nr * 8 + nb: tile_few_small(nr, nb, eight, end, n, a, as, b, d, y, ys); break;
 
-static inline void tile_few(int32_t rows, int nb, int sum, int32_t n, const float *a, int32_t as, const uint16_t *b,
-                            int32_t bs, int32_t bj, float *y, int32_t ys)
+static inline __attribute__((always_inline)) void tile_few(
+    int32_t rows, int nb, int eight, int end, int32_t n, const float *a, int32_t as, const cached *b, const uint8_t *d, float *y, int32_t ys)
 {
     switch (rows * 8 + nb) {
         FEW_CASE(1, 1) FEW_CASE(1, 2) FEW_CASE(1, 3) FEW_CASE(1, 4)
@@ -144,12 +163,14 @@ static inline void load_block(const uint16_t *keys, const uint16_t *values, int3
 static inline void block_scores(const float *query, int32_t rows, int32_t hd, const uint16_t *keys, const float *fk, int32_t n, float *p)
 {
     if (rows > FEW_ROWS) {
-        for (int32_t j = 0; j < (n + 15) / 16; j++) tile_rows(rows, 2, 0, hd, query, hd, fk + j * 16 * hd, 16, p + 16 * j, 64);
+        for (int32_t j = 0; j < (n + 15) / 16; j++)
+            tile_rows(rows, 2, TILE_SET, hd, query, hd, fk + j * 16 * hd, 16, NULL, p + 16 * j, 64);
         return;
     }
     for (int32_t j = 0, groups = (n + 7) / 8, nb; j < groups; j += nb) {
+        const cached k = {keys + (size_t)j * 8 * (size_t)hd, 8, 8 * hd};
         nb = groups - j < 4 ? groups - j : 4;
-        tile_few(rows, nb, 0, hd, query, hd, keys + (size_t)j * 8 * (size_t)hd, 8, 8 * hd, p + 8 * j, 64);
+        tile_few(rows, nb, 0, TILE_SET, hd, query, hd, &k, NULL, p + 8 * j, 64);
     }
 }
 
@@ -159,13 +180,14 @@ static inline void block_values(const float *p, int32_t rows, int32_t hd, const 
     int32_t i = 0;
     if (rows <= FEW_ROWS) {
         for (int32_t nb; i < hd; i += 8 * nb) {
+            const cached v = {values + i, hd, 8};
             nb = hd - i < 32 ? (hd - i) / 8 : 4;
-            tile_few(rows, nb, 1, n, p, 64, values + i, hd, 8, y + i, hd);
+            tile_few(rows, nb, 0, TILE_ADD, n, p, 64, &v, NULL, y + i, hd);
         }
         return;
     }
-    for (; i + 16 <= hd; i += 16) tile_rows(rows, 2, 1, n, p, 64, fv + i, hd, y + i, hd);
-    if (i < hd) tile_rows(rows, 1, 1, n, p, 64, fv + i, hd, y + i, hd);
+    for (; i + 16 <= hd; i += 16) tile_rows(rows, 2, TILE_ADD, n, p, 64, fv + i, hd, NULL, y + i, hd);
+    if (i < hd) tile_rows(rows, 1, TILE_ADD, n, p, 64, fv + i, hd, NULL, y + i, hd);
 }
 
 static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t head_dim, float scale, const int32_t *limit,
