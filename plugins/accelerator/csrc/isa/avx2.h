@@ -40,11 +40,6 @@ static inline vf vf_pow2(vf n)
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
-#define CLAW_LDEXP
-static inline vf vf_ldexp(vf a, vf n)
-{
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
-}
 static inline void vf_transpose(vf a[8])
 {
     vf p[8], q[8]; /* pairs of rows, then squares of four */

@@ -130,8 +130,9 @@ static inline float softmax_block(float *p, int32_t visible, float scale, float 
     const vf m = visible < 64 ? scale_scores(1, p, visible, scale) : scale_scores(0, p, visible, scale);
     vf sum = vf_zero();
     const float best = vf_hmax(m), next = best > *top ? best : *top;
+    const vf peak = vf_set1(next);
     for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_exp_below(vf_load(p + i), next);
+        vf v = vf_exp(vf_sub(vf_load(p + i), peak));
         vf_store(p + i, v);
         sum = vf_add(sum, v);
     }

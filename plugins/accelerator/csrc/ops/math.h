@@ -20,26 +20,6 @@ static inline vf vf_exp(vf x)
     return vf_keep_ge(vf_mul(p, vf_pow2(n)), x, low);
 }
 
-#ifndef CLAW_LDEXP
-/* a * 2^n of integral n, where a and the result are normal. */
-static inline vf vf_ldexp(vf a, vf n) { return vf_mul(a, vf_pow2(n)); }
-#endif
-
-/* exp(x - top) of x <= top, for weights that are summed: 2^n times a polynomial of degree 5 (a minimax
- * fit of 2^r on -0.5..0.5, relative error 1e-7). Below -86.6, and of a NaN, exactly 0. */
-static inline vf vf_exp_below(vf x, float top)
-{
-    const vf low = vf_set1(-125.0f), log2e = vf_set1(1.44269504089f);
-    const vf t = vf_fma(x, log2e, vf_set1(top * -1.44269504089f)), c = vf_max(t, low);
-    const vf n = vf_round(c), r = vf_sub(c, n);
-    vf p = vf_fma(vf_set1(1.3276471520e-3f), r, vf_set1(9.6755413307e-3f));
-    p = vf_fma(p, r, vf_set1(5.5507132750e-2f));
-    p = vf_fma(p, r, vf_set1(2.4022119724e-1f));
-    p = vf_fma(p, r, vf_set1(6.9314696706e-1f));
-    p = vf_fma(p, r, vf_set1(1.0f));
-    return vf_keep_ge(vf_ldexp(p, n), t, low);
-}
-
 /* The first n (1..7) floats of p, zeros after them. */
 static inline vf vf_load_part(const float *p, int n)
 {
