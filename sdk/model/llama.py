@@ -30,7 +30,7 @@ def graph(file: GGUF) -> Graph:
 
 
 class _Builder:
-    """Adds nodes one after the other; ``shape ("tokens", n)`` is the only kind of activation."""
+    """Adds nodes one after the other; activations are ``("tokens", n)``, then ``("rows", n)``."""
 
     def __init__(self, file: GGUF, sizes: Hyper) -> None:
         self.h = sizes
@@ -47,7 +47,6 @@ class _Builder:
         for layer in range(h.layers):
             x = self._attention(layer, x)
             x = self._feed_forward(layer, x)
-        x = self._add(Op.LAST, (x,), "last", h.width, rows="rows")
         x = self._norm("output_norm", x, "final_norm", rows="rows")
         # Without a matrix of its own the output is tied to the embedding.
         tied = "output.weight" not in self.file
@@ -91,25 +90,34 @@ class _Builder:
         if h.attention_cap:
             attrs["softcap"] = h.attention_cap
         mixed = self._add(Op.ATTENTION, (q, k, v), f"{at}mixed", h.q_width, attrs)
+        # Behind the last layer's cache and attention only rows that become logits are of use.
+        rows = self._rows(layer)
+        if rows == "rows":
+            mixed = self._add(Op.LAST, (mixed,), f"{at}mixed_last", h.q_width, rows=rows)
+            x = self._add(Op.LAST, (x,), "last", h.width, rows=rows)
         weight = self._matrix(f"{at}attn_output.weight", h.width, h.q_width)
-        out = self._add(Op.MATMUL, (mixed, weight), f"{at}attn_out", h.width)
+        out = self._add(Op.MATMUL, (mixed, weight), f"{at}attn_out", h.width, rows=rows)
         if h.family.post_norms:
-            out = self._norm(f"{at}post_attention_norm", out, f"{at}attn_post")
-        return self._add(Op.ADD, (x, out), f"{at}attn_sum", h.width)
+            out = self._norm(f"{at}post_attention_norm", out, f"{at}attn_post", rows)
+        return self._add(Op.ADD, (x, out), f"{at}attn_sum", h.width, rows=rows)
+
+    def _rows(self, layer: int) -> str:
+        """How many rows the layer has behind its attention."""
+        return "rows" if layer == self.h.layers - 1 else "tokens"
 
     def _feed_forward(self, layer: int, x: str) -> str:
-        h, at = self.h, f"blk.{layer}."
-        normed = self._norm(f"{at}ffn_norm", x, f"{at}ffn_in")
+        h, at, rows = self.h, f"blk.{layer}.", self._rows(layer)
+        normed = self._norm(f"{at}ffn_norm", x, f"{at}ffn_in", rows)
         gate_weight = self._matrix(f"{at}ffn_gate.weight", h.hidden, h.width)
         up_weight = self._matrix(f"{at}ffn_up.weight", h.hidden, h.width)
         down_weight = self._matrix(f"{at}ffn_down.weight", h.width, h.hidden)
-        gate = self._add(Op.MATMUL, (normed, gate_weight), f"{at}gate", h.hidden)
-        up = self._add(Op.MATMUL, (normed, up_weight), f"{at}up", h.hidden)
-        act = self._add(h.family.gate, (gate, up), f"{at}act", h.hidden)
-        down = self._add(Op.MATMUL, (act, down_weight), f"{at}down", h.width)
+        gate = self._add(Op.MATMUL, (normed, gate_weight), f"{at}gate", h.hidden, rows=rows)
+        up = self._add(Op.MATMUL, (normed, up_weight), f"{at}up", h.hidden, rows=rows)
+        act = self._add(h.family.gate, (gate, up), f"{at}act", h.hidden, rows=rows)
+        down = self._add(Op.MATMUL, (act, down_weight), f"{at}down", h.width, rows=rows)
         if h.family.post_norms:
-            down = self._norm(f"{at}post_ffw_norm", down, f"{at}ffn_post")
-        return self._add(Op.ADD, (x, down), f"{at}ffn_sum", h.width)
+            down = self._norm(f"{at}post_ffw_norm", down, f"{at}ffn_post", rows)
+        return self._add(Op.ADD, (x, down), f"{at}ffn_sum", h.width, rows=rows)
 
     def _project(self, x: str, weight: str, name: str, rows: int, columns: int) -> str:
         inputs = [x, self._matrix(f"{weight}.weight", rows, columns)]

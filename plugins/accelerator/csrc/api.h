@@ -144,6 +144,20 @@ int32_t claw_pack(uint32_t format, uint32_t dtype, uint32_t rows, uint32_t k, co
                   uint8_t *dst, uint64_t dst_bytes, uint32_t first, uint32_t step);
 uint64_t claw_packed_bytes(uint32_t format, uint32_t rows, uint32_t k);
 
+/* y = x * w^T outside of a plan, m rows of k by n rows of k; n a multiple of 16. With `a` set (bytes
+ * 0..255) w is of pack_s8 and `sums` are exact; else w is packed in `format` (q4a or q4s) and x is
+ * quantized in each run. */
+typedef struct claw_product {
+    const uint8_t *w, *a;
+    const float *x;
+    int32_t *sums;
+    float *y;
+    uint32_t format;
+    int32_t m, k, n;
+} claw_product;
+/* Runs it `rounds` times on a team of threads and writes the nanoseconds of each. */
+int32_t claw_product_run(const claw_ops *ops, const claw_product *product, uint32_t threads, uint32_t rounds, uint64_t *ns);
+
 /* The ops of an instruction set ("scalar", "avx2", "neon", ...; NULL = the best here), NULL if it cannot run. */
 const claw_ops *claw_ops_named(const char *isa);
 

@@ -34,10 +34,16 @@ class Side:
         sequences: int = 1,
         *more: str,
     ) -> None:
-        numbers = (threads, context, sequences)
-        command = [sys.executable, "-m", module, str(model), *map(str, numbers), *more]
+        self.start(module, [str(model), *map(str, (threads, context, sequences)), *more])
+
+    def start(self, module: str, words: Sequence[str]) -> None:
+        """Start a module with these words and wait until it is ready.
+
+        Raises:
+            ClawError: what the side failed with.
+        """
         self._process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", module, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if os.environ.get("CLAW_DEBUG") else subprocess.DEVNULL,

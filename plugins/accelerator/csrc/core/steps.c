@@ -212,6 +212,26 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     } else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
 }
 
+/* The same for all tokens of a panel. Whole panels without a bias are most of a model's: done here, in line. */
+static void finish_panel(claw_plan *p, const claw_step *s, uint32_t column, uint32_t n, float *tile)
+{
+    const uint32_t count = count_of(p, s);
+    if (n != CLAW_PANEL || column + n > s->rows || (s->flags & (CLAW_PLUS | CLAW_BIAS)) != CLAW_PLUS || s->y.base != CLAW_IN_ARENA
+        || s->b.base != CLAW_IN_ARENA) {
+        for (uint32_t t = 0; t < count; t++) finish(p, s, t, column, n, tile + (size_t)t * CLAW_PANEL);
+        return;
+    }
+    const float *b = at(p, &s->b, 0) + column;
+    float *y = at(p, &s->y, 0) + column;
+    for (uint32_t t = 0; t < count; t++, tile += CLAW_PANEL, b += s->b.stride, y += s->y.stride) {
+        /* b may be y: read before it is written. */
+        float sums[CLAW_PANEL];
+        memcpy(sums, b, sizeof sums);
+        for (uint32_t i = 0; i < CLAW_PANEL; i++) sums[i] = tile[i] + sums[i];
+        memcpy(y, sums, sizeof sums);
+    }
+}
+
 static void finish_gated(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, const float *y)
 {
     if (column >= s->rows || row_gone(p, t)) return;
@@ -308,7 +328,7 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
         if (last) continue;
         if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
-            for (uint32_t t = 0; t < count; t++) finish(p, s, t, b * 8, n * 8, tile + (size_t)t * CLAW_PANEL);
+            finish_panel(p, s, b * 8, n * 8, tile);
     }
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }

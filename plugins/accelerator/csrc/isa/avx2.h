@@ -155,6 +155,17 @@ static inline void vf_store_i8(int8_t *p, vf a)
     __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(h, h));
 }
+/* Quantizer of activations (quant.c): all four vectors together. */
+#define CLAW_CODES
+static inline float vf_codes(int8_t *q, const vf c[4])
+{
+    __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(c[0]), _mm256_cvtps_epi32(c[1]));
+    __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(c[2]), _mm256_cvtps_epi32(c[3]));
+    /* Packing works on halves: quads of bytes are put in order at the end. */
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i *)(void *)q, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order));
+    return (float)vi_sum(_mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1)));
+}
 
 static inline vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 static inline void vb_store(uint8_t *p, vb a) { _mm256_storeu_si256((__m256i *)(void *)p, a); }

@@ -97,6 +97,35 @@ static inline vqf vqf_load_f16(const uint8_t *a, const uint8_t *b)
 #endif
 }
 static inline void vqf_store(float *p, vqf a) { _mm512_storeu_ps(p, a); }
+
+/* A panel of 16 rows in one vector, for the int4 products of many tokens: 16 floats or int32, one a row. */
+#define CLAW_WIDE_PANELS
+#define CLAW_WIDE_TILE 8 /* tokens */
+typedef __m512 wf;
+typedef __m512i wi;
+static inline wf wf_zero(void) { return _mm512_setzero_ps(); }
+static inline wf wf_set1(float a) { return _mm512_set1_ps(a); }
+static inline wf wf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void wf_store(float *p, wf a) { _mm512_storeu_ps(p, a); }
+static inline wf wf_add(wf a, wf b) { return _mm512_add_ps(a, b); }
+static inline wf wf_mul(wf a, wf b) { return _mm512_mul_ps(a, b); }
+static inline wf wf_fma(wf a, wf b, wf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline wf wf_from_wi(wi a)
+{
+#if defined(CLAW_EMULATED) /* there is no such conversion */
+    int32_t whole[16];
+    float out[16];
+    _mm512_storeu_si512(whole, a);
+    for (int i = 0; i < 16; i++) out[i] = (float)whole[i];
+    return _mm512_loadu_ps(out);
+#else
+    return _mm512_cvtepi32_ps(a);
+#endif
+}
+static inline wi wi_zero(void) { return _mm512_setzero_si512(); }
+static inline wi wi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+/* acc + sums of four: codes (0..255) of 16 rows times the same 4 int8. */
+static inline wi wi_dot(wi acc, wi w, const int8_t *a) { return _mm512_dpbusd_epi32(acc, w, vq_bcast(a)); }
 #define VU_SHIFT 0
 static inline vi vu_dot(vi acc, vb x, vb w) { return _mm256_dpbusd_epi32(acc, x, w); }
 #endif

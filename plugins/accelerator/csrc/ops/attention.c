@@ -34,18 +34,20 @@ static inline __attribute__((always_inline)) void tile_end(int end, int nb, cons
     }
 }
 
-/* y[r][0..8*nb) = sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb), as `end` says */
+/* y[r][0..8*nb) = sum over i < n of a[r*as + i] * b[i*bs + 0..8*nb), as `end` says. Offsets of
+ * rows are constants of pointer size in the loop: as 32-bit indices they would be widened at each use. */
 static inline __attribute__((always_inline)) void tile_f32_small(
     int nr, int nb, int end, int32_t n, const float *a, int32_t as, const float *b, int32_t bs, const uint8_t *d, float *y, int32_t ys)
 {
+    const size_t row = (size_t)as, step = (size_t)bs;
     vf acc[6][2];
     for (int r = 0; r < nr; r++)
         for (int j = 0; j < nb; j++) acc[r][j] = end == TILE_ADD ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (int32_t i = 0; i < n; i++) {
+    for (; n > 0; n--, a++, b += step) {
         vf v[2];
-        for (int j = 0; j < nb; j++) v[j] = vf_load(b + (size_t)i * (size_t)bs + 8 * j);
+        for (int j = 0; j < nb; j++) v[j] = vf_load(b + 8 * j);
         for (int r = 0; r < nr; r++) {
-            vf x = vf_set1(a[r * as + i]);
+            vf x = vf_set1(a[(size_t)r * row]);
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
@@ -78,17 +80,18 @@ typedef struct {
 static inline __attribute__((always_inline)) void tile_few_small(
     int nr, int nb, int eight, int end, int32_t n, const float *a, int32_t as, const cached *b, const uint8_t *d, float *y, int32_t ys)
 {
+    const size_t row = (size_t)as, step = (size_t)b->row, apart = (size_t)b->vector;
     vf acc[FEW_ROWS][4];
     for (int r = 0; r < nr; r++)
         for (int j = 0; j < nb; j++) acc[r][j] = end == TILE_ADD ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (int32_t i = 0; i < n; i++) {
+    for (size_t first = 0; n > 0; n--, a++, first += step) {
         vf v[4];
         for (int j = 0; j < nb; j++) {
-            const size_t at = (size_t)i * (size_t)b->row + (size_t)j * (size_t)b->vector;
+            const size_t at = first + (size_t)j * apart;
             v[j] = eight ? vf_load_i8((const int8_t *)b->at + at) : vf_load_f16((const uint16_t *)b->at + at);
         }
         for (int r = 0; r < nr; r++) {
-            vf x = vf_set1(a[r * as + i]);
+            vf x = vf_set1(a[(size_t)r * row]);
             for (int j = 0; j < nb; j++) acc[r][j] = vf_fma(v[j], x, acc[r][j]);
         }
     }
@@ -107,19 +110,29 @@ static inline __attribute__((always_inline)) void tile_few(
     }
 }
 
-/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
-static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+/* Scaled scores back to p, hidden ones as minus infinity; the largest of each lane. */
+static inline __attribute__((always_inline)) vf scale_scores(int masked, float *p, int32_t visible, float scale)
 {
-    const vf hidden = vf_set1(-INFINITY);
-    vf m = hidden, sum = vf_zero();
+    const vf hidden = vf_set1(-INFINITY), factor = vf_set1(scale);
+    vf m = hidden;
     for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_first(visible - i, vf_mul(vf_load(p + i), vf_set1(scale)), hidden);
+        vf v = vf_mul(vf_load(p + i), factor);
+        if (masked) v = vf_first(visible - i, v, hidden);
         vf_store(p + i, v);
         m = vf_max(m, v);
     }
+    return m;
+}
+
+/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
+static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+{
+    const vf m = visible < 64 ? scale_scores(1, p, visible, scale) : scale_scores(0, p, visible, scale);
+    vf sum = vf_zero();
     const float best = vf_hmax(m), next = best > *top ? best : *top;
+    const vf peak = vf_set1(next);
     for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_exp(vf_sub(vf_load(p + i), vf_set1(next)));
+        vf v = vf_exp(vf_sub(vf_load(p + i), peak));
         vf_store(p + i, v);
         sum = vf_add(sum, v);
     }

@@ -141,6 +141,57 @@ static inline __attribute__((always_inline)) void tile_int(
         }
 }
 
+#if defined(CLAW_WIDE_PANELS)
+/* int4, two blocks as one vector: with so many registers sums stay in them. The same operations on each
+ * element as above, so the same bits. */
+static inline __attribute__((always_inline)) void tile_wide(
+    int nt, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw, int32_t k, const int8_t *q,
+    const float *d, const float *s, float *y, int32_t ystride)
+{
+    const size_t groups = (size_t)(k / 32), row = (size_t)k;
+    wf sums[CLAW_WIDE_TILE], mins[CLAW_WIDE_TILE];
+    for (int t = 0; t < nt; t++) sums[t] = mins[t] = wf_zero();
+    for (size_t g = 0; g < groups; g++, codes += 512, dw += 16, mw += 16, q += 32, d++, s++) {
+        wi acc[CLAW_WIDE_TILE];
+        for (int t = 0; t < nt; t++) acc[t] = wi_zero();
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) {
+            const wi w = wi_load(codes + 64 * j);
+            for (int t = 0; t < nt; t++) {
+                acc[t] = wi_dot(acc[t], w, q + (size_t)t * row + 4 * j);
+                KEEP(acc[t]);
+            }
+        }
+        const wf scale = wf_load(dw), least = wf_load(mw);
+        for (int t = 0; t < nt; t++) {
+            sums[t] = wf_fma(wf_from_wi(acc[t]), wf_mul(scale, wf_set1(d[(size_t)t * groups])), sums[t]);
+            if (minima) mins[t] = wf_fma(least, wf_set1(s[(size_t)t * groups]), mins[t]);
+        }
+    }
+    for (int t = 0; t < nt; t++) {
+        if (shift) mins[t] = wf_mul(mins[t], wf_set1(-(float)shift));
+        wf_store(y + (size_t)t * (size_t)ystride, wf_add(sums[t], mins[t]));
+    }
+}
+
+#define TILE_WIDE(nt) case nt: tile_wide(nt, shift, minima, codes, dw, mw, k, q, d, s, y, ystride); break;
+
+static inline __attribute__((always_inline)) void tiles_wide(
+    int shift, int minima, const uint8_t *codes, const float *dw, const float *mw, int32_t k, const int8_t *q, const float *d,
+    const float *s, int32_t tokens, const uint8_t *next, int32_t lines, float *y, int32_t ystride)
+{
+    for (int32_t nt; tokens > 0; tokens -= nt) {
+        nt = tokens >= CLAW_WIDE_TILE ? CLAW_WIDE_TILE : tokens >= 4 ? 4 : tokens;
+        for (int32_t i = 0; i < lines * nt; i++, next += 64) PREFETCH(next);
+        switch (nt) { TILE_WIDE(1) TILE_WIDE(2) TILE_WIDE(3) TILE_WIDE(4) TILE_WIDE(CLAW_WIDE_TILE) }
+        q += (size_t)nt * (size_t)k;
+        d += nt * (k / 32);
+        s += nt * (k / 32);
+        y += (size_t)nt * (size_t)ystride;
+    }
+}
+#endif
+
 #define TILE_INT(nt) case nt: tile_int(bits, nb, nt, shift, mins, codes, dw, mw, k, q, d, s, y, ystride); break;
 
 static inline __attribute__((always_inline)) void panel_int(
@@ -154,6 +205,12 @@ static inline __attribute__((always_inline)) void panel_int(
     const int32_t tile = claw_tune.tile - 1 < CLAW_MAX_TILE ? (int32_t)claw_tune.tile : 4;
     const int32_t lines = nb * groups * bytes / 64 * tile / tokens + 1;
     unpack_panel(w, nb, k, bits, bytes, has_min, codes, dw, mw);
+#if defined(CLAW_WIDE_PANELS)
+    if (bits == 4 && nb == 2) {
+        tiles_wide(shift, mins, codes, dw, mw, k, q, d, s, tokens, next, lines / tile + 1, y, ystride);
+        return;
+    }
+#endif
     for (int32_t nt; tokens > 0; tokens -= nt) {
         nt = tokens >= tile ? tile : tokens;
         for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
