@@ -1,15 +1,16 @@
 """What the processor and its memory can do at most, by loops that do nothing else.
 
-    python -m clawai.plugins.accelerator.roofline
+    python -m clawai.plugins.accelerator.roofline [THREADS]
 
-prints one JSON object: bytes a second read by one thread and by all, float32 and byte operations a
-second (a multiply and an add are two). Each is the best of several short runs: a ceiling is what
-was reached, not what was typical.
+prints one JSON object: bytes a second read by one thread and by THREADS (else as many as this
+process has cores), float32 and byte operations a second (a multiply and an add are two). Each is
+the best of several short runs: a ceiling is what was reached, not what was typical.
 """
 
 import json
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +64,8 @@ def measure(threads: int, *, huge: bool = True) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print them for as many threads as this process has cores."""
-    threads = max(1, len(os.sched_getaffinity(0)))
+    """Print them."""
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else max(1, len(os.sched_getaffinity(0)))
     print(json.dumps({"isa": choose_isa(), "threads": threads, "figures": measure(threads)}))
 
 

@@ -17,6 +17,7 @@ from clawai.plugins.accelerator.arena import align
 from clawai.plugins.accelerator.native import FORMATS, PACKED, ffi, lib, packed_bytes
 from clawai.sdk.model.driver import UnsupportedGraph
 from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.gguf import let_go
 from clawai.sdk.model.graph import Tensor
 
 Write = Callable[[memoryview], None]
@@ -83,6 +84,7 @@ def matrix(memory: Memory, parts: tuple[Tensor, ...], *, alternate: bool = False
         for i, (part, r) in enumerate(zip(parts, rows, strict=True)):
             start, step = (i, len(parts)) if alternate else (first, 1)
             pack(part, fmt, out, start, step)
+            let_go(payload(part))
             first += -(-r // 8)
 
     label = f"{fmt} {alternate} {[(p.name, *p.shape) for p in parts]}"

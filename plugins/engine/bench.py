@@ -8,13 +8,13 @@ The drivers come from the manifest and are found through their hook, as the work
 """
 
 import importlib
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ import numpy as np
 
 from clawai.plugins.engine.generate import Outcome, Request, Session
 from clawai.plugins.engine.lookup import DRAFTS
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import read_plugin
+from clawai.sdk.model.graph import Graph, Op
 
 
 class Host:
@@ -48,6 +49,7 @@ class Host:
         self.context = context
         self.control = memoryview(bytearray(4096)).cast("I")
         self.args: Mapping[str, Any] = {"slots": sequences, "weights": "private", "kv": kv}
+        self.graph: Graph | None = None
         self._plugins = hooks.manager()
         folder = Path(__file__).parent
         for name in read_plugin(folder).plugin.drivers:
@@ -82,7 +84,9 @@ class Host:
 
     def load_model(self) -> Any:
         """The model, from the plugin that knows its format."""
-        return hooks.load_model(self._plugins, self.model_fd)
+        loaded = hooks.load_model(self._plugins, self.model_fd)
+        self.graph = loaded.graph
+        return loaded
 
     def quantize(self, weights: Any, dtype: Any, importance: Any = None) -> Any:
         """A matrix in the blocks of ``dtype``."""
@@ -92,8 +96,9 @@ class Host:
 class Ours:
     """A loaded model, greedy."""
 
-    def __init__(self, turns: Turns, seat: Seat) -> None:
-        self._turns = turns
+    def __init__(self, session: Session, seat: Seat) -> None:
+        self._session = session
+        self._turns = session.turns
         self._seat = seat
         self._next = 0
 
@@ -111,6 +116,13 @@ class Ours:
         for _ in range(count):
             token = int(np.argmax(self._seat.run([token])[-1]))
         return time.perf_counter() - start
+
+    def write(self, count: int) -> list[int]:
+        """See ``clawai.sdk.cli.bench.peer.Writer``."""
+        tokens = [self._next]
+        while len(tokens) < count:
+            tokens.append(int(np.argmax(self._seat.run(tokens[-1:])[-1])))
+        return tokens
 
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``. A thread and a seat each, as tasks have."""
@@ -131,29 +143,53 @@ class Ours:
                 each.result()
             return time.perf_counter() - start
 
+    def reply(self, text: str, count: int, drafts: bool) -> dict[str, Any]:
+        """See ``clawai.sdk.cli.bench.peer.Talker``. Greedy, in a sequence of its own."""
+        session = self._session
+        session.drafts = DRAFTS if drafts else 0
+        request = Request(prompt=text, max_tokens=count)
+        if session.template is not None:
+            request = Request(messages=[{"role": "user", "content": text}], max_tokens=count)
+        with self._turns.seat(priority="normal") as seat:  # alone in its class
+            generator = session.generate(request, seat)
+            while True:
+                try:
+                    next(generator)
+                except StopIteration as end:
+                    said: Outcome = end.value
+                    break
+        return {
+            "us": said.decode_us,
+            "text": said.text,
+            "tokens": said.completion_tokens,
+            "drafted": said.drafted_tokens,
+            "accepted": said.accepted_tokens,
+        }
 
-def answer(session: Session, order: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of a user answered greedily, with or without drafts (see ``peer``)."""
-    session.drafts = DRAFTS if order["drafts"] else 0
-    messages = [{"role": "user", "content": order["answer"]}]
-    if session.template is None:
-        request = Request(prompt=order["answer"], max_tokens=order["count"])
-    else:
-        request = Request(messages=messages, max_tokens=order["count"])
-    with session.turns.seat(priority="normal") as seat:  # alone in its class
-        generator = session.generate(request, seat)
-        while True:
-            try:
-                next(generator)
-            except StopIteration as end:
-                said: Outcome = end.value
-                break
+
+def asked(graph: Graph, context: int, kv_bytes: int) -> dict[str, Any]:
+    """What a step of this model asks of the box: fields of ``clawai.sdk.cli.bench.roof.Model``.
+
+    Args:
+        kv_bytes: of a cache of ``context`` tokens.
+    """
+    read, adds, behind = set(), [0, 0], 0
+    for node in graph.nodes:
+        weights = [graph.tensors[name] for name in node.inputs]
+        weights = [each for each in weights if each.data is not None]
+        if node.op is Op.EMBED:  # one row of it
+            continue
+        read |= {each.name for each in weights}
+        behind |= node.op is Op.LAST
+        if node.op is Op.MATMUL:
+            adds[behind] += math.prod(int(size) for size in weights[0].shape)
+    matrices = [graph.tensors[name] for name in read if len(graph.tensors[name].shape) > 1]
     return {
-        "us": said.decode_us,
-        "text": said.text,
-        "tokens": said.completion_tokens,
-        "drafted": said.drafted_tokens,
-        "accepted": said.accepted_tokens,
+        "weight_bytes": sum(len(graph.tensors[name].data or b"") for name in read),
+        "kv_bytes": kv_bytes // context,
+        "multiply_adds": adds[0],
+        "head_multiply_adds": adds[1],
+        "integer": all(each.dtype.geometry.block > 1 for each in matrices),
     }
 
 
@@ -163,19 +199,22 @@ def main() -> None:
     try:
         threads, context, *more = sys.argv[2:]
         sequences, kv = [*more, *("1", "f16")[len(more) :]]
-        engine.claw_start(Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv))
+        host = Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv)
+        engine.claw_start(host)
     except ClawError as error:
         peer.fail(error)
         return
-    assert engine.session is not None
+    assert engine.session is not None and host.graph is not None
     session = engine.session
-    facts = {
+    shape = {"context": session.context, "threads": host.threads, "kv": kv}
+    need = host.driver("cpu").footprint(host.graph, **shape)
+    facts = asked(host.graph, session.context, need.kv) | {
         "name": "clawai",
         "isa": getattr(session.plan, "isa", ""),
         "vocabulary": session.tokenizer.vocabulary,
     }
     with session.turns.seat() as seat:
-        peer.serve(Ours(session.turns, seat), facts, partial(answer, session))
+        peer.serve(Ours(session, seat), facts)
 
 
 if __name__ == "__main__":

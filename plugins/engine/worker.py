@@ -13,6 +13,7 @@ import msgspec
 
 from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
@@ -191,8 +192,10 @@ class Engine:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
-                generator = self._loaded.generate(
-                    request, seat, lambda part: ctx.progress(part, "reading the prompt"), ids
+                generator = joined(
+                    self._loaded.generate(
+                        request, seat, lambda part: ctx.progress(part, "reading the prompt"), ids
+                    )
                 )
                 while True:
                     try:

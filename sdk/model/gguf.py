@@ -170,7 +170,27 @@ def _map(fd: int) -> memoryview:
         raise ModelFileError("a model must be a regular file", None, oct(status.st_mode))
     if status.st_size < 24:
         raise ModelFileError("the file ends inside of the header", 0, status.st_size, ">= 24 bytes")
-    return memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED))
+    return memoryview(_File(fd, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED))
+
+
+class _File(mmap.mmap):
+    """A file that is mapped here, for reading, so that what is let go can be read again."""
+
+
+def let_go(data: memoryview) -> None:
+    """Unmap the whole pages of a tensor that was read to its end; who reads it again maps them.
+
+    A model that is packed into private memory would else be resident twice. Nothing happens to
+    data that is no view of a file which was mapped here.
+    """
+    if isinstance(data.obj, _File):
+        import numpy as np  # whoever packs has it; others only read headers
+
+        start, whole = (np.frombuffer(each, np.uint8).ctypes.data for each in (data, data.obj))
+        first = -(-(start - whole) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (start - whole + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            data.obj.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def parse(view: memoryview) -> GGUF:

@@ -28,6 +28,9 @@ class Worker:
     def reserve(self, size: int) -> None:
         assert size > 0
 
+    def notes(self) -> None:
+        """Nobody was here before."""
+
     def driver(self, device: str) -> Any:
         return claw_open_device(device)
 

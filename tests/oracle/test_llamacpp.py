@@ -18,6 +18,8 @@ from reference import ReferenceDriver
 pytestmark = pytest.mark.model
 
 ORACLE: dict[str, Any] = json.loads((llamacpp.HERE / "llamacpp.json").read_text())
+LIKELIHOOD: dict[str, Any] = json.loads((llamacpp.HERE / "likelihood.json").read_text())
+"""By llama.cpp in float16, see ``likelihood``; that of Q8_0: ``plugins/quantizer``."""
 NEAR_TIE = 0.1
 """Where llama.cpp's two best logits are nearer than this, another engine may take the other."""
 
@@ -60,6 +62,8 @@ def test_the_likelihood_of_a_text_is_within_half_a_percent(
     assert engine_session.tokenizer.encode(llamacpp.TEXT) == ORACLE["text_tokens"]
     mean = likelihood(engine_session)
     assert mean == pytest.approx(ORACLE["mean_nll"], rel=0.005)
+    assert LIKELIHOOD["as stored"]["sha256"] == ORACLE["model_sha256"]
+    assert mean == pytest.approx(LIKELIHOOD["as stored"]["mean_nll"], rel=0.005)
     with loaded(smollm2_path, kv="q8") as session:
         assert likelihood(session) == pytest.approx(mean, rel=0.001)
 

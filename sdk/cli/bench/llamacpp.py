@@ -110,7 +110,8 @@ def main() -> None:
     took = time.perf_counter() - start
     built = re.findall(r"(\w+) = 1", xllamacpp.get_system_info())
     version = f"xllamacpp {importlib.metadata.version('xllamacpp')} ({' '.join(built)})"
-    peer.serve(side, {"name": "llama.cpp", "version": version, "load_s": took})
+    facts = {"name": "llama.cpp", "version": version, "reads_again": True, "load_s": took}
+    peer.serve(side, facts)
     # Its server's threads are not joined at a normal exit.
     os._exit(0)
 

@@ -3,13 +3,15 @@
 Our side is one process: the engine as a worker loads it, a thread for each answer, and one answer
 alone in the same rounds. The peer has a process for each number of sequences, with as many slots,
 and gets all prompts in one request, which is how it batches best. Sides are asked in turn, in
-alternating order; the medians of the rounds are reported. Reading the prompts is not counted.
+alternating order; the medians of the rounds are reported. Reading the prompts is not counted. Our
+figures are also shares of what the box can do, measured in the same run (``roof``).
 """
 
 import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +19,10 @@ from clawai.sdk import config
 from clawai.sdk.cli import output
 from clawai.sdk.cli.bench import decode
 from clawai.sdk.cli.bench.command import finish
-from clawai.sdk.cli.bench.decode import Side, prompt_ids
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.report import Bar, Report
+from clawai.sdk.cli.bench.roof import Model, Roof
+from clawai.sdk.cli.bench.side import OURS, Side, prompt_ids
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
 
@@ -45,6 +48,7 @@ class Parallel:
         self.sides: dict[tuple[str, int], Side] = {}
         """By name and number of sequences; ours has one process for all numbers."""
         self.times: dict[tuple[str, int], list[float]] = {}
+        self.roof = Roof(threads)
 
     def load(self, name: str, module: str, sequences: int) -> None:
         """Start a side. Ours keeps one more sequence, for the single answer."""
@@ -53,7 +57,7 @@ class Parallel:
             module, self._model, self._threads, CONTEXT, sequences + more
         )
 
-    def facts(self, name: str) -> dict[str, str]:
+    def facts(self, name: str) -> dict[str, Any]:
         """What a side said of itself."""
         return next(side.facts for (each, _), side in self.sides.items() if each == name)
 
@@ -80,6 +84,17 @@ class Parallel:
         """Tokens a second of all answers together."""
         return round(count * decode.DECODE / statistics.median(self.times[name, count]), 2)
 
+    def shares(self) -> dict[str, float]:
+        """What our figures are of the ceilings: a step reads the weights once for all answers."""
+        model = Model.of(self.facts("clawai"))
+        found = {}
+        for count in (1, *self._counts):
+            name = f"total_{count}_tok_s" if count > 1 else "single_tok_s"
+            work = model.decode(decode.DECODE, PROMPT, count)
+            seconds = statistics.median(self.times["clawai", count]) / decode.DECODE
+            found[name] = self.roof.share(model, work, seconds)
+        return found
+
     def close(self) -> None:
         """End the sides."""
         for side in self.sides.values():
@@ -98,10 +113,10 @@ def measure(
     all_sides = Parallel(model, threads, counts)
     try:
         status.show(f"loading {model.name}")
-        all_sides.load("clawai", decode.OURS, max(counts))
+        all_sides.load("clawai", OURS, max(counts))
         for peer in peers:
             for count in dict.fromkeys((1, *counts)):
-                all_sides.load(peer, decode.PEERS[peer], count)
+                all_sides.load(peer, decode.BATCHING[peer], count)
         ids = prompt_ids(PROMPT * max(counts), int(all_sides.facts("clawai")["vocabulary"]))
         prompts = [ids[at : at + PROMPT] for at in range(0, len(ids), PROMPT)]
         for number in range(rounds + 1):
@@ -110,6 +125,8 @@ def measure(
             if number == 0:  # only warms caches and clocks
                 all_sides.times.clear()
                 neighbours = Neighbours([side.pid for side in all_sides.sides.values()])
+            else:
+                all_sides.roof.measure()
         busy = round(neighbours.share(), 3)
         return report(all_sides, model.name, threads, rounds, counts, peers, busy)
     finally:
@@ -140,7 +157,7 @@ def report(
         for count in counts:
             against[peer][f"total_{count}_tok_s"] = total = sides.speed(peer, count)
             against[peer][f"total_{count}_over_single_ratio"] = round(total / theirs, 3)
-    return Report("parallel", settings, figures, against)
+    return Report("parallel", settings, figures, against, sides.roof.figures(), sides.shares())
 
 
 @click.command("parallel")
@@ -158,7 +175,7 @@ def report(
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: as workers have.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option(
-    "--against", type=click.Choice(list(decode.PEERS)), multiple=True, help="Measure it too."
+    "--against", type=click.Choice(list(decode.BATCHING)), multiple=True, help="Measure it too."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(

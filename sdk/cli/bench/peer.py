@@ -8,17 +8,24 @@ neither's libraries are in the other's process:
     {"decode": N}        {"seconds": ...}   N more tokens after the prompt of the last order
     {"parallel": [[ids]], "count": N}
                          {"seconds": ...}   N more tokens after each of these prompts, all at once
-    {"resident": true}   {"bytes": ...}     of this process
-
-Our own side answers texts too (``speculate``):
-
-    {"answer": TEXT, "count": N, "drafts": bool}
+    {"resident": true}   {"bytes": ..., "peak": ..., "huge": ...}
+                                            of this process: now, at most so far, in huge pages
+    {"write": N}         {"tokens": [ids]}  the first N tokens after the last prompt
+    {"judge": [ids]}     {"gaps": [...]}    how far each of these tokens after the last prompt is
+                                            below the likeliest one, in logits
+    {"reply": TEXT, "count": N, "drafts": bool}
                          {"us": ..., "text": ..., "tokens": ..., "drafted": ..., "accepted": ...}
+                                            an answer to TEXT, and its time behind the first token
+
+Each answer with seconds also has ``cpu``: the processor time of this process meanwhile, all of its
+threads, in seconds. A side answers `write`, `judge` and `reply` if it can (``Writer``,
+``Judge``, ``Talker``).
 """
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,36 +51,61 @@ class Peer(Protocol):
         ...
 
 
-Order = Callable[[Mapping[str, Any]], dict[str, Any]]
+class Writer(Protocol):
+    """A side that tells what it wrote."""
+
+    def write(self, count: int) -> list[int]:
+        """The first ``count`` greedy tokens after the last prefill's prompt."""
+        ...
 
 
-def serve(peer: Peer, facts: dict[str, Any], answering: Order | None = None) -> None:
-    """Take orders from standard input until it ends.
+class Judge(Protocol):
+    """A side that tells how likely tokens are to it."""
 
-    Args:
-        peer: what is measured.
-        facts: what it says of itself.
-        answering: takes the orders with "answer".
-    """
+    def judge(self, tokens: Sequence[int]) -> list[float]:
+        """For each of ``tokens`` after the last prefill: the best logit less its own."""
+        ...
+
+
+class Talker(Protocol):
+    """A side that answers texts, with drafts or without."""
+
+    def reply(self, text: str, count: int, drafts: bool) -> dict[str, Any]:
+        """An answer of up to ``count`` tokens, its microseconds, and what was drafted."""
+        ...
+
+
+def serve(peer: Any, facts: dict[str, Any]) -> None:
+    """Take orders for a ``Peer`` from standard input until it ends."""
     print(json.dumps({"ready": facts}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        answer: dict[str, Any]
-        if answering and "answer" in order:
-            try:
-                answer = answering(order)
-            except ClawError as error:
-                fail(error)
-                continue
-        elif "prefill" in order:
-            answer = {"seconds": peer.prefill(order["prefill"])}
-        elif "decode" in order:
-            answer = {"seconds": peer.decode(order["decode"])}
-        elif "parallel" in order:
-            answer = {"seconds": peer.parallel(order["parallel"], order["count"])}
-        else:
-            answer = {"bytes": resident()}
+        start = time.process_time()
+        try:
+            answer = answered(peer, order)
+        except ClawError as error:
+            fail(error)
+            continue
+        if "seconds" in answer:
+            answer["cpu"] = time.process_time() - start
         print(json.dumps(answer), flush=True)
+
+
+def answered(peer: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """What a side says to one order."""
+    if "prefill" in order:
+        return {"seconds": peer.prefill(order["prefill"])}
+    if "decode" in order:
+        return {"seconds": peer.decode(order["decode"])}
+    if "parallel" in order:
+        return {"seconds": peer.parallel(order["parallel"], order["count"])}
+    if "write" in order:
+        return {"tokens": peer.write(order["write"])}
+    if "judge" in order:
+        return {"gaps": peer.judge(order["judge"])}
+    if "reply" in order:
+        return dict(peer.reply(order["reply"], order["count"], order["drafts"]))
+    return memory()
 
 
 def fail(error: ClawError) -> None:
@@ -83,9 +115,18 @@ def fail(error: ClawError) -> None:
     print(json.dumps({"error": told}, default=str), flush=True)
 
 
-def resident() -> int:
-    """Resident bytes of this process."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
+def memory() -> dict[str, int]:
+    """Bytes of this process: resident, the most that ever was, and what lies in huge pages."""
+    return {
+        "bytes": _kilobytes("status", "VmRSS:"),
+        "peak": _kilobytes("status", "VmHWM:"),
+        "huge": _kilobytes("smaps_rollup", "AnonHugePages:"),
+    }
+
+
+def _kilobytes(name: str, key: str) -> int:
+    """An entry of proc(5) about this process, in bytes; 0 where the system does not count it."""
+    for line in Path(f"/proc/self/{name}").read_text(encoding="ascii").splitlines():
+        if line.startswith(key):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmRSS")
+    return 0

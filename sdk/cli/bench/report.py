@@ -1,10 +1,12 @@
 """The one form of every benchmark: what was measured, on which box, beside which peer.
 
     {"bench", "version", "box": {...}, "settings": {...}, "figures": {...},
-     "against": {PEER: {...}}}
+     "against": {PEER: {...}}, "ceilings": {...}, "shares": {...}}
 
 Figures are flat numbers whose unit is the end of their key. What the project asks of a figure is a
-``Bar`` of its module; the table for people shows it beside the figure.
+``Bar`` of its module; the table for people shows it beside the figure. ``shares`` says of some
+figures which part of the box's ``ceilings`` they are, measured in the same run (0 to 1, see
+``roof``).
 """
 
 import importlib
@@ -42,6 +44,8 @@ class Report(msgspec.Struct):
     settings: dict[str, Any]
     figures: dict[str, float]
     against: dict[str, dict[str, float]] = {}
+    ceilings: dict[str, float] = {}
+    shares: dict[str, float] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """The form above."""
@@ -52,6 +56,8 @@ class Report(msgspec.Struct):
             "settings": self.settings,
             "figures": self.figures,
             "against": self.against,
+            "ceilings": self.ceilings,
+            "shares": self.shares,
         }
 
 
@@ -75,21 +81,28 @@ def show(found: dict[str, Any]) -> None:
     about, against = found["box"], found["against"]
     print(f"{found['bench']} on {about['processor']}, {about['cores']} cores ({about['system']})")
     print(", ".join(f"{key} {value}" for key, value in found["settings"].items() if value != ""))
+    shares = found.get("shares", {})
+    if most := found.get("ceilings"):
+        print("the box at most: " + ", ".join(f"{key} {most[key]:g}" for key in most))
     print()
     peers = list(against)
     bars = {bar.key: judged(bar, found) for bar in bars_of(found["bench"])}
     rows = []
     for key, value in found["figures"].items():
         theirs = [against[peer].get(key) for peer in peers]
-        row = [key, figure(key, value), *(figure(key, other) for other in theirs)]
+        row = [key, figure(key, value)]
+        row += [f"{shares[key]:.0%}" if key in shares else ""] if shares else []
+        row += [figure(key, other) for other in theirs]
         if peers:
             row.append(compared(key, value, theirs[0]))
         if bars:
             row.append(bars.get(key, ""))
         rows.append(row)
-    columns = ["FIGURE", "CLAWAI", *(peer.upper() for peer in peers), *([""] if peers else [])]
+    columns = ["FIGURE", "CLAWAI", *(["OF THE BOX"] if shares else [])]
+    right = range(1, len(columns) + len(peers))
+    columns += [*(peer.upper() for peer in peers), *([""] if peers else [])]
     columns += ["BAR"] if bars else []
-    output.table(columns, rows, right=range(1, 2 + len(peers)))
+    output.table(columns, rows, right=right)
     if (busy := found["settings"].get("others_busy_ratio", 0.0)) > neighbours.LIMIT:
         print(
             f"\nother processes used {busy:.0%} of this box meanwhile: measure again when it rests"

@@ -19,14 +19,17 @@ PROGRAM = "clawai.plugins.accelerator.roofline"
 TIMEOUT = 120.0
 
 
-def ceilings() -> dict[str, Any]:
+def ceilings(threads: int | None = None) -> dict[str, Any]:
     """``isa``, ``threads`` and ``figures`` as the program prints them.
+
+    Args:
+        threads: None: as many as this process has cores.
 
     Raises:
         ClawError: worker_failed, with what it said.
     """
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM],
+        [sys.executable, "-m", PROGRAM, *([str(threads)] if threads else [])],
         check=False,
         capture_output=True,
         text=True,

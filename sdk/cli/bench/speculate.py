@@ -21,12 +21,11 @@ import click
 
 from clawai.sdk import config
 from clawai.sdk.cli import output
-from clawai.sdk.cli.bench import decode
 from clawai.sdk.cli.bench.command import finish
-from clawai.sdk.cli.bench.decode import Side
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.questions import QUESTIONS
 from clawai.sdk.cli.bench.report import Bar, Report
+from clawai.sdk.cli.bench.side import OURS, Side
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store
 
@@ -72,7 +71,7 @@ class Kind:
 def ask(side: Side, question: str, tokens: int, *, drafts_first: bool) -> Answers:
     """Both answers to a question."""
     said = {
-        drafts: side.tell(answer=question, count=tokens, drafts=drafts)
+        drafts: side.tell(reply=question, count=tokens, drafts=drafts)
         for drafts in ((True, False) if drafts_first else (False, True))
     }
     return said[False], said[True]
@@ -91,10 +90,10 @@ def measure(
         ClawError: bad_model; worker_failed.
     """
     status = output.Status()
-    side = Side(decode.OURS, model, threads, CONTEXT, 2)
+    side = Side(OURS, model, threads, CONTEXT, 2)
     kinds = {name: Kind() for name in questions}
     try:
-        side.tell(answer="Hello", count=16, drafts=False)  # only warms caches and clocks
+        side.tell(reply="Hello", count=16, drafts=False)  # only warms caches and clocks
         neighbours = Neighbours([side.pid])
         for number in range(rounds):
             for name, asked in questions.items():

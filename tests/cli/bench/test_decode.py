@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from clawai.sdk.cli.bench import decode, report
 from clawai.sdk.cli.bench.neighbours import Neighbours, ticks_of
@@ -12,8 +13,10 @@ from gguf_files import tiny_llama
 
 KEYS = {
     "prefill_128_tok_s", "prefill_512_tok_s", "decode_64_tok_s", "decode_64_at_1024_tok_s",
-    "first_token_ms", "resident_bytes",
+    "first_token_ms", "decode_64_cpu_ms", "resident_bytes",
 }  # fmt: skip
+SHARED = KEYS - {"decode_64_cpu_ms", "resident_bytes"}
+CASES = ("decode_64", "decode_64_at_1024")
 
 
 @pytest.fixture
@@ -28,24 +31,31 @@ def claw(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_form_of_a_report(tiny):
-    done = claw("--model", str(tiny), "--threads", "1", "--rounds", "2", "--json")
+def test_the_form_of_a_report_and_its_table_for_people(tiny, capsys):
+    done = claw("--model", str(tiny), "--threads", "1", "--rounds", "2", "--daemon", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"bench", "version", "box", "settings", "figures", "against"}
+    assert set(found) == {
+        "bench", "version", "box", "settings", "figures", "against", "ceilings", "shares",
+    }  # fmt: skip
     assert found["bench"] == "decode"
     assert found["settings"]["threads"] == 1
-    assert set(found["figures"]) == KEYS
+    through = {f"daemon_{case}_{what}" for case in CASES for what in ("tok_s", "ratio")}
+    through |= {f"daemon_engine_{case}_tok_s" for case in CASES}
+    assert set(found["figures"]) == KEYS | through
     assert all(value > 0 for value in found["figures"].values())
+    assert set(found["ceilings"]) == {"read_gb_s", "int8_gop_s", "fma_gflop_s"}
+    assert set(found["shares"]) == SHARED
+    assert all(0 < value < 1 for value in found["shares"].values())
     assert found["against"] == {}
     assert 0 <= found["settings"]["others_busy_ratio"] <= 1
     assert {"processor", "cores", "isa", "memory_bytes"} <= set(found["box"])
-
-
-def test_a_table_for_people(tiny):
-    text = claw("--model", str(tiny), "--rounds", "1").stdout
-    for key in KEYS:
+    report.show(found)
+    text = capsys.readouterr().out
+    for key in KEYS | through:
         assert key in text
+    assert "the box at most: read_gb_s" in text
+    assert "OF THE BOX" in text
 
 
 def test_a_model_that_is_not_there(tmp_path):
@@ -61,15 +71,19 @@ def test_a_bad_model_is_told_by_its_code(tmp_path):
     assert "bad_model" in done.stderr
 
 
-def test_a_peer_that_is_not_installed_names_the_extra(tmp_path):
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [("xllamacpp", "llamacpp", "bench"), ("torch", "torch_eager", "torch")],
+)
+def test_a_peer_that_is_not_installed_names_the_extra(package, module, extra):
     program = (
-        "import sys; sys.modules['xllamacpp'] = None; sys.argv = ['x', 'm', '1', '1']\n"
-        "from clawai.sdk.cli.bench import llamacpp; llamacpp.main()"
+        f"import sys; sys.modules['{package}'] = None; sys.argv = ['x', 'm', '1', '1']\n"
+        f"from clawai.sdk.cli.bench import {module}; {module}.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     told = json.loads(done.stdout)["error"]
     assert told["code"] == "unsupported_system"
-    assert "clawai[bench]" in told["hint"]
+    assert f"clawai[{extra}]" in told["hint"]
 
 
 def test_a_side_that_dies_is_told(tiny):
@@ -96,6 +110,36 @@ def test_llama_cpp_is_measured_in_the_same_run(smollm2_path):
     assert set(found["against"]) == {"llama.cpp"}
     assert set(found["against"]["llama.cpp"]) == KEYS
     assert "xllamacpp" in found["settings"]["llama.cpp"]
+
+
+@pytest.mark.oracle
+def test_pytorch_runs_the_same_model(tiny):
+    """Its logits put our answers at the top, after a prompt and in the cache behind it."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    done = claw("--model", str(tiny), "--rounds", "1", "--against", "torch", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["against"]["torch"]) == KEYS
+    assert found["figures"]["torch_logits_below"] < 0.1
+    assert found["figures"]["cpu_over_torch_ratio"] > 0
+    assert found["figures"]["decode_64_over_torch_ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--layers", "2"),
+        ("--forget",),
+        ("--shape", "7b", "--daemon"),
+        ("--shape", "7b", "--against", "torch"),
+        ("--shape", "1b"),
+        ("--shape", "7b", "--layers", "33"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words):
+    done = CliRunner().invoke(decode.command, words)
+    assert done.exit_code == 2
+    assert "shape" in done.output or "layers" in done.output
 
 
 def test_work_of_others_is_counted_and_ours_is_not():

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clawai.sdk.cli.bench import parallel
-from clawai.sdk.cli.bench.decode import PEERS, Side
+from clawai.sdk.cli.bench.decode import BATCHING
 from clawai.sdk.cli.bench.report import judged
+from clawai.sdk.cli.bench.side import Side
 from gguf_files import tiny_llama
 
 
@@ -30,7 +31,8 @@ def test_the_form_of_a_report(tiny: Path) -> None:
                 "--rounds", "1", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"bench", "version", "box", "settings", "figures", "against"}
+    assert set(found["shares"]) == {"single_tok_s", "total_3_tok_s", "total_8_tok_s"}
+    assert set(found["ceilings"]) == {"read_gb_s", "int8_gop_s", "fma_gflop_s"}
     figures = found["figures"]
     assert set(figures) == {
         "single_tok_s", "total_3_tok_s", "total_3_over_single_ratio", "total_8_tok_s",
@@ -58,7 +60,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 def test_llama_cpp_decodes_as_many_sequences_in_the_same_run(smollm2_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="the bench extra is not installed")
-    side = Side(PEERS["llama.cpp"], smollm2_path, 2, 64, 3)
+    side = Side(BATCHING["llama.cpp"], smollm2_path, 2, 64, 3)
     try:
         prompts = [[1000 + number, 2000, 3000] for number in range(3)]
         assert side.ask(parallel=prompts, count=4) > 0

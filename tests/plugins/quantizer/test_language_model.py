@@ -1,13 +1,18 @@
 """A real language model, quantized by its worker, runs and is hardly worse."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clawai.sdk.model.gguf import parse
+from oracle import llamacpp
 from support import Kernel, no_leak
+
+LIKELIHOOD = json.loads((llamacpp.HERE / "likelihood.json").read_text())["q8_0"]
 
 TEXT = (
     "The town library opens at nine. On rainy days the reading room fills before noon, and the "
@@ -46,6 +51,11 @@ def test_eight_bits_are_hardly_worse_and_four_run(stored: Kernel, smollm2_path: 
             nll[name] = client.call("llm.score", {"text": TEXT}, model=name).value["mean_nll"]
         question = {"prompt": "The capital of France is", "max_tokens": 4}
         answer = client.call("llm.generate", question, model="smollm2-q4_0").value["text"]
+        text = client.call("llm.score", {"text": llamacpp.TEXT}, model="smollm2-q8_0").value
+    # What llama.cpp says when it computes with these very weights in float16.
+    made = hashlib.sha256((stored.base / "q8_0.gguf").read_bytes()).hexdigest()
+    assert made == LIKELIHOOD["sha256"]
+    assert text["mean_nll"] == pytest.approx(LIKELIHOOD["mean_nll"], rel=0.005)
     assert nll["smollm2-q8_0"] == pytest.approx(nll["smollm2"], rel=0.01)
     assert nll["smollm2-q4_0"] == pytest.approx(nll["smollm2"], rel=0.15)
     assert answer.strip()

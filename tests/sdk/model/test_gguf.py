@@ -1,5 +1,6 @@
 """The GGUF reader: what it reads equals the official package, what is hostile it refuses."""
 
+import mmap
 import os
 import pickle
 import struct
@@ -87,6 +88,36 @@ def test_reads_a_descriptor_and_leaves_it_open(tmp_path: Path) -> None:
         os.close(fd)
     assert bytes(file.tensors["output_norm.weight"].data)[:4] != b""
     assert file.tensors["output_norm.weight"].data.readonly
+
+
+def resident_files() -> int:
+    """Bytes of mapped files that are resident in this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssFile:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssFile")
+
+
+def test_data_that_is_let_go_is_no_longer_resident_and_can_be_read_again(tmp_path: Path) -> None:
+    size = 8 << 20
+    body = os.urandom(1 << 20) * (size >> 20)
+    path = tmp_path / "large.gguf"
+    tensors = [T("small", (8,)), T("large", (size // 4,), DType.F32, body)]
+    path.write_bytes(File({}, tensors).build())
+    data = gguf.read(path).tensors["large"].data
+    assert bytes(data) == body
+    full = resident_files()
+    gguf.let_go(data)
+    assert full - resident_files() > size - (1 << 20)
+    assert bytes(data) == body
+
+
+def test_letting_go_touches_only_files_that_were_mapped_here() -> None:
+    memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[:4] = b"kept"
+    gguf.let_go(memoryview(memory))
+    gguf.let_go(memoryview(bytearray(1 << 16)))
+    assert memory[:4] == b"kept"
 
 
 def test_version_2_is_read() -> None:
