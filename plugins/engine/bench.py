@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from clawai.plugins.engine.generate import Outcome, Request, Session
 from clawai.plugins.engine.lookup import DRAFTS
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
@@ -97,8 +96,9 @@ class Host:
 class Ours:
     """A loaded model, greedy."""
 
-    def __init__(self, turns: Turns, seat: Seat) -> None:
-        self._turns = turns
+    def __init__(self, session: Session, seat: Seat) -> None:
+        self._session = session
+        self._turns = session.turns
         self._seat = seat
         self._next = 0
 
@@ -143,6 +143,29 @@ class Ours:
                 each.result()
             return time.perf_counter() - start
 
+    def reply(self, text: str, count: int, drafts: bool) -> dict[str, Any]:
+        """See ``clawai.sdk.cli.bench.peer.Talker``. Greedy, in a sequence of its own."""
+        session = self._session
+        session.drafts = DRAFTS if drafts else 0
+        request = Request(prompt=text, max_tokens=count)
+        if session.template is not None:
+            request = Request(messages=[{"role": "user", "content": text}], max_tokens=count)
+        with self._turns.seat(priority="normal") as seat:  # alone in its class
+            generator = session.generate(request, seat)
+            while True:
+                try:
+                    next(generator)
+                except StopIteration as end:
+                    said: Outcome = end.value
+                    break
+        return {
+            "us": said.decode_us,
+            "text": said.text,
+            "tokens": said.completion_tokens,
+            "drafted": said.drafted_tokens,
+            "accepted": said.accepted_tokens,
+        }
+
 
 def asked(graph: Graph, context: int, kv_bytes: int) -> dict[str, Any]:
     """What a step of this model asks of the box: fields of ``clawai.sdk.cli.bench.roof.Model``.
@@ -170,31 +193,6 @@ def asked(graph: Graph, context: int, kv_bytes: int) -> dict[str, Any]:
     }
 
 
-def answer(session: Session, order: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of a user answered greedily, with or without drafts (see ``peer``)."""
-    session.drafts = DRAFTS if order["drafts"] else 0
-    messages = [{"role": "user", "content": order["answer"]}]
-    if session.template is None:
-        request = Request(prompt=order["answer"], max_tokens=order["count"])
-    else:
-        request = Request(messages=messages, max_tokens=order["count"])
-    with session.turns.seat(priority="normal") as seat:  # alone in its class
-        generator = session.generate(request, seat)
-        while True:
-            try:
-                next(generator)
-            except StopIteration as end:
-                said: Outcome = end.value
-                break
-    return {
-        "us": said.decode_us,
-        "text": said.text,
-        "tokens": said.completion_tokens,
-        "drafted": said.drafted_tokens,
-        "accepted": said.accepted_tokens,
-    }
-
-
 def main() -> None:
     """Load and take orders."""
     engine = Engine()
@@ -216,7 +214,7 @@ def main() -> None:
         "vocabulary": session.tokenizer.vocabulary,
     }
     with session.turns.seat() as seat:
-        peer.serve(Ours(session.turns, seat), facts, partial(answer, session))
+        peer.serve(Ours(session, seat), facts)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ neither's libraries are in the other's process:
     {"write": N}         {"tokens": [ids]}  the first N tokens after the last prompt
     {"judge": [ids]}     {"gaps": [...]}    how far each of these tokens after the last prompt is
                                             below the likeliest one, in logits
+    {"reply": TEXT, "count": N, "drafts": bool}
+                         {"us": ..., "text": ..., "tokens": ..., "drafted": ..., "accepted": ...}
+                                            an answer to TEXT, and its time behind the first token
 
 Each answer with seconds also has ``cpu``: the processor time of this process meanwhile, all of its
-threads, in seconds. A side answers `write` and `judge` if it can (``Writer``, ``Judge``).
-
-Our own side answers texts too (``speculate``):
-
-    {"answer": TEXT, "count": N, "drafts": bool}
-                         {"us": ..., "text": ..., "tokens": ..., "drafted": ..., "accepted": ...}
+threads, in seconds. A side answers `write`, `judge` and `reply` if it can (``Writer``,
+``Judge``, ``Talker``).
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,28 +67,25 @@ class Judge(Protocol):
         ...
 
 
-Order = Callable[[Mapping[str, Any]], dict[str, Any]]
+class Talker(Protocol):
+    """A side that answers texts, with drafts or without."""
+
+    def reply(self, text: str, count: int, drafts: bool) -> dict[str, Any]:
+        """An answer of up to ``count`` tokens, its microseconds, and what was drafted."""
+        ...
 
 
-def serve(peer: Any, facts: dict[str, Any], answering: Order | None = None) -> None:
-    """Take orders for a ``Peer`` from standard input until it ends.
-
-    Args:
-        peer: what is measured.
-        facts: what it says of itself.
-        answering: takes the orders with "answer".
-    """
+def serve(peer: Any, facts: dict[str, Any]) -> None:
+    """Take orders for a ``Peer`` from standard input until it ends."""
     print(json.dumps({"ready": facts}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        if answering and "answer" in order:
-            try:
-                print(json.dumps(answering(order)), flush=True)
-            except ClawError as error:
-                fail(error)
-            continue
         start = time.process_time()
-        answer = answered(peer, order)
+        try:
+            answer = answered(peer, order)
+        except ClawError as error:
+            fail(error)
+            continue
         if "seconds" in answer:
             answer["cpu"] = time.process_time() - start
         print(json.dumps(answer), flush=True)
@@ -107,6 +103,8 @@ def answered(peer: Any, order: dict[str, Any]) -> dict[str, Any]:
         return {"tokens": peer.write(order["write"])}
     if "judge" in order:
         return {"gaps": peer.judge(order["judge"])}
+    if "reply" in order:
+        return dict(peer.reply(order["reply"], order["count"], order["drafts"]))
     return memory()
 
 

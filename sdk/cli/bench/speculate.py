@@ -71,7 +71,7 @@ class Kind:
 def ask(side: Side, question: str, tokens: int, *, drafts_first: bool) -> Answers:
     """Both answers to a question."""
     said = {
-        drafts: side.tell(answer=question, count=tokens, drafts=drafts)
+        drafts: side.tell(reply=question, count=tokens, drafts=drafts)
         for drafts in ((True, False) if drafts_first else (False, True))
     }
     return said[False], said[True]
@@ -93,7 +93,7 @@ def measure(
     side = Side(OURS, model, threads, CONTEXT, 2)
     kinds = {name: Kind() for name in questions}
     try:
-        side.tell(answer="Hello", count=16, drafts=False)  # only warms caches and clocks
+        side.tell(reply="Hello", count=16, drafts=False)  # only warms caches and clocks
         neighbours = Neighbours([side.pid])
         for number in range(rounds):
             for name, asked in questions.items():
