@@ -37,6 +37,9 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "auto"
     """How an engine holds a model's weights: shared (in memory of the kernel's, which outlives it),
     private, or auto: shared where that costs no speed."""
+    packed: bool = True
+    """Keep shared weights in a file on the disk, as they lie in memory, so that the next start of a
+    model need not pack them again."""
     kv: str = "f16"
     """What an engine keeps of each token of a conversation (its KV cache): f16, or q8: int8 with
     scales, in 53 % of the memory; answers may differ in a word, quality does not measurably."""

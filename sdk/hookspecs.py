@@ -15,6 +15,16 @@ hookimpl = pluggy.HookimplMarker("clawai")
 
 
 @hookspec
+def claw_prepare() -> None:
+    """Called, inside the sandbox, in a worker that waits and does not know its model yet.
+
+    Do what every model needs and takes time: imports, tables, a first use of what is slow at first.
+    Nobody waits meanwhile. ``claw_start`` follows once there is a model; a worker that is started
+    for one at once is not prepared, so nothing may depend on it.
+    """
+
+
+@hookspec
 def claw_start(worker: Any) -> None:
     """Called once in a worker, inside the sandbox, before it takes tasks.
 

@@ -27,6 +27,7 @@ from clawai.sdk import hooks, wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.home import Home, read_secrets
 from clawai.sdk.net import Network
+from clawai.sdk.packed import DATA_AT, Packed, envelope
 from clawai.sdk.plain import error_message
 from clawai.sdk.plugin import operations_of, require_declared
 from clawai.sdk.runner import Job, Runner
@@ -90,8 +91,10 @@ class Host:
         self._dropping: set[int] = set()
         self._newest = 0
         """Number of the last segment that came."""
-        self._weights: tuple[int, int] | None = None
-        """Descriptor and size of a weights object that came and is not mapped yet."""
+        self._weights: tuple[int, int, int] | None = None
+        """Descriptor, size and begin of a weights object that came and is not mapped yet."""
+        self._packed_fd = fds.get("packed", -1)
+        self._packed: Packed | None = None
         self._inbox: deque[list[bytes]] = deque()
         self._told: wire.Granted | wire.Sealed | None = None
         self.home = Home(
@@ -159,16 +162,34 @@ class Host:
         self.send(wire.Reserve(bytes=size, incarnation=self.incarnation))
         self._wait(wire.Granted)
 
+    def notes(self) -> bytes | None:
+        """What an earlier worker left beside its weights; see ``clawai.sdk.plugin.Start``."""
+        if self._packed is None and self._packed_fd >= 0 and self.args.get("shares", True):
+            try:
+                self._packed = Packed.read(self._packed_fd)
+            except (OSError, ClawError) as error:
+                print(error, file=sys.stderr)
+                os.close(self._packed_fd)
+                self._packed_fd = -1
+        return None if self._packed is None else self._packed.notes
+
     def weights(
-        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+        self,
+        layout: str,
+        nbytes: int,
+        private: int,
+        fill: Callable[[memoryview], None],
+        notes: bytes = b"",
     ) -> memoryview | None:
         """Ask for weights that outlive this worker; see ``clawai.sdk.plugin.Start``."""
         if not self.args.get("shares", True):  # nobody else runs our code: they are our own
             self.reserve(private + nbytes)
             return None
+        behind = envelope(layout, notes) if notes else b""
+        whole = nbytes + len(behind)
         self.send(
             wire.Reserve(
-                bytes=private, weights=layout, weights_bytes=nbytes, incarnation=self.incarnation
+                bytes=private, weights=layout, weights_bytes=whole, incarnation=self.incarnation
             )
         )
         granted = self._wait(wire.Granted)
@@ -176,18 +197,36 @@ class Host:
             return None
         while self._weights is None:
             self._descriptor("the weights object never came", None)
-        fd, size = self._weights
-        if size < nbytes:
-            raise ClawError("worker_failed", "the weights object is too small", size, nbytes)
+        fd, size, begin = self._weights
+        if size < whole:
+            raise ClawError("worker_failed", "the weights object is too small", size, whole)
         try:
             if granted.weights == "fill":
-                fill_weights(fd, nbytes, fill)
+                packed = self._packed
+                if packed and (packed.layout, packed.nbytes, packed.notes) != (
+                    layout,
+                    nbytes,
+                    notes,
+                ):
+                    packed = None
+                if packed and self.args.get("packed_huge"):
+                    # The kernel sees that nothing was written, and takes the file for the object.
+                    os.close(fd)
+                    fd, begin = os.dup(self._packed_fd), DATA_AT
+                else:
+                    fill_weights(fd, nbytes, packed.copy if packed else fill, behind)
                 self.send(wire.Filled(incarnation=self.incarnation))
                 self._wait(wire.Sealed)
-            return map_weights(fd, nbytes)
+            return map_weights(fd, nbytes, begin)
         finally:
             os.close(fd)
             self._weights = None
+            self._let_packed_go()
+
+    def _let_packed_go(self) -> None:
+        if self._packed_fd >= 0:
+            os.close(self._packed_fd)
+        self._packed_fd, self._packed = -1, None
 
     def _wait(self, kind: type[Any]) -> Any:
         """Handle what comes until a message of ``kind`` does. Only while the plugin loads."""
@@ -390,7 +429,7 @@ class Host:
             raise ClawError("no_lease", missing, got=got)
         told = msgspec.msgpack.decode(data)
         if "weights" in told:
-            self._weights = fds[0], told["bytes"]
+            self._weights = fds[0], told["bytes"], told.get("at", 0)
             return
         self._newest = told["segment"]
         access = mmap.ACCESS_READ if told.get("rights") == "r" else mmap.ACCESS_WRITE

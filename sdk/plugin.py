@@ -346,8 +346,20 @@ class Start(Protocol):
             ClawError: never_fits.
         """
 
+    def notes(self) -> bytes | None:
+        """What an earlier worker of the same code and model file gave ``weights``; None: nothing.
+
+        They come from the disk, and from a worker that may have met a hostile model: decode them
+        with the care that the model's file gets.
+        """
+
     def weights(
-        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+        self,
+        layout: str,
+        nbytes: int,
+        private: int,
+        fill: Callable[[memoryview], None],
+        notes: bytes = b"",
     ) -> memoryview | None:
         """Ask for weights that outlive this worker, and wait; instead of ``reserve``.
 
@@ -356,6 +368,7 @@ class Start(Protocol):
             nbytes: how large the weights are.
             private: what the worker will hold beside them.
             fill: writes them; called only if nobody has yet. It must keep no view of the memory.
+            notes: kept on the disk with the weights, for ``notes`` of those after this worker.
 
         Returns:
             The weights, for reading only. None: there is no object, and ``private + nbytes`` are

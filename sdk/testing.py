@@ -210,6 +210,9 @@ class _Start:
         """Note what the plugin asks for."""
         self.reserved = size
 
+    def notes(self) -> None:
+        """Nobody was here before."""
+
     def weights(self, *_: Any) -> None:
         """There are no objects that outlive it."""
 

@@ -15,25 +15,35 @@ import errno
 import gc
 import mmap
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from clawai.sdk.errors import ClawError
 
 HUGE = 2 << 20
-_MAP_FIXED, _MADV_COLLAPSE = 0x10, 25
+_MAP_FIXED, _MADV_COLLAPSE, _MADV_POPULATE_READ = 0x10, 25, 22
+_READERS, _PIECE = 3, 8 << 20
+PROBES = 3
 
 
-def fill_weights(fd: int, nbytes: int, fill: Callable[[memoryview], None]) -> None:
+def fill_weights(
+    fd: int, nbytes: int, fill: Callable[[memoryview], None], behind: bytes = b""
+) -> None:
     """Let ``fill`` write a weights object, and unmap it: the kernel can seal only what nobody maps.
+
+    Args:
+        behind: what follows the ``nbytes`` of the weights.
 
     Raises:
         ClawError: worker_failed, if a view of it is left.
     """
-    _want_huge(fd, nbytes)
-    mapping = mmap.mmap(fd, nbytes)
-    whole = memoryview(mapping)
+    size = nbytes + len(behind)
+    _want_huge(fd, size)
+    mapping = mmap.mmap(fd, size)
+    whole = memoryview(mapping)[:nbytes]
     fill(whole)
+    mapping[nbytes:] = behind
     for collect in (False, True):
         if collect:
             gc.collect()  # a cycle may hold the last view
@@ -50,19 +60,71 @@ def fill_weights(fd: int, nbytes: int, fill: Callable[[memoryview], None]) -> No
     )
 
 
-def map_weights(fd: int, nbytes: int) -> memoryview:
-    """A weights object for reading, for as long as the process lives."""
+def map_weights(fd: int, nbytes: int, begin: int = 0) -> memoryview:
+    """A weights object, or a file from ``begin`` on, for reading as long as the process lives."""
     try:
-        address = _map(fd, nbytes, mmap.PROT_READ, mmap.MAP_SHARED)
+        address = _map(fd, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, begin)
     except PermissionError:
         # Before Linux 6.7 a sealed memfd has no shared mapping; a private one has the same pages.
-        address = _map(fd, nbytes, mmap.PROT_READ, mmap.MAP_PRIVATE)
+        address = _map(fd, nbytes, mmap.PROT_READ, mmap.MAP_PRIVATE, begin)
+    if begin:
+        _read_ahead(address, nbytes)
     read_only = 0x100
     view = ctypes.pythonapi.PyMemoryView_FromMemory
     view.restype = ctypes.py_object
     view.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
     whole: memoryview = view(address, nbytes, read_only)
     return whole
+
+
+def huge_in_file(fd: int, begin: int, nbytes: int) -> bool:
+    """Whether most of a file, from ``begin`` on, is mapped in huge pages (large folios).
+
+    File systems have them from different versions of Linux on (XFS early, ext4 from 6.16), and
+    memory may be too fragmented for some; what has none is mapped in pages of 4 KiB. Looked at in a
+    few places, of which a page each is read.
+    """
+    whole = nbytes // HUGE
+    places = {whole * part // PROBES for part in range(PROBES)} if whole else set()
+    found = sum(_huge_at(fd, begin + place * HUGE) for place in places)
+    return 2 * found > len(places)
+
+
+def _huge_at(fd: int, begin: int) -> bool:
+    address = _map(fd, HUGE, mmap.PROT_READ, mmap.MAP_SHARED, begin)
+    libc = _libc()
+    try:
+        libc.madvise(address, HUGE, mmap.MADV_HUGEPAGE)
+        ctypes.string_at(address, 1)
+        found = False
+        with open("/proc/self/smaps") as lines:  # noqa: PTH123
+            for line in lines:
+                if line.startswith(f"{address:x}-"):
+                    found = True
+                elif found and line.startswith("FilePmdMapped:"):
+                    return int(line.split()[1]) * 1024 == HUGE
+        return False
+    except OSError:
+        return False
+    finally:
+        libc.munmap(address, HUGE)
+
+
+def _read_ahead(address: int, nbytes: int) -> None:
+    """Have the pages of a file come, several at a time, while others already use the first ones.
+
+    A fault brings a huge page where there can be one; the usual ways to ask for pages ahead bring
+    small ones, which stay small.
+    """
+    libc = _libc()
+    libc.madvise(address, nbytes, mmap.MADV_HUGEPAGE)
+
+    def read(first: int) -> None:
+        for at in range(first * _PIECE, nbytes, _READERS * _PIECE):
+            libc.madvise(address + at, min(_PIECE, nbytes - at), _MADV_POPULATE_READ)
+
+    for first in range(_READERS):
+        threading.Thread(target=read, args=(first,), daemon=True).start()
 
 
 def _want_huge(fd: int, nbytes: int) -> None:
@@ -77,7 +139,7 @@ def _want_huge(fd: int, nbytes: int) -> None:
     libc.munmap(address, nbytes)
 
 
-def _map(fd: int, nbytes: int, protection: int, flags: int) -> int:
+def _map(fd: int, nbytes: int, protection: int, flags: int, begin: int = 0) -> int:
     """Map a file where huge pages can be mapped; returns the address.
 
     Raises:
@@ -88,7 +150,7 @@ def _map(fd: int, nbytes: int, protection: int, flags: int) -> int:
     start: int = libc.mmap(None, nbytes + HUGE, 0, nowhere, -1, 0)
     _check(start)
     address = -(-start // HUGE) * HUGE
-    found: int = libc.mmap(address, nbytes, protection, flags | _MAP_FIXED, fd, 0)
+    found: int = libc.mmap(address, nbytes, protection, flags | _MAP_FIXED, fd, begin)
     end = -(-(address + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
     failure = ctypes.get_errno() if found != address else 0
     for first, last in ((start, address), (end, start + nbytes + HUGE)):

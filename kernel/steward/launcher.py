@@ -19,6 +19,7 @@ from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder
 from clawai.kernel.steward.nursery import Nursery
+from clawai.kernel.steward.spares import Spares
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.forking import ForkFailed, Zygote
 from clawai.sandbox.launch import Spawned, Status, execute, spawn
@@ -55,6 +56,7 @@ class Launcher:
         self.families: set[int] = set()
         """Workers that may start programs."""
         self.nursery = Nursery(self.loop, self._log)
+        self.spares = Spares(self.loop, self.nursery)
         self._waiting: dict[int, list[int]] = {}
         """Workers whose zygote still loads, and their descriptors."""
         self._serving = True
@@ -68,7 +70,9 @@ class Launcher:
         """Serve until the steward is gone; then end every worker, and wait for that."""
         self.loop.watch(self.link.fileno(), self._told)
         while self._serving:
-            self.loop.turn(None)
+            self.loop.turn(self.spares.patience())
+            self.spares.make()
+        self.spares.close()
         for spawned in self.spawned.values():
             _kill(spawned, signal.SIGKILL)
         for spawned in self.spawned.values():
@@ -121,6 +125,14 @@ class Launcher:
     ) -> None:
         inside = dict(zip(names, fds, strict=True))
         inside["stderr"] = inside["stdout"]
+        if spare := self.spares.take(order, inside):
+            for fd in fds:
+                os.close(fd)
+            self._log("debug", f"worker {worker} was waiting as a spare")
+            self._run(worker, order, spare)
+            self._started(worker, spare)
+            self.spares.want(order, bpf)
+            return
         start = partial(
             spawn,
             TARGET,
@@ -146,6 +158,11 @@ class Launcher:
         finally:
             for fd in fds:
                 os.close(fd)
+        self._run(worker, order, spawned)
+        self.spares.want(order, bpf)
+
+    def _run(self, worker: int, order: dict[str, Any], spawned: Spawned) -> None:
+        """A stage is a worker's from now on."""
         self._bound(worker, spawned, order["groups"])
         if order["policy"]["programs"]:
             self.families.add(worker)
@@ -154,11 +171,15 @@ class Launcher:
         self.loop.watch(spawned.stage_pidfd, lambda _: self._stage_ended(worker, spawned))
 
     def _bound(self, worker: int, spawned: Spawned, groups: list[str]) -> None:
-        """Put a worker's stage into its groups, long before it has forked the worker."""
-        for path in groups:
+        """Put a worker's stage into its groups, long before it has forked the worker.
+
+        One that was a spare has forked it, and both go.
+        """
+        both = [spawned.stage_pid, *([spawned.worker_pid] if spawned.worker_pid else [])]
+        for path, pid in ((path, pid) for path in groups for pid in both):
             try:
                 with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
-                    file.write(str(spawned.stage_pid))
+                    file.write(str(pid))
             except ProcessLookupError:
                 return  # it has ended already, which its pidfd tells
             except OSError as error:
@@ -179,10 +200,12 @@ class Launcher:
             elif report.event == "failed":
                 self.link.send("failed", worker, report.layer, report.error)
             elif report.event == "started":
-                pidfd = os.dup(spawned.worker_pidfd)
-                pids = spawned.worker_pid, spawned.stage_pid
-                self.link.send("started", worker, *pids, fds=(pidfd,))
+                self._started(worker, spawned)
         return bool(reports)
+
+    def _started(self, worker: int, spawned: Spawned) -> None:
+        pidfd = os.dup(spawned.worker_pidfd)
+        self.link.send("started", worker, spawned.worker_pid, spawned.stage_pid, fds=(pidfd,))
 
     def _denied(self, worker: int, report: Status) -> None:
         """Pass on a denied call; a path that is not shown matters only if there is one."""

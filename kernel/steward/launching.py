@@ -70,6 +70,17 @@ class Order:
             "import_paths": self.import_paths,
             "groups": self.groups,
             "forked": self.forked,
+            "spare": self.code if self.forked and self.args["model"] else "",
+        }
+
+    def made_of(self, spec: Spec, host: str) -> dict[str, str]:
+        """What the weights of its model are made of: names their packed file."""
+        return {
+            "plugin": self.plugin,
+            "code": self.code,
+            "model": spec.model,
+            "file": spec.identity,
+            "host": host,
         }
 
 

@@ -34,6 +34,7 @@ from clawai.kernel.steward.memory import Memory
 from clawai.kernel.steward.news import News
 from clawai.kernel.steward.ops import Ops
 from clawai.kernel.steward.output import Outputs
+from clawai.kernel.steward.packed import Pack
 from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
@@ -101,6 +102,8 @@ class Steward:
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.ops = Ops(self.loop, self.log, self._start_waiting)
         self.folders = Folders(self._end_worker)
+        self.memory.packs.end = self._end_worker
+        self.memory.packs.on = config.workers.packed
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
         self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
@@ -305,6 +308,9 @@ class Steward:
             named.update(self.network.join(worker, spec.plugin, permissions))
             if order.code != spec.code:
                 self.memory.unlike.add(worker)
+            elif spec.model and (pack := self._packed(order, spec)):
+                named["packed"] = os.dup(pack.fd)
+                order.args["packed_huge"] = pack.huge
             plugin = self.registry.plugins[spec.plugin]
             if plugin.permissions.operations:
                 named["children"] = self.door.children(worker)
@@ -325,6 +331,10 @@ class Steward:
             os.close(fd)
         self.link.send("failed", worker, error_fields(error))
         self._gone(worker, error.message)
+
+    def _packed(self, order: launching.Order, spec: Spec) -> Pack | None:
+        """The packed file for a worker of a model, if there is one."""
+        return self.memory.packs.find(order.worker, order.made_of(spec, self.registry.host))
 
     def _gone(self, worker: int, why: str) -> None:
         """Nothing of a worker lives any more."""

@@ -29,7 +29,9 @@ from clawai.kernel.steward import limits
 from clawai.kernel.steward.door import Door, scarce
 from clawai.kernel.steward.keepers import Keepers
 from clawai.kernel.steward.log import LogFile
+from clawai.kernel.steward.packed import Packs, step_aside
 from clawai.sdk.errors import ClawError
+from clawai.sdk.packed import DATA_AT
 from clawai.sdk.plain import error_fields
 
 
@@ -108,6 +110,8 @@ class Memory:
     fresh: bool = False
     """Pages were given back since the last look at ``violators``."""
     weights: dict[int, int] = field(default_factory=dict)
+    on_disk: dict[int, int] = field(default_factory=dict)
+    """Weights that are a packed file, and how large its data is."""
     filling: dict[int, int] = field(default_factory=dict)
     """Workers to the weights that they are to fill."""
     unlike: set[int] = field(default_factory=set)
@@ -119,6 +123,10 @@ class Memory:
     looked: int = 0
     given: Callable[[int, int], None] = lambda _worker, _size: None
     """Is told before a worker gets so many bytes more."""
+    packs: Packs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.packs = Packs(self.log, self._aside)
 
     def handlers(self) -> dict[str, Callable[..., None]]:
         """What the daemon may say."""
@@ -151,6 +159,7 @@ class Memory:
             os.close(segment.fd)
         self.freeing |= dict.fromkeys(self.refilled.pop(worker, ()), 0)
         self.filling.pop(worker, None)
+        self.packs.gone(worker)
         self.unlike.discard(worker)
 
     def _broke(self, worker: int, why: str) -> None:
@@ -313,7 +322,10 @@ class Memory:
                 raise OSError(errno.ENOENT, "they are lost")  # with the steward before this one
             if worker in self.unlike:
                 raise OSError(errno.EPERM, "its code is not that of who filled them")
-            self._give(worker, {"weights": number, "bytes": os.fstat(fd).st_size}, fd)
+            header = {"weights": number, "bytes": os.fstat(fd).st_size}
+            if number in self.on_disk:
+                header |= {"bytes": self.on_disk[number], "at": DATA_AT}
+            self._give(worker, header, fd)
         except OSError as error:
             self._weightless(worker, error)
 
@@ -327,6 +339,9 @@ class Memory:
         if number is None:
             self.link.send("happened", "WorkerFilled", worker, False)
             return
+        if worker in self.packs.given and not blocks(self.weights[number]):
+            self._use_packed(worker, number)
+            return
         fd = self.weights[number]
         self.sealing[number] = False
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -335,10 +350,21 @@ class Memory:
             self.link.send("happened", "WorkerFilled", worker, done)
             if done:
                 self.keepers.keep(number, fd)
+                self.packs.keep(worker, fd)
             if self.sealing.pop(number):
                 self._free_weights(number)
 
         self._in_child(lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals), sealed)
+
+    def _use_packed(self, worker: int, number: int) -> None:
+        """A worker has filled nothing, for it maps its packed file: that is the object."""
+        size = self.packs.given[worker].nbytes
+        os.close(self.weights[number])
+        fd = self.weights[number] = self.packs.used(worker)
+        self.on_disk[number] = size
+        self.given(worker, size)
+        self.keepers.keep(number, fd)
+        self.link.send("happened", "WorkerFilled", worker, True)
 
     def _free_weights(self, number: int) -> None:
         """Close the last descriptor in a child, which pays for the freeing of the pages."""
@@ -346,31 +372,47 @@ class Memory:
             self.sealing[number] = True
             return
         fd = self.weights.pop(number)
+        self.on_disk.pop(number, None)
         self.keepers.release(number)
         self._in_child(lambda: None, lambda _: self.link.send("happened", "MemoryGone", number), fd)
 
     def _in_child(
-        self, work: Callable[[], object], then: Callable[[bool], None], close: int = -1
+        self,
+        work: Callable[[], object],
+        then: Callable[[bool], None],
+        close: int = -1,
+        alone: int = -1,
     ) -> None:
         """Do what takes long in a child; ``then`` is told whether it went well.
 
         Args:
             close: a descriptor that from now on only the child has.
+            alone: the only descriptor that it needs. It may take seconds then, ends with us, and is
+                not done at all if there is no process for it.
         """
+        steward = os.getpid()
         try:
             child = os.fork()
         except OSError:  # no process can be had: then everybody waits
+            if alone >= 0:
+                then(False)
+                return
             done = _went_well(work)
             if close >= 0:
                 os.close(close)
             then(done)
             return
         if child == 0:
+            if alone >= 0:
+                step_aside(steward, alone)
             os._exit(not _went_well(work))
         if close >= 0:
             os.close(close)
         pidfd = os.pidfd_open(child)
         self.loop.watch(pidfd, partial(self._child_ended, pidfd, child, then))
+
+    def _aside(self, work: Callable[[], object], then: Callable[[bool], None], fd: int) -> None:
+        self._in_child(work, then, alone=fd)
 
     def _child_ended(self, pidfd: int, child: int, then: Callable[[bool], None], _: int) -> None:
         self.loop.unwatch(pidfd)

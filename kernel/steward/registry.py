@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Registry:
     _manifests: dict[str, str] = field(default_factory=dict)
     sequences: int = 0
     """Slots of an engine's worker; 0: what its manifest says."""
+    host: str = field(default_factory=lambda: _digest(_files(BUNDLED.parent / "sdk")))
+    """Identity of the code that every worker runs around its plugin."""
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -195,11 +198,8 @@ class Registry:
 
     def code(self, plugin: Plugin) -> str:
         """Identity of a plugin's files and of those of its drivers: names, sizes and times."""
-        digest = hashlib.sha256()
-        for each in (plugin, *self.drivers(plugin)):
-            for line in _files(self.places[each.plugin.name]):
-                digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()[:32]
+        names = (each.plugin.name for each in (plugin, *self.drivers(plugin)))
+        return _digest([line for name in names for line in _files(self.places[name])])
 
     def drivers(self, plugin: Plugin) -> list[Plugin]:
         """The driver plugins that an engine's worker loads beside it."""
@@ -210,6 +210,11 @@ class Registry:
 def _matches(name: str, pattern: str) -> bool:
     """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def _digest(lines: Iterable[str]) -> str:
+    text = "".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def _files(folder: Path) -> list[str]:

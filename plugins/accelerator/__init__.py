@@ -10,6 +10,14 @@ from clawai.sdk.hookspecs import hookimpl
 
 
 @hookimpl
+def claw_prepare() -> None:
+    """Compile and run a small graph once."""
+    from clawai.plugins.accelerator.warm import warm
+
+    warm()
+
+
+@hookimpl
 def claw_open_device(device: str) -> Any:
     """A ``CpuDriver`` for the device "cpu", None for any other."""
     if device != "cpu":

@@ -5,16 +5,17 @@ time, or several a token each. It refuses what the library cannot run (``Unsuppo
 any memory is asked for, and tokens that do not fit (``ValueError``) before C sees them.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from clawai.plugins.accelerator.arena import Buffer, align
+from clawai.plugins.accelerator.arena import align
 from clawai.plugins.accelerator.batch import CpuBatch
-from clawai.plugins.accelerator.lower import KV_TYPES, Lowering, View
+from clawai.plugins.accelerator.compiled import Compiled, compiled_from, read_compiled
+from clawai.plugins.accelerator.lower import KV_TYPES, Lowering
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
 from clawai.plugins.accelerator.tuned import tune
@@ -23,8 +24,6 @@ from clawai.sdk.model.graph import Graph
 
 CHUNK = 128
 """Prompt tokens that run together: enough to pay for unpacking, few enough to stop quickly."""
-LAYOUT = 1
-"""Raise it when ``csrc/core/pack.c`` or ``layout.h`` come to mean other bytes."""
 
 
 class CpuDriver:
@@ -32,11 +31,32 @@ class CpuDriver:
 
     name = "cpu"
 
+    def __init__(self) -> None:
+        self._known: tuple[Graph, Compiled] | None = None
+        """The last one: an engine asks for size, layout and plan of the same graph."""
+
+    def _compiled(self, graph: Graph, context: int, kv: str) -> Compiled:
+        if self._known and self._known[0] is graph:
+            compiled = self._known[1]
+            if (compiled.context, compiled.kv) == (context, kv):
+                return compiled
+        compiled = compiled_from(lower(graph, context, kv))
+        self._known = graph, compiled
+        return compiled
+
     def layout(self, graph: Graph) -> str:
         """Names how ``pack`` lays weights out; the same for all instruction sets."""
-        items = lower(graph, 1).weights.items.values()
-        places = repr([(item.label, item.offset, item.nbytes) for item in items])
-        return f"r8k4-{LAYOUT}-{hashlib.sha256(places.encode()).hexdigest()[:16]}"
+        if self._known and self._known[0] is graph:
+            return self._known[1].layout  # of any context: weights do not depend on it
+        return self._compiled(graph, 1, "f16").layout
+
+    def saved(self, graph: Graph, *, context: int, kv: str = "f16") -> bytes:
+        """What ``restore`` takes (see ``Driver``)."""
+        return msgspec.msgpack.encode(self._compiled(graph, context, kv))
+
+    def restore(self, graph: Graph, saved: bytes) -> None:
+        """Know a graph without looking at it (see ``Driver``)."""
+        self._known = graph, read_compiled(saved)
 
     def footprint(
         self,
@@ -48,7 +68,7 @@ class CpuDriver:
         kv: str = "f16",
     ) -> Footprint:
         """Memory that a plan will need (see ``Driver``)."""
-        sizes = Sizes(lower(graph, context, kv), threads or default_threads())
+        sizes = Sizes(self._compiled(graph, context, kv), threads or default_threads())
         return Footprint(sizes.weights, sizes.tables, sizes.kv * sequences, sizes.all(sequences))
 
     def pack(
@@ -75,22 +95,23 @@ class CpuDriver:
         ):
             if not 1 <= got <= most:
                 raise ValueError(f"{name} must be in 1..{most}, got {got}")
-        return CpuPlan(lower(graph, context, kv), context, threads, weights, allocate, sequences)
+        compiled = self._compiled(graph, context, kv)
+        return CpuPlan(compiled, threads, weights, allocate, sequences)
 
 
 class Sizes:
     """Bytes of the memories of a plan: kv and arena of one sequence, work of all threads."""
 
-    def __init__(self, lowering: Lowering, threads: int) -> None:
-        self.steps = step_records(lowering)
-        self.weights = max(lowering.weights.nbytes, 64)
-        self.tables = max(lowering.tables.nbytes, 64)
-        self.kv = max(lowering.cache_bytes, 64)
-        self.arena = max(lowering.arena_bytes, 64)
+    def __init__(self, compiled: Compiled, threads: int) -> None:
+        self.steps = compiled.records()
+        self.weights = max(compiled.weights, 64)
+        self.tables = max(compiled.tables, 64)
+        self.kv = max(compiled.cache, 64)
+        self.arena = max(compiled.arena, 64)
         self.work = int(
-            lib.claw_scratch_bytes(self.steps, len(self.steps), lowering.chunk, threads)
+            lib.claw_scratch_bytes(self.steps, len(self.steps), compiled.chunk, threads)
         )
-        self.logits = align(4 * lowering.graph.vocabulary)
+        self.logits = align(4 * compiled.vocabulary)
 
     def all(self, sequences: int) -> int:
         """Of the arena as it is allocated: activations, a row of logits each, then work."""
@@ -103,21 +124,21 @@ class CpuPlan:
 
     def __init__(
         self,
-        lowering: Lowering,
-        context: int,
+        compiled: Compiled,
         threads: int,
         weights: memoryview,
         allocate: Allocate,
         sequences: int,
     ) -> None:
-        self.context = context
+        self.context = context = compiled.context
         tuned = tune()
         self.isa = str(tuned)
-        vocabulary, names = lowering.graph.vocabulary, [step.name for step in lowering.steps]
-        sizes = Sizes(lowering, threads)
+        vocabulary, names = compiled.vocabulary, compiled.names
+        sizes = Sizes(compiled, threads)
         spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", tuned.isa.encode())
         tables = take(allocate, sizes.tables, "tables")
-        lowering.tables.fill(tables)
+        for turn in compiled.turns:
+            turn.write(tables, context)
         kv = take(allocate, sizes.kv * sequences, "kv")
         arena = take(allocate, sizes.all(sequences), "arena")
         rows = (sequences + batches_of(sequences)) * sizes.arena
@@ -139,12 +160,12 @@ class CpuPlan:
             setattr(spec, f"{key}_bytes", memory.nbytes)
         spec.kv_bytes, spec.arena_bytes = sizes.kv, sizes.arena
         spec.isa, spec.ops = isa, tuned.table
-        spec.context, spec.chunk = context, lowering.chunk
+        spec.context, spec.chunk = context, compiled.chunk
         spec.threads, spec.sequences = threads, sequences
         spec.batches = batches_of(sequences)
-        spec.vocabulary, spec.kv_block = vocabulary, lowering.cache_block
+        spec.vocabulary, spec.kv_block = vocabulary, compiled.cache_block
         plan = new_plan(spec, sizes.steps, names)
-        self._shared = Shared(context, vocabulary, lowering.chunk, names, plan, keep)
+        self._shared = Shared(context, vocabulary, compiled.chunk, names, plan, keep)
         self.sequences = tuple(
             CpuSequence(self._shared, number, arena[at : at + 4 * vocabulary])
             for number, at in enumerate(range(rows, work, sizes.logits))
@@ -209,36 +230,6 @@ def aligned(memory: memoryview, nbytes: int, purpose: str) -> memoryview:
     if address % 64:
         raise ValueError(f"allocate({nbytes}, {purpose!r}) gave memory not aligned to 64 bytes")
     return memory[:nbytes]
-
-
-def step_records(lowering: Lowering) -> Any:
-    """The steps as the array of C structs that the executor takes."""
-    steps = lowering.steps
-    records = ffi.new("claw_step[]", len(steps))
-    index = {id(step): i for i, step in enumerate(steps)}
-    for record, step in zip(records, steps, strict=True):
-        record.code, record.flags = step.code, step.flags
-        for key, value in step.numbers.items():
-            setattr(record, key, value)
-        for key, view in step.views.items():
-            set_view(getattr(record, key), view, lowering.graph.vocabulary)
-        record.q8, record.in_q8 = offset_of(step.q8), offset_of(step.in_q8)
-        record.folds = 0 if step.folds is None else index[id(step.folds)] + 1
-    return records
-
-
-def set_view(record: Any, view: View, vocabulary: int) -> None:
-    """One view; without a buffer it is the caller's logits."""
-    if view.buffer is None:
-        record.base, record.stride = lib.CLAW_IN_OUT, vocabulary
-    else:
-        record.offset = view.buffer.offset + 4 * view.column
-        record.stride = view.buffer.width
-
-
-def offset_of(buffer: Buffer | None) -> int:
-    """A buffer's offset in the arena."""
-    return 0 if buffer is None else buffer.offset
 
 
 def new_plan(spec: Any, steps: Any, names: list[str]) -> Any:

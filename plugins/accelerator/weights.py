@@ -9,6 +9,7 @@ on the model alone: other workers may share them, whatever context they were sta
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -50,6 +51,8 @@ class Memory:
     def __init__(self) -> None:
         self.items: dict[object, Item] = {}
         self.nbytes = 0
+        self.turns: list[Turn] = []
+        """Tables of rotations, which are written by themselves."""
 
     def item(self, key: object, nbytes: int, write: Write, label: str) -> int:
         """Offset of ``nbytes`` that ``write`` fills; the same ``key`` gets the same bytes."""
@@ -109,24 +112,55 @@ def rotation(memory: Memory, turn: Rotation, context: int, divisors: Tensor | No
     by = np.ones(1, np.float32) if divisors is None else as_float32(divisors)
     if not np.all(np.isfinite(by) & (by > 0)):
         raise UnsupportedGraph(f"divisors of frequencies {turn.divisors!r} must be positive")
+    known = turn in memory.items
+    offset = memory.item(turn, 4 * width * context, lambda _: None, f"{turn} {context}")
+    if not known:
+        table = Turn(offset, turn.theta, turn.rot_dim, turn.interleaved, turn.stretch, by.tolist())
+        memory.turns.append(table)
+    return offset
 
-    def write(out: memoryview) -> None:
-        table = np.frombuffer(out, np.float32, context * width).reshape(-1, width)
-        power = np.arange(turn.rot_dim // 2, dtype=np.float64) * 2 / turn.rot_dim
-        frequency = turn.theta**-power / turn.stretch / by.astype(np.float64)
-        step = max(1, (1 << 20) // width)
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """A rotation table at its place in the tables of a plan."""
+
+    offset: int
+    theta: float
+    rot_dim: int
+    interleaved: bool
+    stretch: float
+    divisors: list[float]
+    """Of the frequencies; one stands for all."""
+
+    @property
+    def width(self) -> int:
+        """Elements of a row."""
+        return self.rot_dim * (2 if self.interleaved else 1)
+
+    def fits(self, nbytes: int, context: int) -> bool:
+        """Whether it lies inside of ``nbytes``, and has numbers that make a table."""
+        return (
+            2 <= self.rot_dim <= 1 << 16
+            and len(self.divisors) in (1, self.rot_dim // 2)
+            and 0 <= self.offset <= nbytes - 4 * self.width * context
+        )
+
+    def write(self, tables: memoryview, context: int) -> None:
+        """Fill it, one row a position."""
+        out = tables[self.offset : self.offset + 4 * self.width * context]
+        table = np.frombuffer(out, np.float32).reshape(-1, self.width)
+        power = np.arange(self.rot_dim // 2, dtype=np.float64) * 2 / self.rot_dim
+        frequency = self.theta**-power / self.stretch / np.asarray(self.divisors, np.float64)
+        step = max(1, (1 << 20) // self.width)
         for start in range(0, context, step):
             rows = table[start : start + step]
             angle = np.arange(start, start + len(rows))[:, None] * frequency
             cosine, sine = np.cos(angle), np.sin(angle)
-            if turn.interleaved:
-                rows[:, : turn.rot_dim] = np.repeat(cosine, 2, axis=1)
-                rows[:, turn.rot_dim :: 2] = -sine
-                rows[:, turn.rot_dim + 1 :: 2] = sine
+            if self.interleaved:
+                rows[:, : self.rot_dim] = np.repeat(cosine, 2, axis=1)
+                rows[:, self.rot_dim :: 2] = -sine
+                rows[:, self.rot_dim + 1 :: 2] = sine
             else:
                 rows[:] = np.concatenate([cosine, sine], axis=1)
-
-    return memory.item(turn, 4 * width * context, write, f"{turn} {context}")
 
 
 def payload(tensor: Tensor) -> memoryview:

@@ -54,8 +54,16 @@ class Host:
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
 
+    def notes(self) -> bytes | None:
+        """Nobody was here before."""
+
     def weights(
-        self, layout: str, nbytes: int, private: int, fill: Callable[[memoryview], None]
+        self,
+        layout: str,
+        nbytes: int,
+        private: int,
+        fill: Callable[[memoryview], None],
+        notes: bytes = b"",
     ) -> memoryview | None:
         """There is no object here: private memory."""
 
@@ -123,7 +131,9 @@ def main() -> None:
     """Load and take orders."""
     engine = Engine()
     try:
-        engine.claw_start(Host(engine, sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:]))
+        threads, context, *more = sys.argv[2:]
+        sequences, kv = [*more, *("1", "f16")[len(more) :]]
+        engine.claw_start(Host(engine, sys.argv[1], int(threads), int(context), int(sequences), kv))
     except ClawError as error:
         peer.fail(error)
         return

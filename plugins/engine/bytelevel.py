@@ -7,13 +7,17 @@ Rules: GPT-2's, and those that the models' own tokenizer files state.
 """
 
 import re
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 from tokenizers.models import BPE
 
+from clawai.plugins.engine.vocabulary import CONTROL, Merger, Merges, Words
 from clawai.sdk.model.gguf import GGUF, ModelFileError, Strings
 
 _CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -40,25 +44,87 @@ _RULES = {
 }
 
 REPLACEMENT = "\ufffd"
+QUICK = 16_384
+"""Characters, after which the library is built: by then it has cost as much to do without it."""
+
+
+class Tables(msgspec.Struct, frozen=True, array_like=True):
+    """What a byte-level vocabulary is, besides its tokens."""
+
+    rule: str
+    """Name of the pre-tokenizer."""
+    letters: list[int]
+    """The token of each byte, -1 for none."""
+    merges: Merges
+    words: Words | None
+    """To find a token by its text; only for rules that take whole words."""
 
 
 class ByteLevel:
     """How a byte-level vocabulary spells text."""
 
-    def __init__(self, file: GGUF, ordinary: dict[str, int]) -> None:
-        """Build from metadata; ``ordinary`` are the tokens that text may become."""
-        rule = _rule(file)
+    def __init__(self, tables: Tables, tokens: Sequence[str], kinds: Sequence[int]) -> None:
+        """Build from tables (``tables_of``), the texts of the tokens, and their kinds."""
+        self.tables = tables
+        self._rule = rule = _RULES[tables.rule]
+        self._tokens, self._kinds = tokens, kinds
         letters = _byte_letters()
         self._bytes_of = {letter: byte for byte, letter in enumerate(letters)}
-        self._unknown = _unknown_characters(ordinary, letters)
-        self._library = _library(file, rule, ordinary)
+        self._id_of = dict(zip(letters, tables.letters, strict=True))
+        self._unknown = _unknown_characters(tables.letters)
+        self._cutter = _cutter(rule)
+        self._merger = Merger(tables.merges)
+        self._found: dict[str, list[int]] = {}
+        self._library: Any = None
+        self._read = 0
+        """Characters that were encoded without the library."""
+        self._building = threading.Lock()
         self.adds_bos = rule.whole_words
         """Whether models of this kind want their first token, where the file does not say."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without control tokens and tokens that users defined."""
         text = self._unknown.sub(REPLACEMENT, text)
-        return list(self._library.encode(text, add_special_tokens=False).ids)
+        if self._library is None and self._read + len(text) <= QUICK:
+            self._read += len(text)
+            return self.quick(text)
+        return list(self.library().encode(text, add_special_tokens=False).ids)
+
+    def quick(self, text: str) -> list[int]:
+        """The same ids as the library's, for short texts sooner than it could be built."""
+        if self._rule.nfc:
+            text = normalizers.NFC().normalize_str(text)
+        ids: list[int] = []
+        for word, _ in self._cutter.pre_tokenize_str(text):
+            if word not in self._found:
+                self._found[word] = self._word(word)
+            ids += self._found[word]
+        return ids
+
+    def _word(self, word: str) -> list[int]:
+        if self.tables.words is not None:
+            whole = self.tables.words.find(word, self._tokens)
+            if whole is not None:
+                return [whole]
+        return self._merger.merged([self._id_of[letter] for letter in word])
+
+    def library(self) -> Any:
+        """The library's tokenizer, which takes a third of a second to build."""
+        with self._building:
+            if self._library is None:
+                self._library = self._built()
+                self._found.clear()
+        return self._library
+
+    def _built(self) -> Any:
+        tokens = list(self._tokens)
+        vocabulary = {text: i for i, text in enumerate(tokens) if self._kinds[i] != CONTROL}
+        pairs = [(tokens[a], tokens[b]) for a, b in self.tables.merges.in_order()]
+        library = Library(BPE(vocabulary, pairs, ignore_merges=self._rule.whole_words))
+        if self._rule.nfc:
+            library.normalizer = normalizers.NFC()
+        library.pre_tokenizer = self._cutter
+        return library
 
     def bytes_of(self, text: str) -> bytes:
         """What an ordinary token stands for."""
@@ -68,12 +134,25 @@ class ByteLevel:
         )
 
 
-def _rule(file: GGUF) -> _Rule:
+def tables_of(file: GGUF, ordinary: dict[str, int]) -> Tables:
+    """The tables of a file; ``ordinary`` are the tokens that text may become.
+
+    Raises:
+        ModelFileError: an unknown pre-tokenizer, or merges that do not make tokens of tokens.
+    """
+    rule = _rule(file)
+    letters = [ordinary.get(letter, -1) for letter in _byte_letters()]
+    _unknown_characters(letters)
+    words = Words.of(ordinary) if _RULES[rule].whole_words else None
+    return Tables(rule, letters, _merges(file, ordinary), words)
+
+
+def _rule(file: GGUF) -> str:
     got = file.get("tokenizer.ggml.pre", str)
     if got not in _RULES:
         where = file.offsets.get("tokenizer.ggml.pre")
         raise ModelFileError("unsupported tokenizer.ggml.pre", where, got, sorted(_RULES))
-    return _RULES[got]
+    return str(got)
 
 
 def _byte_letters() -> list[str]:
@@ -85,9 +164,9 @@ def _byte_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def _unknown_characters(vocabulary: dict[str, int], letters: list[str]) -> re.Pattern[str]:
+def _unknown_characters(letters: Sequence[int]) -> re.Pattern[str]:
     """A pattern for the characters with a byte that is no token (the library would drop them)."""
-    missing = [byte for byte in range(256) if letters[byte] not in vocabulary]
+    missing = [byte for byte in range(256) if letters[byte] < 0]
     ranges = [r"\ud800-\udfff"]
     for byte in missing:
         if 0x80 <= byte < 0xC0 or byte in REPLACEMENT.encode():
@@ -111,27 +190,31 @@ def _characters_led_by(byte: int) -> tuple[int, int]:
     return 1, 0
 
 
-def _library(file: GGUF, rule: _Rule, vocabulary: dict[str, int]) -> Any:
+def _merges(file: GGUF, vocabulary: dict[str, int]) -> Merges:
     merges: Strings | None = file.get("tokenizer.ggml.merges", Strings)
     if merges is None:
         raise ModelFileError("metadata tokenizer.ggml.merges is missing")
-    pairs: list[tuple[str, str]] = []
     where = file.offsets["tokenizer.ggml.merges"]
+    columns: tuple[list[int], list[int], list[int]] = [], [], []
     for index, merge in enumerate(merges):
         left, _, right = merge.partition(" ")
-        pairs.append((left, right))
-        if not all(part in vocabulary for part in (left, right, left + right)):
+        try:
+            made = vocabulary[left], vocabulary[right], vocabulary[left + right]
+        except KeyError:
             raise ModelFileError(
                 f"merge {index} is not two tokens that make a third", where, merges[index]
-            )
-    library = Library(BPE(vocabulary, pairs, ignore_merges=rule.whole_words))
-    if rule.nfc:
-        library.normalizer = normalizers.NFC()
+            ) from None
+        for column, token in zip(columns, made, strict=True):
+            column.append(token)
+    return Merges.of(*columns)
+
+
+def _cutter(rule: _Rule) -> Any:
+    """What cuts a text into words, spelt in the letters of bytes."""
     steps: list[Any] = []
     if rule.single_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     if rule.pattern:
         steps.append(pre_tokenizers.Split(Regex(rule.pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not rule.pattern))
-    library.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    return library
+    return pre_tokenizers.Sequence(steps)

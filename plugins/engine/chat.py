@@ -24,7 +24,9 @@ ROLES = ("system", "user", "assistant", "tool")
 class ChatTemplate:
     """A compiled template of one model."""
 
-    def __init__(self, source: str, *, bos: str, eos: str, controls: Sequence[str]) -> None:
+    def __init__(
+        self, source: str, *, bos: str, eos: str, controls: Sequence[str], later: bool = False
+    ) -> None:
         """Compile ``source``.
 
         Args:
@@ -32,6 +34,7 @@ class ChatTemplate:
             bos: what ``bos_token`` stands for in it, "" for none.
             eos: what ``eos_token`` stands for.
             controls: the texts of the vocabulary's control tokens.
+            later: compile it when it is first used; it is known to compile.
 
         Raises:
             ModelFileError: too long, not Jinja, or something in it is not allowed.
@@ -42,10 +45,14 @@ class ChatTemplate:
         self._controls = tuple(text for text in controls if text)
         self._special = {"bos_token": bos, "eos_token": eos}
         self._environment = Jail()
+        self._compiled: Any = None
+        if not later:
+            self._compiled = self._compile()
+
+    def _compile(self) -> Any:
+        environment = self._environment
         try:
-            self._template = self._environment.from_string(
-                self._environment.guarded(self._environment.parse(source))
-            )
+            return environment.from_string(environment.guarded(environment.parse(self._source)))
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
             raise ModelFileError(f"the chat template cannot be used: {error}") from error
 
@@ -76,9 +83,11 @@ class ChatTemplate:
         return [part for part in plain if part.text]
 
     def _run(self, **variables: Any) -> str:
+        if self._compiled is None:
+            self._compiled = self._compile()
         self._environment.budget = Budget()
         try:
-            return self._template.render(**self._special, **variables)
+            return str(self._compiled.render(**self._special, **variables))
         except RefusedError as error:
             raise ClawError(
                 "bad_params", f"the model's chat template refuses the messages: {error}"

@@ -13,12 +13,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from clawai.plugins.engine.bytelevel import ByteLevel
-from clawai.plugins.engine.pieces import Pieces
-from clawai.sdk.errors import ClawError
-from clawai.sdk.model.gguf import GGUF, ModelFileError, Strings
+import msgspec
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+from clawai.plugins.engine.bytelevel import ByteLevel, Tables, tables_of
+from clawai.plugins.engine.pieces import Pieces
+from clawai.plugins.engine.vocabulary import CONTROL as _CONTROL
+from clawai.plugins.engine.vocabulary import Strings, Texts
+from clawai.sdk.errors import ClawError
+from clawai.sdk.model import gguf
+from clawai.sdk.model.gguf import GGUF, ModelFileError
+
+_NORMAL, _UNKNOWN, _USER_DEFINED, _BYTE = 1, 2, 4, 6
 _END_TEXTS = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<EOT>"}
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
 _END_TEXTS |= {"<end_of_turn>"}
@@ -32,19 +37,40 @@ class Part:
     control: bool = False
 
 
+class Saved(msgspec.Struct, frozen=True, array_like=True):
+    """A tokenizer written down (``Tokenizer.saved``)."""
+
+    tokens: Strings
+    kinds: bytes
+    tables: Tables
+    control: dict[str, int]
+    defined: dict[str, int]
+    longest: int
+    bos: int | None
+    eos: int | None
+    add_bos: bool
+    ends: list[int]
+
+
 class Tokenizer:
     """The vocabulary of one model. Thread-safe: nothing changes after construction."""
 
-    def __init__(self, file: GGUF) -> None:
-        """Build from metadata.
+    def __init__(self, source: "GGUF | Saved") -> None:
+        """Build from the metadata of a file, or from what ``saved`` gave.
 
         Raises:
             ModelFileError: the vocabulary is missing, inconsistent, or of an unsupported kind.
         """
+        if isinstance(source, Saved):
+            self._restore(source)
+        else:
+            self._read(source)
+
+    def _read(self, file: GGUF) -> None:
         tokens, kinds = _vocabulary(file)
         self.vocabulary = len(tokens)
-        self._tokens = tokens
-        self._kinds = kinds
+        self._tokens: Sequence[str] = tokens
+        self._kinds: Sequence[int] = kinds
         self._control = {
             text: index for index, text in enumerate(tokens) if kinds[index] == _CONTROL and text
         }
@@ -60,6 +86,35 @@ class Tokenizer:
             "tokenizer.ggml.add_bos_token", bool, self._spelling.adds_bos
         )
         self.ends = self._ends(file)
+
+    def saved(self) -> "Saved | None":
+        """What a tokenizer is quickly built from again; None for kinds that have no such form."""
+        if not isinstance(self._spelling, ByteLevel):
+            return None
+        return Saved(
+            tokens=Strings.of(self._tokens),
+            kinds=bytes(kind if 0 <= kind < 255 else 255 for kind in self._kinds),
+            tables=self._spelling.tables,
+            control=self._control,
+            defined=self._defined_ids,
+            longest=self.longest_token,
+            bos=self.bos,
+            eos=self.eos,
+            add_bos=self.add_bos,
+            ends=sorted(self.ends),
+        )
+
+    def _restore(self, saved: "Saved") -> None:
+        self._tokens, self._kinds = Texts(saved.tokens), saved.kinds
+        self.vocabulary = len(self._tokens)
+        if len(self._kinds) != self.vocabulary:
+            raise ModelFileError("the kept kinds of tokens are damaged")
+        self._control, self._defined_ids = saved.control, saved.defined
+        self._defined = _any_of(list(saved.defined))
+        self._spelling = ByteLevel(saved.tables, self._tokens, self._kinds)
+        self.longest_token = saved.longest
+        self.bos, self.eos, self.add_bos = saved.bos, saved.eos, saved.add_bos
+        self.ends = frozenset(saved.ends)
 
     @property
     def control_texts(self) -> tuple[str, ...]:
@@ -184,7 +239,7 @@ def _spelling(file: GGUF, tokens: list[str], kinds: list[int]) -> ByteLevel | Pi
     kind = file.get("tokenizer.ggml.model", str)
     if kind == "gpt2":
         ordinary = {text: i for i, text in enumerate(tokens) if kinds[i] != _CONTROL}
-        return ByteLevel(file, ordinary)
+        return ByteLevel(tables_of(file, ordinary), tokens, kinds)
     if kind == "llama":
         normal = {text: i for i, text in enumerate(tokens) if kinds[i] == _NORMAL}
         others = {
@@ -196,7 +251,7 @@ def _spelling(file: GGUF, tokens: list[str], kinds: list[int]) -> ByteLevel | Pi
 
 
 def _vocabulary(file: GGUF) -> tuple[list[str], list[int]]:
-    texts: Strings | None = file.get("tokenizer.ggml.tokens", Strings)
+    texts: gguf.Strings | None = file.get("tokenizer.ggml.tokens", gguf.Strings)
     if not texts:
         raise ModelFileError("metadata tokenizer.ggml.tokens is missing or empty")
     kinds: memoryview | None = file.get("tokenizer.ggml.token_type", memoryview)

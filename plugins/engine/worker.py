@@ -3,13 +3,15 @@
 import mmap
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
+from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling
@@ -23,6 +25,9 @@ from clawai.sdk.model.graph import Graph
 from clawai.sdk.model.loaded import LoadedModel
 from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, operations_of
 
+_ANY_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + message['content'] | trim }}{% endfor %}"
+)
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
@@ -33,12 +38,31 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     content: Text
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model, but for its packed weights."""
+
+    graph: Graph
+    tokenizer: Tokenizer
+    template: str | None
+    notes: bytes = b""
+    """Where it comes from, if not from its file: the graph has no weights then."""
+
+
 class Engine:
     """The plugin object: its hooks and its operations."""
 
     def __init__(self) -> None:
         self.session: Session | None = None
         self._kept: list[mmap.mmap] = []
+
+    @hookimpl
+    def claw_prepare(self) -> None:
+        """Use once what is slow at first: the template engine, the decoder of notes."""
+        ChatTemplate(_ANY_TEMPLATE, bos="", eos="", controls=()).render(
+            [{"role": "user", "content": "x"}]
+        )
+        notes.warm()
 
     @hookimpl
     def claw_load_model(self, fd: int) -> LoadedModel | None:
@@ -52,42 +76,47 @@ class Engine:
     def claw_start(self, worker: Start) -> None:
         """Read the model, reserve what it needs, pack it."""
         driver = worker.driver("cpu")
-        model = worker.load_model()
-        graph = model.graph
-        tokenizer = Tokenizer(model.text)
-        if tokenizer.vocabulary != graph.vocabulary:
+        model = _restored(worker, driver) or _read(worker)
+        tokenizer = model.tokenizer
+        if tokenizer.vocabulary != model.graph.vocabulary:
             raise ClawError(
                 "bad_model",
                 "the vocabulary of the tokenizer differs from the model's",
                 got=tokenizer.vocabulary,
-                allowed=graph.vocabulary,
+                allowed=model.graph.vocabulary,
             )
-        template = _template(model.text, tokenizer)
+        template = _template(model)
         try:
-            plan = self._plan(worker, driver, graph)
+            plan = self._plan(worker, driver, model)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
         self.session = Session(plan, tokenizer, template)
 
-    def _plan(self, worker: Start, driver: Driver, graph: Graph) -> Plan:
+    def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
         """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
-        shape = {
+        graph = model.graph
+        kind = {
             "context": min(worker.context or graph.context, graph.context),
-            "threads": worker.threads,
-            "sequences": worker.args["slots"],
             "kv": worker.args.get("kv", "f16"),
         }
+        shape = kind | {"threads": worker.threads, "sequences": worker.args["slots"]}
         need = driver.footprint(graph, **shape)
+
+        def pack(memory: memoryview) -> None:
+            driver.pack(worker.load_model().graph if model.notes else graph, memory)
+
         weights = None
         if not shares_weights(worker.args.get("weights", "auto")):
             worker.reserve(need.total)
         else:
-            weights = worker.weights(
-                driver.layout(graph), need.weights, need.private, partial(driver.pack, graph)
+            behind = model.notes or notes.write(
+                graph, model.tokenizer, model.template, driver.saved(graph, **kind)
             )
+            layout = driver.layout(graph)
+            weights = worker.weights(layout, need.weights, need.private, pack, behind)
         if weights is None:
             weights = self._allocate(need.weights, "weights")
-            driver.pack(graph, weights)
+            pack(weights)
         return driver.compile(graph, **shape, weights=weights, allocate=self._allocate)
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
@@ -215,13 +244,36 @@ def shares_weights(setting: str, release: str = "") -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
-def _template(file: gguf.GGUF, tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = file.get("tokenizer.chat_template", str)
-    if source is None:
+def _restored(worker: Start, driver: Driver) -> Model | None:
+    """What an earlier worker has left of the model, if it can be used."""
+    kept = worker.notes() or b""
+    found = notes.read(kept)
+    if found is None:
         return None
+    told, tokenizer = found
+    try:
+        driver.restore(told.graph, told.plan)
+    except ValueError as error:
+        print(f"the packed notes are not used: {error}", file=sys.stderr)
+        return None
+    return Model(told.graph, tokenizer, told.template, kept)
+
+
+def _read(worker: Start) -> Model:
+    """The model, from its file."""
+    model = worker.load_model()
+    template = model.text.get("tokenizer.chat_template", str)
+    return Model(model.graph, Tokenizer(model.text), template)
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    if model.template is None:
+        return None
+    tokenizer = model.tokenizer
     return ChatTemplate(
-        source,
+        model.template,
         bos=tokenizer.token(tokenizer.bos),
         eos=tokenizer.token(tokenizer.eos),
         controls=tokenizer.control_texts,
+        later=bool(model.notes),
     )

@@ -161,6 +161,23 @@ class Driver(Protocol):
         """Names how ``pack`` lays weights out: all that their bytes depend on but the model."""
         ...
 
+    def saved(self, graph: Graph, *, context: int, kv: str = "f16") -> bytes:
+        """What this driver has found out about a graph, for ``restore`` in another worker.
+
+        It holds for the same driver on the same box.
+        """
+        ...
+
+    def restore(self, graph: Graph, saved: bytes) -> None:
+        """Spare ``layout``, ``footprint`` and ``compile`` of ``graph`` the work of ``saved``.
+
+        ``graph`` may be without its weights then (``Tensor.data`` empty), but for ``pack``.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        ...
+
     def footprint(
         self,
         graph: Graph,

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def users(hook: str) -> list[str]:
 
 
 def test_the_hooks_are_found() -> None:
-    names = ("load_model", "open_device", "operations", "quantize", "start", "stop")
+    names = ("load_model", "open_device", "operations", "prepare", "quantize", "start", "stop")
     assert sorted(HOOKS) == [f"claw_{name}" for name in names]
 
 
@@ -54,6 +56,34 @@ def test_every_hook_has_a_user_a_test_and_a_line_of_documentation(hook: str) -> 
 
 
 # The tests, one a hook at least.
+
+
+def prepared(modules: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A worker that waits, outside of the sandbox; it ends as nobody has orders."""
+    code = (
+        "import socket, sys\n"
+        "from clawai.sdk import spare\n"
+        "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "ours.close()\n"
+        f"spare.main({{'orders': theirs.detach()}}, {{'modules': {modules}, 'ops': ''}})\n"
+        "print('waited', 'clawai.plugins.accelerator.driver' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+
+
+def test_claw_prepare_is_called_while_a_worker_waits(tmp_path: Path) -> None:
+    done = prepared(["clawai.plugins.accelerator", "clawai.plugins.engine"], tmp_path)
+    assert (done.stdout, done.stderr) == ("waited True\n", "")
+
+
+def test_claw_prepare_that_fails_is_printed_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "poor.py").write_text(
+        "from clawai.sdk.hookspecs import hookimpl\n"
+        "@hookimpl\ndef claw_prepare():\n    raise RuntimeError('no tables')\n"
+    )
+    done = prepared(["poor"], tmp_path)
+    assert done.stdout == "waited False\n" and "RuntimeError: no tables" in done.stderr
 
 
 def test_claw_start_is_called_before_the_worker_is_ready(shared_kernel: Kernel) -> None:

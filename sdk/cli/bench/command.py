@@ -14,6 +14,7 @@ from clawai.sdk.cli import output
 BENCHES = {
     "decode": "Tokens a second of a language model, prompt and answer.",
     "parallel": "Tokens a second of several answers at once, beside a single one.",
+    "start": "How soon a model that is not loaded has its first token.",
     "prefix": "What a prompt costs that begins like an earlier one.",
     "roofline": "What the processor and its memory can do at most.",
     "urgent": "An urgent operation on a saturated box, for each means of preemption.",

@@ -1,6 +1,6 @@
 """llama.cpp as a side of `claw bench decode` and `parallel`, from the wheel of the `bench` extra.
 
-    python -m clawai.sdk.cli.bench.llamacpp MODEL.gguf THREADS CONTEXT [SEQUENCES]
+    python -m clawai.sdk.cli.bench.llamacpp MODEL.gguf THREADS CONTEXT [SEQUENCES [load]]
 
 The times are llama.cpp's own (its server's ``timings``), so that nothing of ours or of the JSON in
 between is counted against it. It decodes ``N + 1`` tokens and counts ``N``: its clock of the answer
@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,14 @@ class LlamaCpp:
     """A model in llama.cpp's server, greedy, without its prompt cache; a slot a sequence."""
 
     def __init__(
-        self, module: Any, model: str, threads: int, context: int, sequences: int = 1
+        self,
+        module: Any,
+        model: str,
+        threads: int,
+        context: int,
+        sequences: int = 1,
+        *,
+        loading: bool = False,
     ) -> None:
         params = module.CommonParams()
         params.model.path = model
@@ -31,6 +39,9 @@ class LlamaCpp:
         params.kv_unified = False  # each slot a cache of its own: faster there, too
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
+        if loading:  # what is measured is the load: the file is read, and nothing is run before
+            params.load_mode = module.llama_load_mode.LLAMA_LOAD_MODE_NONE
+            params.warmup = False
         self._server = module.Server(params)
         self._prompt: list[int] = []
 
@@ -93,10 +104,13 @@ def main() -> None:
         )
         return
     sequences = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    side = LlamaCpp(xllamacpp, model, threads, context, sequences)
+    loading = sys.argv[5:] == ["load"]
+    start = time.perf_counter()
+    side = LlamaCpp(xllamacpp, model, threads, context, sequences, loading=loading)
+    took = time.perf_counter() - start
     built = re.findall(r"(\w+) = 1", xllamacpp.get_system_info())
     version = f"xllamacpp {importlib.metadata.version('xllamacpp')} ({' '.join(built)})"
-    peer.serve(side, {"name": "llama.cpp", "version": version})
+    peer.serve(side, {"name": "llama.cpp", "version": version, "load_s": took})
     # Its server's threads are not joined at a normal exit.
     os._exit(0)
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clawai.sdk import paths
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 
@@ -48,8 +49,11 @@ class Private:
         self.models_dir = self.base / "data" / "clawai" / "models"
         self.log_file = self.base / "state" / "clawai" / "kernel.log"
         settings = self.base / "config" / "clawai" / "config.toml"
-        for folder in (self.plugins_dir, self.models_dir, settings.parent):
+        cache = self.base / "cache" / "clawai"
+        for folder in (self.plugins_dir, self.models_dir, settings.parent, cache):
             folder.mkdir(parents=True)
+        if (known := paths.cache_dir() / "ops.json").exists():  # else it would be measured again
+            shutil.copyfile(known, cache / known.name)
         settings.write_text(textwrap.dedent(config), encoding="utf-8")
         self._env = {
             **os.environ,
@@ -57,6 +61,7 @@ class Private:
             "XDG_DATA_HOME": str(self.base / "data"),
             "XDG_CONFIG_HOME": str(self.base / "config"),
             "XDG_STATE_HOME": str(self.base / "state"),
+            "XDG_CACHE_HOME": str(self.base / "cache"),
             **(env or {}),
         }
         self._clients: list[Client] = []

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clawai.plugins.accelerator.driver import CpuDriver, lower, step_records
+from clawai.plugins.accelerator.compiled import step_records
+from clawai.plugins.accelerator.driver import CpuDriver, lower
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.sdk.model.driver import UnsupportedGraph
 from clawai.sdk.model.dtypes import DType

@@ -172,7 +172,7 @@ def cuts(pre: str, text: str) -> list[str]:
     """Where the rule cuts: pieces of a vocabulary whose merges join everything inside of a cut."""
     spelling = build(**{"tokenizer.ggml.pre": pre})._spelling
     assert isinstance(spelling, ByteLevel)
-    library = spelling._library
+    library = spelling.library()
     return [text[start:end] for _, (start, end) in library.pre_tokenizer.pre_tokenize_str(text)]
 
 

@@ -1,0 +1,64 @@
+"""What an engine leaves beside its packed weights, so that the next start reads no model file.
+
+The graph without its weights, the tokenizer as arrays, and the chat template's text.
+"""
+
+import sys
+from dataclasses import replace
+
+import msgspec
+
+from clawai.plugins.engine.tokenizer import Saved, Tokenizer
+from clawai.sdk.errors import ClawError
+from clawai.sdk.model.graph import Graph, Op
+
+EMPTY = memoryview(b"")
+"""Of a weight: it lies in the packed weights."""
+
+
+class Notes(msgspec.Struct, frozen=True, array_like=True):
+    """All that a session is made of, but the weights."""
+
+    graph: Graph
+    tokenizer: Saved | None
+    """None: it has no such form, and is read from the model's file."""
+    template: str | None
+    plan: bytes
+    """What the driver has found out."""
+
+
+def write(graph: Graph, tokenizer: Tokenizer, template: str | None, plan: bytes) -> bytes:
+    """Write down a loaded model."""
+    saved = tokenizer.saved()
+    # A plan's tables are made of these, and they are small.
+    small = {name for node in graph.nodes if node.op is Op.ROPE for name in node.inputs[1:]}
+    tensors = {
+        name: tensor if tensor.data is None or name in small else replace(tensor, data=EMPTY)
+        for name, tensor in graph.tensors.items()
+    }
+    return msgspec.msgpack.encode(Notes(replace(graph, tensors=tensors), saved, template, plan))
+
+
+def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
+    """What was written down; None if nothing was, or it is damaged: the model's file says it all.
+
+    They may come from a worker that had met a hostile model, so everything is checked here or, as
+    for a graph from a file, where it is used.
+    """
+    if not kept:
+        return None
+    try:
+        notes = _DECODER.decode(kept)
+        return (notes, Tokenizer(notes.tokenizer)) if notes.tokenizer else None
+    except (msgspec.DecodeError, ClawError, ValueError, LookupError) as error:
+        print(f"the packed notes are not used: {error}", file=sys.stderr)
+        return None
+
+
+def warm() -> None:
+    """Have the decoder work once, which makes it."""
+    nothing = Notes(Graph({}, (), (), (), 1, 1, 1), None, None, b"")
+    _DECODER.decode(msgspec.msgpack.encode(nothing))
+
+
+_DECODER = msgspec.msgpack.Decoder(Notes)
