@@ -43,7 +43,8 @@ def test_the_form_of_a_report(tiny):
 
 
 def test_a_table_for_people(tiny):
-    text = claw("--model", str(tiny), "--rounds", "1").stdout
+    text = claw("--model", str(tiny), "--rounds", "1", "--kv", "q8").stdout
+    assert "kv q8" in text
     for key in KEYS:
         assert key in text
 
