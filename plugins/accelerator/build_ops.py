@@ -28,7 +28,13 @@ FLAGS = [
     "-Wextra",
     "-Wno-psabi",
 ]
-SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+SANITIZE = [
+    "-O1",
+    "-g1",  # Lines, for the traces; what is known of variables costs minutes in large functions.
+    "-fno-inline",  # A check in each copy of each primitive would, too: a quarter of the time.
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+]
 
 
 class OpRow(NamedTuple):

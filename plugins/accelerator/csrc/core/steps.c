@@ -368,7 +368,7 @@ static void run_token(claw_plan *p, const claw_step *s, uint32_t t, uint32_t thr
         run_softcap(p, s, t);
         return;
     }
-    if (row_gone(p, t) && s->code != CLAW_KV && s->code != CLAW_ATTEND) return;
+    if (s->code != CLAW_KV && s->code != CLAW_ATTEND && row_gone(p, t)) return;
     switch (s->code) {
     case CLAW_EMBED: run_embed(p, s, t); break;
     case CLAW_NORM:
