@@ -32,14 +32,15 @@ def claw(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_form_of_a_report_and_its_table_for_people(tiny, capsys):
-    done = claw("--model", str(tiny), "--threads", "1", "--rounds", "2", "--daemon", "--json")
+    words = ("--threads", "1", "--rounds", "2", "--kv", "q8", "--daemon", "--json")
+    done = claw("--model", str(tiny), *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
         "bench", "version", "box", "settings", "figures", "against", "ceilings", "shares",
     }  # fmt: skip
     assert found["bench"] == "decode"
-    assert found["settings"]["threads"] == 1
+    assert (found["settings"]["threads"], found["settings"]["kv"]) == (1, "q8")
     through = {f"daemon_{case}_{what}" for case in CASES for what in ("tok_s", "ratio")}
     through |= {f"daemon_engine_{case}_tok_s" for case in CASES}
     assert set(found["figures"]) == KEYS | through
