@@ -112,6 +112,7 @@ BENCHES = [
     Step("pull smollm2 --json", r'"code": "network"', code=1),
     Step("bench decode --model tiny --rounds 1", r"decode_64"),
     Step("bench parallel --model tiny --sequences 2 --rounds 1", r"(?i)parallel"),
+    Step("bench start --model tiny --rounds 1", r"warm_ms"),
     Step("bench prefix --model tiny --rounds 1", r"warm_ratio"),
     Step("bench speculate --model tiny --rounds 1 --tokens 8", r"same_ratio"),
     Step("bench roofline", r"int8_gop_s"),
