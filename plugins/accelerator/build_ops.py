@@ -6,10 +6,12 @@ declarations come from the C sources themselves: ``ops.def`` (one row an op) and
 own code, and the library picks one at run time.
 """
 
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cffi import FFI
 
@@ -99,6 +101,45 @@ def make_builder(root: Path, extra: list[str] | None = None) -> FFI:
     return builder
 
 
+def compile_side_by_side() -> None:
+    """Have setuptools compile the sources of an extension on all cores; by itself it uses one.
+
+    Each instruction set is one source of some seconds, the reference the longest.
+    """
+    import setuptools  # noqa: F401, I001 - it is what brings distutils
+    from distutils.ccompiler import CCompiler
+
+    def compile(  # noqa: A001 - the method's own name and order
+        self: Any,
+        sources: list[str],
+        output_dir: str | None = None,
+        macros: Any = None,
+        include_dirs: Any = None,
+        debug: bool = False,
+        extra_preargs: Any = None,
+        extra_postargs: Any = None,
+        depends: Any = None,
+    ) -> list[str]:
+        macros, objects, extra_postargs, options, build = self._setup_compile(
+            output_dir, macros, include_dirs, sources, depends, extra_postargs
+        )
+        words = self._get_cc_args(options, debug, extra_preargs)
+
+        def one(made: str) -> None:
+            source, suffix = build[made]
+            self._compile(made, source, suffix, words, extra_postargs, options)
+
+        # The one that takes longest first, or it would be alone at the end.
+        todo = sorted((each for each in objects if each in build), key=lambda o: "scalar" not in o)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for done in [pool.submit(one, made) for made in todo]:
+                done.result()
+        return list(objects)
+
+    CCompiler.compile = compile
+
+
+compile_side_by_side()
 ffibuilder = make_builder(Path.cwd())
 
 
