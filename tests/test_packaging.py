@@ -54,6 +54,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_nothing_large_is_tracked() -> None:
+    """What a compiler or a benchmark leaves behind is not part of the project."""
+    names = run("git", "ls-files", cwd=ROOT).splitlines()
+    sizes = {name: (ROOT / name).stat().st_size for name in names if (ROOT / name).is_file()}
+    assert {name: size for name, size in sizes.items() if size > 256 * 1024} == {}
+
+
 def test_sdist_holds_all_sources(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
