@@ -6,6 +6,7 @@ only an ``isa`` that is named may be any. Refuses families and sets that the lib
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from clawai.plugins.accelerator.native import ISAS, available_isas, choose_isa, ffi, lib
@@ -51,7 +52,8 @@ class Tuned:
         return f"{self.isa} ({others})" if others else self.isa
 
 
-def rows() -> list[Row]:
+@cache
+def rows() -> tuple[Row, ...]:
     """Every op, in the order of ``ops.def``."""
     count = ffi.new("uint32_t *")
     table = lib.claw_op_rows(count)
@@ -60,7 +62,7 @@ def rows() -> list[Row]:
         return bytes(ffi.string(pointer)).decode()
 
     found = (table[i] for i in range(count[0]))
-    return [Row(text(r.family), text(r.name), text(r.dtype), bool(r.dots)) for r in found]
+    return tuple(Row(text(r.family), text(r.name), text(r.dtype), bool(r.dots)) for r in found)
 
 
 def alike(isa: str) -> list[str]:
