@@ -6,6 +6,7 @@ declarations come from the C sources themselves: ``ops.def`` (one row an op) and
 own code, and the library picks one at run time.
 """
 
+import importlib
 import os
 import re
 import sys
@@ -106,8 +107,8 @@ def compile_side_by_side() -> None:
 
     Each instruction set is one source of some seconds, the reference the longest.
     """
-    import setuptools  # noqa: F401, I001 - it is what brings distutils
-    from distutils.ccompiler import CCompiler
+    importlib.import_module("setuptools")  # it is what brings distutils
+    compiler: Any = importlib.import_module("distutils.ccompiler").CCompiler
 
     def compile(  # noqa: A001 - the method's own name and order
         self: Any,
@@ -136,7 +137,7 @@ def compile_side_by_side() -> None:
                 done.result()
         return list(objects)
 
-    CCompiler.compile = compile
+    compiler.compile = compile
 
 
 compile_side_by_side()
