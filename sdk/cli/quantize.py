@@ -77,12 +77,16 @@ def quantize_command(
         _require_free(target)
     require_system()
     params = {"to": wanted} | ({"embedding": embedding} if embedding else {})
-    with connect(start=True) as client:
-        task = client.submit(OPERATION, params, model=source.model.name, priority=priority)
-        if isinstance(target, Path):
-            told = _written(task, target, as_json)
-        else:
-            told = _stored(task, store, source, target, wanted, as_json)
+    try:
+        with connect(start=True) as client:
+            task = client.submit(OPERATION, params, model=source.model.name, priority=priority)
+            if isinstance(target, Path):
+                told = _written(task, target, as_json)
+            else:
+                told = _stored(task, store, source, target, wanted, as_json)
+    except KeyboardInterrupt:  # wherever it comes, the task ends with its client at the latest
+        output.note("cancelled; nothing was written")
+        raise click.exceptions.Exit(CANCELLED) from None
     told = {"model": source.model.name, "to": wanted} | told
     if as_json:
         output.print_json(told)
@@ -204,10 +208,6 @@ def _taken(task: "Task", file: BinaryIO, name: str, place: Path, quiet: bool) ->
                     bar(done, told["result"]["bytes"])
                 elif not told and not quiet:
                     waits.show(stream.waiting(event, name))
-    except KeyboardInterrupt:
-        _give_up(task)
-        output.note("cancelled; nothing was written")
-        raise click.exceptions.Exit(CANCELLED) from None
     except BaseException:
         _give_up(task)
         raise
