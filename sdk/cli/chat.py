@@ -110,7 +110,7 @@ class Conversation:
                 output.note("/reset forgets the conversation so far")
             return
         if answer.cancelled:
-            output.note(f"cancelled after {answer.pieces} tokens")
+            output.note(f"cancelled after {len(answer.text)} characters")
         if answer.text:
             self.messages += [asked, {"role": "assistant", "content": answer.text}]
 

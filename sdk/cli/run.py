@@ -173,7 +173,7 @@ def run_command(
     if as_json:
         _print_answer(name, answer)
     if answer.cancelled:
-        cancelled = f"cancelled after {answer.pieces} tokens"
+        cancelled = f"cancelled after {len(answer.text)} characters"
         output.note(stream.left_running(answer.job) if answer.job else cancelled)
         raise click.exceptions.Exit(CANCELLED)
     if not as_json and sys.stderr.isatty():
@@ -187,7 +187,7 @@ def _print_answer(model: str, answer: stream.Answer) -> None:
             "model": model,
             "text": value.get("text", answer.text),
             "finish_reason": "cancelled" if answer.cancelled else value.get("finish_reason"),
-            "usage": value.get("usage") or {"completion_tokens": answer.pieces},
+            "usage": value.get("usage", {}),
             "timings": {name: value[name] for name in ("prefill_us", "decode_us") if name in value}
             | answer.timings,
         }
