@@ -136,6 +136,7 @@ _HANDLERS: dict[type, Any] = {
     ev.WorkerGone: workers.gone,
     ev.Pressure: workers.pressure,
     ev.MemoryGone: shared.gone,
+    ev.MemorySpoiled: shared.spoiled,
     ev.Unmapped: shared.unmapped,
     ev.Timer: _timer,
 }

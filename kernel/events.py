@@ -279,6 +279,12 @@ class MemoryGone(Event, frozen=True):
     memory: int
 
 
+class MemorySpoiled(Event, frozen=True):
+    """What a weights object holds is damaged; whoever maps it is being ended."""
+
+    memory: int
+
+
 class Timer(Event, frozen=True):
     """The time that ``Core.next_timer`` named has come."""
 

@@ -128,6 +128,15 @@ def gone(state: State, event: ev.MemoryGone) -> None:
     state.ledger.release(held.size)
 
 
+def spoiled(state: State, event: ev.MemorySpoiled) -> None:
+    """Nobody gets these weights any more; they are freed when who maps them has ended."""
+    held = state.memory.get(event.memory)
+    if held and held.state == "shared":
+        step(MEMORY, held, "drop")
+        held.since = state.now
+        settle(state, held)
+
+
 # Weights.
 
 

@@ -126,7 +126,7 @@ class Memory:
     packs: Packs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.packs = Packs(self.log, self._aside)
+        self.packs = Packs(self.log, self._aside, spoiled=self._spoiled)
 
     def handlers(self) -> dict[str, Callable[..., None]]:
         """What the daemon may say."""
@@ -350,7 +350,10 @@ class Memory:
             self.link.send("happened", "WorkerFilled", worker, done)
             if done:
                 self.keepers.keep(number, fd)
-                self.packs.keep(worker, fd)
+                if worker in self.packs.given:
+                    self.packs.used(worker, number)
+                else:
+                    self.packs.keep(worker, fd)
             if self.sealing.pop(number):
                 self._free_weights(number)
 
@@ -358,13 +361,18 @@ class Memory:
 
     def _use_packed(self, worker: int, number: int) -> None:
         """A worker has filled nothing, for it maps its packed file: that is the object."""
-        size = self.packs.given[worker].nbytes
+        pack = self.packs.given[worker]
+        size = pack.nbytes
         os.close(self.weights[number])
-        fd = self.weights[number] = self.packs.used(worker)
+        fd = self.weights[number] = os.dup(pack.fd)
         self.on_disk[number] = size
         self.given(worker, size)
         self.keepers.keep(number, fd)
         self.link.send("happened", "WorkerFilled", worker, True)
+        self.packs.used(worker, number)
+
+    def _spoiled(self, number: int) -> None:
+        self.link.send("happened", "MemorySpoiled", number)
 
     def _free_weights(self, number: int) -> None:
         """Close the last descriptor in a child, which pays for the freeing of the pages."""
@@ -373,6 +381,7 @@ class Memory:
             return
         fd = self.weights.pop(number)
         self.on_disk.pop(number, None)
+        self.packs.made.pop(number, None)
         self.keepers.release(number)
         self._in_child(lambda: None, lambda _: self.link.send("happened", "MemoryGone", number), fd)
 

@@ -28,6 +28,10 @@ PART = 0.2
 SUFFIX = ".claw"
 
 
+Key = tuple[int, int]
+"""Device and inode of a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pack:
     """An open packed file."""
@@ -38,6 +42,12 @@ class Pack:
     """Of its data."""
     huge: bool
     """It is mapped in huge pages."""
+
+    @property
+    def key(self) -> Key:
+        """Which file it is."""
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
 
 
 def folder() -> Path:
@@ -54,13 +64,17 @@ class Packs:
     """Does something in a child that has one descriptor, then tells whether it went well."""
     end: Callable[[int, str], None] = lambda _worker, _why: None
     """Ends a worker, for a reason."""
+    spoiled: Callable[[int], None] = lambda _number: None
+    """Is told which weights objects are damaged."""
     on: bool = True
     titles: dict[int, dict[str, str]] = field(default_factory=dict)
     """Of each worker of a model, what its weights are made of."""
     given: dict[int, Pack] = field(default_factory=dict)
     """What each worker has got at its start."""
-    checked: set[tuple[int, int]] = field(default_factory=set)
-    """Device and inode of files that are intact, or are being looked at."""
+    made: dict[int, Key] = field(default_factory=dict)
+    """Weights objects that are such a file, or a copy of it."""
+    checked: set[Key] = field(default_factory=set)
+    """Files that are intact, or are being looked at."""
 
     def find(self, worker: int, title: dict[str, str]) -> Pack | None:
         """The file for a worker that starts, if there is one; it is closed by ``gone``."""
@@ -86,15 +100,13 @@ class Packs:
         self.given[worker] = pack
         return pack
 
-    def used(self, worker: int) -> int:
-        """A worker maps its file: a descriptor of it, to be closed by the caller."""
+    def used(self, worker: int, number: int) -> None:
+        """A worker has made a weights object of its file: the file is checked, once."""
         pack = self.given[worker]
-        status = os.fstat(pack.fd)
-        key = status.st_dev, status.st_ino
+        self.made[number] = key = pack.key
         if key not in self.checked:
             self.checked.add(key)
             self._check(pack, key)
-        return os.dup(pack.fd)
 
     def gone(self, worker: int) -> None:
         """A worker needs its file no more."""
@@ -105,7 +117,7 @@ class Packs:
     def keep(self, worker: int, fd: int) -> None:
         """Write what a worker has filled, and nobody can change, to disk."""
         title = self.titles.get(worker)
-        if title is None or worker in self.given:
+        if title is None:
             return
         nbytes = os.fstat(fd).st_size
         try:
@@ -122,7 +134,7 @@ class Packs:
 
         self.aside(lambda: write(path, title, fd, nbytes), written, fd)
 
-    def _check(self, pack: Pack, key: tuple[int, int]) -> None:
+    def _check(self, pack: Pack, key: Key) -> None:
         def told(intact: bool) -> None:
             if intact:
                 return
@@ -130,9 +142,10 @@ class Packs:
             if pack.path.exists():  # whoever looked could not: that says nothing of the file
                 return
             self.log.write("warning", f"packed weights {pack.path.name} are removed: damaged")
-            for worker, other in list(self.given.items()):
-                if other.path == pack.path:
-                    self.end(worker, "its packed weights are damaged on the disk")
+            for number in [number for number, made_of in self.made.items() if made_of == key]:
+                self.spoiled(number)
+            for worker in [worker for worker, other in self.given.items() if other.key == key]:
+                self.end(worker, "its packed weights are damaged on the disk")
 
         def look() -> None:
             os.nice(19)

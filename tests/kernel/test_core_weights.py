@@ -45,6 +45,28 @@ def test_a_restarted_worker_maps_what_is_there() -> None:
     assert not kinds(bench.said, ev.FreeMemory)
 
 
+def test_spoiled_weights_are_given_to_nobody_and_freed() -> None:
+    bench = Bench()
+    first = loaded(bench)
+    used = bench.core.state.ledger.used
+    assert bench.do(ev.MemorySpoiled(1)) == [], "it is mapped still"
+    said = bench.do(ev.WorkerGone(first, "its packed weights are damaged on the disk"))
+    assert kinds(said, ev.FreeMemory)
+    bench.do(ev.MemoryGone(1))
+    said = bench.do(reserve(2))
+    assert said[1].message == wire.Granted(weights="fill")
+    bench.do(ev.WorkerFilled(2, True))
+    bench.ready(MODEL)
+    assert bench.core.state.ledger.used == used
+    bench.do(ev.MemorySpoiled(99))
+
+
+def test_spoiled_weights_that_nobody_maps_are_freed_at_once() -> None:
+    bench = Bench()
+    bench.do(ev.WorkerGone(loaded(bench), "killed by SIGSEGV"))
+    assert kinds(bench.do(ev.MemorySpoiled(1)), ev.FreeMemory)
+
+
 @pytest.mark.parametrize(
     "changed", [{"identity": "file 2"}, {"code": "v2"}, {"plugin": "other"}, {"model": "b"}]
 )

@@ -108,14 +108,14 @@ class Found:
             more = f"_{isa}" if number else ""
             for kind in KINDS:
                 speed = self._speeds["clawai", kind, isa]
-                figures[f"{kind}{more}_gop_s"] = round(speed, 2)
-                figures[f"{kind}{more}_of_peak_ratio"] = round(speed / self._peaks[isa], 3)
-            figures[f"peak{more}_gop_s"] = round(self._peaks[isa], 2)
+                figures[f"{kind}{more}_gop_s"] = _shown(speed)
+                figures[f"{kind}{more}_of_peak_ratio"] = _shown(speed / self._peaks[isa])
+            figures[f"peak{more}_gop_s"] = _shown(self._peaks[isa])
         figures |= self._errors("clawai")
         against = {}
         for peer in peers:
             against[peer] = {
-                f"{kind}_gop_s": round(self._speeds[peer, kind, ""], 2) for kind in KINDS
+                f"{kind}_gop_s": _shown(self._speeds[peer, kind, ""]) for kind in KINDS
             }
             against[peer] |= self._errors(peer)
             same = self._digest("clawai") == self._digest(peer)
@@ -155,3 +155,8 @@ def command(
     threads = threads or config.load().workers.threads or cores
     peers = tuple(dict.fromkeys(against))
     finish(measure(Shape.parse(shape), threads, rounds, peers), as_json)
+
+
+def _shown(figure: float) -> float:
+    """Four digits: a small product on a busy box is far below a thousandth of the peak."""
+    return float(f"{figure:.4g}")

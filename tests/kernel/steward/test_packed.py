@@ -126,38 +126,60 @@ def test_another_model_file_is_packed_anew(fresh: Fresh, tmp_path: Path) -> None
     assert file_in(tmp_path / "cache") != path
 
 
+@pytest.fixture
+def middling(tmp_path: Path) -> Path:
+    """A model of some huge pages."""
+    path = tmp_path / "middling.gguf"
+    path.write_bytes(tiny_llama(layers=3, width=256, hidden=1024, context=512))
+    return path
+
+
 @pytest.mark.parametrize("where", [3, packed.DATA_AT + 4096])
 def test_a_damaged_file_costs_a_start_and_no_answer(
-    fresh: Fresh, tmp_path: Path, smollm2_path: Path, where: int
+    fresh: Fresh, tmp_path: Path, middling: Path, where: int
 ) -> None:
     """A damaged header is seen before it is used, the rest by who checks it meanwhile."""
-    text = answer(fresh(file=smollm2_path))
-    path = file_in(tmp_path / "cache")
+    text = answer(fresh(file=middling))
+    damage(file_in(tmp_path / "cache"), where)
+    kernel = fresh(file=middling)
+    found_out(kernel, in_use=where > packed.TITLE_AT)
+    assert answer(kernel) == text
+    with file_in(tmp_path / "cache").open("rb") as anew:
+        assert packed.intact(anew.fileno())
+
+
+def damage(path: Path, where: int) -> None:
     with path.open("r+b") as file:
-        file.seek(where, os.SEEK_SET if where >= 0 else os.SEEK_END)
+        file.seek(where)
         byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
+        file.seek(where)
         file.write(bytes([byte[0] ^ 0x40]))
-    kernel = fresh(file=smollm2_path)
+
+
+def found_out(kernel: Kernel, in_use: bool) -> None:
+    """Ask for an answer, and wait until the damage is found."""
     try:
         answer(kernel)
     except ClawError as error:  # its worker was ended in the middle
         assert error.code == "worker_died"
         assert "damaged" in error.message
     wait_until(lambda: "are removed" in kernel.log(), "the damage is found")
-    if where > packed.TITLE_AT:  # it was in use by then
+    if in_use:
         wait_until(lambda: "died: its packed weights" in kernel.log(), "its worker is ended")
-    assert answer(kernel) == text
 
 
-def test_without_huge_pages_it_is_copied(fresh: Fresh, smollm2_path: Path) -> None:
+def test_without_huge_pages_it_is_copied(fresh: Fresh, middling: Path) -> None:
     """A file system in memory has no large folios here."""
     cache = Path("/dev/shm") / f"claw-test-{os.getpid()}"
     take_profile(cache / "clawai")
     try:
-        text = answer(fresh(file=smollm2_path, cache=str(cache)))
+        text = answer(fresh(file=middling, cache=str(cache)))
+        damage(file_in(cache), packed.DATA_AT + 4096)
+        kernel = fresh(file=middling, cache=str(cache))
+        found_out(kernel, in_use=True)
+        assert answer(kernel) == text
         file_in(cache)
-        assert answer(fresh(file=smollm2_path, cache=str(cache))) == text
+        assert answer(fresh(file=middling, cache=str(cache))) == text
     finally:
         shutil.rmtree(cache)
 
