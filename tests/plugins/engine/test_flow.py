@@ -2,6 +2,8 @@
 
 from collections.abc import Generator
 
+import pytest
+
 from clawai.plugins.engine.flow import joined
 
 
@@ -18,10 +20,9 @@ def test_the_first_goes_at_once_and_nothing_stays_behind() -> None:
     flow = joined(pieces(1000, []), gap=3600)
     assert next(flow) == "0 "
     assert next(flow) == "".join(f"{number} " for number in range(1, 1000))
-    try:
+    with pytest.raises(StopIteration) as end:
         next(flow)
-    except StopIteration as end:
-        assert end.value == 1000
+    assert end.value.value == 1000
 
 
 def test_without_a_gap_each_is_its_own() -> None:
