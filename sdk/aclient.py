@@ -165,8 +165,13 @@ class AsyncClient:
         keep_alive: float | None = None,
         retries: int = 0,
         wait: bool = False,
+        behalf: str = "",
     ) -> AsyncTask:
-        """Ask for an operation; the arguments are those of ``Client.submit``."""
+        """Ask for an operation; the arguments are those of ``Client.submit``.
+
+        Args:
+            behalf: for whom, of a front (``clawai.sdk.front``).
+        """
         await self._ready()
         while wait and not self._room():
             await self._news(self._room)
@@ -182,6 +187,7 @@ class AsyncClient:
             keep_alive=keep_alive,
             retries=retries,
             wait=wait,
+            behalf=behalf,
             now=self._loop.time(),
         )
         await self._send(out)

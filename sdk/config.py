@@ -115,6 +115,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jobs: Jobs = Jobs()
     journal: Journal = Journal()
     plugins: Plugins = Plugins()
+    ports: dict[str, Annotated[int, msgspec.Meta(ge=1, le=65535)]] = {}
+    """Other ports for plugins that listen: ``"gateway:8080" = 9090``."""
     plugin_dirs: tuple[str, ...] = ()
     """More folders that hold plugins, one folder each."""
 
