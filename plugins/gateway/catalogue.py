@@ -1,6 +1,7 @@
 """The models that are stored, as the doors name them."""
 
 import difflib
+from datetime import UTC, datetime
 from typing import Any
 
 from clawai.plugins.gateway.fields import BadRequest
@@ -30,6 +31,15 @@ async def model(kernel: Front, name: str) -> dict[str, Any]:
         text = f"the model {name[:80]!r} is not stored here; {there}; `claw pull NAME` fetches one"
         raise BadRequest(text, "model", status=404)
     return found
+
+
+def pulled(row: dict[str, Any]) -> datetime:
+    """When a model came; 1970 if nobody noted it."""
+    try:
+        found = datetime.fromisoformat(row["pulled_at"])
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 async def known(kernel: Front, name: str) -> str:

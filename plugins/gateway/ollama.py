@@ -161,7 +161,7 @@ class _Ollama:
             "details": _details(row),
             "capabilities": ["completion"],
             "model_info": {},
-            "modified_at": _stamp(0),
+            "modified_at": _iso(catalogue.pulled(row)),
         }
         return JSONResponse(said, headers=warned(warnings))
 
@@ -296,9 +296,9 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
-        "modified_at": _stamp(0),
+        "modified_at": _iso(catalogue.pulled(row)),
         "size": row["bytes"],
-        "digest": row.get("sha256", ""),
+        "digest": row["sha256"],
         "details": _details(row),
     }
 
@@ -315,4 +315,8 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    return _iso(datetime.fromtimestamp(seconds, UTC))
+
+
+def _iso(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -216,7 +216,8 @@ def _message(message: Message) -> dict[str, str]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"id": row["name"], "object": "model", "created": 0, "owned_by": "clawai"}
+    created = int(catalogue.pulled(row).timestamp())
+    return {"id": row["name"], "object": "model", "created": created, "owned_by": "clawai"}
 
 
 class _Form:

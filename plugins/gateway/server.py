@@ -56,7 +56,7 @@ async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
         while not serving.done():
             if server.started and not told:
                 told = True
-                ctx.progress(None, "serving")
+                ctx.progress(None, f"http://127.0.0.1:{listener.getsockname()[1]}")
             if ctx.stopped:
                 server.should_exit = True
                 break
