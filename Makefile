@@ -22,7 +22,7 @@ packages: ## Install the Debian packages that are missing (as root or with sudo)
 $(STAMPS)/venv: $(SOURCES) | packages
 	@echo "==> Installing ClawAI into $(VENV)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm,web]'
 	@mkdir -p $(STAMPS) && touch $@
 
 test-packages:

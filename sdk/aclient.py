@@ -12,7 +12,7 @@ import contextlib
 import select
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from clawai.sdk import paths, wire
 from clawai.sdk.channel import connect, connection
@@ -105,7 +105,7 @@ class AsyncClient:
         self._connecting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         await self._connect()
         return self

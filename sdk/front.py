@@ -53,7 +53,7 @@ class Front(AsyncClient):
         self._leases: Any = _NoLeases()
         sock = socket.socket(fileno=os.dup(self._fd))
         self._reader, self._writer = await asyncio.open_unix_connection(sock=sock)
-        self._zmtp = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
+        self._zmtp: Any = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self._refused = None
         self._reading = asyncio.create_task(self._read())
         try:

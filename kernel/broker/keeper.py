@@ -313,8 +313,10 @@ def bind(plugin: str, key: str, port: int = 0) -> socket.socket:
         why = os.strerror(error.errno) if error.errno else str(error)
         text = f"the plugin {plugin} cannot listen on port {port}: {why}"
         if error.errno == errno.EADDRINUSE:
-            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or give it another "
-            hint += f'in the configuration: [ports] "{plugin}:{named}" = NUMBER'
+            hint = (
+                f"end what has the port (`ss -ltnp sport = :{port}` names it), or set another in "
+            )
+            hint += f'the configuration: [ports] "{plugin}:{named}" = NUMBER'
             raise ClawError("address_in_use", text, key, hint=hint) from error
         hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
         raise ClawError("not_permitted", text, key, hint=hint) from error

@@ -70,11 +70,12 @@ class Answer:
     """One that is being written."""
 
     task: AsyncTask
-    pieces: AsyncIterator[str]
     first: str = ""
     ended: dict[str, Any] = field(default_factory=dict)
     """What the operation returned; empty until then."""
     timings: dict[str, int] = field(default_factory=dict)
+    pieces: AsyncIterator[str] = field(init=False)
+    """What comes behind ``first``."""
 
     async def all(self) -> str:
         """The whole text."""
@@ -122,20 +123,14 @@ async def ask(kernel: Front, question: Ask) -> Answer:
         keep_alive=question.keep_alive,
         behalf=question.behalf,
     )
-    answer = Answer(task, _none())
-    pieces = _pieces(answer)
+    answer = Answer(task)
+    answer.pieces = _pieces(answer)
     try:
-        answer.first = await anext(pieces, "")
+        answer.first = await anext(answer.pieces, "")
     except BaseException:
         answer.drop()
         raise
-    answer.pieces = pieces
     return answer
-
-
-async def _none() -> AsyncIterator[str]:
-    return
-    yield ""
 
 
 async def _pieces(answer: Answer) -> AsyncIterator[str]:

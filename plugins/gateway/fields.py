@@ -1,12 +1,13 @@
 """Requests as they come: JSON objects of strangers, read field by field, and nothing in silence.
 
-Each body has a ``msgspec.Struct``. A field in it is supported; one in a table IGNORED is left out with
-a warning, and so is one that nobody knows, since clients grow fields; one in a table REFUSED is an
-error unless it has the value that means nothing. ``docs/http.md`` lists all of them, from here.
+A field of the form's struct is supported; one that is to be ignored is left out with a warning, and
+so is one that nobody knows, since clients grow fields; one that is refused is an error, unless it
+has a value that means nothing. ``docs/http.md`` lists all of them, from the forms.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -21,41 +22,60 @@ class BadRequest(Exception):
         self.message, self.param, self.status = message, param, status
 
 
-def read(
-    body: bytes,
-    kind: type[T],
-    ignored: Mapping[str, str],
-    refused: Mapping[str, tuple[str, tuple[Any, ...]]],
-) -> tuple[T, list[str]]:
-    """A body as ``kind``, and warnings.
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """What an object of a request may have."""
 
-    Args:
-        ignored: field to what it would do.
-        refused: field to why it is, and the values with which it changes nothing.
+    kind: type[T]
+    """Its supported fields."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Field to what it would do."""
+    refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+    """Field to why it is, and the values with which it changes nothing."""
 
-    Raises:
-        BadRequest: it is no such object.
-    """
-    try:
-        given = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise BadRequest(f"the body is a JSON {type(given).__name__}, and must be an object")
-    known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    warnings, kept = [], {}
-    for name, value in given.items():
-        if name in known:
-            kept[name] = value
-        elif name in refused:
-            why, harmless = refused[name]
-            if value is not None and value not in harmless:
-                raise BadRequest(f"{name} is not supported: {why}", name)
-        elif value is not None:
-            warnings.append(f"{name[:64]} is ignored: {ignored.get(name, 'nobody knows it here')}")
-    try:
-        return msgspec.convert(kept, kind), warnings
-    except msgspec.ValidationError as error:
-        text = str(error)
-        param = text.rpartition("`$.")[2].rstrip("`") if "`$." in text else None
-        raise BadRequest(text, param) from None
+    @property
+    def known(self) -> list[str]:
+        """Names of the supported fields."""
+        return [each.encode_name for each in msgspec.structs.fields(self.kind)]
+
+    def read(self, body: bytes) -> tuple[T, list[str]]:
+        """A body in this form, and warnings.
+
+        Raises:
+            BadRequest: it is no such object.
+        """
+        try:
+            given = msgspec.json.decode(body or b"{}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}") from None
+        return self.take(given)
+
+    def take(self, given: Any, where: str = "") -> tuple[T, list[str]]:
+        """The same of what is in a body already, at ``where``.
+
+        Raises:
+            BadRequest: as ``read``.
+        """
+        if not isinstance(given, dict):
+            text = f"{where.rstrip('.') or 'the body'} is no JSON object"
+            raise BadRequest(text, where.rstrip(".") or None)
+        known, warnings, kept = set(self.known), [], {}
+        for name, value in given.items():
+            if name in known:
+                kept[name] = value
+            elif name in self.refused:
+                why, harmless = self.refused[name]
+                if value is not None and value not in harmless:
+                    raise BadRequest(f"{where}{name} is not supported: {why}", f"{where}{name}")
+            elif value is not None:
+                why = self.ignored.get(name, "nobody knows it here")
+                warnings.append(f"{where}{name[:64]} is ignored: {why}")
+        try:
+            return msgspec.convert(kept, self.kind), warnings
+        except msgspec.ValidationError as error:
+            text, place = str(error), where
+            if "`$" in text:
+                text, _, path = text.rpartition(" - at `$")
+                place = where + path.rstrip("`").lstrip(".")
+            text = f"{place}: {text}" if place else text
+            raise BadRequest(text, place.rstrip(".") or None) from None

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from importlib import metadata
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import Answer, Ask, ask, told
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
-from clawai.plugins.gateway.fields import BadRequest, read
+from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -61,8 +61,6 @@ class Message(msgspec.Struct):
 
     role: Literal["system", "user", "assistant"]
     content: Text = ""
-    images: list[Any] | None = None
-    tool_calls: list[Any] | None = None
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -83,7 +81,7 @@ class Generate(_Common, kw_only=True):
 class Chat(_Common, kw_only=True):
     """``/api/chat``"""
 
-    messages: list[Message] = []
+    messages: list[dict[str, Any]] = []
 
 
 class Show(msgspec.Struct, kw_only=True):
@@ -105,6 +103,19 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "logprobs": ("the engine does not tell them yet", (False,)),
     "top_logprobs": ("the engine does not tell them yet", (0,)),
 }
+OPTIONS = Form(Options, OPTIONS_IGNORED, OPTIONS_REFUSED)
+GENERATE = Form(Generate, IGNORED, REFUSED)
+CHAT = Form(Chat, IGNORED, REFUSED)
+SHOW = Form(Show, IGNORED)
+MESSAGE = Form(
+    Message,
+    {"thinking": "it is no part of the conversation"},
+    {
+        "images": ("only text is read yet", ([],)),
+        "tool_calls": ("only text is read yet", ([],)),
+        "tool_name": ("only text is read yet", ("",)),
+    },
+)
 
 
 def doors(kernel: Front) -> Iterator[tuple[str, Door]]:
@@ -154,7 +165,7 @@ class _Ollama:
 
     async def show(self, request: Request, body: bytes) -> Response:
         """What is known of a model."""
-        asked, warnings = read(body, Show, IGNORED, {})
+        asked, warnings = SHOW.read(body)
         row = await catalogue.model(self._kernel, asked.model or asked.name)
         said = {
             "license": row["licence"],
@@ -167,7 +178,7 @@ class _Ollama:
 
     async def generate(self, request: Request, body: bytes) -> Response:
         """An answer to a prompt, in the model's template unless ``raw``."""
-        asked, warnings = read(body, Generate, IGNORED, REFUSED)
+        asked, warnings = GENERATE.read(body)
         if not asked.prompt:
             raise BadRequest("prompt is empty: there is nothing to answer", "prompt")
         params: dict[str, Any] = {"prompt": asked.prompt}
@@ -180,13 +191,14 @@ class _Ollama:
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
-        asked, warnings = read(body, Chat, IGNORED, REFUSED)
+        asked, warnings = CHAT.read(body)
         if not asked.messages:
             raise BadRequest("messages is empty: there is nothing to answer", "messages")
-        for message in asked.messages:
-            if message.images or message.tool_calls:
-                raise BadRequest("images and tool calls are not supported yet", "messages")
-        turns = [{"role": each.role, "content": each.content} for each in asked.messages]
+        turns = []
+        for at, given in enumerate(asked.messages):
+            each, more = MESSAGE.take(given, f"messages[{at}].")
+            warnings += more
+            turns.append({"role": each.role, "content": each.content})
 
         def said(text: str) -> dict[str, Any]:
             return {"message": {"role": "assistant", "content": text}}
@@ -202,8 +214,7 @@ class _Ollama:
         warnings: list[str],
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
-        given = msgspec.json.encode(asked.options or {})
-        options, more = read(given, Options, OPTIONS_IGNORED, OPTIONS_REFUSED)
+        options, more = OPTIONS.take(asked.options or {}, "options.")
         warnings += more
         params |= {
             "max_tokens": options.num_predict if options.num_predict > 0 else None,
@@ -283,7 +294,7 @@ def _seconds(keep_alive: str | float | None) -> float | None:
         else:
             number = keep_alive
     except ValueError:
-        text = f"keep_alive is {keep_alive[:40]!r}: seconds, or a duration such as 5m"
+        text = f"keep_alive is {str(keep_alive)[:40]!r}: seconds, or a duration such as 5m"
         raise BadRequest(text, "keep_alive") from None
     most = float((1 << 31) - 1)
     if number != number:  # NaN

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import Answer, Ask, ask, status_of, told
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
-from clawai.plugins.gateway.fields import BadRequest, read
+from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
@@ -22,18 +22,17 @@ Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
 class Part(msgspec.Struct):
-    """A piece of a message."""
+    """A piece of a message's content."""
 
     type: str
-    text: str = ""
+    text: Text = ""
 
 
 class Message(msgspec.Struct):
     """One of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
-    name: str | None = None
+    content: Text | list[dict[str, Any]]
 
 
 class StreamOptions(msgspec.Struct):
@@ -51,7 +50,7 @@ class _Common(msgspec.Struct, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, Any] | None = None
     max_tokens: Tokens | None = None
     priority: wire.Priority | None = None
     """Not OpenAI's: the class of the task; so says the header ``X-Claw-Priority``."""
@@ -62,7 +61,7 @@ class _Common(msgspec.Struct, kw_only=True):
 class Chat(_Common, kw_only=True):
     """``/v1/chat/completions``"""
 
-    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
     max_completion_tokens: Tokens | None = None
 
 
@@ -106,6 +105,25 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "suffix": ("a model only goes on", ("",)),
     "echo": ("an answer is what comes after the prompt", (False,)),
 }
+CHAT = Form(Chat, IGNORED, REFUSED)
+COMPLETION = Form(Completion, IGNORED, REFUSED)
+MESSAGE = Form(
+    Message,
+    {
+        "name": "the models' templates have no names",
+        "refusal": "it is no part of the conversation",
+        "annotations": "it is no part of the conversation",
+        "reasoning_content": "it is no part of the conversation",
+    },
+    {
+        "tool_calls": ("only text is read yet", ([],)),
+        "tool_call_id": ("only text is read yet", ()),
+        "function_call": ("only text is read yet", ()),
+        "audio": ("only text is read yet", ()),
+    },
+)
+PART = Form(Part)
+STREAM_OPTIONS = Form(StreamOptions, {"include_obfuscation": "nothing is padded on this box"})
 
 
 def doors(kernel: Front) -> Iterator[tuple[str, Door]]:
@@ -140,15 +158,16 @@ class _OpenAI:
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
-        asked, warnings = read(body, Chat, IGNORED, REFUSED)
-        params = {"messages": [_message(each) for each in asked.messages]}
+        asked, warnings = CHAT.read(body)
+        turns = [_message(each, at, warnings) for at, each in enumerate(asked.messages)]
+        params: dict[str, Any] = {"messages": turns}
         most = asked.max_completion_tokens or asked.max_tokens
         return await self._answer(request, asked, params, most, _ChatForm(asked.model), warnings)
 
     async def completion(self, request: Request, body: bytes) -> Response:
         """What comes after a text."""
-        asked, warnings = read(body, Completion, IGNORED, REFUSED)
-        params = {"prompt": asked.prompt}
+        asked, warnings = COMPLETION.read(body)
+        params: dict[str, Any] = {"prompt": asked.prompt}
         form = _TextForm(asked.model)
         return await self._answer(request, asked, params, asked.max_tokens, form, warnings)
 
@@ -172,11 +191,15 @@ class _OpenAI:
             "seed": asked.seed,
             "stop": stop,
         }
+        usage = False
+        if asked.stream_options is not None:
+            options, more = STREAM_OPTIONS.take(asked.stream_options, "stream_options.")
+            usage = options.include_usage
+            warnings += more
         priority, deadline = _urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline)
         answer = await unless_gone(request, ask(self._kernel, question))
         if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
             return streamed(_lines(answer, form, usage), "text/event-stream", warnings)
         try:
             text = await unless_gone(request, answer.all())
@@ -203,14 +226,22 @@ def _urgency(
     return chosen, None if deadline_ms is None else deadline_ms / 1000
 
 
-def _message(message: Message) -> dict[str, str]:
+def _message(given: dict[str, Any], at: int, warnings: list[str]) -> dict[str, str]:
+    """A message as the engine takes it."""
+    where = f"messages[{at}]."
+    message, more = MESSAGE.take(given, where)
+    warnings += more
     content = message.content
     if not isinstance(content, str):
-        for part in content:
+        texts = []
+        for number, each in enumerate(content):
+            part, more = PART.take(each, f"{where}content[{number}].")
+            warnings += more
             if part.type != "text":
-                text = f"a message's part of type {part.type[:40]!r}: only text is read here"
-                raise BadRequest(text, "messages")
-        content = "".join(part.text for part in content)
+                kind = f"{where}content[{number}].type"
+                raise BadRequest(f"{kind} is {part.type[:40]!r}: only text is read here", kind)
+            texts.append(part.text)
+        content = "".join(texts)
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": content}
 

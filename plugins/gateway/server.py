@@ -30,7 +30,8 @@ class _Server(uvicorn.Server):
 
 def run(ctx: Context, listener: socket.socket) -> dict[str, int]:
     """Serve until ``ctx`` is to stop; how many requests there were."""
-    return asyncio.run(_serve(ctx, listener))
+    with listener.dup() as copy:  # the server closes it, and the worker may serve again
+        return asyncio.run(_serve(ctx, copy))
 
 
 async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:

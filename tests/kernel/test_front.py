@@ -11,11 +11,11 @@ FRONT = '''
 import asyncio
 from clawai.sdk import ClawError, Context, operation
 
-async def _ask(ctx, what, **options):
+async def _ask(ctx, asks, **options):
     async with ctx.front() as kernel:
-        if what == "query":
+        if asks == "query":
             return await kernel.query(**options)
-        return (await kernel.call(what, **options)).value
+        return (await kernel.call(asks, **options)).value
 
 @operation("front.ask")
 def ask(ctx: Context, what: str, options: dict) -> dict:
@@ -78,7 +78,7 @@ def test_each_of_those_it_serves_is_somebody_else(fronted: Kernel) -> None:
 
 def test_it_may_look_but_not_at_the_jobs_of_its_user(fronted: Kernel) -> None:
     models = ask(fronted, "query", what="models")
-    assert models == {"value": {"models": []}}
+    assert models == {"value": {"models": []}}, models
     assert ask(fronted, "query", what="jobs")["code"] == "bad_params"
 
 
