@@ -59,7 +59,7 @@ class Network:
         self._unwritten: deque[tuple[audit.Record, bool]] = deque()
         """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
-        self.ports: Mapping[str, int] = {}
+        self.ports: Mapping[str, str] = {}
         """``PLUGIN:PORT`` of a manifest to the port that its owner wants instead."""
         self.pid = 0
         """The broker's process; 0 while there is none."""
@@ -135,7 +135,7 @@ class Network:
         """A copy of the listening socket of a plugin's port, which its workers share."""
         if (plugin, key) not in self._listeners:
             named = netrules.listen_rule(key)[1]
-            port = self.ports.get(f"{plugin}:{named}", 0)
+            port = int(self.ports.get(f"{plugin}:{named}", 0))
             self._listeners[plugin, key] = bind(plugin, key, port), set()
         sock, workers = self._listeners[plugin, key]
         workers.add(worker)
@@ -313,10 +313,8 @@ def bind(plugin: str, key: str, port: int = 0) -> socket.socket:
         why = os.strerror(error.errno) if error.errno else str(error)
         text = f"the plugin {plugin} cannot listen on port {port}: {why}"
         if error.errno == errno.EADDRINUSE:
-            hint = (
-                f"end what has the port (`ss -ltnp sport = :{port}` names it), or set another in "
-            )
-            hint += f'the configuration: [ports] "{plugin}:{named}" = NUMBER'
+            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or use another: "
+            hint += f"claw config set plugins.ports '[\"{plugin}:{named}=NUMBER\"]'"
             raise ClawError("address_in_use", text, key, hint=hint) from error
         hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
         raise ClawError("not_permitted", text, key, hint=hint) from error

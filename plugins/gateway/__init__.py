@@ -10,7 +10,7 @@ from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.plugin import Context, Start, operation
 
 PORT = 8080
-"""Of the manifest; ``[ports] "gateway:8080"`` in the configuration gives it another one."""
+"""Of the manifest; ``plugins.ports`` in the configuration names another one."""
 
 
 @hookimpl

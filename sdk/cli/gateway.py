@@ -27,14 +27,15 @@ STEADY = 60.0
 def http_command(as_json: bool) -> None:
     """Let programs that speak OpenAI's or Ollama's HTTP talk to the models of this box.
 
-    Only programs of this box are answered, on port 8080; another port is set in the configuration
-    (`claw config`): [ports] "gateway:8080" = 9090. The gateway is a plugin in its sandbox; Ctrl-C
-    ends it, and the kernel goes on. It needs the packages of clawai[web].
+    Only programs of this box are answered, on port 8080 or the one that plugins.ports names. The
+    gateway is a plugin in its sandbox; Ctrl-C ends it, and the kernel goes on. It needs the
+    packages of clawai[web].
 
     \b
     Example:
+      claw config set plugins.ports '["gateway:8080=9090"]'
       claw http
-      curl http://localhost:8080/v1/models
+      curl http://localhost:9090/v1/models
     """
     try:
         with connect(start=True) as client:

@@ -16,9 +16,7 @@ from broker_parts import free_port
 def web(box):
     """A box whose gateway has a port of its own."""
     port = free_port()
-    config = box.home / "config" / "clawai" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text(f'[ports]\n"gateway:8080" = {port}\n')
+    box.run("config", "set", "plugins.ports", f'["gateway:8080={port}"]')
     return box, f"http://127.0.0.1:{port}"
 
 
@@ -74,4 +72,4 @@ def test_a_port_that_is_taken_is_named(web):
     box, address = web
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         said = box.run("http", code=1).stderr
-    assert "cannot listen on port" in said and '[ports] "gateway:8080" = NUMBER' in said
+    assert "cannot listen on port" in said and "plugins.ports" in said

@@ -14,7 +14,7 @@ from support import Kernel, no_leak
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     """One gateway for the tests of a module; ``tiny`` answers at once, ``long`` for long."""
     port, folder = free_port(), tmp_path_factory.mktemp("models")
-    kernel = Kernel(f'[ports]\n"gateway:8080" = {port}\n[workers]\ncontext = 16384\n')
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n[workers]\ncontext = 16384\n')
     kernel.model("tiny", written(folder / "tiny.gguf", tiny_llama(context=512)))
     large = tiny_llama(layers=4, width=256, hidden=1024, context=16384)
     kernel.model("long", written(folder / "long.gguf", large))
