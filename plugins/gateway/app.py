@@ -20,6 +20,7 @@ from clawai.plugins.gateway import ollama, openai
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -39,13 +40,16 @@ class Gateway:
     def __init__(self, kernel: Front, log: Callable[[Any, str], None]) -> None:
         self.kernel = kernel
         self.requests = 0
+        self.metrics = Metrics(kernel)
         self._log = log
         self._routes = [
             Route("/health", self._health),
+            Route("/ready", self._ready),
+            Route("/metrics", self._metrics),
             *(
                 Route(path, door, methods=door.methods)
                 for module in (openai, ollama)
-                for path, door in module.doors(kernel)
+                for path, door in module.doors(kernel, self.metrics)
             ),
         ]
 
@@ -62,8 +66,8 @@ class Gateway:
             await send(message)
 
         request = Request(scope, receive)
+        route = self._route(request)
         try:
-            route = self._route(request)
             try:
                 response = await self._answer(request, route)
             except BadRequest as error:
@@ -79,9 +83,10 @@ class Gateway:
         except ClientDisconnect:
             status = 499  # nginx's number for it
         finally:
-            took = 1000 * (time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
-            self._log("debug", f"{request.method} {path} {status or 499} {took:.1f} ms")
+            self._log("debug", f"{request.method} {path} {status or 499} {1000 * took:.1f} ms")
 
     def _route(self, request: Request) -> Route | None:
         """The one for a path and method; None: there is none."""
@@ -133,6 +138,17 @@ class Gateway:
         """Whether the kernel answers."""
         await self.kernel.query("status")
         return PlainTextResponse("ok\n")
+
+    async def _ready(self, _: Request) -> Response:
+        """Whether workers can be started: the sandbox was proved."""
+        sandbox = (await self.kernel.query("status"))["sandbox"] or {}
+        level = sandbox.get("level", "none")
+        fine = level not in ("none", "being proved")
+        return PlainTextResponse(f"sandbox: {level}\n", 200 if fine else 503)
+
+    async def _metrics(self, _: Request) -> Response:
+        """For Prometheus."""
+        return Response(await self.metrics.text(), media_type=TYPE)
 
 
 def _name(url: str) -> str:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from clawai.plugins.gateway import catalogue
-from clawai.plugins.gateway.answers import Answer, Ask, ask, told
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk.errors import ClawError
@@ -118,9 +118,9 @@ MESSAGE = Form(
 )
 
 
-def doors(kernel: Front) -> Iterator[tuple[str, Door]]:
+def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
-    here = _Ollama(kernel)
+    here = _Ollama(kernel, heard)
     yield "/", Door("GET", here.alive)
     yield "/api/version", Door("GET", here.version)
     yield "/api/tags", Door("GET", here.tags)
@@ -136,8 +136,8 @@ def error(text: str) -> dict[str, str]:
 
 
 class _Ollama:
-    def __init__(self, kernel: Front) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Front, heard: Heard) -> None:
+        self._kernel, self._heard = kernel, heard
 
     async def alive(self, request: Request, body: bytes) -> Response:
         """What Ollama's command line looks for."""
@@ -226,7 +226,7 @@ class _Ollama:
         }
         started = time.perf_counter_ns()
         question = Ask(name, params, keep_alive=_seconds(asked.keep_alive))
-        answer = await unless_gone(request, ask(self._kernel, question))
+        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
         def line(text: str, done: bool) -> dict[str, Any]:
             head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway import catalogue
-from clawai.plugins.gateway.answers import Answer, Ask, ask, status_of, told
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, status_of, told
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
@@ -126,9 +126,9 @@ PART = Form(Part)
 STREAM_OPTIONS = Form(StreamOptions, {"include_obfuscation": "nothing is padded on this box"})
 
 
-def doors(kernel: Front) -> Iterator[tuple[str, Door]]:
+def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
-    here = _OpenAI(kernel)
+    here = _OpenAI(kernel, heard)
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
     yield "/v1/chat/completions", Door("POST", here.chat)
@@ -144,8 +144,8 @@ def error(status: int, text: str, param: str | None, code: str = "") -> dict[str
 
 
 class _OpenAI:
-    def __init__(self, kernel: Front) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Front, heard: Heard) -> None:
+        self._kernel, self._heard = kernel, heard
 
     async def models(self, request: Request, body: bytes) -> Response:
         """The stored models."""
@@ -198,7 +198,7 @@ class _OpenAI:
             warnings += more
         priority, deadline = _urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline)
-        answer = await unless_gone(request, ask(self._kernel, question))
+        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
             return streamed(_lines(answer, form, usage), "text/event-stream", warnings)
         try:
