@@ -44,6 +44,10 @@ class Eager:
         self._dtype = next(iter(weights.values())).dtype
         self._caches: dict[int, tuple[Any, ...]] = {}
         self._turns: dict[str, tuple[Any, Any]] = {}
+        last = {name: node.output for node in graph.nodes for name in node.inputs}
+        self._spent: dict[str, list[str]] = {}
+        for name, output in last.items():
+            self._spent.setdefault(output, []).append(name)
         for node in graph.nodes:
             self._prepare(node, context)
         self._tokens, self._next = 0, 0
@@ -72,6 +76,8 @@ class Eager:
             values: dict[str, Any] = {self._graph.inputs[0]: self._torch.tensor(tokens)}
             for node in self._graph.nodes:
                 values[node.output] = self._compute(node, values)
+                for name in self._spent.get(node.output, ()):  # its memory is used again
+                    values.pop(name, None)
         self._tokens += len(tokens)
         self._logits = values[self._graph.outputs[0]][-1]
         self._next = int(self._logits.argmax())
