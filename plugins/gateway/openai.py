@@ -126,7 +126,13 @@ MESSAGE = Form(
         "audio": ("only text is read yet", ()),
     },
 )
-PART = Form(ContentPart)
+PART = Form(
+    ContentPart,
+    {
+        "annotations": "it is no part of the conversation",
+        "logprobs": "it is no part of the conversation",
+    },
+)
 STREAM_OPTIONS = Form(StreamOptions, {"include_obfuscation": "nothing is padded on this box"})
 
 
@@ -188,21 +194,14 @@ class _OpenAI:
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        params |= {
-            "max_tokens": most,
-            "temperature": 1.0 if asked.temperature is None else asked.temperature,
-            # A share of nothing is the likeliest token alone.
-            "top_p": max(1.0 if asked.top_p is None else asked.top_p, 1e-6),
-            "top_k": asked.top_k or 0,
-            "seed": asked.seed,
-            "stop": stop,
-        }
+        params |= sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+        params |= {"max_tokens": most, "stop": stop}
         usage = False
         if asked.stream_options is not None:
             options, more = STREAM_OPTIONS.take(asked.stream_options, "stream_options.")
             usage = options.include_usage
             warnings += more
-        priority, deadline = _urgency(request, asked.priority, asked.deadline_ms)
+        priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
@@ -214,7 +213,20 @@ class _OpenAI:
         return JSONResponse(form.whole(text, answer), headers=warned(warnings))
 
 
-def _urgency(
+def sampled(
+    temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None
+) -> dict[str, Any]:
+    """How tokens are drawn: OpenAI's defaults are all tokens, as likely as they are."""
+    return {
+        "temperature": 1.0 if temperature is None else temperature,
+        # A share of nothing is the likeliest token alone.
+        "top_p": max(1.0 if top_p is None else top_p, 1e-6),
+        "top_k": top_k or 0,
+        "seed": seed,
+    }
+
+
+def urgency(
     request: Request, priority: wire.Priority | None, deadline_ms: int | None
 ) -> tuple[wire.Priority, float | None]:
     """Class and deadline, of the body or of the headers.
@@ -237,19 +249,29 @@ def _message(given: dict[str, Any], at: int, warnings: list[str]) -> dict[str, s
     where = f"messages[{at}]."
     message, more = MESSAGE.take(given, where)
     warnings += more
-    content = message.content
-    if not isinstance(content, str):
-        texts = []
-        for number, each in enumerate(content):
-            part, more = PART.take(each, f"{where}content[{number}].")
-            warnings += more
-            if part.type != "text":
-                kind = f"{where}content[{number}].type"
-                raise BadRequest(f"{kind} is {part.type[:40]!r}: only text is read here", kind)
-            texts.append(part.text)
-        content = "".join(texts)
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content}
+    return {"role": role, "content": text_of(message.content, where, ("text",), warnings)}
+
+
+def text_of(
+    content: str | list[dict[str, Any]], where: str, kinds: tuple[str, ...], warnings: list[str]
+) -> str:
+    """The text of a message's parts.
+
+    Raises:
+        BadRequest: one is of another type than ``kinds``.
+    """
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, each in enumerate(content):
+        part, more = PART.take(each, f"{where}content[{number}].")
+        warnings += more
+        if part.type not in kinds:
+            kind = f"{where}content[{number}].type"
+            raise BadRequest(f"{kind} is {part.type[:40]!r}: only text is read here", kind)
+        texts.append(part.text)
+    return "".join(texts)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
