@@ -162,7 +162,7 @@ class Host:
         self.send(wire.Reserve(bytes=size, incarnation=self.incarnation))
         self._wait(wire.Granted)
 
-    def notes(self) -> bytes | None:
+    def notes(self) -> memoryview | None:
         """What an earlier worker left beside its weights; see ``clawai.sdk.plugin.Start``."""
         if self._packed is None and self._packed_fd >= 0 and self.args.get("shares", True):
             try:
@@ -179,14 +179,17 @@ class Host:
         nbytes: int,
         private: int,
         fill: Callable[[memoryview], None],
-        notes: bytes = b"",
+        notes: bytes | memoryview = b"",
     ) -> memoryview | None:
         """Ask for weights that outlive this worker; see ``clawai.sdk.plugin.Start``."""
         if not self.args.get("shares", True):  # nobody else runs our code: they are our own
             self.reserve(private + nbytes)
             return None
-        behind = envelope(layout, notes) if notes else b""
-        whole = nbytes + len(behind)
+        packed = self._packed
+        if packed and (packed.layout, packed.nbytes, packed.notes) != (layout, nbytes, notes):
+            packed = None
+        behind = envelope(layout, notes) if notes and not packed else b""
+        whole = packed.whole if packed else nbytes + len(behind)
         self.send(
             wire.Reserve(
                 bytes=private, weights=layout, weights_bytes=whole, incarnation=self.incarnation
@@ -202,18 +205,12 @@ class Host:
             raise ClawError("worker_failed", "the weights object is too small", size, whole)
         try:
             if granted.weights == "fill":
-                packed = self._packed
-                if packed and (packed.layout, packed.nbytes, packed.notes) != (
-                    layout,
-                    nbytes,
-                    notes,
-                ):
-                    packed = None
                 if packed and self.args.get("packed_huge"):
                     # The kernel sees that nothing was written, and takes the file for the object.
                     os.close(fd)
                     fd, begin = os.dup(self._packed_fd), DATA_AT
                 else:
+                    behind = behind or (envelope(layout, notes) if notes else b"")
                     fill_weights(fd, nbytes, packed.copy if packed else fill, behind)
                 self.send(wire.Filled(incarnation=self.incarnation))
                 self._wait(wire.Sealed)

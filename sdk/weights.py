@@ -16,6 +16,7 @@ import gc
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from clawai.sdk.errors import ClawError
 HUGE = 2 << 20
 _MAP_FIXED, _MADV_COLLAPSE, _MADV_POPULATE_READ = 0x10, 25, 22
 _READERS, _PIECE = 3, 8 << 20
+_FROM_DISK_S = 0.0003
+"""Seconds in which 2 MiB are mapped, unless they have to be read."""
 PROBES = 3
 
 
@@ -113,17 +116,25 @@ def _huge_at(fd: int, begin: int) -> bool:
 def _read_ahead(address: int, nbytes: int) -> None:
     """Have the pages of a file come, several at a time, while others already use the first ones.
 
-    A fault brings a huge page where there can be one; the usual ways to ask for pages ahead bring
-    small ones, which stay small.
+    What lies in memory is mapped at once: to start a thread takes longer. A fault brings a huge
+    page where there can be one; the usual ways to ask for pages ahead bring small ones, which stay
+    small.
     """
     libc = _libc()
     libc.madvise(address, nbytes, mmap.MADV_HUGEPAGE)
+    begin = 0
+    while begin < nbytes:
+        before = time.perf_counter()
+        libc.madvise(address + begin, min(HUGE, nbytes - begin), _MADV_POPULATE_READ)
+        begin += HUGE
+        if time.perf_counter() - before > _FROM_DISK_S:
+            break
 
     def read(first: int) -> None:
-        for at in range(first * _PIECE, nbytes, _READERS * _PIECE):
+        for at in range(begin + first * _PIECE, nbytes, _READERS * _PIECE):
             libc.madvise(address + at, min(_PIECE, nbytes - at), _MADV_POPULATE_READ)
 
-    for first in range(_READERS):
+    for first in range(_READERS if begin < nbytes else 0):
         threading.Thread(target=read, args=(first,), daemon=True).start()
 
 

@@ -68,7 +68,7 @@ class ByteLevel:
         self.tables = tables
         self._rule = rule = _RULES[tables.rule]
         self._tokens, self._kinds = tokens, kinds
-        letters = _byte_letters()
+        letters = byte_letters()
         self._bytes_of = {letter: byte for byte, letter in enumerate(letters)}
         self._id_of = dict(zip(letters, tables.letters, strict=True))
         self._unknown = _unknown_characters(tables.letters)
@@ -141,7 +141,7 @@ def tables_of(file: GGUF, ordinary: dict[str, int]) -> Tables:
         ModelFileError: an unknown pre-tokenizer, or merges that do not make tokens of tokens.
     """
     rule = _rule(file)
-    letters = [ordinary.get(letter, -1) for letter in _byte_letters()]
+    letters = [ordinary.get(letter, -1) for letter in byte_letters()]
     _unknown_characters(letters)
     words = Words.of(ordinary) if _RULES[rule].whole_words else None
     return Tables(rule, letters, _merges(file, ordinary), words)
@@ -155,7 +155,7 @@ def _rule(file: GGUF) -> str:
     return str(got)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that GPT-2's vocabulary writes for each byte."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in visible}

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import msgspec
 
-from clawai.plugins.engine.tokenizer import Saved, Tokenizer
+from clawai.plugins.engine.bytelevel import Tables, byte_letters
+from clawai.plugins.engine.tokenizer import NORMAL, Saved, Tokenizer
+from clawai.plugins.engine.vocabulary import Merges, Strings
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.graph import Graph, Op
 
@@ -39,7 +41,7 @@ def write(graph: Graph, tokenizer: Tokenizer, template: str | None, plan: bytes)
     return msgspec.msgpack.encode(Notes(replace(graph, tensors=tensors), saved, template, plan))
 
 
-def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
+def read(kept: bytes | memoryview) -> tuple[Notes, Tokenizer] | None:
     """What was written down; None if nothing was, or it is damaged: the model's file says it all.
 
     They may come from a worker that had met a hostile model, so everything is checked here or, as
@@ -56,9 +58,15 @@ def read(kept: bytes) -> tuple[Notes, Tokenizer] | None:
 
 
 def warm() -> None:
-    """Have the decoder work once, which makes it."""
-    nothing = Notes(Graph({}, (), (), (), 1, 1, 1), None, None, b"")
-    _DECODER.decode(msgspec.msgpack.encode(nothing))
+    """Have the decoder work once, which makes it, and a vocabulary of the 256 bytes."""
+    tables = Tables("gpt-2", list(range(256)), Merges.of([0], [1], [2]), None)
+    texts = Strings.of(byte_letters())
+    kinds = memoryview(bytes([NORMAL]) * 256)
+    saved = Saved(texts, kinds, tables, {}, {}, 1, None, None, False, [])
+    small = Notes(Graph({}, (), (), (), 1, 1, 1), saved, None, b"")
+    if found := read(msgspec.msgpack.encode(small)):
+        tokenizer = found[1]
+        tokenizer.stream().feed(tokenizer.encode("A b")[0])
 
 
 _DECODER = msgspec.msgpack.Decoder(Notes)

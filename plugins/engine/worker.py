@@ -15,7 +15,7 @@ from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
-from clawai.plugins.engine.sampling import Sampling
+from clawai.plugins.engine.sampling import Sampling, warm_draws
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
@@ -46,7 +46,7 @@ class Model:
     graph: Graph
     tokenizer: Tokenizer
     template: str | None
-    notes: bytes = b""
+    notes: bytes | memoryview = b""
     """Where it comes from, if not from its file: the graph has no weights then."""
 
 
@@ -56,14 +56,20 @@ class Engine:
     def __init__(self) -> None:
         self.session: Session | None = None
         self._kept: list[mmap.mmap] = []
+        self._operations: list[Operation] = []
+        """Found before there is a model, if there was time."""
 
     @hookimpl
     def claw_prepare(self) -> None:
-        """Use once what is slow at first: the template engine, the decoder of notes."""
+        """Use once what is slow at first: templates, notes, random numbers, our own signatures."""
         ChatTemplate(_ANY_TEMPLATE, bos="", eos="", controls=()).render(
             [{"role": "user", "content": "x"}]
         )
         notes.warm()
+        warm_draws()
+        self._operations = list(operations_of(self))
+        for each in self._operations:
+            each.info()
 
     @hookimpl
     def claw_load_model(self, fd: int) -> LoadedModel | None:
@@ -132,7 +138,7 @@ class Engine:
     @hookimpl
     def claw_operations(self) -> Iterable[Operation]:
         """The methods below."""
-        return list(operations_of(self))
+        return self._operations or list(operations_of(self))
 
     @property
     def _loaded(self) -> Session:

@@ -96,7 +96,7 @@ def test_whatever_stands_behind_the_weights(tail: bytes) -> None:
             behind, weights = packed.read_envelope(fd, 0, 10 + len(tail))
         except PackedFileError:
             return
-        assert 0 <= weights <= 10 + len(tail) and isinstance(behind.notes, bytes)
+        assert 0 <= weights <= 10 + len(tail) and isinstance(behind.notes, memoryview)
     finally:
         os.close(fd)
 

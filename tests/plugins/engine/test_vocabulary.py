@@ -93,9 +93,9 @@ def test_words_are_found_by_their_texts() -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        lambda: Texts(Strings(b"abc", b"\x02\0\0\0")),
-        lambda: Texts(Strings(b"abc", b"\x04\0\0\0\x03\0\0\0")),
-        lambda: Merger(Merges(bytes(16), bytes(8), bytes(4))),
+        lambda: Texts(Strings(memoryview(b"abc"), memoryview(b"\x02\0\0\0"))),
+        lambda: Texts(Strings(memoryview(b"abc"), memoryview(b"\x04\0\0\0\x03\0\0\0"))),
+        lambda: Merger(Merges(memoryview(bytes(16)), memoryview(bytes(8)), memoryview(bytes(4)))),
     ],
 )
 def test_damaged_arrays_are_refused(damaged: object) -> None:
