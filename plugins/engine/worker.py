@@ -29,6 +29,7 @@ from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, o
 _ANY_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + message['content'] | trim }}{% endfor %}"
 )
+_HUGE_ARENA = 32 << 20
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
@@ -127,10 +128,14 @@ class Engine:
         return driver.compile(graph, **shape, weights=weights, allocate=self._allocate)
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
-        """Private zeroed memory in huge pages, charged to this worker by ``reserve``."""
+        """Private zeroed memory, charged to this worker by ``reserve``.
+
+        In huge pages where much of it is read for every token. A small arena is not: a first
+        prompt touches little of it, and a huge page costs half a millisecond to make.
+        """
         # Private: RLIMIT_DATA counts it, and shared memory would get no huge pages.
         mapping = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if nbytes >= 2 << 20:
+        if nbytes >= (_HUGE_ARENA if purpose == "arena" else 2 << 20):
             mapping.madvise(mmap.MADV_HUGEPAGE)
         self._kept.append(mapping)
         return memoryview(mapping)[:nbytes]
