@@ -35,6 +35,8 @@ from clawai.sdk.weights import fill_weights, map_weights
 from clawai.sdk.zmtp import Connection
 
 if TYPE_CHECKING:
+    from pluggy import PluginManager
+
     from clawai.sdk.children import Children
 
 _READ = 256 * 1024
@@ -51,11 +53,17 @@ def prepare(args: dict[str, Any]) -> None:
         native.prepare(library)
 
 
-def main(fds: dict[str, int], args: dict[str, Any]) -> None:
-    """Serve until the kernel says stop or is gone."""
+def main(
+    fds: dict[str, int], args: dict[str, Any], prepared: "PluginManager | None" = None
+) -> None:
+    """Serve until the kernel says stop or is gone.
+
+    Args:
+        prepared: knows the plugin and its drivers already.
+    """
     # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    host = Host(fds, args)
+    host = Host(fds, args, prepared)
     try:
         host.load()
     except ClawError as error:
@@ -72,7 +80,9 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
 class Host:
     """One worker: its plugin, its slots and its side of the wire."""
 
-    def __init__(self, fds: dict[str, int], args: dict[str, Any]) -> None:
+    def __init__(
+        self, fds: dict[str, int], args: dict[str, Any], prepared: "PluginManager | None" = None
+    ) -> None:
         self.args = args
         self.incarnation: int = args["incarnation"]
         self.model: dict[str, Any] = args["model"]
@@ -106,7 +116,8 @@ class Host:
             output=1,
         )
         self._runner = Runner(self, args.get("idempotent", ()))
-        self._plugins = hooks.manager()
+        self._plugins = prepared or hooks.manager()
+        self._prepared = prepared is not None
         self._begun = False
         """The plugin has started, and is told when it ends."""
         # Who waits for what: see serve.
@@ -129,9 +140,8 @@ class Host:
             from clawai.sdk import native
 
             self._plugins.register(native.plugin(library))
-        for module in modules:
-            # A plugin with state is an object that its module names.
-            self._plugins.register(getattr(module, "claw_plugin", module))
+        if not self._prepared:
+            hooks.register(self._plugins, modules)
         self._plugins.check_pending()
         self._plugins.hook.claw_start(worker=self)
         self._begun = True

@@ -26,9 +26,7 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     if args["ops"]:  # for the driver, which is imported now
         os.environ[VARIABLE] = args["ops"]
     plugins = hooks.manager()
-    for name in args["modules"]:
-        module = importlib.import_module(name)
-        plugins.register(getattr(module, "claw_plugin", module))
+    hooks.register(plugins, [importlib.import_module(name) for name in args["modules"]])
     failed = ""
     try:
         plugins.hook.claw_prepare()
@@ -48,4 +46,4 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
         os.close(number)
     if failed:  # said by the worker, for nobody reads what a spare says
         print(f"this worker is not prepared for a quick start:\n{failed}", file=sys.stderr)
-    host.main(own, told["args"])
+    host.main(own, told["args"], plugins)

@@ -102,11 +102,8 @@ class Engine:
 
     def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
         """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
-        graph = model.graph
-        kind = {
-            "context": min(worker.context or graph.context, graph.context),
-            "kv": worker.args.get("kv", "f16"),
-        }
+        graph, wanted = model.graph, _kind(worker, model.graph.context)
+        kind: dict[str, Any] = {"context": wanted.context, "kv": wanted.kv}
         shape = kind | {"threads": worker.threads, "sequences": worker.args["slots"]}
         need = driver.footprint(graph, **shape)
 
@@ -118,7 +115,7 @@ class Engine:
             worker.reserve(need.total)
         else:
             behind = model.notes or notes.write(
-                graph, model.tokenizer, model.template, driver.saved(graph, **kind)
+                graph, model.tokenizer, model.template, wanted, driver.saved(graph, **kind)
             )
             layout = driver.layout(graph)
             weights = worker.weights(layout, need.weights, need.private, pack, behind)
@@ -258,6 +255,11 @@ def shares_weights(setting: str, release: str = "") -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
+def _kind(worker: Start, most: int) -> notes.Kind:
+    """What the worker's plan is made for, with a model whose context has ``most`` tokens."""
+    return notes.Kind(min(worker.context or most, most), worker.args.get("kv", "f16"))
+
+
 def _restored(worker: Start, driver: Driver) -> Model | None:
     """What an earlier worker has left of the model, if it can be used."""
     kept = worker.notes() or b""
@@ -266,11 +268,12 @@ def _restored(worker: Start, driver: Driver) -> Model | None:
         return None
     told, tokenizer = found
     try:
-        driver.restore(told.graph, told.plan)
+        graph = told.graph(_kind(worker, told.context))
+        driver.restore(graph, told.plan)
     except ValueError as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
-    return Model(told.graph, tokenizer, told.template, kept)
+    return Model(graph, tokenizer, told.template, kept)
 
 
 def _read(worker: Start) -> Model:
