@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from clawai.sdk.children import Children
+    from clawai.sdk.session import Session
 
 _READ = 256 * 1024
 Frame = bytes | memoryview
@@ -113,6 +114,7 @@ class Host:
             secrets=read_secrets(fds["secrets"]) if "secrets" in fds else {},
             folder=args.get("data", ""),
             children=_children(fds["children"]) if "children" in fds else None,
+            front=_front(fds["front"]) if "front" in fds else None,
             output=1,
         )
         self._runner = Runner(self, args.get("idempotent", ()))
@@ -488,3 +490,10 @@ def _children(fd: int) -> "Children":
     from clawai.sdk.children import Children
 
     return Children(fd)
+
+
+def _front(fd: int) -> "tuple[int, Session]":
+    """The way to ask for others."""
+    from clawai.sdk.session import Session
+
+    return fd, Session()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ class Network:
         self._unwritten: deque[tuple[audit.Record, bool]] = deque()
         """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
+        self.ports: Mapping[str, str] = {}
+        """``PLUGIN:PORT`` of a manifest to the port that its owner wants instead."""
         self.pid = 0
         """The broker's process; 0 while there is none."""
         self._running: subprocess.Popen[bytes] | None = None
@@ -132,7 +134,9 @@ class Network:
     def _listen(self, worker: int, plugin: str, key: str) -> int:
         """A copy of the listening socket of a plugin's port, which its workers share."""
         if (plugin, key) not in self._listeners:
-            self._listeners[plugin, key] = bind(plugin, key), set()
+            named = netrules.listen_rule(key)[1]
+            port = int(self.ports.get(f"{plugin}:{named}", 0))
+            self._listeners[plugin, key] = bind(plugin, key, port), set()
         sock, workers = self._listeners[plugin, key]
         workers.add(worker)
         return os.dup(sock.fileno())
@@ -283,13 +287,17 @@ class Network:
         self.audit.close()
 
 
-def bind(plugin: str, key: str) -> socket.socket:
+def bind(plugin: str, key: str, port: int = 0) -> socket.socket:
     """A listening socket for a key of ``[permissions.listen]``.
+
+    Args:
+        port: that the owner wants in place of the key's; 0: the key's.
 
     Raises:
         ClawError: address_in_use, not_permitted.
     """
-    wide, port = netrules.listen_rule(key)
+    wide, named = netrules.listen_rule(key)
+    port = port or named
     try:
         if wide and socket.has_dualstack_ipv6():
             try:
@@ -305,7 +313,8 @@ def bind(plugin: str, key: str) -> socket.socket:
         why = os.strerror(error.errno) if error.errno else str(error)
         text = f"the plugin {plugin} cannot listen on port {port}: {why}"
         if error.errno == errno.EADDRINUSE:
-            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or change it in "
-            raise ClawError("address_in_use", text, key, hint=f"{hint}plugin.toml") from error
+            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or use another: "
+            hint += f"claw config set plugins.ports '[\"{plugin}:{named}=NUMBER\"]'"
+            raise ClawError("address_in_use", text, key, hint=hint) from error
         hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
         raise ClawError("not_permitted", text, key, hint=hint) from error
