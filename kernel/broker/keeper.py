@@ -46,6 +46,8 @@ class Channel:
     """The broker's end of the pair."""
     listeners: dict[int, socket.socket]
     """By port; the broker alone accepts on them."""
+    most: int
+    """Connections that it may have at the same time."""
 
 
 class Network:
@@ -97,7 +99,9 @@ class Network:
             for port, key in listening.items():
                 fds[f"listen:{port}"] = self._listen(worker, plugin, key)
             held = {port: self._listeners[plugin, key][0] for port, key in listening.items()}
-            fds["broker"] = self._channel(worker, plugin, network, held)
+            serves = bool(held and permissions.on_behalf_of)
+            most = limits.SERVED if serves else limits.CONNECTIONS
+            fds["broker"] = self._channel(worker, plugin, network, held, most)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
@@ -121,10 +125,15 @@ class Network:
                 del self._listeners[place]
 
     def _channel(
-        self, worker: int, plugin: str, keys: list[str], listeners: dict[int, socket.socket]
+        self,
+        worker: int,
+        plugin: str,
+        keys: list[str],
+        listeners: dict[int, socket.socket],
+        most: int,
     ) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channels[worker] = Channel(plugin, keys, ours, listeners)
+        self._channels[worker] = Channel(plugin, keys, ours, listeners, most)
         if self._link:
             self._hand_over(worker, again=False)
         elif not self._again:
@@ -170,7 +179,8 @@ class Network:
         channel = self._channels[worker]
         ports, listeners = list(channel.listeners), channel.listeners.values()
         copies = tuple(os.dup(sock.fileno()) for sock in (channel.end, *listeners))
-        self._tell("worker", worker, channel.plugin, channel.keys, again, ports, fds=copies)
+        told = worker, channel.plugin, channel.keys, channel.most, again, ports
+        self._tell("worker", *told, fds=copies)
 
     def _tell(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         if self._link:

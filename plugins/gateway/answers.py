@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncTask
@@ -22,8 +23,8 @@ STATUS = {
     "not_granted": 403,
     "queue_full": 429,
     "overloaded": 429,
-    "deadline_passed": 504,
-    "deadline_unreachable": 504,
+    "deadline_passed": 408,
+    "deadline_unreachable": 408,
     "worker_hung": 504,
     "cancelled": 503,
     "no_memory": 503,
@@ -108,12 +109,23 @@ async def _quietly(what: Any) -> None:
         await what
 
 
-async def ask(kernel: Front, question: Ask) -> Answer:
+class Heard(Protocol):
+    """Who counts answers."""
+
+    def began(self, model: str, seconds: float) -> None:
+        """The first piece is there."""
+
+    def ended(self, model: str, answer: Answer) -> None:
+        """All of it is."""
+
+
+async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
     """Ask, and wait for the first piece: until then an error still can be a status.
 
     Raises:
         ClawError: what became of it.
     """
+    began = time.perf_counter()
     task = await kernel.submit(
         "llm.generate",
         question.params,
@@ -124,21 +136,23 @@ async def ask(kernel: Front, question: Ask) -> Answer:
         behalf=question.behalf,
     )
     answer = Answer(task)
-    answer.pieces = _pieces(answer)
+    answer.pieces = _pieces(answer, question.model, heard)
     try:
         answer.first = await anext(answer.pieces, "")
+        heard.began(question.model, time.perf_counter() - began)
     except BaseException:
         answer.drop()
         raise
     return answer
 
 
-async def _pieces(answer: Answer) -> AsyncIterator[str]:
+async def _pieces(answer: Answer, model: str, heard: Heard) -> AsyncIterator[str]:
     try:
         async for event in answer.task:
             if event.kind == "chunk" and event.data.get("text"):
                 yield event.data["text"]
         result = await answer.task.result()
         answer.ended, answer.timings = result.value, dict(result.timings)
+        heard.ended(model, answer)
     finally:
         answer.drop()

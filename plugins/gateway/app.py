@@ -16,10 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from clawai.plugins.gateway import ollama, openai
+from clawai.plugins.gateway import catalogue, ollama, openai, openapi
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -39,14 +40,16 @@ class Gateway:
     def __init__(self, kernel: Front, log: Callable[[Any, str], None]) -> None:
         self.kernel = kernel
         self.requests = 0
+        self.metrics = Metrics(kernel)
         self._log = log
+        modules = openai, ollama
+        self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         self._routes = [
             Route("/health", self._health),
-            *(
-                Route(path, door, methods=door.methods)
-                for module in (openai, ollama)
-                for path, door in module.doors(kernel)
-            ),
+            Route("/ready", self._ready),
+            Route("/metrics", self._metrics),
+            Route("/openapi.json", self._openapi),
+            *(Route(path, door, methods=door.methods) for path, door in self._doors),
         ]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -62,8 +65,8 @@ class Gateway:
             await send(message)
 
         request = Request(scope, receive)
+        route = self._route(request)
         try:
-            route = self._route(request)
             try:
                 response = await self._answer(request, route)
             except BadRequest as error:
@@ -79,9 +82,10 @@ class Gateway:
         except ClientDisconnect:
             status = 499  # nginx's number for it
         finally:
-            took = 1000 * (time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
-            self._log("debug", f"{request.method} {path} {status or 499} {took:.1f} ms")
+            self._log("debug", f"{request.method} {path} {status or 499} {1000 * took:.1f} ms")
 
     def _route(self, request: Request) -> Route | None:
         """The one for a path and method; None: there is none."""
@@ -124,15 +128,33 @@ class Gateway:
     def _refusal(
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
     ) -> Response:
-        path = request.url.path
-        if path.startswith("/api/"):
-            return JSONResponse(ollama.error(text), status)
-        return JSONResponse(openai.error(status, text, param, code), status)
+        # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
+        headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
+        body: dict[str, Any] = openai.error(status, text, param, code)
+        if request.url.path.startswith("/api/"):
+            body = ollama.error(text)
+        return JSONResponse(body, status, headers)
 
     async def _health(self, _: Request) -> Response:
         """Whether the kernel answers."""
         await self.kernel.query("status")
         return PlainTextResponse("ok\n")
+
+    async def _ready(self, _: Request) -> Response:
+        """Whether workers can be started: the sandbox was proved."""
+        sandbox = (await self.kernel.query("status"))["sandbox"] or {}
+        level = sandbox.get("level", "none")
+        fine = level not in ("none", "being proved")
+        return PlainTextResponse(f"sandbox: {level}\n", 200 if fine else 503)
+
+    async def _openapi(self, _: Request) -> Response:
+        """What all doors are."""
+        names = [row["name"] for row in await catalogue.models(self.kernel)]
+        return JSONResponse(openapi.document(self._doors, names))
+
+    async def _metrics(self, _: Request) -> Response:
+        """For Prometheus."""
+        return Response(await self.metrics.text(), media_type=TYPE)
 
 
 def _name(url: str) -> str:
