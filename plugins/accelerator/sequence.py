@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.accelerator.native import ffi, lib
+from clawai.plugins.accelerator.weights import Tables
 from clawai.sdk.model.driver import Left, Stopped
 
 STOP = 1
@@ -34,13 +35,16 @@ class Shared:
     """The C plan, None when it is closed."""
     keep: list[Any]
     """What the C plan points to."""
+    tables: Tables | None
+    """None when it is closed. Who holds the lock has them reach as far as it goes."""
     lock: Any = field(default_factory=threading.Lock)
     """Held by the run that is on."""
 
-    def open(self) -> Any:
-        """The C plan."""
-        if self.plan is None:
+    def open(self, reach: int = 0) -> Any:
+        """The C plan; with its lock held, for a run that goes up to position ``reach``."""
+        if self.plan is None or self.tables is None:
             raise ValueError("the plan is closed; compile the graph again")
+        self.tables.reach(reach)
         return self.plan
 
     def stamps(self, ring: Any, end: int) -> list[tuple[str, int]]:
@@ -106,7 +110,8 @@ class CpuSequence:
         if self._logits is None:
             raise ValueError("no run has left")
         with self._shared.lock:
-            code = lib.claw_plan_run(self._shared.open(), self._run)
+            plan = self._shared.open(self.position + self._run.n - self._run.done)
+            code = lib.claw_plan_run(plan, self._run)
         if code == lib.CLAW_LEFT:
             if self._word is not None and self._run.control[0] & 0xFF == STOP:
                 self._forget()

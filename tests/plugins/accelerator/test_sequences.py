@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clawai.plugins.accelerator.weights import ROWS, Tables, Turn
 from clawai.sdk.model.driver import Left, Stopped
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.wire import GO, HOLD, STOP
@@ -194,3 +195,23 @@ def test_op_times_are_those_of_each_sequence() -> None:
         assert [name for name, _ in second.op_times()][-1] == "logits"
     finally:
         plan.close()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotations_are_written_as_far_as_a_sequence_comes(interleaved: bool) -> None:
+    context = 3 * ROWS + 5
+    first = Turn(64, 1e4, 16, interleaved, 1.0, [1.0])
+    size = 64 + 4 * first.width * context
+    turns = [first, Turn(size, 5e5, 2, False, 8.0, [1.5])]
+    whole, parts = (np.zeros(size + 4 * 2 * context, np.uint8) for _ in range(2))
+    for turn in turns:
+        turn.write(whole, 0, context)
+    tables = Tables(turns, parts, context)
+    for position in (0, 1, ROWS, ROWS + 1, 7, context):
+        tables.reach(position)
+        written = min(-(-position // ROWS) * ROWS, context)
+        end = 64 + 4 * first.width * written
+        assert np.array_equal(parts[64:end], whole[64:end])
+        if position == 1:
+            assert not parts[end:size].any(), "no more than is needed"
+    assert np.array_equal(parts, whole)
