@@ -17,18 +17,22 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
+EVENTS = "text/event-stream"
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
-class Part(msgspec.Struct):
+_TURNS = {"items": {"$ref": "#/components/schemas/ChatMessage"}}
+
+
+class ContentPart(msgspec.Struct):
     """A piece of a message's content."""
 
     type: str
     text: Text = ""
 
 
-class Message(msgspec.Struct):
+class ChatMessage(msgspec.Struct):
     """One of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -58,10 +62,10 @@ class _Common(msgspec.Struct, kw_only=True):
     """Not OpenAI's: from now on; so says the header ``X-Claw-Deadline-Ms``."""
 
 
-class Chat(_Common, kw_only=True):
+class ChatCompletion(_Common, kw_only=True):
     """``/v1/chat/completions``"""
 
-    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, extra_json_schema=_TURNS)]
     max_completion_tokens: Tokens | None = None
 
 
@@ -105,10 +109,10 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "suffix": ("a model only goes on", ("",)),
     "echo": ("an answer is what comes after the prompt", (False,)),
 }
-CHAT = Form(Chat, IGNORED, REFUSED)
+CHAT = Form(ChatCompletion, IGNORED, REFUSED)
 COMPLETION = Form(Completion, IGNORED, REFUSED)
 MESSAGE = Form(
-    Message,
+    ChatMessage,
     {
         "name": "the models' templates have no names",
         "refusal": "it is no part of the conversation",
@@ -122,7 +126,7 @@ MESSAGE = Form(
         "audio": ("only text is read yet", ()),
     },
 )
-PART = Form(Part)
+PART = Form(ContentPart)
 STREAM_OPTIONS = Form(StreamOptions, {"include_obfuscation": "nothing is padded on this box"})
 
 
@@ -131,8 +135,10 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     here = _OpenAI(kernel, heard)
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
-    yield "/v1/chat/completions", Door("POST", here.chat)
-    yield "/v1/completions", Door("POST", here.completion)
+    media = ("application/json", EVENTS)
+    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    yield "/v1/chat/completions", Door("POST", here.chat, *forms, media=media)
+    yield "/v1/completions", Door("POST", here.completion, COMPLETION, media=media)
 
 
 def error(status: int, text: str, param: str | None, code: str = "") -> dict[str, Any]:
@@ -200,7 +206,7 @@ class _OpenAI:
         question = Ask(name, params, priority, deadline)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
-            return streamed(_lines(answer, form, usage), "text/event-stream", warnings)
+            return streamed(_lines(answer, form, usage), EVENTS, warnings)
         try:
             text = await unless_gone(request, answer.all())
         finally:

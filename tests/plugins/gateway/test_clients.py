@@ -113,7 +113,8 @@ def test_urgency_comes_by_body_and_by_header(doors: Doors, client: openai.OpenAI
         client.chat.completions.create(
             model="long", messages=TALK, extra_body={"priority": "batch", "deadline_ms": 1}
         )
-    assert error.value.status_code == 504
+    assert error.value.status_code == 408
+    assert error.value.code == "deadline_passed"
     with pytest.raises(openai.BadRequestError, match="X-Claw-Priority must be one of critical"):
         client.completions.create(
             model="tiny", prompt="the", extra_headers={"X-Claw-Priority": "now"}
