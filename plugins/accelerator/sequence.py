@@ -126,7 +126,9 @@ class CpuSequence:
     def join(self, row: Any, token: int) -> None:
         """Describe ``token`` after this sequence as a row of a joint step."""
         self._shared.open()
-        (row.token,) = self._checked([token])
+        if type(token) is not int or not 0 <= token < self._shared.vocabulary:
+            (token,) = self._checked([token])  # an array for one id costs more than all else here
+        row.token = token
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
         if self.position >= self._shared.context:

@@ -22,6 +22,7 @@ import numpy as np
 
 from clawai.plugins.engine.generate import Outcome, Request, Session
 from clawai.plugins.engine.lookup import DRAFTS
+from clawai.plugins.engine.sampling import Sampler, Sampling
 from clawai.plugins.engine.turns import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
@@ -127,13 +128,14 @@ class Ours:
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``. A thread and a seat each, as tasks have."""
         ready = threading.Barrier(len(prompts) + 1)
+        sampler = Sampler(Sampling())
 
         def answer(prompt: Sequence[int]) -> None:
             with self._turns.seat() as seat:
-                token = int(np.argmax(seat.run(list(prompt))[-1]))
+                token = sampler.pick(seat.run(list(prompt))[-1], seat.likeliest)
                 ready.wait()
                 for _ in range(count):
-                    token = int(np.argmax(seat.run([token])[-1]))
+                    token = sampler.pick(seat.run([token])[-1], seat.likeliest)
 
         with ThreadPoolExecutor(len(prompts)) as threads:
             answers = [threads.submit(answer, prompt) for prompt in prompts]

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from clawai.plugins.engine.bell import Bell
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Batch, Left, Plan, Sequence
@@ -88,7 +89,7 @@ class Seat:
     """Number of its last turn."""
     spent: int = 0
     """Nanoseconds of all its turns."""
-    called: threading.Event = field(default_factory=threading.Event)
+    called: Bell = field(default_factory=Bell)
     tokens: list[int] = field(default_factory=list)
     """What it has put into its sequence, the beginning that was there included."""
     # What follows is guarded by the lock of ``turns``.
@@ -103,6 +104,8 @@ class Seat:
     told: bool = False
     """Its step has ended; ``logits`` are its own, None if it was taken out."""
     logits: Any = None
+    likeliest: int | None = None
+    """The first of its likeliest tokens after a step; None after a turn of its own."""
 
     @property
     def key(self) -> tuple[int, float, int]:
@@ -119,6 +122,7 @@ class Seat:
         go_on: Callable[[], Any] = lambda: self.sequence.run(tokens, all_logits=all_logits)  # noqa: E731
         self.one = len(tokens) == 1 and not all_logits
         self.token = tokens[0] if self.one and self.turns.joins(self) else None
+        self.likeliest = None
         while True:
             mine = self.turns.take(self)
             if mine and self.crew is None:
@@ -387,6 +391,11 @@ class Turns:
         assert crew is not None
         try:
             outcome = crew.step()
+            # Here, while the others sleep: numpy lets go of the interpreter, and they would all
+            # stand in line for it twice. Between two steps a core has nothing else to do.
+            for mate, logits in zip(crew.rows, outcome, strict=True):
+                if mate and logits is not None:
+                    mate.likeliest = int(logits[-1].argmax())
             failed = False
         except Left:
             failed = False

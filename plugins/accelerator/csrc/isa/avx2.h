@@ -188,6 +188,9 @@ static inline vw vw_add(vw a, vw b) { return _mm256_add_epi16(a, b); }
 static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
 
 #ifndef CLAW_NO_BYTE_DOTS
+/* Few tokens (few.c): to take the magnitudes of 8-bit weights once for 8 tokens pays, though sums spill. */
+#define CLAW_FEW 16
+#define CLAW_FEW_TILE 8
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
 static inline vi vs_sum(vs a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }

@@ -1,9 +1,9 @@
 /* Packed weights times a few tokens: a joint step of some sequences, or drafts that are verified.
  *
  * Here the weights' way from memory is what costs, as for one token, and to unpack a panel first (gemm.c) takes
- * longer than it saves. So the weights are streamed as in gemv.c and unpacked in registers once for CLAW_FEW_TILE
- * tokens. Of more tokens each tile goes over the block again, which then lies in L1, and asks for its share of the next
- * block: memory is never idle.
+ * longer than it saves. So the weights are streamed as in gemv.c and unpacked in registers: of 4 bits once for all
+ * tokens, of 8 bits once for CLAW_FEW_TILE of them. Of more tokens each tile goes over the block again, which then
+ * lies in L1, and asks for its share of the next block: memory is never idle.
  * Sums are ordered as in gemv.c: a token has the same bits alone, here and in a long prompt. */
 
 #if !defined(CLAW_FEW)
@@ -11,22 +11,48 @@
 #define CLAW_FEW 16 /* up to so many tokens are few: from there on an unpacked panel is faster */
 #endif
 
-/* The sums of one group of 8 rows for nt tokens whose codes lie k apart. */
-static inline __attribute__((always_inline)) void few_dots_q4(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
+/* One block of 8 rows of 4 bits: the codes of a group stay in 8 registers while all tokens pass by. A token needs
+ * few registers then and no token waits for another; sums lie in L1 between groups. */
+static inline __attribute__((always_inline)) void few_rows_q4(
+    int bytes, int has_min, int shift, const uint8_t *w, int32_t k, const int8_t *q, const float *d, const float *s,
+    int32_t tokens, float *y, int32_t ystride)
 {
-    vs acc[CLAW_FEW_TILE];
-    for (int t = 0; t < nt; t++) acc[t] = vs_zero();
+    const int32_t groups = k / 32;
+    const size_t row = (size_t)k, step = (size_t)groups;
+    const uint8_t *next = w + step * (size_t)bytes;
+    vf sums[2 * CLAW_FEW]; /* scaled, then minima */
+    for (int32_t t = 0; t < tokens; t++) sums[t] = sums[CLAW_FEW + t] = vf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes, next += bytes, q += 32, d++, s++) {
+        vb codes[8];
+        for (int p = 0; p < bytes; p += 64) PREFETCH(next + p);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        const vb codes = vb_load(w + 32 * j), low = vb_low(codes), high = vb_high(codes);
+        for (int j = 0; j < 4; j++) {
+            const vb both = vb_load(w + 32 * j);
+            codes[j] = vb_low(both);
+            codes[j + 4] = vb_high(both);
+            KEEP(codes[j]);
+            KEEP(codes[j + 4]);
+        }
+        const vf dw = vf_load_f16(w + 128), mw = has_min ? vf_load_f16(w + 144) : dw;
+        const int8_t *const end = q + (size_t)tokens * row;
+        size_t at = 0;
+        vf *sum = sums;
+        for (const int8_t *a = q; a < end; a += row, at += step, sum++) {
+            vs acc = vs_zero();
 #pragma GCC unroll 8
-        for (int t = 0; t < nt; t++) {
-            acc[t] = vs_dot(acc[t], low, vb_bcast(q + (size_t)t * (size_t)k + 4 * j));
-            acc[t] = vs_dot(acc[t], high, vb_bcast(q + (size_t)t * (size_t)k + 16 + 4 * j));
-            KEEP(acc[t]);
+            for (int j = 0; j < 8; j++) {
+                acc = vs_dot(acc, codes[j], vb_bcast(a + 4 * j));
+                KEEP(acc);
+            }
+            *sum = vf_fma(vf_from_vi(vs_sum(acc)), vf_mul(dw, vf_set1(d[at])), *sum);
+            if (has_min || shift) sum[CLAW_FEW] = vf_fma(mw, vf_set1(s[at]), sum[CLAW_FEW]);
         }
     }
-    for (int t = 0; t < nt; t++) dots[t] = vs_sum(acc[t]);
+    for (int32_t t = 0; t < tokens; t++, y += ystride) {
+        vf minima = sums[CLAW_FEW + t];
+        if (shift) minima = vf_mul(minima, vf_set1(-(float)shift));
+        vf_store(y, vf_add(sums[t], minima));
+    }
 }
 
 static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
@@ -43,7 +69,7 @@ static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint
     }
 }
 
-/* One block of 8 rows. `next`: the weights that are asked for meanwhile, `share` bytes with each group. */
+/* One block of 8 rows of 8 bits. `next`: the weights that are asked for meanwhile, `share` bytes with each group. */
 static inline __attribute__((always_inline)) void few_tile(
     int bits, int bytes, int has_min, int shift, int nt, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
     const float *s, const uint8_t *next, int32_t share, float *y, int32_t ystride)
@@ -54,8 +80,7 @@ static inline __attribute__((always_inline)) void few_tile(
     for (int32_t g = 0; g < groups; g++, w += bytes, next += share) {
         vi dots[CLAW_FEW_TILE];
         for (int32_t p = 0; p < share; p += 64) PREFETCH(next + p);
-        if (bits == 4) few_dots_q4(nt, w, q + 32 * g, k, dots);
-        else few_dots_q8(nt, w, q + 32 * g, k, dots);
+        few_dots_q8(nt, w, q + 32 * g, k, dots);
         const vf dw = vf_load_f16(w + bits * 32), mw = has_min ? vf_load_f16(w + bits * 32 + 16) : dw;
 #pragma GCC unroll 8
         for (int t = 0; t < nt; t++) {
@@ -70,7 +95,7 @@ static inline __attribute__((always_inline)) void few_tile(
 }
 
 #if defined(CLAW_FEW_WIDE)
-/* Two blocks of 8 rows that lie `block` bytes apart, in the two halves of a vector; else as few_tile. */
+/* Two blocks of 8 rows that lie `block` bytes apart, in the two halves of a vector; else as few_tile, and of 4 bits, too. */
 static inline __attribute__((always_inline)) void few_wide_dots(
     int bits, int nt, const uint8_t *w, size_t block, const int8_t *q, int32_t k, vq *dots)
 {
@@ -160,5 +185,6 @@ static inline __attribute__((always_inline)) void few_int(
         few_pair(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
 #endif
     for (; blocks > 0; blocks--, w += (size_t)(k / 32 * bytes), y += 8)
-        few_block(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
+        if (bits == 4) few_rows_q4(bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
+        else few_block(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
 }
