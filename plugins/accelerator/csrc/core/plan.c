@@ -88,10 +88,19 @@ static int next_step(void *state, uint32_t finished, team_step *next)
     return 1;
 }
 
-static uint32_t units_of(void *state, uint32_t step, uint32_t *grab)
+static uint32_t units_of(void *state, uint32_t step, uint32_t *grab, uint32_t *next)
 {
     claw_plan *p = state;
+    uint32_t i = step + 1;
+    while (i < p->n && step_skipped(p, p->steps + i)) i++;
+    if (p->count == 1 && i < p->n && p->steps[i].code == CLAW_MATMUL) *next = i;
     return step_units(p, p->steps + step, grab);
+}
+
+static void ahead(void *state, uint32_t step, uint32_t thread)
+{
+    const claw_plan *p = state;
+    step_ahead(p, p->steps + step, thread);
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -217,7 +226,7 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     if (p->steps) {
         memcpy(p->steps, steps, n * sizeof *steps);
         p->layout = scratch_layout(steps, n, spec->chunk);
-        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, p}) ? CLAW_NO_THREAD : CLAW_OK;
+        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, ahead, p}) ? CLAW_NO_THREAD : CLAW_OK;
     }
     if (*code == CLAW_OK) return p;
     free(p->steps);

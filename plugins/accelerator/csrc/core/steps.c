@@ -333,6 +333,16 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }
 
+/* As much as the product itself does not ask for, because it begins so far ahead of itself (gemv.c). */
+void step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread)
+{
+    const uint32_t units = up_div(matmul_blocks(s), unit_blocks(s)), active = team_active(&p->team);
+    const size_t block = claw_block_bytes(s->format, s->k), most = claw_tune.ahead / CLAW_STREAMS;
+    const uint8_t *w = p->spec.weights + s->weight + (size_t)team_part(units, thread, active) * unit_blocks(s) * block;
+    for (size_t at = 0; at < (most < block ? most : block); at += 64)
+        for (size_t b = 0; b < CLAW_STREAMS; b++) __builtin_prefetch(w + b * block + at, 0, 2);
+}
+
 /* ---- dispatch ---- */
 
 uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
