@@ -58,7 +58,7 @@ class CpuSequence:
         self._row: Any = np.frombuffer(logits, np.float32).reshape(1, -1)
         self._times = ffi.new("claw_time[]", lib.CLAW_TIMES)
         self._run = ffi.new("claw_run *")
-        self._run.sequence, self._run.chunk = number, shared.chunk
+        self._run.sequence, self._run.chunk, self._run.likeliest = number, shared.chunk, -1
         self._run.times = self._times
         # A token alone comes thousands of times a second, after a step that has emptied all caches:
         # it has its places from the beginning, and the least of code.
@@ -140,7 +140,14 @@ class CpuSequence:
     def append(self) -> Any:
         """A joint step appended its token: the logits."""
         self._run.position += 1
+        self._run.likeliest = -1
         return self._row
+
+    @property
+    def likeliest(self) -> int | None:
+        """Of the logits that the last run returned (see ``Sequence``)."""
+        found = int(self._run.likeliest)
+        return found if found >= 0 else None
 
     @property
     def number(self) -> int:

@@ -208,7 +208,7 @@ class Session:
         pieces: list[str] = []
         count, reason = 0, "length"
         while True:
-            token = sampler.pick(logits)
+            token = sampler.pick(logits, ahead.likeliest)
             if token in self.tokenizer.ends:
                 reason = "stop"
                 break

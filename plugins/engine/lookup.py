@@ -141,6 +141,11 @@ class Ahead:
         self.drafted = 0
         self.accepted = 0
 
+    @property
+    def likeliest(self) -> int | None:
+        """Where the largest of the last logits is, if the driver has said so."""
+        return None if self._drafts else self._seat.sequence.likeliest
+
     def after(self, token: int, left: int) -> Any:
         """Logits (vocabulary,) behind ``token``, the next one of the answer; as ``Seat.run``.
 

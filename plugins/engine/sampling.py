@@ -55,13 +55,17 @@ class Sampler:
         self.settings = settings
         self._random = np.random.Generator(np.random.PCG64(settings.seed))
 
-    def pick(self, logits: Any) -> int:
+    def pick(self, logits: Any, best: int | None = None) -> int:
         """A token id from ``logits``, float32 (vocabulary,), which stay as they are.
+
+        Args:
+            best: where the largest is, if that is known (``Sequence.likeliest``).
 
         Raises:
             ClawError: bad_model, the logits are not finite numbers (-inf excludes a token).
         """
-        best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
+        if best is None:
+            best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
         if not np.isfinite(logits[best]):
             raise ClawError("bad_model", "the model computed logits that are no finite numbers")
         if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
