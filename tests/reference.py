@@ -113,10 +113,6 @@ class ReferenceSequence:
         self.position = position
         self._left = None
 
-    @property
-    def likeliest(self) -> int | None:
-        return None  # as a driver that does not look
-
     def op_times(self) -> list[tuple[str, int]]:
         return self._times
 

@@ -144,7 +144,8 @@ class Ahead:
     @property
     def likeliest(self) -> int | None:
         """Where the largest of the last logits is, if the driver has said so."""
-        return None if self._drafts else self._seat.sequence.likeliest
+        # A driver may not look: its sequences need not have it.
+        return None if self._drafts else getattr(self._seat.sequence, "likeliest", None)
 
     def after(self, token: int, left: int) -> Any:
         """Logits (vocabulary,) behind ``token``, the next one of the answer; as ``Seat.run``.

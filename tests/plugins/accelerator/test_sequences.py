@@ -1,5 +1,6 @@
 """Several sequences of one plan: runs that leave between steps, threads that come and go."""
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from clawai.sdk.model.driver import Left, Stopped
 from clawai.sdk.model.dtypes import DType
+from clawai.sdk.model.graph import Op
 from clawai.sdk.wire import GO, HOLD, STOP
 from tiny_llama import compiled, llama
 
@@ -192,5 +194,34 @@ def test_op_times_are_those_of_each_sequence() -> None:
         second.run([1])
         assert len(first.op_times()) > len(second.op_times()) > 0
         assert [name for name, _ in second.op_times()][-1] == "logits"
+    finally:
+        plan.close()
+
+
+def test_a_sequence_says_which_logit_is_the_largest() -> None:
+    for threads in (1, 3):
+        plan = compiled(GRAPH, context=400, threads=threads, sequences=2)
+        sequence, other = plan.sequences
+        try:
+            assert sequence.likeliest is None
+            for part in (TOKENS[:150], [5], [7]):
+                assert int(np.argmax(sequence.run(part)[-1])) == sequence.likeliest
+            sequence.run([1, 2], all_logits=True)
+            assert sequence.likeliest is None
+            other.run([9])
+            plan.batches[0].run([sequence, other], [3, 4])
+            assert sequence.likeliest is None and other.likeliest is None
+        finally:
+            plan.close()
+
+
+def test_no_logit_is_the_largest_where_one_is_no_number() -> None:
+    gain = next(node.inputs[1] for node in reversed(GRAPH.nodes) if node.op is Op.RMSNORM)
+    none = np.full(GRAPH.tensors[gain].shape, np.nan, np.float32)
+    broken = dataclasses.replace(GRAPH.tensors[gain], data=memoryview(none.data).cast("B"))
+    plan = compiled(dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {gain: broken}), context=8)
+    try:
+        assert not np.isfinite(plan.sequences[0].run([5])).all()
+        assert plan.sequences[0].likeliest is None
     finally:
         plan.close()
