@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 TEST := .venvs/test
 STAMPS := build/stamps
+# The whole suite waits more than it computes: a process a core, each file of tests in one of them.
+WHOLE := -n logical --maxprocesses 4 --dist loadfile
 SOURCES := pyproject.toml setup.py $(wildcard sdk/build_native.py sdk/csrc/* sdk/include/* plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
 MODEL ?= smollm2
 QUESTION ?= What is a microkernel? Answer in two sentences.
@@ -20,7 +22,7 @@ packages: ## Install the Debian packages that are missing (as root or with sudo)
 $(STAMPS)/venv: $(SOURCES) | packages
 	@echo "==> Installing ClawAI into $(VENV)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llm,web]'
 	@mkdir -p $(STAMPS) && touch $@
 
 test-packages:
@@ -47,7 +49,7 @@ demo: $(STAMPS)/venv ## Install, fetch SmolLM2 (98 MB) and let it answer a quest
 	@echo "  claw down                             stop the kernel"
 
 test: $(STAMPS)/test ## Run the whole test suite, in an environment of its own
-	@$(TEST)/bin/python -m pytest $(ARGS)
+	@$(TEST)/bin/python -m pytest $(or $(ARGS),$(WHOLE))
 
 soak: $(STAMPS)/test ## Run the long variants of the tests
 	@$(TEST)/bin/python -m pytest -m soak $(ARGS)

@@ -42,6 +42,8 @@ class Client:
     """It came with a lease socket. Whether that still leads there, the steward sees."""
     worker: int = 0
     """The worker whose operations ask for child tasks over it, and for nothing else."""
+    front: str = ""
+    """The plugin of that worker, if it may ask for others: for tasks of their own, and listings."""
     urgent: bool = False
     """What it asked for last was."""
     left: bool = False
@@ -94,11 +96,13 @@ class Clients:
         client.peer.write(welcome)
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
-    def family(self, worker: int, number: int, uid: int, welcome: bytes, fd: int = -1) -> None:
+    def family(
+        self, worker: int, front: str, number: int, uid: int, welcome: bytes, fd: int = -1
+    ) -> None:
         """The steward hands over the connection of a worker for child tasks."""
         self.connected(number, uid, False, welcome, b"", fd)
         if client := self.by_number.get(number):
-            client.worker = worker
+            client.worker, client.front = worker, front
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
@@ -241,7 +245,8 @@ class Clients:
             request = getattr(message, "id", None)
             if type(message) is not wire.Submit:
                 self.loop.end_round()  # of which it may ask
-                if client.worker and type(message) not in (wire.Cancel, wire.More):
+                fine = _FRONT if client.front else _FAMILY
+                if client.worker and type(message) not in fine:
                     raise mail.error(ev.Fault("children_only"))
             _REQUESTS[type(message)](self, client, message, frames)
         except ClawError as error:
@@ -255,7 +260,11 @@ class Clients:
         if asked.deadline_ms is not None:
             most = max(-1, min(asked.deadline_ms, 1 << 40))
             deadline = time.monotonic_ns() + most * limits.MS
-        if client.worker or asked.parent is not None:
+        if client.front and asked.parent is None:
+            principal, caller = f"{client.front}:{asked.behalf}", client.front
+        elif asked.behalf:
+            raise mail.error(ev.Fault("no_front"))
+        elif client.worker or asked.parent is not None:
             self.loop.end_round()  # its parent may have begun, or ended, in it
             parent = self.core.state.tasks.get(asked.parent or 0)
             if parent is None or parent.worker != client.worker:
@@ -316,7 +325,7 @@ class Clients:
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
         answer = partial(self._answer, client.number, asked.id)
         verb, _, job = asked.what.partition(":")
-        if verb in ("jobs", "job"):
+        if verb in ("jobs", "job") and not client.front:
             self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
         listed = rows(self.core, asked.what, time.monotonic_ns())
@@ -349,6 +358,8 @@ def _nothing(_: object) -> None:
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
+_FAMILY = (wire.Cancel, wire.More)
+_FRONT = (*_FAMILY, wire.Query)
 _REQUESTS: dict[type, Any] = {
     kind: getattr(Clients, f"_{kind.__name__.lower()}") for kind in get_args(wire.FromClient)
 }

@@ -87,6 +87,8 @@ class Spec(Struct, frozen=True, array_like=True):
     """Its code reads the control word between ops: it can be held, and takes thread grants."""
     settings: str = ""
     """Identity of what its owner has set for the plugin; another one makes its worker stale."""
+    front: bool = False
+    """Its tasks wait for those whom it serves, and leave their processors to others."""
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ def divide(state: State) -> None:
     others = [each for each in state.computing.values() if each.spec.lane == "main"]
     plain = 0  # slots of others; one that waits for child tasks leaves them its processor
     for each in others:
-        if not each.spec.cooperative:
+        if not (each.spec.cooperative or each.spec.front):
             plain += sum([not slot.first().children for slot in each.running.values()])
     cores = max(1, round(state.cores * state.share))
     free, turn = max(1, cores - plain), state.now // limits.TURN

@@ -257,9 +257,10 @@ def create_memory_object(_: Facts) -> bool:
 
 @attempt()
 def dlopen_tmp(_: Facts) -> bool:
-    library = Path(tempfile.mkdtemp(), "library.so")
-    shutil.copyfile(sys.modules["_ctypes"].__file__ or "", library)
-    ctypes.CDLL(str(library))
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "library.so")
+        shutil.copyfile(sys.modules["_ctypes"].__file__ or "", library)
+        ctypes.CDLL(str(library))
     return True
 
 

@@ -12,7 +12,7 @@ import contextlib
 import select
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from clawai.sdk import paths, wire
 from clawai.sdk.channel import connect, connection
@@ -105,7 +105,7 @@ class AsyncClient:
         self._connecting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         await self._connect()
         return self
@@ -165,8 +165,13 @@ class AsyncClient:
         keep_alive: float | None = None,
         retries: int = 0,
         wait: bool = False,
+        behalf: str = "",
     ) -> AsyncTask:
-        """Ask for an operation; the arguments are those of ``Client.submit``."""
+        """Ask for an operation; the arguments are those of ``Client.submit``.
+
+        Args:
+            behalf: for whom, of a front (``clawai.sdk.front``).
+        """
         await self._ready()
         while wait and not self._room():
             await self._news(self._room)
@@ -182,6 +187,7 @@ class AsyncClient:
             keep_alive=keep_alive,
             retries=retries,
             wait=wait,
+            behalf=behalf,
             now=self._loop.time(),
         )
         await self._send(out)

@@ -17,6 +17,9 @@ from clawai.sdk.files import open_regular
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 
 
+_PORT = r"^[a-z][a-z0-9_-]{0,63}:[0-9]{1,5}=[0-9]{1,5}$"
+
+
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[memory]``"""
 
@@ -100,6 +103,8 @@ class Plugins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     require_signature: bool = False
     """Start and install only plugins that a key you trust has signed, and the bundled ones."""
+    ports: tuple[Annotated[str, msgspec.Meta(pattern=_PORT)], ...] = ()
+    """Other ports than those of the manifests, for plugins that listen: ["gateway:8080=9090"]."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +170,9 @@ def parse(text: bytes, where: str) -> Config:
     ):
         if got not in allowed:
             raise ClawError("bad_config", f"{where}: {key}", got=got, allowed=list(allowed))
+    for each in config.plugins.ports:
+        if not 0 < int(each.rpartition("=")[2]) <= 65535:
+            raise ClawError("bad_config", f"{where}: plugins.ports", each, "a port of 1 to 65535")
     # A range of msgspec lets nan pass, which compares to nothing.
     if math.isnan(config.workers.idle_minutes):
         raise ClawError("bad_config", f"{where}: workers.idle_minutes", "nan", "0 to 525600")

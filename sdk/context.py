@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from clawai.sdk.children import Line
     from clawai.sdk.client import Task
+    from clawai.sdk.front import Front
 
 __all__ = ["Batch", "Cancelled", "Context", "Outlet", "Tensor", "Yielded", "view"]
 
@@ -231,6 +232,24 @@ class Context:
     def call(self, op: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Ask for another operation and wait; its result. See ``submit``."""
         return self.submit(op, params, **options).result().value
+
+    def front(self) -> "Front":
+        """The kernel's asynchronous client, to ask for others whom this plugin serves.
+
+        One at a time. Its tasks are no children of this one; see ``clawai.sdk.front``.
+
+        Raises:
+            ClawError: not_permitted, if plugin.toml has no ``on_behalf_of`` or no operations.
+        """
+        if self.home.front is None:
+            raise ClawError(
+                "not_permitted",
+                "this plugin may not act for others",
+                hint="on_behalf_of in [permissions] of plugin.toml asks for it, with the reason",
+            )
+        from clawai.sdk.front import Front
+
+        return Front(*self.home.front)
 
     def connect(self, host: str, port: int, timeout: float = 30.0) -> "socket.socket":
         """A connected socket, made by the broker: ``permissions.network`` must ask for the host.

@@ -20,6 +20,7 @@ from clawai.sdk.loglines import MARK, Level
 
 if TYPE_CHECKING:
     from clawai.sdk.children import Children
+    from clawai.sdk.session import Session
 
 LINES = 100
 """That one worker may log in a second; the rest is counted."""
@@ -39,6 +40,8 @@ class Home:
     """Its data folder; empty if it has none."""
     children: "Children | None" = None
     """The way to other operations, if the manifest names any."""
+    front: "tuple[int, Session] | None" = None
+    """The connection on which it asks for others, if its manifest may, and what is open there."""
     output: int = -1
     """Descriptor that log lines go to; -1: standard error, as they are."""
     _second: int = 0

@@ -36,6 +36,7 @@ from clawai.sdk.zmtp import Connection
 
 if TYPE_CHECKING:
     from clawai.sdk.children import Children
+    from clawai.sdk.session import Session
 
 _READ = 256 * 1024
 Frame = bytes | memoryview
@@ -103,6 +104,7 @@ class Host:
             secrets=read_secrets(fds["secrets"]) if "secrets" in fds else {},
             folder=args.get("data", ""),
             children=_children(fds["children"]) if "children" in fds else None,
+            front=_front(fds["front"]) if "front" in fds else None,
             output=1,
         )
         self._runner = Runner(self, args.get("idempotent", ()))
@@ -481,3 +483,10 @@ def _children(fd: int) -> "Children":
     from clawai.sdk.children import Children
 
     return Children(fd)
+
+
+def _front(fd: int) -> "tuple[int, Session]":
+    """The way to ask for others."""
+    from clawai.sdk.session import Session
+
+    return fd, Session()

@@ -123,6 +123,10 @@ class Listener(socket.socket):
         sock._network, sock._port = network, port
         return sock
 
+    def dup(self) -> "Listener":
+        """Another one of the same port, for a server that closes what it serves on."""
+        return Listener.of(self._network, self._port, os.dup(self.fileno()))
+
     def listen(self, backlog: int = 0, /) -> None:
         """It does already; event loops say it again."""
 

@@ -128,6 +128,7 @@ class Session:
         retries: int = 0,
         wait: bool = False,
         parent: int | None = None,
+        behalf: str = "",
         now: float = 0.0,
     ) -> tuple[Request, Frames]:
         """A new task, and the message that asks for it.
@@ -135,6 +136,7 @@ class Session:
         Args:
             retries, wait: see ``Client.submit``.
             parent: the task that asks for it, of a worker.
+            behalf: for whom a front's worker asks.
             now: the time from which ``deadline`` counts.
 
         Raises:
@@ -162,6 +164,7 @@ class Session:
                 durable=durable,
                 keep_alive_s=keep_alive_s,
                 parent=parent,
+                behalf=behalf,
                 window=0 if durable else WINDOW,
             )
             out = wire.encode(message, frames)

@@ -14,7 +14,7 @@ import msgspec
 
 from clawai.sdk.errors import ClawError
 
-VERSION = (1, 3)
+VERSION = (1, 4)
 """Major (peers must agree) and minor (adds fields and types only)."""
 
 MAX_FRAMES = 64
@@ -91,6 +91,8 @@ class Submit(Message, frozen=True, kw_only=True):
     that one, and it ends with it."""
     window: Size = 0
     """Bytes of chunks that may be on their way to a client that has not said ``more``; 0: any."""
+    behalf: Name = ""
+    """Of a front's worker: for whom of those that it serves it asks."""
 
 
 class More(Message, frozen=True, kw_only=True):

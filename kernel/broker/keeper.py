@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ class Channel:
     """The broker's end of the pair."""
     listeners: dict[int, socket.socket]
     """By port; the broker alone accepts on them."""
+    most: int
+    """Connections that it may have at the same time."""
 
 
 class Network:
@@ -59,6 +61,8 @@ class Network:
         self._unwritten: deque[tuple[audit.Record, bool]] = deque()
         """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
+        self.ports: Mapping[str, str] = {}
+        """``PLUGIN:PORT`` of a manifest to the port that its owner wants instead."""
         self.pid = 0
         """The broker's process; 0 while there is none."""
         self._running: subprocess.Popen[bytes] | None = None
@@ -95,7 +99,9 @@ class Network:
             for port, key in listening.items():
                 fds[f"listen:{port}"] = self._listen(worker, plugin, key)
             held = {port: self._listeners[plugin, key][0] for port, key in listening.items()}
-            fds["broker"] = self._channel(worker, plugin, network, held)
+            serves = bool(held and permissions.on_behalf_of)
+            most = limits.SERVED if serves else limits.CONNECTIONS
+            fds["broker"] = self._channel(worker, plugin, network, held, most)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
@@ -119,10 +125,15 @@ class Network:
                 del self._listeners[place]
 
     def _channel(
-        self, worker: int, plugin: str, keys: list[str], listeners: dict[int, socket.socket]
+        self,
+        worker: int,
+        plugin: str,
+        keys: list[str],
+        listeners: dict[int, socket.socket],
+        most: int,
     ) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channels[worker] = Channel(plugin, keys, ours, listeners)
+        self._channels[worker] = Channel(plugin, keys, ours, listeners, most)
         if self._link:
             self._hand_over(worker, again=False)
         elif not self._again:
@@ -132,7 +143,9 @@ class Network:
     def _listen(self, worker: int, plugin: str, key: str) -> int:
         """A copy of the listening socket of a plugin's port, which its workers share."""
         if (plugin, key) not in self._listeners:
-            self._listeners[plugin, key] = bind(plugin, key), set()
+            named = netrules.listen_rule(key)[1]
+            port = int(self.ports.get(f"{plugin}:{named}", 0))
+            self._listeners[plugin, key] = bind(plugin, key, port), set()
         sock, workers = self._listeners[plugin, key]
         workers.add(worker)
         return os.dup(sock.fileno())
@@ -166,7 +179,8 @@ class Network:
         channel = self._channels[worker]
         ports, listeners = list(channel.listeners), channel.listeners.values()
         copies = tuple(os.dup(sock.fileno()) for sock in (channel.end, *listeners))
-        self._tell("worker", worker, channel.plugin, channel.keys, again, ports, fds=copies)
+        told = worker, channel.plugin, channel.keys, channel.most, again, ports
+        self._tell("worker", *told, fds=copies)
 
     def _tell(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         if self._link:
@@ -283,13 +297,17 @@ class Network:
         self.audit.close()
 
 
-def bind(plugin: str, key: str) -> socket.socket:
+def bind(plugin: str, key: str, port: int = 0) -> socket.socket:
     """A listening socket for a key of ``[permissions.listen]``.
+
+    Args:
+        port: that the owner wants in place of the key's; 0: the key's.
 
     Raises:
         ClawError: address_in_use, not_permitted.
     """
-    wide, port = netrules.listen_rule(key)
+    wide, named = netrules.listen_rule(key)
+    port = port or named
     try:
         if wide and socket.has_dualstack_ipv6():
             try:
@@ -305,7 +323,8 @@ def bind(plugin: str, key: str) -> socket.socket:
         why = os.strerror(error.errno) if error.errno else str(error)
         text = f"the plugin {plugin} cannot listen on port {port}: {why}"
         if error.errno == errno.EADDRINUSE:
-            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or change it in "
-            raise ClawError("address_in_use", text, key, hint=f"{hint}plugin.toml") from error
+            hint = f"end what has the port (`ss -ltnp sport = :{port}` names it), or use another: "
+            hint += f"claw config set plugins.ports '[\"{plugin}:{named}=NUMBER\"]'"
+            raise ClawError("address_in_use", text, key, hint=hint) from error
         hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
         raise ClawError("not_permitted", text, key, hint=hint) from error

@@ -5,6 +5,8 @@ from clawai.kernel.limits import MIB
 # One worker.
 CONNECTIONS = 64
 """Open at the same time."""
+SERVED = 1280
+"""The same, of one that listens and serves others (``on_behalf_of``)."""
 WAITING = 16
 """Connections that are being made at the same time; further requests wait unread."""
 RATE = 10.0
@@ -18,9 +20,10 @@ UNSENT = 256
 """Answers that wait because the worker reads none; with more it is cut off."""
 
 # All workers.
-TOTAL = 512
-"""Connections of all together: two descriptors and up to two pieces of data each."""
-DESCRIPTORS = 2 * TOTAL + 512
+TOTAL = 2048
+"""Connections of all together: two descriptors and up to two pieces of data each, of which
+``MEMORY`` has room for."""
+DESCRIPTORS = 4 * TOTAL
 
 # One connection.
 PIECE = 64 * 1024

@@ -78,6 +78,8 @@ class Client:
     sock: socket.socket
     listeners: dict[int, socket.socket] = field(default_factory=dict)
     """By port; only this process may accept on them."""
+    most: int = limits.CONNECTIONS
+    """Connections that it may have."""
     unsent: deque[tuple[bytes, socket.socket | None]] = field(default_factory=deque)
     trades: dict[int, "Trade"] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class Client:
     @property
     def is_full(self) -> bool:
         """Whether it has as many connections as one may."""
-        return len(self.relays) + len(self.trades) >= limits.CONNECTIONS
+        return len(self.relays) + len(self.trades) >= self.most
 
 
 @dataclass
@@ -173,6 +175,7 @@ class Broker:
         number: int,
         plugin: str,
         keys: list[str],
+        most: int,
         again: bool,
         ports: list[int],
         fds: list[int],
@@ -186,7 +189,8 @@ class Broker:
         listening = {
             port: socket.socket(fileno=fd) for port, fd in zip(ports, fds[1:], strict=True)
         }
-        client = Client(number, plugin, keys, netrules.network_rules(keys), sock, listening)
+        rules = netrules.network_rules(keys)
+        client = Client(number, plugin, keys, rules, sock, listening, most)
         self.clients[number] = client
         self.loop.watch(sock.fileno(), lambda mask: self._asked(client, mask))
         if again:
@@ -365,7 +369,7 @@ class Broker:
         if client.is_full:
             text = f"the plugin {client.plugin} has too many connections"
             count = len(client.relays)
-            raise Failed("too_many", text, count, limits.CONNECTIONS, "close some first")
+            raise Failed("too_many", text, count, client.most, "close some first")
         if len(self._idle) >= self.total:
             text = "all plugins together have too many connections"
             raise Failed("too_many", text, len(self._idle), self.total, retry_after_ms=1000)

@@ -142,12 +142,16 @@ class Door:
         """Clients that came by themselves."""
         return sum(not client.worker for client in self.clients.values())
 
-    def children(self, worker: int) -> int:
-        """Make a worker a client, for child tasks; its end of the connection: nobody greets."""
+    def children(self, worker: int, front: str = "") -> int:
+        """Make a worker a client, for child tasks; its end of the connection: nobody greets.
+
+        Args:
+            front: its plugin, if that may act for others.
+        """
         ours, theirs = socket.socketpair()
         self.last += 1
         self.clients[self.last] = Client(0, worker=True)
-        told = worker, self.last, os.getuid(), self._welcome(os.getuid(), False)
+        told = worker, front, self.last, os.getuid(), self._welcome(os.getuid(), False)
         self.link.send("family", *told, fds=(ours.detach(),))
         return theirs.detach()
 

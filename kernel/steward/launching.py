@@ -174,7 +174,8 @@ def _policy(plugin: Plugin, config: Config, spec: Spec) -> Policy:
     asked = plugin.permissions
     # Who listens needs a descriptor for each connection, and nothing more than a tool otherwise.
     listens = asked.listen and asked.profile == "tool"
-    base = Policy.load("network" if listens else asked.profile)
+    profile = "network" if listens else asked.profile
+    base = Policy.load("front" if listens and asked.on_behalf_of else profile)
     # What is charged, and room for what an interpreter maps but hardly touches (thread stacks).
     budget = spec.base_bytes + limits.WORKER_SLACK
     if spec.model:

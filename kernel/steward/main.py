@@ -107,6 +107,7 @@ class Steward:
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
         self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
+        self.network.ports = dict(each.split("=") for each in config.plugins.ports)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True
@@ -314,6 +315,8 @@ class Steward:
             plugin = self.registry.plugins[spec.plugin]
             if plugin.permissions.operations:
                 named["children"] = self.door.children(worker)
+                if plugin.permissions.on_behalf_of:
+                    named["front"] = self.door.children(worker, spec.plugin)
             now, most = time.monotonic_ns(), plugin.limits.data_mib * MIB
             self.folders.watch(worker, order.args["data"], most, now)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")

@@ -162,6 +162,7 @@ class Registry:
             code=self._code_lately(plugin),
             cooperative=engine,
             settings=settings.identity(plugin),
+            front=bool(plugin.permissions.on_behalf_of),
         )
         return {
             "spec": spec,

@@ -85,6 +85,8 @@ def models(rows: Rows, registry: Registry) -> Rows:
                 "bytes": record.bytes,
                 "capability": record.capability,
                 "licence": record.licence,
+                "sha256": record.sha256,
+                "pulled_at": record.pulled_at,
                 "state": states.get(name, "stored"),
             }
         )

@@ -10,8 +10,9 @@ from collections.abc import Generator
 from typing import TypeVar
 
 T = TypeVar("T")
-GAP = 0.025
-"""Seconds from one message to the next: forty a second look as smooth as two hundred."""
+GAP = 0.05
+"""Seconds from one message to the next: twenty a second still are faster than anyone reads. Each
+takes about 0.3 ms in the kernel and 0.25 ms in a client, on cores that the next token needs."""
 
 
 def joined(texts: Generator[str, None, T], gap: float = GAP) -> Generator[str, None, T]:

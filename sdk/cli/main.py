@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("run", "Ask a model a question and stream its answer."),
         "chat": ("chat", "Talk with a model."),
         "call": ("run", "Call any operation of any plugin."),
+        "http": ("gateway", "Answer programs that speak OpenAI's or Ollama's HTTP."),
         "jobs": ("jobs", "List the durable tasks, show what they gave, wait, cancel."),
     },
     "Models": {

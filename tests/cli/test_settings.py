@@ -56,6 +56,8 @@ def test_comments_and_order_stay(box, path):
         ("sandbox.minimum", "none", "no-landlock"),
         ("workers.kv", "int8", "q8"),
         ("plugin_dirs", "/a", "array"),
+        ("plugins.ports", '["gateway:8080=99999"]', "65535"),
+        ("plugins.ports", '["8080=80"]', "plugins.ports"),
         ("memory.budget_mib", "1\n[log]\nlevel='debug'", "int"),
     ],
 )

@@ -91,6 +91,16 @@ def test_threads_add_up_to_the_processors() -> None:
     assert words(bench)[first] == (wire.GO, 4)
 
 
+def test_who_serves_others_leaves_them_the_processors() -> None:
+    bench = Bench()
+    front = replace(PLAIN, plugin="gateway", front=True)
+    bench.submit(1, front)
+    bench.ready(front)
+    bench.submit(2, ENGINE)
+    engine = bench.ready(ENGINE, 4)
+    assert words(bench)[engine] == (wire.GO, 2)
+
+
 def test_a_lower_class_is_held_between_ops_and_goes_on() -> None:
     bench = Bench()
     bench.submit(1, ENGINE, priority="batch")

@@ -25,10 +25,13 @@ WAIT_S = 30
 
 
 @pytest.fixture(scope="session")
-def probed() -> dict[str, Any]:
+def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the prober found for the user of the tests; ``bpf`` as bytes."""
     command = [sys.executable, "-I", "-m", "clawai.sandbox.probe"]
-    said = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    folder = tmp_path_factory.mktemp("probed")
+    env = os.environ | {"TMPDIR": str(folder)}
+    said = subprocess.run(command, capture_output=True, check=True, timeout=60, env=env)
+    assert not list(folder.iterdir()), "every start of a kernel would leave it behind"
     found: dict[str, Any] = json.loads(said.stdout)
     return found | {"bpf": base64.b64decode(found["bpf"])}
 

@@ -365,8 +365,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         "cancel": 3,
         "hung": 20,
     }, "WIRE.md names these"
-    assert wire.VERSION == (1, 3)
-    assert WIRE_MD.startswith("# The wire of ClawAI, version 1.3\n")
+    assert wire.VERSION == (1, 4)
+    assert WIRE_MD.startswith("# The wire of ClawAI, version 1.4\n")
 
 
 def test_the_control_word_is_that_of_the_code() -> None:

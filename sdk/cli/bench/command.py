@@ -20,6 +20,7 @@ BENCHES = {
     "roofline": "What the processor and its memory can do at most.",
     "urgent": "An urgent operation on a saturated box, for each means of preemption.",
     "wire": "A small echo through client, kernel and sandbox, beside a bare ZeroMQ broker.",
+    "gateway": "What HTTP adds to a request, and how many idle connections are held.",
     "gemm": "An int8 and an int4 matrix product, beside ONNX Runtime's.",
     "tensor": "Large arrays by lease: what a copy would cost is not paid.",
     "pool": "How full the memory pool gets before it must refuse, and what recycling saves.",

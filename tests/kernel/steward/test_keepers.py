@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,8 +112,9 @@ def test_where_it_is_not_permitted_that_is_logged_with_the_limit(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
         if os.geteuid() == 0:
             os.chown(tmp_path, 65533, -1)
-            tmp_path.parent.chmod(0o755)
-            tmp_path.parent.parent.chmod(0o755)
+            for folder in tmp_path.parents:
+                if Path(tempfile.gettempdir()) in folder.parents:
+                    folder.chmod(0o755)
             os.setresuid(65533, 65533, 65533)
             sc.prctl(PR_SET_DUMPABLE, 1)
         kept = Kept(tmp_path)

@@ -1,0 +1,333 @@
+"""Ollama's doors: generate, chat, tags, show, ps, version."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Annotated, Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from clawai.plugins.gateway import catalogue
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
+from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
+from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.sdk.errors import ClawError
+from clawai.sdk.front import Front
+
+Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
+API = "0.13.0"
+"""The version of Ollama whose doors these are."""
+
+
+class Options(msgspec.Struct):
+    """``options``; the defaults are Ollama's."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 40
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
+    num_predict: Annotated[int, msgspec.Meta(ge=-2, le=1 << 20)] = -1
+    """-1 and -2: until the model ends, or the context does."""
+    stop: str | list[str] = []
+
+
+OPTIONS_IGNORED = {
+    "num_ctx": "workers.context in the configuration says how long the context is",
+    "num_thread": "workers.threads in the configuration says it",
+    "num_gpu": "the models run on the processor",
+    "num_batch": "the engine chooses it",
+    "num_keep": "a context is never shifted",
+    "main_gpu": "the models run on the processor",
+    "use_mmap": "weights are packed once and mapped",
+    "numa": "the engine chooses it",
+}
+_NONE = "the engine has none yet"
+OPTIONS_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "min_p": (_NONE, (0,)),
+    "typical_p": (_NONE, (1,)),
+    "repeat_penalty": (_NONE, (1,)),
+    "repeat_last_n": (_NONE, (0,)),
+    "presence_penalty": (_NONE, (0,)),
+    "frequency_penalty": (_NONE, (0,)),
+    "mirostat": (_NONE, (0,)),
+}
+
+
+class Message(msgspec.Struct):
+    """One of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text = ""
+
+
+class _Common(msgspec.Struct, kw_only=True):
+    model: str
+    stream: bool | None = True
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
+class Generate(_Common, kw_only=True):
+    """``/api/generate``"""
+
+    prompt: Text = ""
+    system: Text | None = None
+    raw: bool | None = False
+
+
+class Chat(_Common, kw_only=True):
+    """``/api/chat``"""
+
+    messages: list[dict[str, Any]] = []
+
+
+class Show(msgspec.Struct, kw_only=True):
+    """``/api/show``"""
+
+    model: str = ""
+    name: str = ""
+
+
+IGNORED: dict[str, str] = {"verbose": "there is no more to tell"}
+REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "format": ("only free text is written yet", ("",)),
+    "tools": ("only text is written yet", ([],)),
+    "images": ("only text is read yet", ([],)),
+    "suffix": ("a model only goes on", ("",)),
+    "template": ("a model's own template is used", ("",)),
+    "context": ("send the conversation to /api/chat", ([],)),
+    "think": ("the models here know nothing of it", (False,)),
+    "logprobs": ("the engine does not tell them yet", (False,)),
+    "top_logprobs": ("the engine does not tell them yet", (0,)),
+}
+OPTIONS = Form(Options, OPTIONS_IGNORED, OPTIONS_REFUSED)
+GENERATE = Form(Generate, IGNORED, REFUSED)
+CHAT = Form(Chat, IGNORED, REFUSED)
+SHOW = Form(Show, IGNORED)
+MESSAGE = Form(
+    Message,
+    {"thinking": "it is no part of the conversation"},
+    {
+        "images": ("only text is read yet", ([],)),
+        "tool_calls": ("only text is read yet", ([],)),
+        "tool_name": ("only text is read yet", ("",)),
+    },
+)
+
+
+def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
+    """Paths and what answers them."""
+    here = _Ollama(kernel, heard)
+    yield "/", Door("GET", here.alive)
+    yield "/api/version", Door("GET", here.version)
+    yield "/api/tags", Door("GET", here.tags)
+    yield "/api/ps", Door("GET", here.ps)
+    yield "/api/show", Door("POST", here.show)
+    yield "/api/generate", Door("POST", here.generate)
+    yield "/api/chat", Door("POST", here.chat)
+
+
+def error(text: str) -> dict[str, str]:
+    """An error as Ollama's clients read it."""
+    return {"error": text}
+
+
+class _Ollama:
+    def __init__(self, kernel: Front, heard: Heard) -> None:
+        self._kernel, self._heard = kernel, heard
+
+    async def alive(self, request: Request, body: bytes) -> Response:
+        """What Ollama's command line looks for."""
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, request: Request, body: bytes) -> Response:
+        """The version of the doors, and ours."""
+        return JSONResponse({"version": API, "clawai": metadata.version("clawai")})
+
+    async def tags(self, request: Request, body: bytes) -> Response:
+        """The stored models."""
+        rows = await catalogue.models(self._kernel)
+        return JSONResponse({"models": [_row(row) for row in rows]})
+
+    async def ps(self, request: Request, body: bytes) -> Response:
+        """Those that are loaded."""
+        loaded = {row["model"]: row for row in (await self._kernel.query("workers"))["workers"]}
+        rows = await catalogue.models(self._kernel)
+        found = []
+        for row in rows:
+            if worker := loaded.get(row["name"]):
+                memory = {"size": worker["bytes"], "size_vram": 0}
+                found.append(_row(row) | memory | {"expires_at": _stamp(_NEVER)})
+        return JSONResponse({"models": found})
+
+    async def show(self, request: Request, body: bytes) -> Response:
+        """What is known of a model."""
+        asked, warnings = SHOW.read(body)
+        row = await catalogue.model(self._kernel, asked.model or asked.name)
+        said = {
+            "license": row["licence"],
+            "details": _details(row),
+            "capabilities": ["completion"],
+            "model_info": {},
+            "modified_at": _iso(catalogue.pulled(row)),
+        }
+        return JSONResponse(said, headers=warned(warnings))
+
+    async def generate(self, request: Request, body: bytes) -> Response:
+        """An answer to a prompt, in the model's template unless ``raw``."""
+        asked, warnings = GENERATE.read(body)
+        if not asked.prompt:
+            raise BadRequest("prompt is empty: there is nothing to answer", "prompt")
+        params: dict[str, Any] = {"prompt": asked.prompt}
+        if not asked.raw:
+            system = [{"role": "system", "content": asked.system}] if asked.system else []
+            params = {"messages": [*system, {"role": "user", "content": asked.prompt}]}
+        elif asked.system:
+            raise BadRequest("system is not supported with raw", "system")
+        return await self._answer(request, asked, params, lambda t: {"response": t}, warnings)
+
+    async def chat(self, request: Request, body: bytes) -> Response:
+        """An answer to a conversation."""
+        asked, warnings = CHAT.read(body)
+        if not asked.messages:
+            raise BadRequest("messages is empty: there is nothing to answer", "messages")
+        turns = []
+        for at, given in enumerate(asked.messages):
+            each, more = MESSAGE.take(given, f"messages[{at}].")
+            warnings += more
+            turns.append({"role": each.role, "content": each.content})
+
+        def said(text: str) -> dict[str, Any]:
+            return {"message": {"role": "assistant", "content": text}}
+
+        return await self._answer(request, asked, {"messages": turns}, said, warnings)
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: _Common,
+        params: dict[str, Any],
+        said: Callable[[str], dict[str, Any]],
+        warnings: list[str],
+    ) -> Response:
+        name = await catalogue.known(self._kernel, asked.model)
+        options, more = OPTIONS.take(asked.options or {}, "options.")
+        warnings += more
+        params |= {
+            "max_tokens": options.num_predict if options.num_predict > 0 else None,
+            "temperature": options.temperature,
+            "top_k": options.top_k,
+            "top_p": max(options.top_p, 1e-6),
+            "seed": options.seed,
+            "stop": [options.stop] if isinstance(options.stop, str) else options.stop,
+        }
+        started = time.perf_counter_ns()
+        question = Ask(name, params, keep_alive=_seconds(asked.keep_alive))
+        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+
+        def line(text: str, done: bool) -> dict[str, Any]:
+            head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}
+            return head | said(text) | (_end(answer, started) if done else {})
+
+        if asked.stream is not False:
+            return streamed(_lines(answer, line), "application/x-ndjson", warnings)
+        try:
+            text = await unless_gone(request, answer.all())
+        finally:
+            answer.drop()
+        return JSONResponse(line(text, True), headers=warned(warnings))
+
+
+async def _lines(
+    answer: Answer, line: Callable[[str, bool], dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    try:
+        if answer.first:
+            yield _packed(line(answer.first, False))
+        async for text in answer.pieces:
+            yield _packed(line(text, False))
+        yield _packed(line("", True))
+    except ClawError as wrong:
+        yield _packed(error(told(wrong)))
+    finally:
+        answer.drop()
+
+
+def _packed(data: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(data) + b"\n"
+
+
+def _end(answer: Answer, started: int) -> dict[str, Any]:
+    """The last line's figures: durations in nanoseconds."""
+    ended, usage = answer.ended, answer.usage
+    return {
+        "done_reason": ended["finish_reason"],
+        "total_duration": time.perf_counter_ns() - started,
+        "load_duration": 1000 * answer.timings.get("load_us", 0),
+        "prompt_eval_count": usage["prompt_tokens"],
+        "prompt_eval_duration": 1000 * ended["prefill_us"],
+        "eval_count": usage["completion_tokens"],
+        "eval_duration": 1000 * ended["decode_us"],
+    }
+
+
+_NEVER = 4_102_444_800.0
+"""The year 2100: when a worker that is in use goes is not known."""
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(keep_alive: str | float | None) -> float | None:
+    """``keep_alive``: seconds, or a duration such as ``5m``; below 0: for ever.
+
+    Raises:
+        BadRequest: it is neither.
+    """
+    if keep_alive is None:
+        return None
+    try:
+        if isinstance(keep_alive, str):
+            unit = next((u for u in _UNITS if keep_alive.endswith(u)), "")
+            number = float(keep_alive.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+        else:
+            number = keep_alive
+    except ValueError:
+        text = f"keep_alive is {str(keep_alive)[:40]!r}: seconds, or a duration such as 5m"
+        raise BadRequest(text, "keep_alive") from None
+    most = float((1 << 31) - 1)
+    if number != number:  # NaN
+        raise BadRequest("keep_alive is no number", "keep_alive")
+    return most if number < 0 else min(number, most)
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    name = row["name"] + catalogue.LATEST
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _iso(catalogue.pulled(row)),
+        "size": row["bytes"],
+        "digest": row["sha256"],
+        "details": _details(row),
+    }
+
+
+def _details(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": row["capability"],
+        "families": [row["capability"]],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def _stamp(seconds: float) -> str:
+    return _iso(datetime.fromtimestamp(seconds, UTC))
+
+
+def _iso(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,60 @@
+"""A gateway that serves, for tests."""
+
+import http.client
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clawai.sdk.client import Client, Task
+from support import Kernel
+
+
+@dataclass
+class Doors:
+    """A gateway that serves."""
+
+    kernel: Kernel
+    client: Client
+    task: Task
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and what the JSON says, if it is JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, headers or {})
+        response = connection.getresponse()
+        said: Any = response.read()
+        connection.close()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        if found["content-type"].startswith("application/json"):
+            said = json.loads(said)
+        return response.status, found, said
+
+    def running(self) -> list[str]:
+        """Operations of the tasks that have not ended."""
+        return [row["op"] for row in self.client.query("tasks")["tasks"]]
+
+
+def served(kernel: Kernel, port: int) -> Doors:
+    """Have the gateway of a kernel serve."""
+    client = kernel.client()
+    task = client.submit("gateway.serve")
+    for event in task:
+        if event.note.startswith("http://"):
+            assert event.note == f"http://127.0.0.1:{port}"
+            return Doors(kernel, client, task, port)
+    task.result()
+    raise AssertionError("it never served")
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,60 @@
+"""The tables of ``docs/http.md``, from the code.
+
+PYTHONPATH=tests python tests/http_table.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clawai.plugins.gateway import ollama, openai
+from clawai.plugins.gateway.fields import Form
+
+PAGE = Path(__file__).parents[1] / "docs" / "http.md"
+BEGIN, END = "<!-- fields -->\n", "<!-- end of fields -->\n"
+FORMS = (
+    ("POST /v1/chat/completions", openai.CHAT),
+    ("Each of its `messages`", openai.MESSAGE),
+    ("Each part of a message's `content`", openai.PART),
+    ("`stream_options`", openai.STREAM_OPTIONS),
+    ("POST /v1/completions", openai.COMPLETION),
+    ("POST /api/chat", ollama.CHAT),
+    ("Each of its `messages`", ollama.MESSAGE),
+    ("POST /api/generate", ollama.GENERATE),
+    ("`options` of both", ollama.OPTIONS),
+    ("POST /api/show", ollama.SHOW),
+)
+
+
+def tables() -> str:
+    """All of them."""
+    return "\n".join("\n".join(_table(title, form)) + "\n" for title, form in FORMS)
+
+
+def _table(title: str, form: Form[Any]) -> Iterator[str]:
+    yield f"### {title}\n"
+    yield "| field | |"
+    yield "| --- | --- |"
+    yield f"| {', '.join(f'`{name}`' for name in form.known)} | supported |"
+    for name, why in form.ignored.items():
+        if name not in form.known:
+            yield f"| `{name}` | ignored with a warning: {why} |"
+    for name, (why, harmless) in form.refused.items():
+        if name not in form.known:
+            also = "".join(f", `{msgspec.json.encode(each).decode()}`" for each in harmless)
+            yield f"| `{name}` | refused: {why}; taken if `null`{also} |"
+    yield "| any other | ignored with a warning |"
+
+
+def main() -> None:
+    """Write them."""
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    behind = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{behind}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""A kernel with little models whose gateway serves."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker_parts import free_port
+from doors_kit import Doors, served, written
+from gguf_files import tiny_llama
+from support import Kernel, no_leak
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """One gateway for the tests of a module; ``tiny`` answers at once, ``long`` for long."""
+    port, folder = free_port(), tmp_path_factory.mktemp("models")
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n[workers]\ncontext = 16384\n')
+    kernel.model("tiny", written(folder / "tiny.gguf", tiny_llama(context=512)))
+    large = tiny_llama(layers=4, width=256, hidden=1024, context=16384)
+    kernel.model("long", written(folder / "long.gguf", large))
+    try:
+        with no_leak():
+            yield served(kernel.start(), port)
+            assert kernel.stop() == 0, kernel.stderr()
+            kernel.check_gone()
+    finally:
+        kernel.remove()

@@ -1,0 +1,207 @@
+"""The doors, by those who made them: unmodified clients of OpenAI and of Ollama."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import Iterator
+
+import ollama
+import openai
+import pytest
+
+from doors_kit import Doors
+from support import wait_until
+
+TALK = [{"role": "system", "content": "the"}, {"role": "user", "content": "the hello"}]
+
+
+@pytest.fixture
+def client(doors: Doors) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{doors.address}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def peer(doors: Doors) -> Iterator[ollama.Client]:
+    with ollama.Client(host=doors.address) as client:
+        yield client
+
+
+def engine(doors: Doors, **params: object) -> str:
+    """What the engine says without any door."""
+    said: str = doors.client.call("llm.generate", params, model="tiny").value["text"]
+    return said
+
+
+def test_openai_lists_models(client: openai.OpenAI) -> None:
+    assert sorted(model.id for model in client.models.list()) == ["long", "tiny"]
+    assert client.models.retrieve("tiny").owned_by == "clawai"
+    with pytest.raises(openai.NotFoundError, match="stored here: tiny"):
+        client.models.retrieve("tine")
+
+
+def test_openai_chats_whole_and_in_pieces(doors: Doors, client: openai.OpenAI) -> None:
+    options = {"model": "tiny", "messages": TALK, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**options)
+    expected = engine(doors, messages=TALK, max_tokens=12)
+    assert whole.choices[0].message.content == expected
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    stream = client.chat.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    )
+    pieces = list(stream)
+    assert pieces[0].choices[0].delta.role == "assistant"
+    text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+    assert text == expected
+    assert pieces[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert pieces[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_openai_goes_on_with_a_text(doors: Doors, client: openai.OpenAI) -> None:
+    options = {"model": "tiny", "prompt": "the hello", "max_tokens": 9}
+    greedy = client.completions.create(**options, temperature=0)
+    assert greedy.choices[0].text == engine(doors, prompt="the hello", max_tokens=9)
+    pieces = client.completions.create(**options, temperature=0, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == greedy.choices[0].text
+    drawn = [client.completions.create(**options, seed=7).choices[0].text for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    first = greedy.choices[0].text
+    stopped = client.completions.create(**options, temperature=0, stop=first[2:4])
+    assert first.startswith(stopped.choices[0].text) and stopped.choices[0].text != first
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n": 2}, "n is not supported: one answer a request"),
+        ({"logprobs": True}, "logprobs is not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"temperature": 3}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"extra_body": {"priority": "urgent"}}, "priority"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "only text is read here",
+        ),
+        ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "the context has 512"),
+        ({"stop": ["x"] * 99}, "stop"),
+    ],
+)
+def test_openai_is_told_what_is_not_there(
+    client: openai.OpenAI, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.chat.completions.create(**({"model": "tiny", "messages": TALK} | options))
+
+
+def test_what_is_harmless_is_ignored_with_a_warning(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model="tiny", messages=TALK, max_tokens=2, user="me", n=1, extra_body={"new": 1}
+    )
+    warning = raw.headers["x-claw-warning"]
+    assert "user is ignored: it names nobody here" in warning
+    assert "new is ignored" in warning and " n " not in warning
+
+
+def test_urgency_comes_by_body_and_by_header(doors: Doors, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as error:
+        client.chat.completions.create(
+            model="long", messages=TALK, extra_body={"priority": "batch", "deadline_ms": 1}
+        )
+    assert error.value.status_code == 504
+    with pytest.raises(openai.BadRequestError, match="X-Claw-Priority must be one of critical"):
+        client.completions.create(
+            model="tiny", prompt="the", extra_headers={"X-Claw-Priority": "now"}
+        )
+    stream = client.completions.create(
+        model="long", prompt="the", stream=True, max_tokens=10_000, temperature=0,
+        extra_headers={"X-Claw-Priority": "batch"},
+    )  # fmt: skip
+    next(iter(stream))
+    rows = doors.client.query("tasks")["tasks"]
+    assert [row["priority"] for row in rows if row["op"] == "llm.generate"] == ["batch"]
+    stream.close()
+    wait_until(lambda: doors.running() == ["gateway.serve"], "the answer is cancelled")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_hangs_up_is_not_answered_any_more(doors: Doors, stream: bool) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", doors.port, timeout=60)
+    body = {"model": "long", "prompt": "the", "max_tokens": 10_000, "stream": stream}
+    connection.request("POST", "/v1/completions", json.dumps(body | {"temperature": 0}))
+    wait_until(lambda: "llm.generate" in doors.running(), "the answer has begun")
+    if stream:
+        connection.getresponse().read(64)
+    connection.close()
+    wait_until(lambda: doors.running() == ["gateway.serve"], "the answer is cancelled")
+
+
+def test_many_ask_at_the_same_time(doors: Doors) -> None:
+    async def all_of_them() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{doors.address}/v1", api_key="x") as client:
+            asked = [
+                client.completions.create(
+                    model="tiny", prompt=f"the {n % 4}", max_tokens=6, temperature=0
+                )
+                for n in range(24)
+            ]
+            return [found.choices[0].text for found in await asyncio.gather(*asked)]
+
+    texts = asyncio.run(all_of_them())
+    assert [texts[n] == texts[n + 4] for n in range(20)] == [True] * 20
+
+
+def test_ollama_lists_and_shows_models(doors: Doors, peer: ollama.Client) -> None:
+    names = sorted(model.model for model in peer.list().models)
+    assert names == ["long:latest", "tiny:latest"]
+    engine(doors, prompt="the", max_tokens=1)
+    assert "tiny:latest" in [model.model for model in peer.ps().models]
+    assert peer.show("tiny").capabilities == ["completion"]
+    with pytest.raises(ollama.ResponseError, match="not stored here") as error:
+        peer.show("other")
+    assert error.value.status_code == 404
+
+
+def test_ollama_chats_and_generates(doors: Doors, peer: ollama.Client) -> None:
+    options = {"temperature": 0, "num_predict": 12, "num_ctx": 4096}
+    expected = engine(doors, messages=TALK, max_tokens=12)
+    whole = peer.chat(model="tiny:latest", messages=TALK, options=options)
+    assert whole.message.content == expected
+    assert whole.done and whole.eval_count and whole.prompt_eval_count
+    pieces = list(peer.chat(model="tiny", messages=TALK, options=options, stream=True))
+    assert "".join(piece.message.content for piece in pieces) == expected
+    assert [piece.done for piece in pieces[-2:]] == [False, True]
+    said = peer.generate(model="tiny", prompt="the hello", system="the", options=options)
+    assert said.response == expected
+    raw = peer.generate(model="tiny", prompt="the hello", raw=True, options=options)
+    assert raw.response == engine(doors, prompt="the hello", max_tokens=12)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format": "json"}, "format is not supported"),
+        ({"options": {"min_p": 0.5}}, "min_p is not supported"),
+        ({"options": {"temperature": "hot"}}, "temperature"),
+        ({"keep_alive": "long"}, "keep_alive"),
+        ({"messages": []}, "messages is empty"),
+    ],
+)
+def test_ollama_is_told_what_is_not_there(
+    peer: ollama.Client, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ollama.ResponseError, match=said):
+        peer.chat(**({"model": "tiny", "messages": TALK} | options))
+
+
+def test_ollama_keeps_a_model_for_as_long_as_it_is_told(doors: Doors, peer: ollama.Client) -> None:
+    peer.generate(model="tiny", prompt="the", options={"num_predict": 1}, keep_alive=0)
+    wait_until(
+        lambda: "tiny" not in {row["model"] for row in doors.client.query("workers")["workers"]},
+        "it is unloaded",
+    )
