@@ -10,7 +10,6 @@ import pytest
 
 from clawai.sdk.model.driver import Left, Stopped
 from clawai.sdk.model.dtypes import DType
-from clawai.sdk.model.graph import Op
 from clawai.sdk.wire import GO, HOLD, STOP
 from tiny_llama import compiled, llama
 
@@ -216,12 +215,14 @@ def test_a_sequence_says_which_logit_is_the_largest() -> None:
 
 
 def test_no_logit_is_the_largest_where_one_is_no_number() -> None:
-    gain = next(node.inputs[1] for node in reversed(GRAPH.nodes) if node.op is Op.RMSNORM)
-    none = np.full(GRAPH.tensors[gain].shape, np.nan, np.float32)
-    broken = dataclasses.replace(GRAPH.tensors[gain], data=memoryview(none.data).cast("B"))
-    plan = compiled(dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {gain: broken}), context=8)
+    name = GRAPH.nodes[-1].inputs[1]
+    matrix = GRAPH.tensors[name]
+    raw = np.frombuffer(matrix.data, np.uint8).reshape(matrix.shape[0], -1).copy()
+    raw[50, :2] = 0x00, 0x7E  # the scale of a group, in f16
+    broken = dataclasses.replace(matrix, data=memoryview(raw.reshape(-1).data))
+    plan = compiled(dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {name: broken}), context=8)
     try:
-        assert not np.isfinite(plan.sequences[0].run([5])).all()
+        assert np.flatnonzero(np.isnan(plan.sequences[0].run([5])[0])).tolist() == [50]
         assert plan.sequences[0].likeliest is None
     finally:
         plan.close()
