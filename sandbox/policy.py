@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -167,15 +168,21 @@ def _profile_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "sandbox"
 
 
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Mapping[str, Any]:
+    """A profile: each start reads it, and it hardly ever changes."""
+    import tomllib  # here: the stage loads this module too and reads no profile
+
+    return tomllib.loads(text)
+
+
 def _read_profile(name: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     path = folder / f"{name}.toml"
     if name in seen or not path.is_file():
         why = "extends itself" if name in seen else "does not exist"
         have = sorted(p.stem for p in folder.glob("*.toml"))
         raise PolicyError(f"sandbox profile {name!r} {why}; profiles in {folder}: {have}")
-    import tomllib  # here: the stage loads this module too and reads no profile
-
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = dict(_parsed(path.read_text(encoding="utf-8")))
     base = values.pop("extends", None)
     inherited = {} if base is None else _read_profile(base, folder, (*seen, name))
     return inherited | values | {"name": name}

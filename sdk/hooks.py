@@ -5,6 +5,8 @@ answers counts, its own plugin before the drivers. What nobody answers is an err
 """
 
 import os
+from collections.abc import Iterable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -28,6 +30,12 @@ def manager() -> pluggy.PluginManager:
     plugins = pluggy.PluginManager("clawai")
     plugins.add_hookspecs(hookspecs)
     return plugins
+
+
+def register(plugins: pluggy.PluginManager, modules: Iterable[ModuleType]) -> None:
+    """Have it know the plugins of modules: the module, or with state the object that it names."""
+    for module in modules:
+        plugins.register(getattr(module, "claw_plugin", module))
 
 
 def open_device(plugins: pluggy.PluginManager, device: str) -> Any:

@@ -35,6 +35,8 @@ from clawai.sdk.weights import fill_weights, map_weights
 from clawai.sdk.zmtp import Connection
 
 if TYPE_CHECKING:
+    from pluggy import PluginManager
+
     from clawai.sdk.children import Children
     from clawai.sdk.session import Session
 
@@ -52,11 +54,17 @@ def prepare(args: dict[str, Any]) -> None:
         native.prepare(library)
 
 
-def main(fds: dict[str, int], args: dict[str, Any]) -> None:
-    """Serve until the kernel says stop or is gone."""
+def main(
+    fds: dict[str, int], args: dict[str, Any], prepared: "PluginManager | None" = None
+) -> None:
+    """Serve until the kernel says stop or is gone.
+
+    Args:
+        prepared: knows the plugin and its drivers already.
+    """
     # Into a pipe it would be kept until there is much of it, and whoever watches would see nothing.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    host = Host(fds, args)
+    host = Host(fds, args, prepared)
     try:
         host.load()
     except ClawError as error:
@@ -73,7 +81,9 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
 class Host:
     """One worker: its plugin, its slots and its side of the wire."""
 
-    def __init__(self, fds: dict[str, int], args: dict[str, Any]) -> None:
+    def __init__(
+        self, fds: dict[str, int], args: dict[str, Any], prepared: "PluginManager | None" = None
+    ) -> None:
         self.args = args
         self.incarnation: int = args["incarnation"]
         self.model: dict[str, Any] = args["model"]
@@ -108,7 +118,8 @@ class Host:
             output=1,
         )
         self._runner = Runner(self, args.get("idempotent", ()))
-        self._plugins = hooks.manager()
+        self._plugins = prepared or hooks.manager()
+        self._prepared = prepared is not None
         self._begun = False
         """The plugin has started, and is told when it ends."""
         # Who waits for what: see serve.
@@ -131,9 +142,8 @@ class Host:
             from clawai.sdk import native
 
             self._plugins.register(native.plugin(library))
-        for module in modules:
-            # A plugin with state is an object that its module names.
-            self._plugins.register(getattr(module, "claw_plugin", module))
+        if not self._prepared:
+            hooks.register(self._plugins, modules)
         self._plugins.check_pending()
         self._plugins.hook.claw_start(worker=self)
         self._begun = True
@@ -164,7 +174,7 @@ class Host:
         self.send(wire.Reserve(bytes=size, incarnation=self.incarnation))
         self._wait(wire.Granted)
 
-    def notes(self) -> bytes | None:
+    def notes(self) -> memoryview | None:
         """What an earlier worker left beside its weights; see ``clawai.sdk.plugin.Start``."""
         if self._packed is None and self._packed_fd >= 0 and self.args.get("shares", True):
             try:
@@ -181,14 +191,17 @@ class Host:
         nbytes: int,
         private: int,
         fill: Callable[[memoryview], None],
-        notes: bytes = b"",
+        notes: bytes | memoryview = b"",
     ) -> memoryview | None:
         """Ask for weights that outlive this worker; see ``clawai.sdk.plugin.Start``."""
         if not self.args.get("shares", True):  # nobody else runs our code: they are our own
             self.reserve(private + nbytes)
             return None
-        behind = envelope(layout, notes) if notes else b""
-        whole = nbytes + len(behind)
+        packed = self._packed
+        if packed and (packed.layout, packed.nbytes, packed.notes) != (layout, nbytes, notes):
+            packed = None
+        behind = envelope(layout, notes) if notes and not packed else b""
+        whole = packed.whole if packed else nbytes + len(behind)
         self.send(
             wire.Reserve(
                 bytes=private, weights=layout, weights_bytes=whole, incarnation=self.incarnation
@@ -204,18 +217,12 @@ class Host:
             raise ClawError("worker_failed", "the weights object is too small", size, whole)
         try:
             if granted.weights == "fill":
-                packed = self._packed
-                if packed and (packed.layout, packed.nbytes, packed.notes) != (
-                    layout,
-                    nbytes,
-                    notes,
-                ):
-                    packed = None
                 if packed and self.args.get("packed_huge"):
                     # The kernel sees that nothing was written, and takes the file for the object.
                     os.close(fd)
                     fd, begin = os.dup(self._packed_fd), DATA_AT
                 else:
+                    behind = behind or (envelope(layout, notes) if notes else b"")
                     fill_weights(fd, nbytes, packed.copy if packed else fill, behind)
                 self.send(wire.Filled(incarnation=self.incarnation))
                 self._wait(wire.Sealed)

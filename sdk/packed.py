@@ -41,7 +41,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """What stands behind the weights."""
 
     layout: str
-    notes: bytes
+    notes: memoryview
+    """Of the memory that it was read from, not a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,12 @@ class Packed:
 
     fd: int
     layout: str
-    notes: bytes
+    notes: memoryview
+    """Mapped: a start reads little of them."""
     nbytes: int
     """Of the weights alone."""
+    whole: int
+    """Of the data."""
 
     @classmethod
     def read(cls, fd: int) -> "Packed":
@@ -79,8 +83,9 @@ class Packed:
             PackedFileError: it cannot be used.
             OSError: it cannot be read.
         """
-        behind, weights = read_envelope(fd, DATA_AT, read_header(fd).nbytes)
-        return cls(fd, behind.layout, behind.notes, weights)
+        whole = read_header(fd).nbytes
+        behind, weights = read_envelope(fd, DATA_AT, whole)
+        return cls(fd, behind.layout, behind.notes, weights, whole)
 
     def copy(self, memory: memoryview) -> None:
         """Write the weights into ``memory``."""
@@ -98,9 +103,9 @@ def mapped(fd: int) -> mmap.mmap:
     return file
 
 
-def envelope(layout: str, notes: bytes) -> bytes:
+def envelope(layout: str, notes: bytes | memoryview) -> bytes:
     """What is written behind the weights."""
-    body = msgspec.msgpack.encode(Envelope(layout, notes))
+    body = msgspec.msgpack.encode(Envelope(layout, memoryview(notes)))
     return body + _TAIL.pack(len(body), 0, _TAIL_MAGIC)
 
 
@@ -119,10 +124,23 @@ def read_envelope(fd: int, begin: int, nbytes: int) -> tuple[Envelope, int]:
     if magic != _TAIL_MAGIC or length > MAX_NOTES or weights < 0:
         raise PackedFileError("its end is damaged")
     try:
-        body = os.pread(fd, length, begin + weights)
+        body = _view(fd, begin + weights, length)
         return msgspec.msgpack.decode(body, type=Envelope), weights
     except msgspec.DecodeError as error:
         raise PackedFileError(f"its notes are damaged: {error}") from error
+
+
+def _view(fd: int, begin: int, nbytes: int) -> memoryview:
+    """A part of a file, mapped as long as somebody views it: a copy would cost a fault a page."""
+    if not nbytes:
+        return memoryview(b"")
+    page = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    # Private: before Linux 6.7 sealed memory has no shared mapping. The pages are the same.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE
+    size = begin + nbytes - page
+    if os.fstat(fd).st_size < page + size:
+        raise PackedFileError("it has no end")
+    return memoryview(mmap.mmap(fd, size, flags, mmap.PROT_READ, offset=page))[begin - page :]
 
 
 def header(nbytes: int, title: bytes, index: bytes) -> bytes:

@@ -30,6 +30,7 @@ import socket
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import msgspec
@@ -83,7 +84,7 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     batch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operation:
     """A function with its name and its parameters as a checked type."""
 
@@ -99,6 +100,10 @@ class Operation:
 
     def info(self) -> OperationInfo:
         """What the kernel and clients are told of it, from its signature and its docstring."""
+        return self._info
+
+    @cached_property
+    def _info(self) -> OperationInfo:
         # A method's parameters are those of the function behind it; a batch's those of its items.
         names = list(self.params.__struct_fields__)
         hints = _hints(self.function)
@@ -346,7 +351,7 @@ class Start(Protocol):
             ClawError: never_fits.
         """
 
-    def notes(self) -> bytes | None:
+    def notes(self) -> memoryview | None:
         """What an earlier worker of the same code and model file gave ``weights``; None: nothing.
 
         They come from the disk, and from a worker that may have met a hostile model: decode them
@@ -359,7 +364,7 @@ class Start(Protocol):
         nbytes: int,
         private: int,
         fill: Callable[[memoryview], None],
-        notes: bytes = b"",
+        notes: bytes | memoryview = b"",
     ) -> memoryview | None:
         """Ask for weights that outlive this worker, and wait; instead of ``reserve``.
 

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import socket
+import sys
 import traceback
 from typing import Any
 
@@ -25,13 +26,12 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     if args["ops"]:  # for the driver, which is imported now
         os.environ[VARIABLE] = args["ops"]
     plugins = hooks.manager()
-    for name in args["modules"]:
-        module = importlib.import_module(name)
-        plugins.register(getattr(module, "claw_plugin", module))
+    hooks.register(plugins, [importlib.import_module(name) for name in args["modules"]])
+    failed = ""
     try:
         plugins.hook.claw_prepare()
     except Exception:  # it is slower then, if what fails does not fail its start as well
-        traceback.print_exc()
+        failed = traceback.format_exc()
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=fds["orders"]) as orders:
@@ -44,4 +44,6 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
         os.dup2(own[name], number)
     for number in {own.pop("stdout"), own.pop("stderr")}:
         os.close(number)
-    host.main(own, told["args"])
+    if failed:  # said by the worker, for nobody reads what a spare says
+        print(f"this worker is not prepared for a quick start:\n{failed}", file=sys.stderr)
+    host.main(own, told["args"], plugins)

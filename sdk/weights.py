@@ -12,11 +12,14 @@ address must be multiples of 2 MiB; ``mmap`` of Python chooses no address, so ``
 
 import ctypes
 import errno
+import fcntl
 import gc
 import mmap
 import os
+import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from clawai.sdk.errors import ClawError
@@ -24,7 +27,10 @@ from clawai.sdk.errors import ClawError
 HUGE = 2 << 20
 _MAP_FIXED, _MADV_COLLAPSE, _MADV_POPULATE_READ = 0x10, 25, 22
 _READERS, _PIECE = 3, 8 << 20
+_FROM_DISK_S = 0.0003
+"""Seconds in which 2 MiB are mapped, unless they have to be read."""
 PROBES = 3
+_PAGEMAP_SCAN, _IS_HUGE = 0xC0606610, 1 << 6
 
 
 def fill_weights(
@@ -86,44 +92,84 @@ def huge_in_file(fd: int, begin: int, nbytes: int) -> bool:
     """
     whole = nbytes // HUGE
     places = {whole * part // PROBES for part in range(PROBES)} if whole else set()
-    found = sum(_huge_at(fd, begin + place * HUGE) for place in places)
-    return 2 * found > len(places)
-
-
-def _huge_at(fd: int, begin: int) -> bool:
-    address = _map(fd, HUGE, mmap.PROT_READ, mmap.MAP_SHARED, begin)
-    libc = _libc()
+    libc, addresses = _libc(), []
     try:
-        libc.madvise(address, HUGE, mmap.MADV_HUGEPAGE)
-        ctypes.string_at(address, 1)
-        found = False
-        with open("/proc/self/smaps") as lines:  # noqa: PTH123
-            for line in lines:
-                if line.startswith(f"{address:x}-"):
-                    found = True
-                elif found and line.startswith("FilePmdMapped:"):
-                    return int(line.split()[1]) * 1024 == HUGE
-        return False
+        for place in places:
+            address = _map(fd, HUGE, mmap.PROT_READ, mmap.MAP_SHARED, begin + place * HUGE)
+            addresses.append(address)
+            libc.madvise(address, HUGE, mmap.MADV_HUGEPAGE)
+            ctypes.string_at(address, 1)
+        return 2 * _mapped_huge(addresses) > len(places)
     except OSError:
         return False
     finally:
-        libc.munmap(address, HUGE)
+        for address in addresses:
+            libc.munmap(address, HUGE)
+
+
+def _mapped_huge(addresses: list[int]) -> int:
+    """How many of these, 2 MiB each, are mapped by a huge page of a file.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:  # noqa: PTH123
+            return sum(_scan(file.fileno(), address) for address in addresses)
+    except OSError:  # before Linux 6.7: from its account of all mappings, which takes a while
+        with open("/proc/self/smaps") as lines:  # noqa: PTH123
+            return _told_huge(lines, addresses)
+
+
+def _scan(pagemap: int, address: int) -> bool:
+    """Whether all of 2 MiB is one huge page.
+
+    Raises:
+        OSError: this system cannot be asked so.
+    """
+    end, region = address + HUGE, (ctypes.c_uint64 * 3)()
+    # struct pm_scan_arg of linux/fs.h: one region of pages that are huge, in mask and answer.
+    scan = struct.pack(
+        "12Q", 96, 0, address, end, 0, ctypes.addressof(region), 1, 0, 0, _IS_HUGE, 0, _IS_HUGE
+    )
+    found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, bytearray(scan))
+    return found == 1 and tuple(region[:2]) == (address, end)
+
+
+def _told_huge(lines: Iterable[str], addresses: list[int]) -> int:
+    found, wanted = 0, False
+    for line in lines:
+        first, _, rest = line.partition(" ")
+        if not first.endswith(":"):
+            begin, _, end = first.partition("-")
+            wanted = any(int(begin, 16) <= each < int(end, 16) for each in addresses)
+        elif wanted and first == "FilePmdMapped:":
+            found += int(rest.split()[0]) * 1024 // HUGE
+    return found
 
 
 def _read_ahead(address: int, nbytes: int) -> None:
     """Have the pages of a file come, several at a time, while others already use the first ones.
 
-    A fault brings a huge page where there can be one; the usual ways to ask for pages ahead bring
-    small ones, which stay small.
+    What lies in memory is mapped at once: to start a thread takes longer. A fault brings a huge
+    page where there can be one; the usual ways to ask for pages ahead bring small ones, which stay
+    small.
     """
     libc = _libc()
     libc.madvise(address, nbytes, mmap.MADV_HUGEPAGE)
+    begin = 0
+    while begin < nbytes:
+        before = time.perf_counter()
+        libc.madvise(address + begin, min(HUGE, nbytes - begin), _MADV_POPULATE_READ)
+        begin += HUGE
+        if time.perf_counter() - before > _FROM_DISK_S:
+            break
 
     def read(first: int) -> None:
-        for at in range(first * _PIECE, nbytes, _READERS * _PIECE):
+        for at in range(begin + first * _PIECE, nbytes, _READERS * _PIECE):
             libc.madvise(address + at, min(_PIECE, nbytes - at), _MADV_POPULATE_READ)
 
-    for first in range(_READERS):
+    for first in range(_READERS if begin < nbytes else 0):
         threading.Thread(target=read, args=(first,), daemon=True).start()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import ollama, openai
+from clawai.plugins.gateway import ollama, openai, responses
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -20,6 +20,8 @@ FORMS = (
     ("Each part of a message's `content`", openai.PART),
     ("`stream_options`", openai.STREAM_OPTIONS),
     ("POST /v1/completions", openai.COMPLETION),
+    ("POST /v1/responses", responses.FORM),
+    ("Each of its `input`", responses.ITEM),
     ("POST /api/chat", ollama.CHAT),
     ("Each of its `messages`", ollama.MESSAGE),
     ("POST /api/generate", ollama.GENERATE),

@@ -6,7 +6,7 @@ and waits inside of its sandbox for orders. The next worker of the same plugin w
 is that process; it gets its descriptors and arguments over the socket on which it waits, and its
 groups then. One that does not fit, or has died, is nobody's loss: a worker is started as before.
 
-One a launcher, of about 15 MB that are its own.
+One a launcher, of about 17 MB that are its own.
 """
 
 import json

@@ -48,7 +48,8 @@ class CpuBatch:
         if not self._members:
             raise ValueError("no step has left")
         with self._shared.lock:
-            code = lib.claw_plan_decode(self._shared.open(), self._batch)
+            plan = self._shared.open(1 + max(member.position for member in self._members))
+            code = lib.claw_plan_decode(plan, self._batch)
         if code == lib.CLAW_LEFT:
             raise Left("left in a joint step")
         members, self._members = self._members, ()

@@ -19,6 +19,7 @@ from clawai.plugins.accelerator.lower import KV_TYPES, Lowering
 from clawai.plugins.accelerator.native import ffi, lib
 from clawai.plugins.accelerator.sequence import CpuSequence, Shared
 from clawai.plugins.accelerator.tuned import tune
+from clawai.plugins.accelerator.weights import Tables
 from clawai.sdk.model.driver import Allocate, Footprint, UnsupportedGraph
 from clawai.sdk.model.graph import Graph
 
@@ -137,8 +138,6 @@ class CpuPlan:
         sizes = Sizes(compiled, threads)
         spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", tuned.isa.encode())
         tables = take(allocate, sizes.tables, "tables")
-        for turn in compiled.turns:
-            turn.write(tables, context)
         kv = take(allocate, sizes.kv * sequences, "kv")
         arena = take(allocate, sizes.all(sequences), "arena")
         rows = (sequences + batches_of(sequences)) * sizes.arena
@@ -165,7 +164,8 @@ class CpuPlan:
         spec.batches = batches_of(sequences)
         spec.vocabulary, spec.kv_block = vocabulary, compiled.cache_block
         plan = new_plan(spec, sizes.steps, names)
-        self._shared = Shared(context, vocabulary, compiled.chunk, names, plan, keep)
+        turned = Tables(compiled.turns, np.frombuffer(tables, np.uint8), context)
+        self._shared = Shared(context, vocabulary, compiled.chunk, names, plan, keep, turned)
         self.sequences = tuple(
             CpuSequence(self._shared, number, arena[at : at + 4 * vocabulary])
             for number, at in enumerate(range(rows, work, sizes.logits))
@@ -184,6 +184,7 @@ class CpuPlan:
                 lib.claw_plan_free(shared.plan)
                 shared.plan = None
                 shared.keep.clear()
+                shared.tables = None
                 for sequence in self.sequences:
                     sequence.close()
 

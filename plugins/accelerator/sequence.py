@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.accelerator.native import ffi, lib
+from clawai.plugins.accelerator.weights import Tables
 from clawai.sdk.model.driver import Left, Stopped
 
 STOP = 1
@@ -34,13 +35,16 @@ class Shared:
     """The C plan, None when it is closed."""
     keep: list[Any]
     """What the C plan points to."""
+    tables: Tables | None
+    """None when it is closed. Who holds the lock has them reach as far as it goes."""
     lock: Any = field(default_factory=threading.Lock)
     """Held by the run that is on."""
 
-    def open(self) -> Any:
-        """The C plan."""
-        if self.plan is None:
+    def open(self, reach: int = 0) -> Any:
+        """The C plan; with its lock held, for a run that goes up to position ``reach``."""
+        if self.plan is None or self.tables is None:
             raise ValueError("the plan is closed; compile the graph again")
+        self.tables.reach(reach)
         return self.plan
 
     def stamps(self, ring: Any, end: int) -> list[tuple[str, int]]:
@@ -86,11 +90,11 @@ class CpuSequence:
     def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
         """Append ``tokens`` and return logits (see ``Sequence``)."""
         self._shared.open()
+        if self._logits is not None:
+            raise ValueError("a run has left and is not at its end; resume it, or rewind")
         one = self._single(tokens)
         ids = () if one else self._checked(tokens)
         count = len(ids) or 1
-        if self._logits is not None:
-            raise ValueError("a run has left and is not at its end; resume it, or rewind")
         if count > self._shared.context - self.position:
             raise ValueError(
                 f"{count} tokens after {self.position} do not fit a context of "
@@ -113,7 +117,8 @@ class CpuSequence:
         if self._logits is None:
             raise ValueError("no run has left")
         with self._shared.lock:
-            code = lib.claw_plan_run(self._shared.open(), self._run)
+            plan = self._shared.open(self.position + self._run.n - self._run.done)
+            code = lib.claw_plan_run(plan, self._run)
         if code == lib.CLAW_LEFT:
             if self._word is not None and self._run.control[0] & 0xFF == STOP:
                 self._forget()
@@ -128,9 +133,9 @@ class CpuSequence:
     def join(self, row: Any, token: int) -> None:
         """Describe ``token`` after this sequence as a row of a joint step."""
         self._shared.open()
-        row.token = self._one[0] if self._single([token]) else self._checked([token])[0]
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
+        row.token = self._one[0] if self._single([token]) else self._checked([token])[0]
         if self.position >= self._shared.context:
             raise ValueError(f"the context of {self._shared.context} tokens is full; rewind")
         row.sequence, row.position = self._run.sequence, self._run.position

@@ -5,8 +5,9 @@ worker and from the owner elsewhere. It picks among sets that give the same bits
 only an ``isa`` that is named may be any. Refuses families and sets that the library does not have.
 """
 
+import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from clawai.plugins.accelerator.native import ISAS, available_isas, choose_isa, ffi, lib
@@ -78,6 +79,15 @@ def tune(line: str | None = None) -> Tuned:
         ClawError: bad_config: no such setting, family or instruction set here.
         RuntimeError: ``CLAW_ISA`` in the environment names such a set.
     """
+    environment = tuple(os.environ.get(name) for name in (tuning.ISA_VARIABLE, tuning.VARIABLE))
+    tuned, settings = _tuned(line, environment)
+    _hints(settings)
+    return tuned
+
+
+@lru_cache(maxsize=8)
+def _tuned(line: str | None, _: object) -> tuple[Tuned, tuning.Settings]:
+    """What a line means in an environment, for a worker is told it before it has its model."""
     if line is None:
         choose_isa()
         line = tuning.for_worker(None)
@@ -95,8 +105,7 @@ def tune(line: str | None = None) -> Tuned:
         lib.claw_ops_take(table, name.encode(), lib.claw_ops_named(str(value).encode()))
         if value != best:
             families[name] = str(value)
-    _hints(settings)
-    return Tuned(best, families, table)
+    return Tuned(best, families, table), settings
 
 
 def _hints(settings: tuning.Settings) -> None:

@@ -23,20 +23,25 @@ def warm() -> None:
     other = CpuDriver()
     other.restore(graph, saved)
     need = other.footprint(graph, context=CONTEXT, threads=1)
-    weights = memoryview(mmap.mmap(-1, need.weights))
+    weights = memory(need.weights)
     other.pack(graph, weights)
     plan = other.compile(
         graph,
         context=CONTEXT,
         threads=1,
         weights=weights,
-        allocate=lambda nbytes, _: memoryview(mmap.mmap(-1, nbytes)),
+        allocate=lambda nbytes, _: memory(nbytes),
     )
     sequence = plan.sequences[0]
     sequence.start(None)
     sequence.run([1, 2, 3])
     sequence.run([4])
     plan.close()
+
+
+def memory(nbytes: int) -> memoryview:
+    """Of our own: a sandbox has no other."""
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def small() -> Graph:

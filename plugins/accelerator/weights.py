@@ -21,6 +21,8 @@ from clawai.sdk.model.gguf import let_go
 from clawai.sdk.model.graph import Tensor
 
 Write = Callable[[memoryview], None]
+ROWS = 64
+"""Positions whose rotations are written at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +148,16 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
             and 0 <= self.offset <= nbytes - 4 * self.width * context
         )
 
-    def write(self, tables: memoryview, context: int) -> None:
-        """Fill it, one row a position."""
-        out = tables[self.offset : self.offset + 4 * self.width * context]
-        table = np.frombuffer(out, np.float32).reshape(-1, self.width)
+    def write(self, tables: npt.NDArray[np.uint8], first: int, last: int) -> None:
+        """Fill the rows of the positions from ``first`` to ``last - 1``."""
+        row = 4 * self.width
+        out = tables[self.offset + row * first : self.offset + row * last]
+        table = out.view(np.float32).reshape(-1, self.width)
         power = np.arange(self.rot_dim // 2, dtype=np.float64) * 2 / self.rot_dim
         frequency = self.theta**-power / self.stretch / np.asarray(self.divisors, np.float64)
         step = max(1, (1 << 20) // self.width)
-        for start in range(0, context, step):
-            rows = table[start : start + step]
+        for start in range(first, last, step):
+            rows = table[start - first : start - first + step]
             angle = np.arange(start, start + len(rows))[:, None] * frequency
             cosine, sine = np.cos(angle), np.sin(angle)
             if self.interleaved:
@@ -163,6 +166,25 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
                 rows[:, self.rot_dim + 1 :: 2] = sine
             else:
                 rows[:] = np.concatenate([cosine, sine], axis=1)
+
+
+class Tables:
+    """The rotation tables of a plan, written as far as its sequences have come.
+
+    All of a long context would take milliseconds at the start, which a short answer never needs.
+    """
+
+    def __init__(self, turns: list[Turn], memory: npt.NDArray[np.uint8], context: int) -> None:
+        self._turns, self._memory, self._context = turns, memory, context
+        self._written = 0
+
+    def reach(self, position: int) -> None:
+        """See to it that all positions below ``position`` have their rows. Call it alone."""
+        if position > self._written:
+            end = min(-(-position // ROWS) * ROWS, self._context)
+            for turn in self._turns:
+                turn.write(self._memory, self._written, end)
+            self._written = end
 
 
 def payload(tensor: Tensor) -> memoryview:

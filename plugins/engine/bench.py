@@ -61,7 +61,7 @@ class Host:
     def reserve(self, size: int) -> None:
         """Granted: there is no ledger here."""
 
-    def notes(self) -> bytes | None:
+    def notes(self) -> memoryview | None:
         """Nobody was here before."""
 
     def weights(
@@ -70,7 +70,7 @@ class Host:
         nbytes: int,
         private: int,
         fill: Callable[[memoryview], None],
-        notes: bytes = b"",
+        notes: bytes | memoryview = b"",
     ) -> memoryview | None:
         """There is no object here: private memory."""
 

@@ -6,7 +6,6 @@ worse text without any error), and merges that do not make tokens of tokens.
 Rules: GPT-2's, and those that the models' own tokenizer files state.
 """
 
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,10 +67,10 @@ class ByteLevel:
         self.tables = tables
         self._rule = rule = _RULES[tables.rule]
         self._tokens, self._kinds = tokens, kinds
-        letters = _byte_letters()
+        letters = byte_letters()
         self._bytes_of = {letter: byte for byte, letter in enumerate(letters)}
         self._id_of = dict(zip(letters, tables.letters, strict=True))
-        self._unknown = _unknown_characters(tables.letters)
+        self._gaps = _unknown_characters(tables.letters)
         self._cutter = _cutter(rule)
         self._merger = Merger(tables.merges)
         self._found: dict[str, list[int]] = {}
@@ -84,11 +83,16 @@ class ByteLevel:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without control tokens and tokens that users defined."""
-        text = self._unknown.sub(REPLACEMENT, text)
+        text = self._shown(text)
         if self._library is None and self._read + len(text) <= QUICK:
             self._read += len(text)
             return self.quick(text)
         return list(self.library().encode(text, add_special_tokens=False).ids)
+
+    def _shown(self, text: str) -> str:
+        """The text without characters that have a byte that is no token."""
+        found = {each for each in set(text) for first, last in self._gaps if first <= each <= last}
+        return text.translate(dict.fromkeys(map(ord, found), REPLACEMENT)) if found else text
 
     def quick(self, text: str) -> list[int]:
         """The same ids as the library's, for short texts sooner than it could be built."""
@@ -141,7 +145,7 @@ def tables_of(file: GGUF, ordinary: dict[str, int]) -> Tables:
         ModelFileError: an unknown pre-tokenizer, or merges that do not make tokens of tokens.
     """
     rule = _rule(file)
-    letters = [ordinary.get(letter, -1) for letter in _byte_letters()]
+    letters = [ordinary.get(letter, -1) for letter in byte_letters()]
     _unknown_characters(letters)
     words = Words.of(ordinary) if _RULES[rule].whole_words else None
     return Tables(rule, letters, _merges(file, ordinary), words)
@@ -155,7 +159,7 @@ def _rule(file: GGUF) -> str:
     return str(got)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that GPT-2's vocabulary writes for each byte."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in visible}
@@ -164,17 +168,17 @@ def _byte_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def _unknown_characters(letters: Sequence[int]) -> re.Pattern[str]:
-    """A pattern for the characters with a byte that is no token (the library would drop them)."""
+def _unknown_characters(letters: Sequence[int]) -> list[tuple[str, str]]:
+    """First and last of the characters with a byte that is no token (the library drops them)."""
     missing = [byte for byte in range(256) if letters[byte] < 0]
-    ranges = [r"\ud800-\udfff"]
+    ranges = [("\ud800", "\udfff")]
     for byte in missing:
         if 0x80 <= byte < 0xC0 or byte in REPLACEMENT.encode():
             raise ModelFileError("the vocabulary lacks a byte of UTF-8", None, hex(byte))
         first, last = _characters_led_by(byte)
         if first <= last:
-            ranges.append(f"\\U{first:08x}-\\U{last:08x}")
-    return re.compile(f"[{''.join(ranges)}]")
+            ranges.append((chr(first), chr(last)))
+    return ranges
 
 
 def _characters_led_by(byte: int) -> tuple[int, int]:

@@ -44,13 +44,13 @@ class ChatTemplate:
         self._source = source
         self._controls = tuple(text for text in controls if text)
         self._special = {"bos_token": bos, "eos_token": eos}
-        self._environment = Jail()
+        self._environment: Any = None
         self._compiled: Any = None
         if not later:
             self._compiled = self._compile()
 
     def _compile(self) -> Any:
-        environment = self._environment
+        environment = self._environment = Jail()
         try:
             return environment.from_string(environment.guarded(environment.parse(self._source)))
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:

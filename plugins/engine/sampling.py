@@ -48,12 +48,18 @@ class Sampling:
                 raise ClawError("bad_params", name, got=got, allowed=allowed)
 
 
+def warm_draws() -> None:
+    """Draw once: numpy imports its generators when they are first asked for."""
+    np.random.Generator(np.random.PCG64(0)).random()
+
+
 class Sampler:
     """Draws the tokens of one sequence. numpy keeps the stream of its PCG64 stable."""
 
     def __init__(self, settings: Sampling) -> None:
         self.settings = settings
-        self._random = np.random.Generator(np.random.PCG64(settings.seed))
+        self._random: Any = None
+        """Made for the first draw: who takes the likeliest token needs none."""
 
     def pick(self, logits: Any, best: int | None = None) -> int:
         """A token id from ``logits``, float32 (vocabulary,), which stay as they are.
@@ -70,6 +76,8 @@ class Sampler:
             raise ClawError("bad_model", "the model computed logits that are no finite numbers")
         if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
             return best
+        if self._random is None:
+            self._random = np.random.Generator(np.random.PCG64(self.settings.seed))
         ids, weights = self._candidates(logits, logits[best])
         # One draw for each token whatever the candidates, so that settings compare draw by draw.
         return int(ids[_drawn(weights, self._random.random())])

@@ -23,7 +23,8 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.model import gguf
 from clawai.sdk.model.gguf import GGUF, ModelFileError
 
-_NORMAL, _UNKNOWN, _USER_DEFINED, _BYTE = 1, 2, 4, 6
+NORMAL, _UNKNOWN, _USER_DEFINED, _BYTE = 1, 2, 4, 6
+"""Kinds of tokens in GGUF files."""
 _END_TEXTS = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<EOT>"}
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
 _END_TEXTS |= {"<end_of_turn>"}
@@ -41,7 +42,7 @@ class Saved(msgspec.Struct, frozen=True, array_like=True):
     """A tokenizer written down (``Tokenizer.saved``)."""
 
     tokens: Strings
-    kinds: bytes
+    kinds: memoryview
     tables: Tables
     control: dict[str, int]
     defined: dict[str, int]
@@ -93,7 +94,7 @@ class Tokenizer:
             return None
         return Saved(
             tokens=Strings.of(self._tokens),
-            kinds=bytes(kind if 0 <= kind < 255 else 255 for kind in self._kinds),
+            kinds=memoryview(bytes(kind if 0 <= kind < 255 else 255 for kind in self._kinds)),
             tables=self._spelling.tables,
             control=self._control,
             defined=self._defined_ids,
@@ -167,7 +168,7 @@ class Tokenizer:
             return b""
         if kind == _BYTE:
             return bytes([int(text[3:5], 16)])
-        return self._spelling.bytes_of(text) if kind == _NORMAL else text.encode()
+        return self._spelling.bytes_of(text) if kind == NORMAL else text.encode()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
@@ -241,7 +242,7 @@ def _spelling(file: GGUF, tokens: list[str], kinds: list[int]) -> ByteLevel | Pi
         ordinary = {text: i for i, text in enumerate(tokens) if kinds[i] != _CONTROL}
         return ByteLevel(tables_of(file, ordinary), tokens, kinds)
     if kind == "llama":
-        normal = {text: i for i, text in enumerate(tokens) if kinds[i] == _NORMAL}
+        normal = {text: i for i, text in enumerate(tokens) if kinds[i] == NORMAL}
         others = {
             text: i for i, text in enumerate(tokens) if kinds[i] in (_UNKNOWN, _BYTE) and text
         }
@@ -257,7 +258,7 @@ def _vocabulary(file: GGUF) -> tuple[list[str], list[int]]:
     kinds: memoryview | None = file.get("tokenizer.ggml.token_type", memoryview)
     tokens = list(texts)
     if kinds is None:
-        return tokens, [_NORMAL] * len(tokens)
+        return tokens, [NORMAL] * len(tokens)
     if len(kinds) != len(tokens) or kinds.format not in ("i", "I"):
         where = file.offsets["tokenizer.ggml.token_type"]
         raise ModelFileError("bad tokenizer.ggml.token_type", where, len(kinds), len(tokens))

@@ -8,7 +8,7 @@ end to end, ``Merges`` a sorted table of pairs in which a pair is found by bisec
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import overload
+from typing import Any, overload
 
 import msgspec
 import numpy as np
@@ -19,12 +19,17 @@ CONTROL = 3
 """The kind of tokens that no text becomes, in GGUF files."""
 
 
+def as_bytes(numbers: Any) -> memoryview:
+    """Numbers as uint32, end to end."""
+    return memoryview(np.asarray(numbers).astype(np.uint32).tobytes())
+
+
 class Strings(msgspec.Struct, frozen=True, array_like=True):
     """Strings end to end."""
 
-    text: bytes
+    text: memoryview
     """UTF-8."""
-    ends: bytes
+    ends: memoryview
     """Where each ends, uint32."""
 
     @classmethod
@@ -32,7 +37,7 @@ class Strings(msgspec.Struct, frozen=True, array_like=True):
         """Write them down."""
         pieces = [text.encode() for text in texts]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
-        return cls(b"".join(pieces), ends.astype(np.uint32).tobytes())
+        return cls(memoryview(b"".join(pieces)), as_bytes(ends))
 
 
 class Texts(Sequence[str]):
@@ -43,7 +48,7 @@ class Texts(Sequence[str]):
         ends = np.frombuffer(kept.ends, np.uint32)
         if len(ends) and (int(ends[-1]) != len(kept.text) or bool(np.any(ends[1:] < ends[:-1]))):
             raise ModelFileError("the kept strings are damaged")
-        self._ends = memoryview(kept.ends).cast("I")
+        self._ends = kept.ends.cast("I")
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -59,24 +64,24 @@ class Texts(Sequence[str]):
             raise IndexError(index)
         at = index % len(self)
         begin = self._ends[at - 1] if at else 0
-        return self.kept.text[begin : self._ends[at]].decode()
+        return str(self.kept.text[begin : self._ends[at]], "utf-8")
 
 
 class Words(msgspec.Struct, frozen=True, array_like=True):
     """Tokens in the order of their texts' UTF-8, to find one by its text."""
 
-    order: bytes
+    order: memoryview
     """uint32."""
 
     @classmethod
     def of(cls, tokens: Mapping[str, int]) -> "Words":
         """Write them down."""
         texts = sorted(tokens, key=str.encode)
-        return cls(np.asarray([tokens[text] for text in texts], np.uint32).tobytes())
+        return cls(as_bytes([tokens[text] for text in texts]))
 
     def find(self, text: str, texts: Sequence[str]) -> int | None:
         """The token of a text among ``texts``, if there is one."""
-        order, wanted = memoryview(self.order).cast("I"), text.encode()
+        order, wanted = self.order.cast("I"), text.encode()
         at = bisect_left(order, wanted, key=lambda token: texts[token].encode())
         return order[at] if at < len(order) and texts[order[at]] == text else None
 
@@ -84,11 +89,11 @@ class Words(msgspec.Struct, frozen=True, array_like=True):
 class Merges(msgspec.Struct, frozen=True, array_like=True):
     """Which two tokens make a third, in ascending order of the pair."""
 
-    keys: bytes
+    keys: memoryview
     """left << 32 | right, uint64."""
-    ranks: bytes
+    ranks: memoryview
     """uint32; the lowest is merged first."""
-    made: bytes
+    made: memoryview
     """The third token, uint32."""
 
     @classmethod
@@ -97,8 +102,9 @@ class Merges(msgspec.Struct, frozen=True, array_like=True):
         keys = np.asarray(left, np.uint64) << np.uint64(32) | np.asarray(right, np.uint64)
         # The first of equals in the reversed order is the last.
         unique, places = np.unique(keys[::-1], return_index=True)
-        ranks = (len(keys) - 1 - places).astype(np.uint32)
-        return cls(unique.tobytes(), ranks.tobytes(), np.asarray(made, np.uint32)[ranks].tobytes())
+        ranks = len(keys) - 1 - places
+        third = as_bytes(np.asarray(made, np.uint32)[ranks])
+        return cls(memoryview(unique.tobytes()), as_bytes(ranks), third)
 
     def in_order(self) -> list[tuple[int, int]]:
         """The pairs by rank."""
@@ -111,9 +117,9 @@ class Merger:
     """Merges the tokens of a word. Thread-safe: what it remembers is only ever added."""
 
     def __init__(self, merges: Merges) -> None:
-        self._keys = memoryview(merges.keys).cast("Q")
-        self._ranks = memoryview(merges.ranks).cast("I")
-        self._made = memoryview(merges.made).cast("I")
+        self._keys = merges.keys.cast("Q")
+        self._ranks = merges.ranks.cast("I")
+        self._made = merges.made.cast("I")
         if not len(self._keys) == len(self._ranks) == len(self._made):
             raise ModelFileError("the kept merges are damaged")
         self._known: dict[int, tuple[int, int] | None] = {}

@@ -15,7 +15,7 @@ from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
-from clawai.plugins.engine.sampling import Sampling
+from clawai.plugins.engine.sampling import Sampling, warm_draws
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
@@ -29,6 +29,7 @@ from clawai.sdk.plugin import Cancelled, Context, Operation, Start, operation, o
 _ANY_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + message['content'] | trim }}{% endfor %}"
 )
+_HUGE_ARENA = 32 << 20
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
@@ -46,7 +47,7 @@ class Model:
     graph: Graph
     tokenizer: Tokenizer
     template: str | None
-    notes: bytes = b""
+    notes: bytes | memoryview = b""
     """Where it comes from, if not from its file: the graph has no weights then."""
 
 
@@ -56,14 +57,20 @@ class Engine:
     def __init__(self) -> None:
         self.session: Session | None = None
         self._kept: list[mmap.mmap] = []
+        self._operations: list[Operation] = []
+        """Found before there is a model, if there was time."""
 
     @hookimpl
     def claw_prepare(self) -> None:
-        """Use once what is slow at first: the template engine, the decoder of notes."""
+        """Use once what is slow at first: templates, notes, random numbers, our own signatures."""
         ChatTemplate(_ANY_TEMPLATE, bos="", eos="", controls=()).render(
             [{"role": "user", "content": "x"}]
         )
         notes.warm()
+        warm_draws()
+        self._operations = list(operations_of(self))
+        for each in self._operations:
+            each.info()
 
     @hookimpl
     def claw_load_model(self, fd: int) -> LoadedModel | None:
@@ -95,11 +102,8 @@ class Engine:
 
     def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
         """Reserve what the plan needs, worst case, and get the weights: packed, or mapped."""
-        graph = model.graph
-        kind = {
-            "context": min(worker.context or graph.context, graph.context),
-            "kv": worker.args.get("kv", "f16"),
-        }
+        graph, wanted = model.graph, _kind(worker, model.graph.context)
+        kind: dict[str, Any] = {"context": wanted.context, "kv": wanted.kv}
         shape = kind | {"threads": worker.threads, "sequences": worker.args["slots"]}
         need = driver.footprint(graph, **shape)
 
@@ -111,7 +115,7 @@ class Engine:
             worker.reserve(need.total)
         else:
             behind = model.notes or notes.write(
-                graph, model.tokenizer, model.template, driver.saved(graph, **kind)
+                graph, model.tokenizer, model.template, wanted, driver.saved(graph, **kind)
             )
             layout = driver.layout(graph)
             weights = worker.weights(layout, need.weights, need.private, pack, behind)
@@ -121,10 +125,14 @@ class Engine:
         return driver.compile(graph, **shape, weights=weights, allocate=self._allocate)
 
     def _allocate(self, nbytes: int, purpose: str) -> memoryview:
-        """Private zeroed memory in huge pages, charged to this worker by ``reserve``."""
+        """Private zeroed memory, charged to this worker by ``reserve``.
+
+        In huge pages where much of it is read for every token. A small arena is not: a first
+        prompt touches little of it, and a huge page costs half a millisecond to make.
+        """
         # Private: RLIMIT_DATA counts it, and shared memory would get no huge pages.
         mapping = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if nbytes >= 2 << 20:
+        if nbytes >= (_HUGE_ARENA if purpose == "arena" else 2 << 20):
             mapping.madvise(mmap.MADV_HUGEPAGE)
         self._kept.append(mapping)
         return memoryview(mapping)[:nbytes]
@@ -132,7 +140,7 @@ class Engine:
     @hookimpl
     def claw_operations(self) -> Iterable[Operation]:
         """The methods below."""
-        return list(operations_of(self))
+        return self._operations or list(operations_of(self))
 
     @property
     def _loaded(self) -> Session:
@@ -247,6 +255,11 @@ def shares_weights(setting: str, release: str = "") -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= (6, 1)
 
 
+def _kind(worker: Start, most: int) -> notes.Kind:
+    """What the worker's plan is made for, with a model whose context has ``most`` tokens."""
+    return notes.Kind(min(worker.context or most, most), worker.args.get("kv", "f16"))
+
+
 def _restored(worker: Start, driver: Driver) -> Model | None:
     """What an earlier worker has left of the model, if it can be used."""
     kept = worker.notes() or b""
@@ -255,11 +268,12 @@ def _restored(worker: Start, driver: Driver) -> Model | None:
         return None
     told, tokenizer = found
     try:
-        driver.restore(told.graph, told.plan)
+        graph = told.graph(_kind(worker, told.context))
+        driver.restore(graph, told.plan)
     except ValueError as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
-    return Model(told.graph, tokenizer, told.template, kept)
+    return Model(graph, tokenizer, told.template, kept)
 
 
 def _read(worker: Start) -> Model:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from clawai.plugins.gateway import ollama, openai
+from clawai.plugins.gateway import catalogue, ollama, openai, openapi, responses
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
@@ -42,15 +42,14 @@ class Gateway:
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
+        modules = openai, responses, ollama
+        self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
-            *(
-                Route(path, door, methods=door.methods)
-                for module in (openai, ollama)
-                for path, door in module.doors(kernel, self.metrics)
-            ),
+            Route("/openapi.json", self._openapi),
+            *(Route(path, door, methods=door.methods) for path, door in self._doors),
         ]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -129,10 +128,12 @@ class Gateway:
     def _refusal(
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
     ) -> Response:
-        path = request.url.path
-        if path.startswith("/api/"):
-            return JSONResponse(ollama.error(text), status)
-        return JSONResponse(openai.error(status, text, param, code), status)
+        # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
+        headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
+        body: dict[str, Any] = openai.error(status, text, param, code)
+        if request.url.path.startswith("/api/"):
+            body = ollama.error(text)
+        return JSONResponse(body, status, headers)
 
     async def _health(self, _: Request) -> Response:
         """Whether the kernel answers."""
@@ -145,6 +146,11 @@ class Gateway:
         level = sandbox.get("level", "none")
         fine = level not in ("none", "being proved")
         return PlainTextResponse(f"sandbox: {level}\n", 200 if fine else 503)
+
+    async def _openapi(self, _: Request) -> Response:
+        """What all doors are."""
+        names = [row["name"] for row in await catalogue.models(self.kernel)]
+        return JSONResponse(openapi.document(self._doors, names))
 
     async def _metrics(self, _: Request) -> Response:
         """For Prometheus."""

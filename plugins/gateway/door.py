@@ -2,27 +2,37 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
+from clawai.plugins.gateway.fields import Form
+
 T = TypeVar("T")
 
 
 class Door:
-    """What answers a path; its docstring is in the OpenAPI document.
+    """What answers a path.
 
     Args:
-        answer: makes a response of the request and its body.
+        answer: makes a response of the request and its body; its docstring says what of.
+        forms: of the body, and of what is in it; none: it has no body.
+        media: types of the answer.
     """
 
     def __init__(
-        self, method: str, answer: Callable[[Request, bytes], Awaitable[Response]]
+        self,
+        method: str,
+        answer: Callable[[Request, bytes], Awaitable[Response]],
+        *forms: Form[Any],
+        media: Sequence[str] = ("application/json",),
     ) -> None:
         self.methods = [method]
         self.answer = answer
+        self.forms = forms
+        self.media = media
 
     def __call__(self, request: Request) -> Any:
         raise NotImplementedError  # the application calls ``answer``
@@ -60,6 +70,6 @@ def streamed(lines: AsyncIterator[bytes], media: str, warnings: list[str]) -> Re
 
 
 def warned(warnings: list[str]) -> dict[str, str]:
-    """The header that says what was left out."""
-    text = "; ".join(warnings)[:1000]
-    return {"x-claw-warning": text.encode("ascii", "backslashreplace").decode()} if text else {}
+    """The header that says what was left out; a field's name may hold anything."""
+    text = "; ".join(warnings)[:1000].encode("unicode_escape").decode().strip()
+    return {"x-claw-warning": text} if text else {}

@@ -69,7 +69,7 @@ class Form(Generic[T]):
                     raise BadRequest(f"{where}{name} is not supported: {why}", f"{where}{name}")
             elif value is not None:
                 why = self.ignored.get(name, "nobody knows it here")
-                warnings.append(f"{where}{name[:64]} is ignored: {why}")
+                warnings.append(f"{where}{name[:64] or repr(name)} is ignored: {why}")
         try:
             return msgspec.convert(kept, self.kind), warnings
         except msgspec.ValidationError as error:

@@ -18,11 +18,12 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
+LINES = "application/x-ndjson"
 API = "0.13.0"
 """The version of Ollama whose doors these are."""
 
 
-class Options(msgspec.Struct):
+class OllamaOptions(msgspec.Struct):
     """``options``; the defaults are Ollama's."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
@@ -56,7 +57,11 @@ OPTIONS_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
 }
 
 
-class Message(msgspec.Struct):
+_TURNS = {"items": {"$ref": "#/components/schemas/OllamaMessage"}}
+_OPTIONS = {"$ref": "#/components/schemas/OllamaOptions"}
+
+
+class OllamaMessage(msgspec.Struct):
     """One of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -66,11 +71,11 @@ class Message(msgspec.Struct):
 class _Common(msgspec.Struct, kw_only=True):
     model: str
     stream: bool | None = True
-    options: dict[str, Any] | None = None
+    options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
     keep_alive: str | float | None = None
 
 
-class Generate(_Common, kw_only=True):
+class OllamaGenerate(_Common, kw_only=True):
     """``/api/generate``"""
 
     prompt: Text = ""
@@ -78,13 +83,13 @@ class Generate(_Common, kw_only=True):
     raw: bool | None = False
 
 
-class Chat(_Common, kw_only=True):
+class OllamaChat(_Common, kw_only=True):
     """``/api/chat``"""
 
-    messages: list[dict[str, Any]] = []
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TURNS)] = []
 
 
-class Show(msgspec.Struct, kw_only=True):
+class OllamaShow(msgspec.Struct, kw_only=True):
     """``/api/show``"""
 
     model: str = ""
@@ -103,12 +108,12 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "logprobs": ("the engine does not tell them yet", (False,)),
     "top_logprobs": ("the engine does not tell them yet", (0,)),
 }
-OPTIONS = Form(Options, OPTIONS_IGNORED, OPTIONS_REFUSED)
-GENERATE = Form(Generate, IGNORED, REFUSED)
-CHAT = Form(Chat, IGNORED, REFUSED)
-SHOW = Form(Show, IGNORED)
+OPTIONS = Form(OllamaOptions, OPTIONS_IGNORED, OPTIONS_REFUSED)
+GENERATE = Form(OllamaGenerate, IGNORED, REFUSED)
+CHAT = Form(OllamaChat, IGNORED, REFUSED)
+SHOW = Form(OllamaShow, IGNORED)
 MESSAGE = Form(
-    Message,
+    OllamaMessage,
     {"thinking": "it is no part of the conversation"},
     {
         "images": ("only text is read yet", ([],)),
@@ -121,13 +126,14 @@ MESSAGE = Form(
 def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
     here = _Ollama(kernel, heard)
-    yield "/", Door("GET", here.alive)
+    yield "/", Door("GET", here.alive, media=("text/plain",))
     yield "/api/version", Door("GET", here.version)
     yield "/api/tags", Door("GET", here.tags)
     yield "/api/ps", Door("GET", here.ps)
-    yield "/api/show", Door("POST", here.show)
-    yield "/api/generate", Door("POST", here.generate)
-    yield "/api/chat", Door("POST", here.chat)
+    media = ("application/json", LINES)
+    yield "/api/show", Door("POST", here.show, SHOW)
+    yield "/api/generate", Door("POST", here.generate, GENERATE, OPTIONS, media=media)
+    yield "/api/chat", Door("POST", here.chat, CHAT, MESSAGE, OPTIONS, media=media)
 
 
 def error(text: str) -> dict[str, str]:
@@ -166,6 +172,8 @@ class _Ollama:
     async def show(self, request: Request, body: bytes) -> Response:
         """What is known of a model."""
         asked, warnings = SHOW.read(body)
+        if not (asked.model or asked.name):
+            raise BadRequest("model is missing", "model")
         row = await catalogue.model(self._kernel, asked.model or asked.name)
         said = {
             "license": row["licence"],
@@ -233,7 +241,7 @@ class _Ollama:
             return head | said(text) | (_end(answer, started) if done else {})
 
         if asked.stream is not False:
-            return streamed(_lines(answer, line), "application/x-ndjson", warnings)
+            return streamed(_lines(answer, line), LINES, warnings)
         try:
             text = await unless_gone(request, answer.all())
         finally:

@@ -17,18 +17,22 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
+EVENTS = "text/event-stream"
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
-class Part(msgspec.Struct):
+_TURNS = {"items": {"$ref": "#/components/schemas/ChatMessage"}}
+
+
+class ContentPart(msgspec.Struct):
     """A piece of a message's content."""
 
     type: str
     text: Text = ""
 
 
-class Message(msgspec.Struct):
+class ChatMessage(msgspec.Struct):
     """One of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -58,10 +62,10 @@ class _Common(msgspec.Struct, kw_only=True):
     """Not OpenAI's: from now on; so says the header ``X-Claw-Deadline-Ms``."""
 
 
-class Chat(_Common, kw_only=True):
+class ChatCompletion(_Common, kw_only=True):
     """``/v1/chat/completions``"""
 
-    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, extra_json_schema=_TURNS)]
     max_completion_tokens: Tokens | None = None
 
 
@@ -105,10 +109,10 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "suffix": ("a model only goes on", ("",)),
     "echo": ("an answer is what comes after the prompt", (False,)),
 }
-CHAT = Form(Chat, IGNORED, REFUSED)
+CHAT = Form(ChatCompletion, IGNORED, REFUSED)
 COMPLETION = Form(Completion, IGNORED, REFUSED)
 MESSAGE = Form(
-    Message,
+    ChatMessage,
     {
         "name": "the models' templates have no names",
         "refusal": "it is no part of the conversation",
@@ -122,7 +126,13 @@ MESSAGE = Form(
         "audio": ("only text is read yet", ()),
     },
 )
-PART = Form(Part)
+PART = Form(
+    ContentPart,
+    {
+        "annotations": "it is no part of the conversation",
+        "logprobs": "it is no part of the conversation",
+    },
+)
 STREAM_OPTIONS = Form(StreamOptions, {"include_obfuscation": "nothing is padded on this box"})
 
 
@@ -131,8 +141,10 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     here = _OpenAI(kernel, heard)
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
-    yield "/v1/chat/completions", Door("POST", here.chat)
-    yield "/v1/completions", Door("POST", here.completion)
+    media = ("application/json", EVENTS)
+    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    yield "/v1/chat/completions", Door("POST", here.chat, *forms, media=media)
+    yield "/v1/completions", Door("POST", here.completion, COMPLETION, media=media)
 
 
 def error(status: int, text: str, param: str | None, code: str = "") -> dict[str, Any]:
@@ -182,25 +194,18 @@ class _OpenAI:
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        params |= {
-            "max_tokens": most,
-            "temperature": 1.0 if asked.temperature is None else asked.temperature,
-            # A share of nothing is the likeliest token alone.
-            "top_p": max(1.0 if asked.top_p is None else asked.top_p, 1e-6),
-            "top_k": asked.top_k or 0,
-            "seed": asked.seed,
-            "stop": stop,
-        }
+        params |= sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+        params |= {"max_tokens": most, "stop": stop}
         usage = False
         if asked.stream_options is not None:
             options, more = STREAM_OPTIONS.take(asked.stream_options, "stream_options.")
             usage = options.include_usage
             warnings += more
-        priority, deadline = _urgency(request, asked.priority, asked.deadline_ms)
+        priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
-            return streamed(_lines(answer, form, usage), "text/event-stream", warnings)
+            return streamed(_lines(answer, form, usage), EVENTS, warnings)
         try:
             text = await unless_gone(request, answer.all())
         finally:
@@ -208,7 +213,20 @@ class _OpenAI:
         return JSONResponse(form.whole(text, answer), headers=warned(warnings))
 
 
-def _urgency(
+def sampled(
+    temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None
+) -> dict[str, Any]:
+    """How tokens are drawn: OpenAI's defaults are all tokens, as likely as they are."""
+    return {
+        "temperature": 1.0 if temperature is None else temperature,
+        # A share of nothing is the likeliest token alone.
+        "top_p": max(1.0 if top_p is None else top_p, 1e-6),
+        "top_k": top_k or 0,
+        "seed": seed,
+    }
+
+
+def urgency(
     request: Request, priority: wire.Priority | None, deadline_ms: int | None
 ) -> tuple[wire.Priority, float | None]:
     """Class and deadline, of the body or of the headers.
@@ -231,19 +249,29 @@ def _message(given: dict[str, Any], at: int, warnings: list[str]) -> dict[str, s
     where = f"messages[{at}]."
     message, more = MESSAGE.take(given, where)
     warnings += more
-    content = message.content
-    if not isinstance(content, str):
-        texts = []
-        for number, each in enumerate(content):
-            part, more = PART.take(each, f"{where}content[{number}].")
-            warnings += more
-            if part.type != "text":
-                kind = f"{where}content[{number}].type"
-                raise BadRequest(f"{kind} is {part.type[:40]!r}: only text is read here", kind)
-            texts.append(part.text)
-        content = "".join(texts)
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content}
+    return {"role": role, "content": text_of(message.content, where, ("text",), warnings)}
+
+
+def text_of(
+    content: str | list[dict[str, Any]], where: str, kinds: tuple[str, ...], warnings: list[str]
+) -> str:
+    """The text of a message's parts.
+
+    Raises:
+        BadRequest: one is of another type than ``kinds``.
+    """
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, each in enumerate(content):
+        part, more = PART.take(each, f"{where}content[{number}].")
+        warnings += more
+        if part.type not in kinds:
+            kind = f"{where}content[{number}].type"
+            raise BadRequest(f"{kind} is {part.type[:40]!r}: only text is read here", kind)
+        texts.append(part.text)
+    return "".join(texts)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "down": ("daemon", "Stop the kernel."),
         "serve": ("daemon", "Run the kernel in the foreground."),
         "ps": ("listing", "List the workers and the tasks."),
+        "top": ("top", "Show live what the box does, and why tasks wait."),
         "suspend": ("steer", "Stop a model or a plugin where it stands."),
         "resume": ("steer", "Let what was suspended go on."),
         "logs": ("logs", "Show the kernel's log."),

@@ -361,7 +361,7 @@ def pack_s8(rng: np.random.Generator, kind: str) -> Case:
 
 def gemm8(dtype: type) -> Maker:
     def make(rng: np.random.Generator, kind: str) -> Case:
-        blocks, k, n = pick(kind, 1, 7, 5), pick(kind, 3, 37, 1057), pick(kind, 1, 7, 13)
+        blocks, k, n = pick(kind, 1, 7, 5), pick(kind, 3, 37, 1057), pick(kind, 1, 7, 37)
         w, a = codes(rng, kind, np.int8, 8 * blocks, k), codes(rng, kind, dtype, n, k)
         zero = [pick(kind, 0, 255, 131)] if dtype is np.uint8 else []
         y = (a.astype(np.int64) - sum(zero)) @ w.astype(np.int64).T

@@ -1,5 +1,6 @@
 """Packed files: written by the kernel's side, read by the worker's, whatever lies in them."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clawai.kernel.steward.packed import write
-from clawai.sdk import packed
+from clawai.sdk import packed, weights
 from clawai.sdk.packed import DATA_AT, Packed, PackedFileError
+from clawai.sdk.weights import huge_in_file
 
 TITLE = {"plugin": "engine", "model": "m", "code": "c"}
 WEIGHTS = bytes(range(256)) * 40_000  # 9.8 MiB: three chunks
@@ -96,9 +98,33 @@ def test_whatever_stands_behind_the_weights(tail: bytes) -> None:
             behind, weights = packed.read_envelope(fd, 0, 10 + len(tail))
         except PackedFileError:
             return
-        assert 0 <= weights <= 10 + len(tail) and isinstance(behind.notes, bytes)
+        assert 0 <= weights <= 10 + len(tail) and isinstance(behind.notes, memoryview)
     finally:
         os.close(fd)
+
+
+def test_two_ways_to_see_huge_pages_agree(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file system gives: the system is asked, and before Linux 6.7 its lists read."""
+
+    def refused(*_: object) -> bool:
+        raise OSError(errno.ENOTTY, "not of this system")
+
+    with made(place).open("rb") as file:
+        found = [huge_in_file(file.fileno(), DATA_AT, len(WEIGHTS))]
+        monkeypatch.setattr(weights, "_scan", refused)
+        found.append(huge_in_file(file.fileno(), DATA_AT, len(WEIGHTS)))
+    assert found[0] == found[1]
+    assert not huge_in_file(-1, DATA_AT, len(WEIGHTS)), "nor is what cannot be looked at"
+
+
+def test_lists_of_mappings_are_read() -> None:
+    size = f"{weights.HUGE // 1024} kB"
+    lines = [
+        "200000-400000 r--s 00000000 08:01 1 /a\n", f"FilePmdMapped: {size}\n",
+        "600000-a00000 r--s 00200000 08:01 1 /a\n", "Rss: 8 kB\n", f"FilePmdMapped: {size}\n",
+        "c00000-e00000 r--s 00000000 08:01 1 /b\n", "FilePmdMapped: 0 kB\n",
+    ]  # fmt: skip
+    assert weights._told_huge(lines, [0x600000, 0x800000, 0xC00000]) == 1
 
 
 def test_one_that_is_too_large_for_the_disk_is_not_begun(

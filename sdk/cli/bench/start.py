@@ -6,10 +6,12 @@ runs from the request to the first token at the client. Cold: the files of the m
 from the page cache first, which is checked.
 
 llama.cpp loads without memory mapping, in a process that has its libraries already, without its
-warm-up; its clock stops at the first token of the same prompt.
+warm-up; its clock stops at the first token of as many tokens. PyTorch has its libraries, too, and
+loads the same weights from a safetensors file (``torch_load``).
 
-    warm_ms, cold_ms     ours, medians
-    load_ms, first_ms    of the warm ones: until the worker is ready, and from then on
+    warm_ms, cold_ms        ours, medians
+    load_ms, first_ms       of the warm ones: until the worker is ready, and from then on
+    cold_over_torch_ratio   our cold_ms to PyTorch's
 """
 
 import ctypes
@@ -30,14 +32,23 @@ from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.sampling import middle
-from clawai.sdk.cli.bench.side import Side
+from clawai.sdk.cli.bench.side import Side, prompt_ids
+from clawai.sdk.cli.bench.torch_load import MODULE as TORCH
+from clawai.sdk.cli.bench.torch_load import Weights
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
+from clawai.sdk.model import gguf, llama
 from clawai.sdk.store import Store
 
-BARS = (Bar(key="warm_ms", most=40.0), Bar(key="cold_ms", most=1 / 3, of="llama.cpp"))
+BARS = (
+    Bar(key="warm_ms", most=40.0),
+    Bar(key="cold_ms", most=1 / 3, of="llama.cpp"),
+    Bar(key="cold_over_torch_ratio", most=1 / 3),
+)
 NAME = "model"
 PROMPT = "The capital of France is the city of"
+TOKENS, CONTEXT = 8, 512
+"""Of a peer."""
 SPARE_S = 2.5
 """After a start, until another worker waits."""
 
@@ -143,17 +154,28 @@ def wait_for_file(folder: Path) -> Path:
     raise ClawError("worker_failed", "the packed weights were not kept", hint="`claw logs`")
 
 
-def theirs(peer: str, model: Path, threads: int, rounds: int) -> dict[str, float]:
-    """A peer's medians; each round is a process of its own."""
+def theirs(
+    peer: str, model: Path, prompt: list[int], threads: int, rounds: int, weights: Weights | None
+) -> dict[str, float]:
+    """A peer's medians; each round is a process of its own.
+
+    Raises:
+        ClawError: worker_failed, if PyTorch does not go on as with the file's own weights.
+    """
     found: dict[str, list[float]] = {"warm": [], "cold": []}
+    module, file, words = PEERS[peer], model, ["load"]
+    if weights:
+        module, file = TORCH, weights.path
+        words.append(str(file))
     for _ in range(rounds):
         for kind in found:
             if kind == "cold":
-                drop(model)
-            side = Side(PEERS[peer], model, threads, 512, 1, "load")
+                drop(file)
+            side = Side(module, model, threads, CONTEXT, 1, *words)
             try:
-                tokens = list(range(1000, 1008))
-                found[kind].append(1e3 * (side.facts["load_s"] + side.ask(prefill=tokens)))
+                found[kind].append(1e3 * (side.facts["load_s"] + side.ask(prefill=prompt)))
+                if weights:
+                    weights.check(side)
             finally:
                 side.close()
     return {f"{kind}_ms": middle(times, 1) for kind, times in found.items()}
@@ -167,15 +189,25 @@ def measure(model: Path, threads: int, rounds: int, against: tuple[str, ...]) ->
     """
     status = output.Status()
     neighbours = Neighbours(())
+    prompt = prompt_ids(TOKENS, llama.graph(gguf.read(model)).vocabulary)
+    peers, weights = {}, None
     try:
+        if "torch" in against:
+            status.show("writing the weights for torch")
+            weights = Weights(model, threads, prompt, CONTEXT)
         times = ours(model, rounds, status)
-        peers = {}
-        for peer in against:
+        for peer in dict.fromkeys(against):
             status.show(peer)
-            peers[peer] = theirs(peer, model, threads, rounds)
+            own = weights if peer == "torch" else None
+            peers[peer] = theirs(peer, model, prompt, threads, rounds, own)
     finally:
         status.clear()
+        if weights:
+            weights.close()
     figures = {f"{kind}_ms": round(statistics.median(each), 1) for kind, each in times.items()}
+    if "torch" in peers:
+        ratio = figures["cold_ms"] / peers["torch"]["cold_ms"]
+        figures["cold_over_torch_ratio"] = round(ratio, 3)
     settings = {"model": model.name, "rounds": rounds, "prompt": PROMPT}
     return Report("start", settings | {"others_busy_ratio": neighbours.share()}, figures, peers)
 
@@ -187,7 +219,10 @@ def measure(model: Path, threads: int, rounds: int, against: tuple[str, ...]) ->
 @click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1)
 @click.option("--rounds", type=click.IntRange(1, 100), default=7, show_default=True)
 @click.option(
-    "--against", multiple=True, type=click.Choice(["llama.cpp"]), help="A peer; several can be."
+    "--against",
+    multiple=True,
+    type=click.Choice(["llama.cpp", "torch"]),
+    help="A peer; several can be.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(model: str, threads: int, rounds: int, against: tuple[str, ...], as_json: bool) -> None:
@@ -195,7 +230,7 @@ def command(model: str, threads: int, rounds: int, against: tuple[str, ...], as_
 
     \b
     Example:
-      claw bench start --against llama.cpp
+      claw bench start --against llama.cpp --against torch
     """
     path = Path(model) if model.endswith(".gguf") else Store().get(model).path
     if not path.is_file():

@@ -13,7 +13,7 @@ It runs Llama and Qwen files; a sliding window or a soft cap is refused.
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clawai.sdk.cli.bench import peer
@@ -23,21 +23,31 @@ from clawai.sdk.model.dequant import dequantize
 from clawai.sdk.model.graph import Graph, Node, Op
 
 
+def dequantized(torch: Any, graph: Graph) -> Iterator[tuple[str, Any]]:
+    """The weights of a graph in float32, one after the other."""
+    for name, each in graph.tensors.items():
+        if each.data is not None:
+            shape = tuple(int(size) for size in each.shape)
+            yield name, torch.from_numpy(dequantize(each.data, each.dtype, shape))
+            gguf.let_go(each.data)
+
+
 class Eager:
     """A model as PyTorch runs it when each operation is called from Python, greedy."""
 
-    def __init__(self, torch: Any, graph: Graph, threads: int, context: int) -> None:
-        self._torch, self._graph = torch, graph
+    def __init__(
+        self, torch: Any, graph: Graph, weights: Mapping[str, Any], threads: int, context: int
+    ) -> None:
+        self._torch, self._graph, self._weights = torch, graph, weights
         torch.set_num_threads(threads)
         self._functions = torch.nn.functional
-        self._weights: dict[str, Any] = {}
-        self._caches: dict[int, tuple[Any, Any]] = {}
+        self._dtype = next(iter(weights.values())).dtype
+        self._caches: dict[int, tuple[Any, ...]] = {}
         self._turns: dict[str, tuple[Any, Any]] = {}
-        for name, each in graph.tensors.items():
-            if each.data is not None:
-                shape = tuple(int(size) for size in each.shape)
-                self._weights[name] = torch.from_numpy(dequantize(each.data, each.dtype, shape))
-                gguf.let_go(each.data)
+        last = {name: node.output for node in graph.nodes for name in node.inputs}
+        self._spent: dict[str, list[str]] = {}
+        for name, output in last.items():
+            self._spent.setdefault(output, []).append(name)
         for node in graph.nodes:
             self._prepare(node, context)
         self._tokens, self._next = 0, 0
@@ -51,14 +61,14 @@ class Eager:
             raise ClawError("bad_model", text, got=node.op.value)
         if node.op is Op.ATTENTION:
             shape = (1, at["kv_heads"], context, at["head_dim"])
-            self._caches[at["layer"]] = (torch.zeros(shape), torch.zeros(shape))
+            self._caches[at["layer"]] = tuple(torch.zeros(shape, dtype=self._dtype) for _ in "kv")
         if node.op is Op.ROPE:
             steps = torch.arange(0, at["rot_dim"], 2, dtype=torch.float64) / at["rot_dim"]
             rate = at["theta"] ** -steps / at.get("stretch", 1.0)
             if len(node.inputs) > 1:
                 rate = rate / self._weights[node.inputs[1]]
             angle = torch.arange(context)[:, None, None] * rate
-            self._turns[node.output] = (angle.cos().float(), angle.sin().float())
+            self._turns[node.output] = (angle.cos().to(self._dtype), angle.sin().to(self._dtype))
 
     def _run(self, tokens: Sequence[int]) -> None:
         """Append ``tokens`` to the cache and keep the logits after the last of them."""
@@ -66,6 +76,8 @@ class Eager:
             values: dict[str, Any] = {self._graph.inputs[0]: self._torch.tensor(tokens)}
             for node in self._graph.nodes:
                 values[node.output] = self._compute(node, values)
+                for name in self._spent.get(node.output, ()):  # its memory is used again
+                    values.pop(name, None)
         self._tokens += len(tokens)
         self._logits = values[self._graph.outputs[0]][-1]
         self._next = int(self._logits.argmax())
@@ -164,7 +176,8 @@ def main() -> None:
         )
         return
     try:
-        side = Eager(torch, llama.graph(gguf.read(model)), threads, context)
+        graph = llama.graph(gguf.read(model))
+        side = Eager(torch, graph, dict(dequantized(torch, graph)), threads, context)
     except ClawError as error:
         peer.fail(error)
         return

@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from clawai.sdk.cli.bench import decode, report
+from clawai.sdk.cli.bench import decode, report, start
 from clawai.sdk.cli.bench.neighbours import Neighbours, ticks_of
 from gguf_files import tiny_llama
 
@@ -74,11 +74,15 @@ def test_a_bad_model_is_told_by_its_code(tmp_path):
 
 @pytest.mark.parametrize(
     ("package", "module", "extra"),
-    [("xllamacpp", "llamacpp", "bench"), ("torch", "torch_eager", "torch")],
+    [
+        ("xllamacpp", "llamacpp", "bench"),
+        ("torch", "torch_eager", "torch"),
+        ("safetensors", "torch_load", "torch"),
+    ],
 )
 def test_a_peer_that_is_not_installed_names_the_extra(package, module, extra):
     program = (
-        f"import sys; sys.modules['{package}'] = None; sys.argv = ['x', 'm', '1', '1']\n"
+        f"import sys; sys.modules['{package}'] = None; sys.argv = 'x m 1 1 1 load f'.split()\n"
         f"from clawai.sdk.cli.bench import {module}; {module}.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
@@ -124,6 +128,26 @@ def test_pytorch_runs_the_same_model(tiny):
     assert found["figures"]["torch_logits_below"] < 0.1
     assert found["figures"]["cpu_over_torch_ratio"] > 0
     assert found["figures"]["decode_64_over_torch_ratio"] > 0
+
+
+@pytest.mark.oracle
+def test_pytorch_loads_the_same_weights(tiny, tmp_path, monkeypatch):
+    """From a file that has no name, so that nothing can be left of it."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    pytest.importorskip("safetensors", reason="the torch extra is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prompt = decode.prompt_ids(start.TOKENS, 260)
+    weights = start.Weights(tiny, 1, prompt, start.CONTEXT)
+    try:
+        found = start.theirs("torch", tiny, prompt, 1, 1, weights)
+        weights.first = 17  # another model's
+        with pytest.raises(decode.ClawError, match="does not go on"):
+            start.theirs("torch", tiny, prompt, 1, 1, weights)
+    finally:
+        weights.close()
+    assert set(found) == {"warm_ms", "cold_ms"}
+    assert all(value > 0 for value in found.values())
+    assert not list((tmp_path / "cache" / "clawai" / "bench").iterdir())
 
 
 @pytest.mark.parametrize(

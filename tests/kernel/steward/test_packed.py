@@ -191,6 +191,7 @@ def test_the_next_worker_is_one_that_waited(fresh: Fresh) -> None:
     unloaded(kernel)
     assert answer(kernel) == text
     assert "was waiting as a spare" in kernel.log()
+    assert "is not prepared" not in kernel.log() and "denied" not in kernel.log()
     wait_until(lambda: spare(kernel) != stage, "another one waits")
     kernel.mark()
     os.kill(spare(kernel), signal.SIGKILL)

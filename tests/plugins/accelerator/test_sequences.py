@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clawai.plugins.accelerator.weights import ROWS, Tables, Turn
 from clawai.sdk.model.driver import Left, Stopped
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.wire import GO, HOLD, STOP
@@ -207,7 +208,15 @@ def test_a_sequence_says_which_logit_is_the_largest() -> None:
                 assert int(np.argmax(sequence.run(part)[-1])) == sequence.likeliest
             sequence.run([1, 2], all_logits=True)
             assert sequence.likeliest is None
-            other.run([9])
+            alone = other.run([9]).copy()
+            other.rewind(0)
+            plan.preempt(True)
+            with pytest.raises(Left):
+                other.run([9])
+            with pytest.raises(ValueError, match="has left"):  # and does not forget its token
+                other.run([8])
+            plan.preempt(False)
+            assert np.array_equal(other.resume(), alone)
             plan.batches[0].run([sequence, other], [3, 4])
             assert sequence.likeliest is None and other.likeliest is None
         finally:
@@ -226,3 +235,23 @@ def test_no_logit_is_the_largest_where_one_is_no_number() -> None:
         assert plan.sequences[0].likeliest is None
     finally:
         plan.close()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotations_are_written_as_far_as_a_sequence_comes(interleaved: bool) -> None:
+    context = 3 * ROWS + 5
+    first = Turn(64, 1e4, 16, interleaved, 1.0, [1.0])
+    size = 64 + 4 * first.width * context
+    turns = [first, Turn(size, 5e5, 2, False, 8.0, [1.5])]
+    whole, parts = (np.zeros(size + 4 * 2 * context, np.uint8) for _ in range(2))
+    for turn in turns:
+        turn.write(whole, 0, context)
+    tables = Tables(turns, parts, context)
+    for position in (0, 1, ROWS, ROWS + 1, 7, context):
+        tables.reach(position)
+        written = min(-(-position // ROWS) * ROWS, context)
+        end = 64 + 4 * first.width * written
+        assert np.array_equal(parts[64:end], whole[64:end])
+        if position == 1:
+            assert not parts[end:size].any(), "no more than is needed"
+    assert np.array_equal(parts, whole)

@@ -58,7 +58,7 @@ def test_without_the_library_texts_have_the_same_ids(text: str) -> None:
     for each in BY_RULE.values():
         spelling = each._spelling
         assert isinstance(spelling, ByteLevel)
-        shown = spelling._unknown.sub("\ufffd", text)
+        shown = spelling._shown(text)
         ids = spelling.library().encode(shown, add_special_tokens=False).ids
         assert spelling.quick(shown) == ids
 
@@ -93,9 +93,9 @@ def test_words_are_found_by_their_texts() -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        lambda: Texts(Strings(b"abc", b"\x02\0\0\0")),
-        lambda: Texts(Strings(b"abc", b"\x04\0\0\0\x03\0\0\0")),
-        lambda: Merger(Merges(bytes(16), bytes(8), bytes(4))),
+        lambda: Texts(Strings(memoryview(b"abc"), memoryview(b"\x02\0\0\0"))),
+        lambda: Texts(Strings(memoryview(b"abc"), memoryview(b"\x04\0\0\0\x03\0\0\0"))),
+        lambda: Merger(Merges(memoryview(bytes(16)), memoryview(bytes(8)), memoryview(bytes(4)))),
     ],
 )
 def test_damaged_arrays_are_refused(damaged: object) -> None:
@@ -104,9 +104,12 @@ def test_damaged_arrays_are_refused(damaged: object) -> None:
         damaged()
 
 
+KIND = notes.Kind(128, "f16")
+
+
 def model() -> tuple[GGUF, bytes]:
     file = parse(memoryview(tiny_llama(layers=1)))
-    return file, notes.write(llama.graph(file), Tokenizer(file), "{{ messages }}", b"plan")
+    return file, notes.write(llama.graph(file), Tokenizer(file), "{{ messages }}", KIND, b"plan")
 
 
 def test_notes_hold_all_but_the_weights() -> None:
@@ -115,11 +118,15 @@ def test_notes_hold_all_but_the_weights() -> None:
     assert found is not None
     told, spelling = found
     graph = llama.graph(file)
-    assert (told.template, told.plan, told.graph.nodes) == ("{{ messages }}", b"plan", graph.nodes)
-    assert {n: (t.shape, t.dtype) for n, t in told.graph.tensors.items()} == {
+    whole = told.graph(notes.Kind(64, "q8"))
+    assert (told.template, told.plan, whole.nodes) == ("{{ messages }}", b"plan", graph.nodes)
+    assert {n: (t.shape, t.dtype) for n, t in whole.tensors.items()} == {
         n: (t.shape, t.dtype) for n, t in graph.tensors.items()
     }
-    assert not any(tensor.data for tensor in told.graph.tensors.values())
+    assert not any(tensor.data for tensor in whole.tensors.values())
+    outline = told.graph(KIND)
+    assert not outline.nodes, "whoever knows its plan looks at no graph"
+    assert (outline.context, outline.vocabulary) == (graph.context, graph.vocabulary)
     assert spelling.encode("the the") == Tokenizer(file).encode("the the")
     assert len(kept) < 40_000
 

@@ -58,6 +58,34 @@ def test_openai_chats_whole_and_in_pieces(doors: Doors, client: openai.OpenAI) -
     assert pieces[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_openai_responds_whole_and_in_events(doors: Doors, client: openai.OpenAI) -> None:
+    options = {"model": "tiny", "max_output_tokens": 12, "temperature": 0}
+    expected = engine(doors, messages=TALK, max_tokens=12)
+    whole = client.responses.create(**options, instructions="the", input="the hello")
+    assert whole.output_text == expected
+    assert whole.status in ("completed", "incomplete")
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    parts = [{"role": "user", "content": [{"type": "input_text", "text": "the hello"}]}]
+    with client.responses.stream(**options, input=[TALK[0], *parts]) as stream:
+        events = list(stream)
+    assert events[-1].type == f"response.{whole.status}"
+    assert events[-1].response.output_text == expected
+    deltas = [each.delta for each in events if each.type == "response.output_text.delta"]
+    assert "".join(deltas) == expected
+    assert [each.sequence_number for each in events] == list(range(len(events)))
+    said = [{"role": "assistant", "content": whole.output[0].model_dump()["content"]}]
+    again = client.responses.create(**options, input=[*TALK, *said, TALK[1]])
+    assert again.usage.input_tokens > whole.usage.input_tokens
+    for wrong, words in (
+        ({"tools": [{"type": "web_search"}]}, "tools is not supported"),
+        ({"previous_response_id": "resp_1"}, "send the conversation"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "role"),
+        ({"input": []}, "input is empty"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            client.responses.create(**({"input": "x"} | options | wrong))
+
+
 def test_openai_goes_on_with_a_text(doors: Doors, client: openai.OpenAI) -> None:
     options = {"model": "tiny", "prompt": "the hello", "max_tokens": 9}
     greedy = client.completions.create(**options, temperature=0)
@@ -113,7 +141,8 @@ def test_urgency_comes_by_body_and_by_header(doors: Doors, client: openai.OpenAI
         client.chat.completions.create(
             model="long", messages=TALK, extra_body={"priority": "batch", "deadline_ms": 1}
         )
-    assert error.value.status_code == 504
+    assert error.value.status_code == 408
+    assert error.value.code == "deadline_passed"
     with pytest.raises(openai.BadRequestError, match="X-Claw-Priority must be one of critical"):
         client.completions.create(
             model="tiny", prompt="the", extra_headers={"X-Claw-Priority": "now"}

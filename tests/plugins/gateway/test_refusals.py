@@ -69,6 +69,14 @@ def test_bodies_that_make_no_sense_are_refused(doors: Doors, body: bytes) -> Non
         assert status == 400 and said["error"], said
 
 
+def test_names_of_fields_may_hold_anything(doors: Doors) -> None:
+    body = {"model": "tiny", "prompt": "the", "max_tokens": 1}
+    for name in ("", "\r\nx-evil: 1", "\0", " ", "\x0e\u00e9\u4f60", "a" * 5000):
+        status, headers, _ = doors.ask("POST", "/v1/completions", body | {name: 1})
+        assert status == 200 and "x-evil" not in headers, repr(name)
+        assert "is ignored" in headers["x-claw-warning"]
+
+
 def test_a_body_that_is_too_large_is_refused(doors: Doors) -> None:
     status, _, said = doors.ask("POST", CHAT, b"x" * (app.BODY + 1))
     assert status == 413 and "8 MiB" in said["error"]["message"]

@@ -232,8 +232,9 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
         || spec->vocabulary > CLAW_MAX_ROWS || !spec->sequences || spec->sequences > CLAW_MAX_SEQUENCES
         || spec->batches > CLAW_MAX_BATCHES)
         return NULL;
+    const uint64_t scratch_bytes = claw_scratch_bytes(steps, n, spec->chunk, spec->threads);
     for (uint32_t i = 0; i < n; i++)
-        if ((*code = step_check(spec, steps, i, claw_scratch_bytes(steps, n, spec->chunk, spec->threads)))) {
+        if ((*code = step_check(spec, steps, i, scratch_bytes))) {
             *bad = i;
             return NULL;
         }

@@ -65,7 +65,7 @@ static uint32_t units(void *state, uint32_t step, uint32_t *grab, uint32_t *next
 {
     (void)next_step;
     const claw_product *p = ((job *)state)->p;
-    *grab = step == QUANTIZE ? 1 : 2;
+    *grab = step == QUANTIZE ? 1 : p->a ? 8 : 2; /* each call on bytes prepares all activations */
     return (uint32_t)(step == QUANTIZE ? p->m : p->n / CLAW_PANEL);
 }
 

@@ -3,7 +3,6 @@
 #include "threads.h"
 
 #include <linux/futex.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -153,16 +152,10 @@ void team_run(team *t)
     }
 }
 
-typedef struct {
-    team *team;
-    uint32_t thread;
-} seat;
-
 static void *member(void *arg)
 {
-    const seat s = *(seat *)arg;
+    const team_seat s = *(const team_seat *)arg;
     team *t = s.team;
-    atomic_fetch_add(&t->done, 1); /* the seat is copied */
     for (;;) {
         const uint32_t generation = atomic_load(&t->generation);
         if (atomic_load(&t->quit)) return NULL;
@@ -193,11 +186,10 @@ int team_start(team *t, uint32_t size, team_calls calls)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old); /* signals stay with the caller's threads */
     for (uint32_t i = 1; i < size && !failed; i++) {
-        seat s = {t, i};
-        failed = pthread_create(&t->threads[i], &attr, member, &s);
+        t->seats[i] = (team_seat){t, i};
+        failed = pthread_create(&t->threads[i], &attr, member, &t->seats[i]);
         if (failed) break;
-        t->started++;
-        while (atomic_load(&t->done) != i) sched_yield();
+        t->started++; /* one that comes late takes part in the step that is on then */
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);

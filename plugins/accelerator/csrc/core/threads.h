@@ -40,6 +40,11 @@ typedef struct team_calls {
     void *state;
 } team_calls;
 
+typedef struct team_seat { /* what a thread is told when it is started */
+    struct team *team;
+    uint32_t thread;
+} team_seat;
+
 typedef struct team {
     _Alignas(64) atomic_uint generation; /* changes with each step: what waiting threads watch */
     atomic_uint sleepers;
@@ -54,6 +59,7 @@ typedef struct team {
     uint32_t started;
     team_calls calls;
     pthread_t threads[CLAW_MAX_THREADS];
+    team_seat seats[CLAW_MAX_THREADS];
 } team;
 
 int team_start(team *t, uint32_t size, team_calls calls);

@@ -198,6 +198,13 @@ static inline vi vi_dot(vi acc, vb w, vb a)
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+/* Products of codes 0..128 and int8, exact for all of them: pairs are -2 * 128 * 128 .. 2 * 128 * 127. */
+#define CLAW_BYTES_TIMES_SIGNED
+static inline vb vb_xor(vb a, vb b) { return _mm256_xor_si256(a, b); }
+static inline vi vi_bytes(vi acc, vb x, vb w)
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+}
 /* x - 128 is in -128..127, and 128 * 127 * 2 fits int16. */
 #define VU_SHIFT 128
 static inline vi vu_dot(vi acc, vb x, vb w) { return vi_dot(acc, _mm256_xor_si256(x, _mm256_set1_epi8(-128)), w); }

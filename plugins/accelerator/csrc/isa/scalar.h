@@ -199,6 +199,14 @@ static inline vi vi_dot(vi acc, vb w, vb a)
     EACH(32) acc.v[i >> 2] += (int8_t)w.v[i] * (int8_t)a.v[i];
     return acc;
 }
+/* Sizes (0..128) times int8 of any value, summed in int32. A target where this takes three instructions
+ * defines CLAW_BYTES_TIMES_SIGNED. */
+static inline vb vb_xor(vb a, vb b) { EACH(32) a.v[i] ^= b.v[i]; return a; }
+static inline vi vi_bytes(vi acc, vb x, vb w)
+{
+    EACH(32) acc.v[i >> 2] += x.v[i] * (int8_t)w.v[i];
+    return acc;
+}
 /* Codes (0..255) times int8 weights (-127..127), summed in int32. A target whose products of bytes
  * are of int8 only takes VU_SHIFT = 128 off each code first: sums then lack VU_SHIFT * sum(weights). */
 #define VU_SHIFT 0

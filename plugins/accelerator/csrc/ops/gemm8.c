@@ -6,7 +6,10 @@
  *   a0 w0 + a1 w1 = (a0 + w1)(a1 + w0) - a0 a1 - w0 w1
  * The last two sums depend on the token alone and on the row alone. One step of 8 rows x 4 k is two
  * 16-bit additions, one multiplication of pairs and one 32-bit addition. Sums are modulo 2^32, so the
- * result is exact whenever it fits int32 (k below 65536). */
+ * result is exact whenever it fits int32 (k below 65536).
+ *
+ * Where bytes without a sign can be multiplied with bytes that have one (AVX2), many tokens take three
+ * instructions a step in place of four: see many8. */
 
 /* k are worked on in chunks: 16 rows (widened) and a few tokens then fit the first-level cache. */
 #define CHUNK8 CLAW_GEMM8_CHUNK
@@ -214,6 +217,127 @@ static inline vi step8(vi acc, vb w, const uint8_t *a)
 }
 #endif
 
+#ifdef CLAW_BYTES_TIMES_SIGNED
+/* ---- many tokens: sizes of activations times rows that have taken over their signs ----
+ *
+ *   a w = |a| w          where a >= 0
+ *   a w = |a| ~w + |a|   where a < 0, since -w = ~w + 1
+ * Sums of two such products never leave int16: they are -2 * 128 * 128 .. 2 * 128 * 127. The second |a|
+ * depends on the token alone. A quad of activations has one of 16 patterns of signs, so a panel keeps each
+ * quad of its rows 16 times, with these bytes inverted or not, and a step only picks one of them by address. */
+
+enum {
+    STEP_QUADS = 16,                         /* worked on together: 16 KiB of rows in the first-level cache */
+    STEP_K = 4 * STEP_QUADS,
+    STEP_BYTES = STEP_K + STEP_QUADS,        /* of a token's step: sizes, patterns (4 times the number) */
+    STEPS = CHUNK8 / STEP_K,
+    PATTERN_BYTES = 16 * 32,                 /* of a quad of a block */
+    MANY8 = 32                               /* fewer tokens do not pay for the copies */
+};
+_Static_assert(STEP_QUADS * 2 * PATTERN_BYTES == CHUNK8 * 2 * CLAW_PANEL, "the room of a panel");
+_Static_assert(STEPS * STEP_BYTES + 4 * CLAW_PANEL <= TOKEN_BYTES, "the room of a token");
+
+/* A step of a token: STEP_K activations. Returns minus the sizes of the negative ones. */
+static inline vi prepare_step(const uint8_t *a, int flip, uint8_t *out)
+{
+    uint8_t codes[STEP_K], minus[STEP_K];
+    uint32_t quads[STEP_QUADS];
+    for (int i = 0; i < STEP_K; i++) codes[i] = a[i] ^ (uint8_t)flip;
+    for (int i = 0; i < STEP_K; i++) minus[i] = (int8_t)codes[i] < 0 ? 255 : 0;
+    for (int i = 0; i < STEP_K; i++) out[i] = (uint8_t)((codes[i] ^ minus[i]) - minus[i]);
+    memcpy(quads, codes, sizeof quads);
+    /* The four signs of a quad go to its uppermost bits; all stay 32 bits wide until the end, for speed. */
+    for (int i = 0; i < STEP_QUADS; i++) quads[i] = (((quads[i] & 0x80808080u) * 0x00204081u) >> 28) * 4;
+    for (int i = 0; i < STEP_QUADS; i++) out[STEP_K + i] = (uint8_t)quads[i];
+    return vi_bytes(vi_bytes(vi_zero(), vb_load(out), vb_load(minus)), vb_load(out + 32), vb_load(minus + 32));
+}
+
+/* The same of the last n; beyond them are sizes of 0. */
+static inline vi prepare_last(const uint8_t *a, int32_t n, int flip, uint8_t *out)
+{
+    uint8_t full[STEP_K];
+    memset(full, flip, sizeof full);
+    memcpy(full, a, (size_t)n);
+    return prepare_step(full, flip, out);
+}
+
+static inline __attribute__((always_inline)) void spread_signs(int nb, const uint8_t *w, size_t block, int32_t quads, uint8_t *room)
+{
+    for (int b = 0; b < nb; b++, w += block)
+        for (int32_t j = 0; j < quads; j++) {
+            uint8_t *out = room + (j * 2 + b) * PATTERN_BYTES;
+            const vb row = vb_load(w + 32 * j);
+            PREFETCH(w + 32 * (j + STEP_QUADS)); /* the next step's */
+#pragma GCC unroll 16
+            for (int p = 0; p < 16; p++) {
+                const int8_t mask[4] = {(int8_t)-(p & 1), (int8_t)-(p >> 1 & 1), (int8_t)-(p >> 2 & 1), (int8_t)-(p >> 3)};
+                vb_store(out + 32 * p, vb_xor(row, vb_bcast(mask)));
+            }
+        }
+}
+
+/* sums: of the panel, 16 a token. */
+static inline __attribute__((always_inline)) void step_many(int nb, const uint8_t *room, int32_t quads, const uint8_t *a, int32_t tokens, int32_t *sums)
+{
+    for (int32_t t = 0; t < tokens; t++, a += STEP_BYTES, sums += CLAW_PANEL) {
+        vi acc[2];
+        const uint8_t *rows = room;
+        for (int b = 0; b < nb; b++) acc[b] = vi_load(sums + 8 * b);
+        for (int32_t j = 0; j < quads; j += 4, rows += 4 * 2 * PATTERN_BYTES)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                const vb sizes = vb_bcast((const int8_t *)a + 4 * (j + i));
+                const uint8_t *row = rows + i * 2 * PATTERN_BYTES + 8 * (size_t)a[STEP_K + j + i];
+                for (int b = 0; b < nb; b++) {
+                    acc[b] = vi_bytes(acc[b], sizes, vb_load(row + b * PATTERN_BYTES));
+                    KEEP(acc[b]);
+                }
+            }
+        for (int b = 0; b < nb; b++) vi_store(sums + 8 * b, acc[b]);
+    }
+}
+
+static inline __attribute__((always_inline)) void panel_many(
+    int nb, const uint8_t *w, size_t block, int32_t n, const uint8_t *a, const int32_t *terms, int32_t tokens, uint8_t *room, int32_t *sums,
+    int32_t *y, int32_t ystride)
+{
+    for (int32_t t = 0; t < tokens; t++)
+        for (int b = 0; b < nb; b++) vi_store(sums + CLAW_PANEL * t + 8 * b, vi_set1(terms[t]));
+    for (; n > 0; n -= STEP_K, w += 32 * STEP_QUADS, a += (size_t)tokens * STEP_BYTES) {
+        const int32_t quads = n < STEP_K ? (n + 3) / 4 : STEP_QUADS;
+        spread_signs(nb, w, block, quads, room);
+        step_many(nb, room, quads, a, tokens, sums);
+    }
+    for (int32_t t = 0; t < tokens; t++, sums += CLAW_PANEL, y += ystride)
+        for (int b = 0; b < nb; b++) vi_store(y + 8 * b, vi_add(vi_load(y + 8 * b), vi_load(sums + 8 * b)));
+}
+
+/* Adds a chunk of n activations a token. In the scratch: a panel's room, terms, sums, steps of all tokens. */
+static inline void many8(const uint8_t *w, int32_t blocks, size_t block, int32_t n, const uint8_t *a, int32_t stride, int flip,
+                         int32_t tokens, uint8_t *scratch, int32_t *y, int32_t ystride)
+{
+    int32_t *sums = (int32_t *)(void *)(scratch + CHUNK8 * 2 * CLAW_PANEL), *terms = sums + CLAW_PANEL * tokens;
+    uint8_t *steps = (uint8_t *)(terms + tokens);
+    for (int32_t t = 0; t < tokens; t++, a += stride) {
+        vi minus = vi_zero();
+        uint8_t *out = steps + (size_t)t * STEP_BYTES;
+        int32_t i = 0;
+        for (; i + STEP_K <= n; i += STEP_K, out += (size_t)tokens * STEP_BYTES) minus = vi_add(minus, prepare_step(a + i, flip, out));
+        if (i < n) minus = vi_add(minus, prepare_last(a + i, n - i, flip, out));
+        terms[t] = -vi_sum(minus);
+    }
+    for (; blocks >= 2; blocks -= 2, w += 2 * block, y += 16) panel_many(2, w, block, n, steps, terms, tokens, scratch, sums, y, ystride);
+    if (blocks) panel_many(1, w, block, n, steps, terms, tokens, scratch, sums, y, ystride);
+}
+#else
+enum { MANY8 = INT32_MAX };
+static inline void many8(const uint8_t *w, int32_t blocks, size_t block, int32_t n, const uint8_t *a, int32_t stride, int flip,
+                         int32_t tokens, uint8_t *scratch, int32_t *y, int32_t ystride)
+{
+    (void)w, (void)blocks, (void)block, (void)n, (void)a, (void)stride, (void)flip, (void)tokens, (void)scratch, (void)y, (void)ystride;
+}
+#endif
+
 static inline void product8(const uint8_t *w, int32_t blocks, int32_t k, const uint8_t *a, int32_t stride, int flip, int32_t factor,
                             int32_t tokens, uint8_t *scratch, int32_t *y, int32_t ystride)
 {
@@ -222,6 +346,10 @@ static inline void product8(const uint8_t *w, int32_t blocks, int32_t k, const u
     start_rows(w, blocks, k, factor, tokens, y, ystride);
     for (int32_t at = 0; at < k; at += CHUNK8) {
         const int32_t n = k - at < CHUNK8 ? k - at : CHUNK8;
+        if (tokens >= MANY8) {
+            many8(w + (size_t)at * 8, blocks, block8_bytes(k), n, a + at, stride, flip, tokens, scratch, y, ystride);
+            continue;
+        }
         for (int32_t t = 0; t < tokens; t++)
             terms[t] = prepare8(a + (size_t)t * (size_t)stride + (size_t)at, n, flip, chunk + (size_t)t * TOKEN_BYTES);
         chunk8(w + (size_t)at * 8, blocks, block8_bytes(k), (n + 3) / 4, chunk, terms, tokens, room, y, ystride);
