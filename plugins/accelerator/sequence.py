@@ -62,8 +62,12 @@ class CpuSequence:
         self._row: Any = np.frombuffer(logits, np.float32).reshape(1, -1)
         self._times = ffi.new("claw_time[]", lib.CLAW_TIMES)
         self._run = ffi.new("claw_run *")
-        self._run.sequence, self._run.chunk = number, shared.chunk
+        self._run.sequence, self._run.chunk, self._run.likeliest = number, shared.chunk, -1
         self._run.times = self._times
+        # A token alone comes thousands of times a second, after a step that has emptied all caches:
+        # it has its places from the beginning, and the least of code.
+        self._one = ffi.new("int32_t[1]")
+        self._row_at = ffi.from_buffer("float[]", self._row, require_writable=True)
         self._logits: Any = None
         """Of the run that is not at its end, if there is one."""
         self._held: tuple[Any, ...] = ()
@@ -86,20 +90,23 @@ class CpuSequence:
     def run(self, tokens: Iterable[int], *, all_logits: bool = False) -> Any:
         """Append ``tokens`` and return logits (see ``Sequence``)."""
         self._shared.open()
-        ids = self._checked(tokens)
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
-        if len(ids) > self._shared.context - self.position:
+        one = self._single(tokens)
+        ids = () if one else self._checked(tokens)
+        count = len(ids) or 1
+        if count > self._shared.context - self.position:
             raise ValueError(
-                f"{len(ids)} tokens after {self.position} do not fit a context of "
+                f"{count} tokens after {self.position} do not fit a context of "
                 f"{self._shared.context}; rewind, or compile with a larger context"
             )
-        whole = (len(ids), self._shared.vocabulary)
-        logits = np.empty(whole, np.float32) if all_logits else self._row
+        logits, out = self._row, self._row_at
+        if all_logits:
+            logits = np.empty((count, self._shared.vocabulary), np.float32)
+            out = ffi.from_buffer("float[]", logits, require_writable=True)
+        tokens_at = self._one if one else ffi.from_buffer("int32_t[]", ids)
         run = self._run
-        tokens_at = ffi.from_buffer("int32_t[]", ids)
-        out = ffi.from_buffer("float[]", logits, require_writable=True)
-        run.tokens, run.out, run.n, run.all = tokens_at, out, len(ids), all_logits
+        run.tokens, run.out, run.n, run.all = tokens_at, out, count, all_logits
         run.done = run.step = run.stamped = 0
         self._held = (ids, tokens_at, out)
         self._logits = logits
@@ -126,21 +133,26 @@ class CpuSequence:
     def join(self, row: Any, token: int) -> None:
         """Describe ``token`` after this sequence as a row of a joint step."""
         self._shared.open()
-        if type(token) is not int or not 0 <= token < self._shared.vocabulary:
-            (token,) = self._checked([token])  # an array for one id costs more than all else here
-        row.token = token
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
+        row.token = self._one[0] if self._single([token]) else self._checked([token])[0]
         if self.position >= self._shared.context:
             raise ValueError(f"the context of {self._shared.context} tokens is full; rewind")
         row.sequence, row.position = self._run.sequence, self._run.position
         row.control, row.gone = self._run.control, 0
-        row.out = ffi.from_buffer("float[]", self._row, require_writable=True)
+        row.out = self._row_at
 
     def append(self) -> Any:
         """A joint step appended its token: the logits."""
         self._run.position += 1
+        self._run.likeliest = -1
         return self._row
+
+    @property
+    def likeliest(self) -> int | None:
+        """Of the logits that the last run returned (see ``Sequence``)."""
+        found = int(self._run.likeliest)
+        return found if found >= 0 else None
 
     @property
     def number(self) -> int:
@@ -151,12 +163,22 @@ class CpuSequence:
         """Let go of all memory; the plan is closed, and says so to whoever comes."""
         # Not left to the garbage collector: see ``Shared``.
         self._forget()
-        self._row = self._word = None
+        self._row = self._row_at = self._word = None
         self._run.control = ffi.NULL
 
     def _forget(self) -> None:
         self._logits, self._held = None, ()
         self._run.step = 0
+
+    def _single(self, tokens: Iterable[int]) -> bool:
+        """Whether ``tokens`` are a list of one good id, which then is in its place."""
+        if type(tokens) is not list or len(tokens) != 1 or type(tokens[0]) is not int:
+            return False
+        token = tokens[0]
+        if not 0 <= token < self._shared.vocabulary:
+            return False  # the long way says what is wrong
+        self._one[0] = token
+        return True
 
     def _checked(self, tokens: Iterable[int]) -> Any:
         try:

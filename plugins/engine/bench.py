@@ -103,11 +103,17 @@ class Ours:
         self._seat = seat
         self._next = 0
 
+    def _likeliest(self, tokens: list[int]) -> int:
+        """The token after these; as ``Sampler.pick`` takes it."""
+        logits = self._seat.run(tokens)[-1]
+        best = self._seat.likeliest
+        return int(np.argmax(logits)) if best is None else best
+
     def prefill(self, tokens: Sequence[int]) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``."""
         self._seat.sequence.rewind(0)
         start = time.perf_counter()
-        self._next = int(np.argmax(self._seat.run(list(tokens))[-1]))
+        self._next = self._likeliest(list(tokens))
         return time.perf_counter() - start
 
     def decode(self, count: int) -> float:
@@ -115,14 +121,14 @@ class Ours:
         token = self._next
         start = time.perf_counter()
         for _ in range(count):
-            token = int(np.argmax(self._seat.run([token])[-1]))
+            token = self._likeliest([token])
         return time.perf_counter() - start
 
     def write(self, count: int) -> list[int]:
         """See ``clawai.sdk.cli.bench.peer.Writer``."""
         tokens = [self._next]
         while len(tokens) < count:
-            tokens.append(int(np.argmax(self._seat.run(tokens[-1:])[-1])))
+            tokens.append(self._likeliest(tokens[-1:]))
         return tokens
 
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:

@@ -105,7 +105,7 @@ class Seat:
     """Its step has ended; ``logits`` are its own, None if it was taken out."""
     logits: Any = None
     likeliest: int | None = None
-    """The first of its likeliest tokens after a step; None after a turn of its own."""
+    """The first of the likeliest tokens by the last row of its last logits; None: not known."""
 
     @property
     def key(self) -> tuple[int, float, int]:
@@ -129,7 +129,10 @@ class Seat:
                 self.token = None  # begun alone, it is finished alone
                 left = False
                 try:
-                    return go_on()
+                    logits = go_on()
+                    # A driver may not look: its sequences need not have it.
+                    self.likeliest = getattr(self.sequence, "likeliest", None)
+                    return logits
                 except Left:
                     go_on, left = self.sequence.resume, True
                 finally:

@@ -84,6 +84,15 @@ class Sequence(Protocol):
         """Tokens in the KV cache."""
         ...
 
+    @property
+    def likeliest(self) -> int | None:
+        """Where the largest logit is that the last run returned, the first of equals.
+
+        None where the driver does not know: after a joint step, where several rows were asked for,
+        or some are no numbers.
+        """
+        ...
+
     def rewind(self, position: int) -> None:
         """Forget the tokens from ``position`` on (0 empties the cache), and a run that left."""
         ...

@@ -100,6 +100,7 @@ typedef struct claw_run {
     uint32_t count;   /* tokens of the chunk that runs */
     uint32_t step;    /* of this chunk the next one; 0: it has not begun */
     uint32_t stamped; /* stamps since `done` was 0 */
+    int32_t likeliest; /* where the largest of one row of logits is, the first of equals; -1: not known */
     uint64_t longest; /* nanoseconds of the longest step of this chunk */
 } claw_run;
 

@@ -1,5 +1,6 @@
 """Several sequences of one plan: runs that leave between steps, threads that come and go."""
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,45 @@ def test_op_times_are_those_of_each_sequence() -> None:
         second.run([1])
         assert len(first.op_times()) > len(second.op_times()) > 0
         assert [name for name, _ in second.op_times()][-1] == "logits"
+    finally:
+        plan.close()
+
+
+def test_a_sequence_says_which_logit_is_the_largest() -> None:
+    for threads in (1, 3):
+        plan = compiled(GRAPH, context=400, threads=threads, sequences=2)
+        sequence, other = plan.sequences
+        try:
+            assert sequence.likeliest is None
+            for part in (TOKENS[:150], [5], [7]):
+                assert int(np.argmax(sequence.run(part)[-1])) == sequence.likeliest
+            sequence.run([1, 2], all_logits=True)
+            assert sequence.likeliest is None
+            alone = other.run([9]).copy()
+            other.rewind(0)
+            plan.preempt(True)
+            with pytest.raises(Left):
+                other.run([9])
+            with pytest.raises(ValueError, match="has left"):  # and does not forget its token
+                other.run([8])
+            plan.preempt(False)
+            assert np.array_equal(other.resume(), alone)
+            plan.batches[0].run([sequence, other], [3, 4])
+            assert sequence.likeliest is None and other.likeliest is None
+        finally:
+            plan.close()
+
+
+def test_no_logit_is_the_largest_where_one_is_no_number() -> None:
+    name = GRAPH.nodes[-1].inputs[1]
+    matrix = GRAPH.tensors[name]
+    raw = np.frombuffer(matrix.data, np.uint8).reshape(matrix.shape[0], -1).copy()
+    raw[50, :2] = 0x00, 0x7E  # the scale of a group, in f16
+    broken = dataclasses.replace(matrix, data=memoryview(raw.reshape(-1).data))
+    plan = compiled(dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {name: broken}), context=8)
+    try:
+        assert np.flatnonzero(np.isnan(plan.sequences[0].run([5])[0])).tolist() == [50]
+        assert plan.sequences[0].likeliest is None
     finally:
         plan.close()
 

@@ -160,9 +160,9 @@ def test_all_of_a_class_that_have_a_token_ready_share_a_step() -> None:
         assert all(np.array_equal(end.result(10), wanted[-1]) for end in ends)
         assert one.plan.notes.steps == [[5, 5, 5], [5, 5]], "the lone one goes alone"
         best = [seat.likeliest for seat in one.seats[:6]]
-        assert best == [int(wanted[-1].argmax())] * 5 + [None], "a step says it, others choose"
-        assert one.ask(0, [5]).result(10) is not None
-        assert one.seats[0].likeliest is None, "of another run's logits nothing is said"
+        assert best == [int(wanted[-1].argmax())] * 6, "a step says it, and so does a run alone"
+        logits = one.ask(0, [5]).result(10)
+        assert one.seats[0].likeliest == int(logits[-1].argmax()), "of the last run's logits"
 
 
 def test_those_who_come_while_a_step_runs_are_in_the_next_with_those_of_the_last(

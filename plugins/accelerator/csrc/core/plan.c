@@ -10,6 +10,7 @@
  *
  * Nobody else can run while a step does, so steps are kept short: a prompt's chunk is halved when a
  * step of it took longer than CLAW_STEP_NS, and grows again when four times as many tokens fit. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,24 @@ static uint32_t threads_of(const claw_plan *p, uint32_t word)
     return !most || (granted && granted < most) ? granted : most;
 }
 
+static void forget_bests(claw_plan *p)
+{
+    for (uint32_t i = 0; i < p->team.size; i++) p->bests[i] = (best){-INFINITY, NONE};
+}
+
+/* What the threads have noted, together. NONE also for a row with a NaN, or without a finite number. */
+static int32_t likeliest(const claw_plan *p)
+{
+    best found = {-INFINITY, NONE};
+    if (!p->run || !step_notes(p, p->steps + p->n - 1)) return NONE;
+    for (uint32_t i = 0; i < p->team.size; i++) {
+        const best *b = p->bests + i;
+        if (b->at == NOT_A_NUMBER) return NONE;
+        if (b->at != NONE && (found.at == NONE || b->value > found.value || (b->value == found.value && b->at < found.at))) found = *b;
+    }
+    return found.at;
+}
+
 /* Between two steps, alone: the stamp of the one that ended, the control word, the next one. */
 static int next_step(void *state, uint32_t finished, team_step *next)
 {
@@ -83,15 +102,25 @@ static int next_step(void *state, uint32_t finished, team_step *next)
     if (p->complete) return 0;
     const uint32_t word = p->batch ? batch_word(p->batch) : load_word(p->run->control);
     if (must_leave(p, word, finished != TEAM_NONE)) return 0;
+    if (i == p->n - 1) forget_bests(p);
     next->step = i;
     next->threads = threads_of(p, word);
     return 1;
 }
 
-static uint32_t units_of(void *state, uint32_t step, uint32_t *grab)
+static uint32_t units_of(void *state, uint32_t step, uint32_t *grab, uint32_t *next)
 {
     claw_plan *p = state;
+    uint32_t i = step + 1;
+    while (i < p->n && step_skipped(p, p->steps + i)) i++;
+    if (p->count == 1 && i < p->n && p->steps[i].code == CLAW_MATMUL) *next = i;
     return step_units(p, p->steps + step, grab);
+}
+
+static void ahead(void *state, uint32_t step, uint32_t thread)
+{
+    const claw_plan *p = state;
+    step_ahead(p, p->steps + step, thread);
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -109,6 +138,7 @@ static void begin_chunk(claw_plan *p, claw_run *run)
     p->out = run->out + (run->all ? (size_t)run->done * p->spec.vocabulary : 0);
     p->position = run->position;
     p->complete = 0;
+    run->likeliest = NONE;
 }
 
 static void end_chunk(const claw_plan *p, claw_run *run)
@@ -146,6 +176,7 @@ int32_t claw_plan_run(claw_plan *p, claw_run *run)
         begin_chunk(p, run);
         team_run(&p->team);
         if (!p->complete) return CLAW_LEFT;
+        run->likeliest = likeliest(p);
         end_chunk(p, run);
     }
     return CLAW_OK;
@@ -218,7 +249,7 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     if (p->steps) {
         memcpy(p->steps, steps, n * sizeof *steps);
         p->layout = scratch_layout(steps, n, spec->chunk);
-        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, p}) ? CLAW_NO_THREAD : CLAW_OK;
+        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, ahead, p}) ? CLAW_NO_THREAD : CLAW_OK;
     }
     if (*code == CLAW_OK) return p;
     free(p->steps);

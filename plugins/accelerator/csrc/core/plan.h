@@ -13,6 +13,13 @@ typedef struct scratch {
     size_t total;
 } scratch;
 
+/* The largest of the logits that a thread has computed, and where. */
+enum { NOT_A_NUMBER = -2, NONE = -1 };
+typedef struct best {
+    _Alignas(64) float value;
+    int32_t at; /* a row, NONE, or NOT_A_NUMBER if there was one */
+} best;
+
 struct claw_plan {
     team team;
     claw_spec spec;
@@ -35,6 +42,7 @@ struct claw_plan {
     uint32_t position;
     uint32_t complete; /* the chunk reached its last step */
     uint64_t stamp;    /* when the last step ended */
+    best bests[CLAW_MAX_THREADS];
 };
 
 static inline int row_gone(const claw_plan *p, uint32_t t) { return p->batch && p->batch->rows[t].gone; }
@@ -50,8 +58,12 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab);
 /* fresh: the first call for this step on this thread. */
 void step_run(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh);
 int step_skipped(const claw_plan *p, const claw_step *s);
+/* Asks for the weights with which a thread will begin a product of one token. */
+void step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread);
 /* CLAW_OK, or CLAW_BAD_PLAN if the step reads or writes outside of the areas of the plan. */
 int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes);
+/* Whether threads note their largest logit in a step: it is the last one, a product of one row. */
+int step_notes(const claw_plan *p, const claw_step *s);
 scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk);
 
 /* Bytes of the keys or values of one head in a block of positions. */

@@ -61,8 +61,9 @@ static int next(void *state, uint32_t finished, team_step *step)
     return step->step != OVER;
 }
 
-static uint32_t units(void *state, uint32_t step, uint32_t *grab)
+static uint32_t units(void *state, uint32_t step, uint32_t *grab, uint32_t *next_step)
 {
+    (void)next_step;
     const claw_product *p = ((job *)state)->p;
     *grab = step == QUANTIZE ? 1 : p->a ? 8 : 2; /* each call on bytes prepares all activations */
     return (uint32_t)(step == QUANTIZE ? p->m : p->n / CLAW_PANEL);
@@ -88,7 +89,7 @@ int32_t claw_product_run(const claw_ops *ops, const claw_product *p, uint32_t th
     }
     if (t && j.scratch && (p->a || j.quantized)) {
         memset(j.scratch, 0, j.room * threads); /* pages are there when the clock starts */
-        code = team_start(t, threads, (team_calls){work, next, units, &j}) ? CLAW_NO_THREAD : CLAW_OK;
+        code = team_start(t, threads, (team_calls){work, next, units, NULL, &j}) ? CLAW_NO_THREAD : CLAW_OK;
         for (uint32_t i = 0; code == CLAW_OK && i < rounds; i++) {
             const uint64_t start = claw_now();
             team_run(t);

@@ -291,6 +291,27 @@ static q8 input_of_one(claw_plan *p, const claw_step *s, uint32_t thread, int fr
     return a;
 }
 
+int step_notes(const claw_plan *p, const claw_step *s)
+{
+    return s == p->steps + p->n - 1 && s->code == CLAW_MATMUL && s->y.base == CLAW_IN_OUT && count_of(p, s) == 1
+        && !(s->flags & (CLAW_SILU | CLAW_PLUS));
+}
+
+/* n logits from `row` on: whoever wants the likeliest token need not read them all again. */
+static void note(claw_plan *p, uint32_t row, uint32_t n, uint32_t thread, const float *y)
+{
+    best *b = p->bests + thread;
+    float top;
+    int nan = 0;
+    for (uint32_t i = 0; i < n; i++) nan |= y[i] != y[i];
+    if (nan) b->at = NOT_A_NUMBER;
+    p->ops->max_of_f32(y, (int32_t)n, &top);
+    if (b->at == NOT_A_NUMBER || top < b->value || (top == b->value && (int32_t)row > b->at)) return;
+    uint32_t i = 0;
+    while (i < n && y[i] != top) i++;
+    if (i < n) *b = (best){top, (int32_t)(row + i)};
+}
+
 static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh)
 {
     const uint32_t blocks = matmul_blocks(s);
@@ -298,6 +319,7 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
     const q8 a = claw_is_int(s->format) ? input_of_one(p, s, thread, fresh) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float y[RUN_BLOCKS * 8];
+    const int notes = step_notes(p, s);
     const uint32_t end = min_u32(last * unit_blocks(s), blocks);
     for (uint32_t b = first * unit_blocks(s), n; b < end; b += n) {
         n = min_u32(RUN_BLOCKS, end - b);
@@ -307,6 +329,7 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
             finish_gated(p, s, 0, b * 4, n * 4, y);
         } else {
             finish(p, s, 0, b * 8, n * 8, y);
+            if (notes && b * 8 < s->rows) note(p, b * 8, min_u32(n * 8, s->rows - b * 8), thread, y);
         }
     }
 }
@@ -331,6 +354,16 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
             finish_panel(p, s, b * 8, n * 8, tile);
     }
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
+}
+
+/* As much as the product itself does not ask for, because it begins so far ahead of itself (gemv.c). */
+void step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread)
+{
+    const uint32_t units = up_div(matmul_blocks(s), unit_blocks(s)), active = team_active(&p->team);
+    const size_t block = claw_block_bytes(s->format, s->k), most = claw_tune.ahead / CLAW_STREAMS;
+    const uint8_t *w = p->spec.weights + s->weight + (size_t)team_part(units, thread, active) * unit_blocks(s) * block;
+    for (size_t at = 0; at < (most < block ? most : block); at += 64)
+        for (size_t b = 0; b < CLAW_STREAMS; b++) __builtin_prefetch(w + b * block + at, 0, 2);
 }
 
 /* ---- dispatch ---- */

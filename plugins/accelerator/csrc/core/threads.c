@@ -70,48 +70,77 @@ static void park(team *t, uint32_t thread)
         syscall(SYS_futex, &t->active, FUTEX_WAIT_PRIVATE, active, NULL, NULL, 0);
 }
 
-/* Alone: no unit is held by anyone. The ticket is closed while the numbers that go with it change:
+static void close_tickets(team *t)
+{
+    for (uint32_t i = 0; i < t->size; i++) atomic_store_explicit(&t->parts[i].ticket, UINT32_MAX, memory_order_release);
+}
+
+static void open_tickets(team *t, uint32_t generation, uint32_t units)
+{
+    const uint32_t active = team_active(t);
+    for (uint32_t i = 0; i < active; i++)
+        atomic_store_explicit(&t->parts[i].ticket, (uint64_t)generation << 32 | team_part(units, i, active), memory_order_release);
+}
+
+/* Alone: no unit is held by anyone. Tickets are closed while the numbers that go with them change:
  * a thread that reads a mix of old and new ones then fails to take anything. */
 static void advance(team *t, uint32_t finished)
 {
     team_step s = {0, 0};
-    uint32_t grab = 1, units = 0;
+    uint32_t grab = 1, units = 0, ahead = TEAM_NONE;
+    close_tickets(t);
     const int on = t->calls.next(t->calls.state, finished, &s);
     if (on) {
         set_active(t, s.threads);
-        units = t->calls.units(t->calls.state, s.step, &grab);
+        units = t->calls.units(t->calls.state, s.step, &grab, &ahead);
     }
     const uint32_t generation = ((get(&t->generation) | IDLE) + 1) | (on ? 0 : IDLE);
-    atomic_store(&t->ticket, (uint64_t)generation << 32 | UINT32_MAX);
     set(&t->step, s.step);
     set(&t->units, units);
     set(&t->grab, grab);
+    set(&t->next, ahead);
     set(&t->done, 0);
-    atomic_store(&t->ticket, (uint64_t)generation << 32);
+    open_tickets(t, generation, units);
     new_generation(t, generation);
 }
 
-/* Takes units of this generation while there are any. */
+/* The numbers of a step, as a thread has read them: of one step if a ticket then fits. */
+typedef struct {
+    uint32_t generation, step, units, grab, active;
+} turn;
+
+/* Takes some units of a part, long runs first: streams stay long, and threads end together. */
+static uint32_t take(team *t, const turn *s, uint32_t part, uint32_t *first)
+{
+    const uint32_t end = team_part(s->units, part + 1, s->active);
+    uint64_t ticket = atomic_load(&t->parts[part].ticket);
+    for (;;) {
+        /* Another generation's ticket: what was read before may be of either. */
+        *first = (uint32_t)ticket;
+        if (ticket >> 32 != s->generation || *first >= end) return 0;
+        const uint32_t left = end - *first, least = left / 2 > s->grab ? left / 2 : s->grab, n = least < left ? least : left;
+        if (atomic_compare_exchange_weak(&t->parts[part].ticket, &ticket, ticket + n)) return n;
+    }
+}
+
+/* Takes units of this generation while there are any, of its own part first. */
 static void take_units(team *t, uint32_t generation, uint32_t thread)
 {
-    const uint32_t step = get(&t->step), units = get(&t->units), grab = get(&t->grab), active = team_active(t);
-    uint64_t ticket = atomic_load(&t->ticket);
-    for (int fresh = 1;;) {
-        const uint32_t first = (uint32_t)ticket;
-        /* Another generation's ticket: what was read above may be of either, so look again. */
-        if (ticket >> 32 != generation || first >= units) return;
-        /* Long runs first, short ones towards the end: streams stay long and threads end together. */
-        const uint32_t left = units - first, share = left / (2 * active);
-        const uint32_t least = share > grab ? share : grab, n = least < left ? least : left;
-        if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket + n)) continue;
-        t->calls.work(t->calls.state, step, first, first + n, thread, fresh);
-        fresh = 0;
-        if (atomic_fetch_add(&t->done, n) + n == units) {
-            advance(t, step);
-            return;
+    const uint32_t active = get(&t->active); /* more than there are: the team ends */
+    const turn s = {generation, get(&t->step), get(&t->units), get(&t->grab), active < t->size ? active : t->size};
+    const uint32_t next = get(&t->next);
+    int fresh = 1;
+    for (uint32_t i = 0; i < s.active; i++) {
+        const uint32_t part = (thread + i) % s.active;
+        for (uint32_t first, n; (n = take(t, &s, part, &first)); fresh = 0) {
+            t->calls.work(t->calls.state, s.step, first, first + n, thread, fresh);
+            if (atomic_fetch_add(&t->done, n) + n == s.units) {
+                advance(t, s.step);
+                return;
+            }
         }
-        ticket = atomic_load(&t->ticket);
     }
+    if (next != TEAM_NONE) t->calls.ahead(t->calls.state, next, thread);
 }
 
 void team_run(team *t)
@@ -150,7 +179,7 @@ int team_start(team *t, uint32_t size, team_calls calls)
     t->calls = calls;
     set(&t->active, size);
     set(&t->generation, IDLE);
-    atomic_store(&t->ticket, (uint64_t)IDLE << 32);
+    close_tickets(t);
     if (size == 1) return 0;
     if (pthread_attr_init(&attr)) return -1;
     pthread_attr_setstacksize(&attr, STACK_BYTES);

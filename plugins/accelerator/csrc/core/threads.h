@@ -1,9 +1,12 @@
 /* A team of threads that walks through the steps of a plan together.
  *
  * A step is over when its units of work are done, not when every thread has arrived: a thread that
- * the system has put aside holds up the others only if it holds a unit. Units are taken from a
- * ticket that carries the step's generation, so a thread that wakes late can never take one of an
- * older step. Whoever finishes the last unit prepares the next step, alone.
+ * the system has put aside holds up the others only if it holds a unit. Each thread begins with
+ * a part of the units of its own, which lie side by side, so that it reads memory in one stream, and
+ * the same part whenever the step comes again. When that is done it takes from the others' parts.
+ * Units are taken from tickets that carry the step's generation, so a thread that wakes late can never
+ * take one of an older step. Whoever finishes the last unit prepares the next step, alone; those that
+ * find none left can ask for what they will read next, before they wait.
  *
  * Waiting spins for at most SPIN_NS, then sleeps on a futex: spinning alone collapses when other
  * processes want the cores. How many threads take part may change with each step; those beyond that
@@ -29,8 +32,11 @@ typedef struct team_calls {
     /* Called alone when `finished` is over (TEAM_NONE: to begin); fills in the step to do next and
      * returns 1, or returns 0 to end the run. */
     int (*next)(void *state, uint32_t finished, team_step *next);
-    /* Called alone before a step: its units, not 0, and how many of them are worth a turn. */
-    uint32_t (*units)(void *state, uint32_t step, uint32_t *grab);
+    /* Called alone before a step: its units, not 0, how many of them are worth a turn, and the step that
+     * `ahead` is told by those that find no unit left (TEAM_NONE: it is not called). */
+    uint32_t (*units)(void *state, uint32_t step, uint32_t *grab, uint32_t *next);
+    /* Called while others may work, or already be elsewhere: reads what never changes. */
+    void (*ahead)(void *state, uint32_t step, uint32_t thread);
     void *state;
 } team_calls;
 
@@ -42,11 +48,13 @@ typedef struct team_seat { /* what a thread is told when it is started */
 typedef struct team {
     _Alignas(64) atomic_uint generation; /* changes with each step: what waiting threads watch */
     atomic_uint sleepers;
-    atomic_uint step, units, grab; /* of this generation; no units while no run is on */
+    atomic_uint step, units, grab, next; /* of this generation; no units while no run is on */
     atomic_uint quit;
     _Alignas(64) atomic_uint active; /* threads that take part: what the others watch */
-    _Alignas(64) _Atomic uint64_t ticket; /* generation << 32 | first unit that nobody has taken */
-    _Alignas(64) atomic_uint done;        /* units finished */
+    struct {
+        _Alignas(64) _Atomic uint64_t ticket; /* generation << 32 | first unit that nobody has taken */
+    } parts[CLAW_MAX_THREADS];                /* of the units, one of each thread */
+    _Alignas(64) atomic_uint done;            /* units finished */
     uint32_t size;                        /* threads, the caller's included */
     uint32_t started;
     team_calls calls;
@@ -60,4 +68,6 @@ void team_end(team *t);
 void team_run(team *t);
 uint64_t claw_now(void);
 static inline uint32_t team_active(const team *t) { return atomic_load_explicit(&t->active, memory_order_relaxed); }
+/* Where the part of thread i of n begins; that of thread n is the end. */
+static inline uint32_t team_part(uint32_t units, uint32_t i, uint32_t n) { return (uint32_t)(((uint64_t)units * i + n - 1) / n); }
 #endif

@@ -9,6 +9,7 @@
 /* Tells the compiler that a register changed here: without it gcc merges and spills the tile. */
 #define KEEP(x) __asm__("" : "+x"(x))
 #define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#define PREFETCH_FAR(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 
 typedef __m256 vf;
 typedef __m256i vi;

@@ -9,6 +9,7 @@
 #define CLAW_FN(name) name##_neon
 #define KEEP(x) __asm__("" : "+w"((x).lo), "+w"((x).hi))
 #define PREFETCH(p) __builtin_prefetch(p)
+#define PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)
 
 typedef struct { float32x4_t lo, hi; } vf;
 typedef struct { int32x4_t lo, hi; } vi;

@@ -16,6 +16,7 @@
 #define KEEP(x) ((void)(x))
 /* V brings no prefetch: that is Zicbop, which a processor with V may lack. */
 #define PREFETCH(p) ((void)(p))
+#define PREFETCH_FAR(p) ((void)(p))
 
 typedef float vf __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));

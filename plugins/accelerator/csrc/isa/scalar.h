@@ -9,7 +9,8 @@
 #define CLAW_FN(name) name##_scalar
 #define EACH(n) for (int i = 0; i < (n); i++)
 #define KEEP(x) ((void)(x))
-#define PREFETCH(p) ((void)(p))
+#define PREFETCH(p) ((void)(p))     /* into the first-level cache */
+#define PREFETCH_FAR(p) ((void)(p)) /* into the second-level one */
 
 typedef struct { float v[8]; } vf;     /* 8 floats, one a row or position */
 typedef struct { int32_t v[8]; } vi;   /* 8 int32 */

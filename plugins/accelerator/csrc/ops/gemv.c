@@ -1,45 +1,101 @@
 /* Packed weights times one vector of activations, 8 rows a time.
  *
+ * What a row of weights costs is its way from memory, and a core alone can ask for only so many lines at a
+ * time. So four blocks of 8 rows run side by side: as many streams keep more of those requests under way
+ * than one, and go into the second-level cache, where more of them fit than in the first.
+ *
  * Sums run over k in order, in one chain a row (scales and minima apart), exactly as in gemm.c, so
  * that a token gives the same bits alone and in a batch. */
 
-static inline vi group_dot_q4(const uint8_t *w, const int8_t *q)
+/* The sums of one group of n blocks of 8 rows, `block` bytes apart. */
+static inline __attribute__((always_inline)) void group_dots_q4(int n, const uint8_t *w, size_t block, const int8_t *q, vi *dots)
 {
-    vs acc = vs_zero();
+    vs acc[CLAW_STREAMS];
+    for (int b = 0; b < n; b++) acc[b] = vs_zero();
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        vb codes = vb_load(w + 32 * j);
-        acc = vs_dot(acc, vb_low(codes), vb_bcast(q + 4 * j));
-        acc = vs_dot(acc, vb_high(codes), vb_bcast(q + 16 + 4 * j));
+        const vb low = vb_bcast(q + 4 * j), high = vb_bcast(q + 16 + 4 * j);
+        for (int b = 0; b < n; b++) {
+            const vb codes = vb_load(w + (size_t)b * block + 32 * j);
+            acc[b] = vs_dot(acc[b], vb_low(codes), low);
+            acc[b] = vs_dot(acc[b], vb_high(codes), high);
+            KEEP(acc[b]);
+        }
     }
-    return vs_sum(acc);
+    for (int b = 0; b < n; b++) dots[b] = vs_sum(acc[b]);
 }
 
-static inline vi group_dot_q8(const uint8_t *w, const int8_t *q)
+static inline __attribute__((always_inline)) void group_dots_q8(int n, const uint8_t *w, size_t block, const int8_t *q, vi *dots)
 {
-    vi acc = vi_zero();
-    for (int j = 0; j < 8; j++) acc = vi_dot(acc, vb_load(w + 32 * j), vb_bcast(q + 4 * j));
-    return acc;
+    for (int b = 0; b < n; b++) dots[b] = vi_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        const vb codes = vb_bcast(q + 4 * j);
+        for (int b = 0; b < n; b++) {
+            dots[b] = vi_dot(dots[b], vb_load(w + (size_t)b * block + 32 * j), codes);
+            KEEP(dots[b]);
+        }
+    }
+}
+
+/* Where the weights that are asked for next lie: in each of the streams at the same place. */
+typedef struct {
+    const uint8_t *at;
+    int32_t left; /* groups until the end of the block */
+} stream;
+
+static inline stream stream_ahead(const uint8_t *w, int32_t groups, size_t bytes)
+{
+    const size_t n = claw_tune.ahead / (CLAW_STREAMS * bytes), whole = (size_t)groups * bytes;
+    const size_t rest = n % (size_t)groups;
+    return (stream){w + n / (size_t)groups * CLAW_STREAMS * whole + rest * bytes, groups - (int32_t)rest};
+}
+
+/* n blocks of 8 rows. */
+static inline __attribute__((always_inline)) void gemv_blocks(
+    int n, int bits, int bytes, int has_min, int shift, stream *far, const uint8_t *w, int32_t groups, const int8_t *q,
+    const float *d, const float *s, float *y)
+{
+    const size_t block = (size_t)groups * (size_t)bytes;
+    vf scaled[CLAW_STREAMS], minima[CLAW_STREAMS];
+    for (int b = 0; b < n; b++) scaled[b] = minima[b] = vf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes) {
+        vi dots[CLAW_STREAMS];
+        for (int b = 0; b < n; b++)
+            for (int p = 0; p < bytes; p += 64) PREFETCH_FAR(far->at + (size_t)b * block + p);
+        far->at += bytes;
+        if (!--far->left) {
+            far->at += (CLAW_STREAMS - 1) * block;
+            far->left = groups;
+        }
+        if (bits == 4) group_dots_q4(n, w, block, q + 32 * g, dots);
+        else group_dots_q8(n, w, block, q + 32 * g, dots);
+        const vf scale = vf_set1(d[g]), sum = vf_set1(s[g]);
+        for (int b = 0; b < n; b++) {
+            const uint8_t *at = w + (size_t)b * block + bits * 32;
+            const vf dw = vf_load_f16(at);
+            scaled[b] = vf_fma(vf_from_vi(dots[b]), vf_mul(dw, scale), scaled[b]);
+            if (has_min) minima[b] = vf_fma(vf_load_f16(at + 16), sum, minima[b]);
+            if (shift) minima[b] = vf_fma(dw, sum, minima[b]);
+        }
+    }
+    for (int b = 0; b < n; b++) {
+        if (shift) minima[b] = vf_mul(minima[b], vf_set1(-(float)shift));
+        vf_store(y + 8 * b, vf_add(scaled[b], minima[b]));
+    }
 }
 
 #define GEMV_INT(name, bits, bytes, has_min, shift)                                                \
     static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q,        \
                               const float *d, const float *s, float *y)                            \
     {                                                                                              \
-        const uint8_t *const end = w + (size_t)blocks * (size_t)(k / 32) * (bytes);                \
-        const size_t ahead = claw_tune.ahead; /* of the dot product, the stream of weights */      \
-        for (; w < end; y += 8) {                                                                  \
-            vf scaled = vf_zero(), minima = vf_zero();                                             \
-            for (int32_t g = 0; g < k / 32; g++, w += (bytes)) {                                   \
-                for (int p = 0; p < (bytes); p += 64) PREFETCH(w + ahead + p);                     \
-                vf dw = vf_load_f16(w + (bits) * 32);                                              \
-                vi dot = group_dot_q##bits(w, q + 32 * g);                                         \
-                scaled = vf_fma(vf_from_vi(dot), vf_mul(dw, vf_set1(d[g])), scaled);               \
-                if (has_min) minima = vf_fma(vf_load_f16(w + (bits) * 32 + 16), vf_set1(s[g]), minima); \
-                if (shift) minima = vf_fma(dw, vf_set1(s[g]), minima);                             \
-            }                                                                                      \
-            if (shift) minima = vf_mul(minima, vf_set1(-(float)(shift)));                          \
-            vf_store(y, vf_add(scaled, minima));                                                   \
-        }                                                                                          \
+        const int32_t groups = k / 32;                                                             \
+        const size_t block = (size_t)groups * (bytes);                                             \
+        stream far = stream_ahead(w, groups, bytes);                                               \
+        for (; blocks >= CLAW_STREAMS; blocks -= CLAW_STREAMS, w += CLAW_STREAMS * block, y += 8 * CLAW_STREAMS) \
+            gemv_blocks(CLAW_STREAMS, bits, bytes, has_min, shift, &far, w, groups, q, d, s, y);   \
+        for (; blocks > 0; blocks--, w += block, y += 8)                                           \
+            gemv_blocks(1, bits, bytes, has_min, shift, &far, w, groups, q, d, s, y);              \
     }
 
 GEMV_INT(gemv_q4a, 4, Q4A_BYTES, 1, 0)
