@@ -162,7 +162,7 @@ def test_all_of_a_class_that_have_a_token_ready_share_a_step() -> None:
         best = [seat.likeliest for seat in one.seats[:6]]
         assert best == [int(wanted[-1].argmax())] * 6, "a step says it, and so does a run alone"
         logits = one.ask(0, [5]).result(10)
-        assert one.seats[0].likeliest == int(logits[-1].argmax()), "of the last run's logits"
+        assert one.seats[0].likeliest == int(logits.argmax()), "of the last run's logits"
 
 
 def test_those_who_come_while_a_step_runs_are_in_the_next_with_those_of_the_last(
