@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
+from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
@@ -233,7 +233,8 @@ class _Ollama:
             "stop": [options.stop] if isinstance(options.stop, str) else options.stop,
         }
         started = time.perf_counter_ns()
-        question = Ask(name, params, keep_alive=_seconds(asked.keep_alive))
+        seconds = _seconds(asked.keep_alive)
+        question = Ask(name, params, behalf=who(request), keep_alive=seconds)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
         def line(text: str, done: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, status_of, told
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
+from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -202,7 +202,7 @@ class _OpenAI:
             usage = options.include_usage
             warnings += more
         priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline)
+        question = Ask(name, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
             return streamed(_lines(answer, form, usage), EVENTS, warnings)

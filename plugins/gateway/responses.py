@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway import catalogue, openai
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned
+from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -109,7 +109,7 @@ class _Responses:
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline)
+        question = Ask(name, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         said = _Said(asked)
         if asked.stream:

@@ -234,3 +234,17 @@ def test_ollama_keeps_a_model_for_as_long_as_it_is_told(doors: Doors, peer: olla
         lambda: "tiny" not in {row["model"] for row in doors.client.query("workers")["workers"]},
         "it is unloaded",
     )
+
+
+def test_what_is_kept_of_a_prompt_serves_those_with_the_same_key(doors: Doors) -> None:
+    body = {"model": "tiny", "prompt": "the hello " * 8, "max_tokens": 1, "temperature": 0}
+
+    def cached(key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        said = doors.ask("POST", "/v1/completions", body, headers)[2]
+        found: int = said["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return found
+
+    assert cached("a") == 0
+    assert cached("a") > 0
+    assert cached("b") == 0, "another's is never looked at"
