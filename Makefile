@@ -4,7 +4,7 @@ VENV := .venv
 TEST := .venvs/test
 STAMPS := build/stamps
 # The whole suite waits more than it computes: a process a core, each file of tests in one of them.
-WHOLE := -n logical --maxprocesses 4 --dist loadfile
+WHOLE := -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 SOURCES := pyproject.toml setup.py $(wildcard sdk/build_native.py sdk/csrc/* sdk/include/* plugins/accelerator/build_ops.py plugins/accelerator/csrc/* plugins/accelerator/csrc/*/*)
 MODEL ?= smollm2
 QUESTION ?= What is a microkernel? Answer in two sentences.

@@ -37,6 +37,7 @@ def main(fds: dict[str, int], args: dict[str, Any]) -> None:
     with socket.socket(fileno=fds["orders"]) as orders:
         data, given, _, _ = socket.recv_fds(orders, _MAX_BYTES, _MAX_FDS)
     if not data:
+        print(failed, end="", file=sys.stderr)
         return
     told = json.loads(data)
     own = dict(zip(told["names"], given, strict=True))

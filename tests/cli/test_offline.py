@@ -69,7 +69,7 @@ STEPS = [
     Step("unpin tiny", r"may be unloaded"),
     Step("suspend echo", r"echo is suspended"),
     Step("resume echo", r"echo goes on"),
-    Step("http", r"(?s)OpenAI's API.*owner stopped it", code=1, behind=True),
+    Step("http", r"(?s)OpenAI's API.*stopped by its owner", code=1, behind=True),
     Step("stop gateway", r"gateway is unloaded"),
     Step("stop tiny", r"tiny is unloaded"),
     Step("plugins", r"echo\.say"),

@@ -179,6 +179,7 @@ int team_start(team *t, uint32_t size, team_calls calls)
     t->calls = calls;
     set(&t->active, size);
     set(&t->generation, IDLE);
+    set(&t->next, TEAM_NONE); /* a thread that is there before the first run finds nothing to ask for */
     close_tickets(t);
     if (size == 1) return 0;
     if (pthread_attr_init(&attr)) return -1;
