@@ -198,8 +198,8 @@ def _let_go(state: State, slot: Slot, task: Task) -> None:
     state.computes(worker)
     worker.idle_since = state.now
     state.ledger.freed = True  # it may be evicted now
-    if task.asked.keep_ns is not None:
-        service.keep_ns = task.asked.keep_ns
+    keep = task.asked.keep_ns
+    service.keep_ns = (state.idle_ns or NEVER) if keep is None else keep
 
 
 def output(state: State, worker: Worker, event: ev.Output) -> None:

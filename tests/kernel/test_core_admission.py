@@ -144,6 +144,10 @@ def test_keep_alive_ends_a_worker_sooner_or_later() -> None:
     bench.do(output(worker, wire.Done(id=2)))
     bench.pass_time(400 * SECOND)
     assert bench.core.state.workers[worker].state == "ready"
+    bench.submit(3)
+    bench.do(output(worker, wire.Done(id=3)))
+    bench.pass_time(62 * SECOND)
+    assert bench.core.state.workers[worker].state in LEAVING, "as configured, if it says nothing"
 
 
 def test_what_is_pinned_stays() -> None:

@@ -33,8 +33,8 @@ def test_no_processor_time_while_idle(start_kernel: Callable[..., Kernel]) -> No
     # at most, and wakes the daemon when others have changed it: which it logs.
     watching = kernel.steward()
     assert after.pop(watching) <= before.pop(watching) + 1
-    assert after == before
     told = kernel.log().count("others leave us")
+    assert sum(after.values()) <= sum(before.values()) + bool(told), (before, after)
     assert memory_kib(kernel.pid, "voluntary_ctxt_switches") <= woke + 1 + told
     assert client.call("echo.say", {"text": "x"}).value == "x"
 
