@@ -2,6 +2,7 @@
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
 
@@ -279,7 +280,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["name"], "object": "model", "created": created, "owned_by": "clawai"}
 
 
-class _Form:
+class _Form(ABC):
     """How a protocol says what comes."""
 
     KIND = PIECE = PREFIX = ""
@@ -312,14 +313,14 @@ class _Form:
         every = [{"index": 0, "logprobs": None} | choice for choice in choices]
         return self._head | {"object": kind, "choices": every}
 
-    def _full(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _full(self, text: str) -> dict[str, Any]: ...
 
-    def _part(self, text: str, first: bool) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _part(self, text: str, first: bool) -> dict[str, Any]: ...
 
-    def _last(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _last(self) -> dict[str, Any]: ...
 
 
 class _ChatForm(_Form):

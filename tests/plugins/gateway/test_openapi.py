@@ -20,7 +20,8 @@ def fuzzed(doors: Doors, folder: Path, *options: str) -> str:
     (folder / "openapi.json").write_text(text)
     command = [ST, "run", str(folder / "openapi.json"), "--url", doors.address, "--no-color"]
     command += ["--checks", CHECKS, *options]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    # It keeps a cache where it runs.
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
     return ran.stdout
 
