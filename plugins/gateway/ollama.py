@@ -1,5 +1,6 @@
 """Ollama's doors: generate, chat, tags, show, ps, version."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -306,7 +307,7 @@ def _seconds(keep_alive: str | float | None) -> float | None:
         text = f"keep_alive is {str(keep_alive)[:40]!r}: seconds, or a duration such as 5m"
         raise BadRequest(text, "keep_alive") from None
     most = float((1 << 31) - 1)
-    if number != number:  # NaN
+    if math.isnan(number):
         raise BadRequest("keep_alive is no number", "keep_alive")
     return most if number < 0 else min(number, most)
 

@@ -15,7 +15,6 @@ are as many as asked for or one is not answered; all are asked again at the end.
 import http.client
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -109,12 +108,7 @@ def started(model: Path, stack: ExitStack) -> tuple[Private, Client, int]:
     settings = f'[plugins]\nports = ["gateway:8080={port}"]\n[workers]\nidle_minutes = 0\n'
     box = Private(settings)
     stack.callback(box.remove)
-    folder = box.models_dir / NAME
-    folder.mkdir()
-    stored = folder / "model.gguf"
-    shutil.copyfile(model, stored)
-    record = {"name": NAME, "file": stored.name, "bytes": stored.stat().st_size, "sha256": ""}
-    (folder / "model.json").write_text(json.dumps(record | {"capability": "llm"}))
+    box.model(NAME, model)
     box.start()
     client = box.client(timeout=120)
     task = client.submit("gateway.serve")

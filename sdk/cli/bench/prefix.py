@@ -10,8 +10,6 @@ questions are asked again: their answers must be the same.
     same_ratio       part of the second questions whose answer is the same without anything kept
 """
 
-import json
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -75,12 +73,7 @@ def measure(model: Path, rounds: int) -> Report:
     box = Private("[workers]\nidle_minutes = 0\n")
     cold, warm, asked = [], [], []
     try:
-        folder = box.models_dir / NAME
-        folder.mkdir()
-        shutil.copyfile(model, folder / "model.gguf")
-        size = model.stat().st_size
-        record = {"name": NAME, "file": "model.gguf", "bytes": size, "sha256": ""}
-        (folder / "model.json").write_text(json.dumps(record | {"capability": "llm"}))
+        box.model(NAME, model)
         box.start()
         client = box.client(timeout=120)
         status.show("loading the model")

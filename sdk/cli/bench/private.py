@@ -142,6 +142,16 @@ class Private:
         (target / "plugin.toml").write_text(manifest, encoding="utf-8")
         return target
 
+    def model(self, name: str, file: Path) -> Path:
+        """Store a copy of a model's file under ``name``; where it lies."""
+        folder = self.models_dir / name
+        folder.mkdir()
+        stored = folder / "model.gguf"
+        shutil.copyfile(file, stored)
+        record = {"name": name, "file": stored.name, "bytes": stored.stat().st_size, "sha256": ""}
+        (folder / "model.json").write_text(json.dumps(record | {"capability": "llm"}))
+        return stored
+
     def alive(self) -> bool:
         """Whether the kernel that was started still runs."""
         return self._process is not None and self._process.poll() is None

@@ -15,10 +15,8 @@ loads the same weights from a safetensors file (``torch_load``).
 """
 
 import ctypes
-import json
 import mmap
 import os
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -112,12 +110,7 @@ def ours(model: Path, rounds: int, status: output.Status) -> dict[str, list[floa
     box = Private("[workers]\nidle_minutes = 0\n")
     found: dict[str, list[float]] = {"warm": [], "cold": [], "load": [], "first": []}
     try:
-        folder = box.models_dir / NAME
-        folder.mkdir()
-        stored = folder / "model.gguf"
-        shutil.copyfile(model, stored)
-        record = {"name": NAME, "file": stored.name, "bytes": stored.stat().st_size, "sha256": ""}
-        (folder / "model.json").write_text(json.dumps(record | {"capability": "llm"}))
+        stored = box.model(NAME, model)
         box.start()
         client = box.client(timeout=120)
         status.show("packing the model")

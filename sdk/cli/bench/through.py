@@ -17,7 +17,6 @@ nothing and is in neither figure.
 
 import contextlib
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -44,12 +43,7 @@ class Through:
     """A private kernel that serves the model, and its client."""
 
     def __init__(self, box: Private, model: Path) -> None:
-        folder = box.models_dir / NAME
-        folder.mkdir()
-        target = folder / "model.gguf"
-        shutil.copyfile(model, target)
-        record = {"name": NAME, "file": target.name, "bytes": target.stat().st_size, "sha256": ""}
-        (folder / "model.json").write_text(json.dumps(record | {"capability": "llm"}))
+        box.model(NAME, model)
         self.box = box.start()
         self.client: Client = box.client(timeout=300)
         self._texts: dict[int, str] = {}
