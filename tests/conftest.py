@@ -73,8 +73,18 @@ def shared_kernel() -> Iterator[Kernel]:
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The SmolLM2 file: CLAW_TEST_MODEL, else the test cache, filled by a real pull (98 MB)."""
-    entry = catalogue.find("smollm2")
-    if given := os.environ.get("CLAW_TEST_MODEL"):
+    return _pulled("smollm2", os.environ.get("CLAW_TEST_MODEL"))
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2, from the test cache, filled by a real pull (91 MB)."""
+    return _pulled("minilm")
+
+
+def _pulled(name: str, given: str | None = None) -> Path:
+    entry = catalogue.find(name)
+    if given:
         path = Path(given)
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

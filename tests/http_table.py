@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import ollama, openai, responses
+from clawai.plugins.gateway import embeddings, ollama, openai, responses
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -22,11 +22,14 @@ FORMS = (
     ("POST /v1/completions", openai.COMPLETION),
     ("POST /v1/responses", responses.FORM),
     ("Each of its `input`", responses.ITEM),
+    ("POST /v1/embeddings", embeddings.OPENAI),
     ("POST /api/chat", ollama.CHAT),
     ("Each of its `messages`", ollama.MESSAGE),
     ("POST /api/generate", ollama.GENERATE),
     ("`options` of both", ollama.OPTIONS),
     ("POST /api/show", ollama.SHOW),
+    ("POST /api/embed", embeddings.OLLAMA),
+    ("POST /api/embeddings", embeddings.OLLAMA_ONE),
 )
 
 

@@ -234,7 +234,7 @@ class _Ollama:
             "stop": [options.stop] if isinstance(options.stop, str) else options.stop,
         }
         started = time.perf_counter_ns()
-        seconds = _seconds(asked.keep_alive)
+        seconds = seconds_of(asked.keep_alive)
         question = Ask(name, params, behalf=who(request), keep_alive=seconds)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
@@ -289,7 +289,7 @@ _NEVER = 4_102_444_800.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _seconds(keep_alive: str | float | None) -> float | None:
+def seconds_of(keep_alive: str | float | None) -> float | None:
     """``keep_alive``: seconds, or a duration such as ``5m``; below 0: for ever.
 
     Raises:

@@ -138,3 +138,12 @@ def test_a_bad_catalogue_is_refused_whole(home, text):
         catalogue.load()
     assert caught.value.code == "bad_config"
     assert "catalogue.toml" in caught.value.message
+
+
+@pytest.mark.parametrize("members", [["a"], ["a", "a"], ["a", "../b"], ["a", "b", "c"]])
+def test_members_are_a_name_for_each_source(members):
+    text = ENTRY.format(name="mine", source="x", sha="0" * 64, size=4)
+    several = text.replace('source = "x"', 'source = ["file:/x", "file:/y"]\nfile = "m.tar"')
+    assert catalogue.parse(several.encode() + b'members = ["a", "b"]', "here")["mine"].members
+    with pytest.raises(ClawError, match="members"):
+        catalogue.parse(several.encode() + f"members = {members}".encode(), "here")

