@@ -64,7 +64,13 @@ def test_bulk_workers_are_lowered_and_others_are_not(start_kernel):
     with kernel.client() as client:
         client.call("echo.say", {"text": "x"})
         client.call("echo.say", {"text": "x"}, priority="batch")
-        workers = {w["lane"]: w["pid"] for w in client.query("workers")["workers"]}
+
+        def known():
+            found = {w["lane"]: w["pid"] for w in client.query("workers")["workers"]}
+            return found if all(found.values()) else None
+
+        # A worker may answer before its launcher has said which process it is.
+        workers = wait_until(known, "a process for each worker")
     assert set(workers) == {"main", "bulk"}
     kind = report(kernel)["means"]["kind"]
     group = {lane: Path(f"/proc/{pid}/cgroup").read_text() for lane, pid in workers.items()}
