@@ -82,6 +82,12 @@ def minilm_path() -> Path:
     return _pulled("minilm")
 
 
+@pytest.fixture(scope="session")
+def moonshine_path() -> Path:
+    """Moonshine tiny, from the test cache, filled by a real pull (44 MB)."""
+    return _pulled("moonshine")
+
+
 def _pulled(name: str, given: str | None = None) -> Path:
     entry = catalogue.find(name)
     if given:

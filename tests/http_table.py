@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import embeddings, ollama, openai, responses
+from clawai.plugins.gateway import embeddings, ollama, openai, responses, transcripts
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -23,6 +23,7 @@ FORMS = (
     ("POST /v1/responses", responses.FORM),
     ("Each of its `input`", responses.ITEM),
     ("POST /v1/embeddings", embeddings.OPENAI),
+    ("POST /v1/audio/transcriptions", transcripts.FORM),
     ("POST /api/chat", ollama.CHAT),
     ("Each of its `messages`", ollama.MESSAGE),
     ("POST /api/generate", ollama.GENERATE),

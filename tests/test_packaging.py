@@ -100,6 +100,6 @@ registry.scan()
 print(sorted(registry.plugins), registry.problems)
 """
     printed = run(sys.executable, "-c", code, cwd=tmp_path)
-    bundled = ["accelerator", "echo", "embedder", "engine", "gateway", "quantizer"]
+    bundled = ["accelerator", "echo", "embedder", "engine", "gateway", "quantizer", "speech"]
     assert printed.split("]")[0] == str(bundled).removesuffix("]")
     assert printed.strip().endswith("{}")

@@ -16,7 +16,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from clawai.plugins.gateway import catalogue, embeddings, ollama, openai, openapi, responses
+from clawai.plugins.gateway import (
+    catalogue,
+    embeddings,
+    ollama,
+    openai,
+    openapi,
+    responses,
+    transcripts,
+)
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
@@ -42,7 +50,7 @@ class Gateway:
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
-        modules = openai, responses, ollama, embeddings
+        modules = openai, responses, ollama, embeddings, transcripts
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         self._routes = [
             Route("/health", self._health),

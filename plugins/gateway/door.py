@@ -21,6 +21,7 @@ class Door:
         answer: makes a response of the request and its body; its docstring says what of.
         forms: of the body, and of what is in it; none: it has no body.
         media: types of the answer.
+        takes: type of the body.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Door:
         answer: Callable[[Request, bytes], Awaitable[Response]],
         *forms: Form[Any],
         media: Sequence[str] = ("application/json",),
+        takes: str = "application/json",
     ) -> None:
         self.methods = [method]
         self.answer = answer
         self.forms = forms
         self.media = media
+        self.takes = takes
 
     async def __call__(self, request: Request) -> Response:
         """Answer, whatever the body's size; the application bounds it first."""

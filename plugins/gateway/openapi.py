@@ -67,6 +67,6 @@ def _operation(path: str, door: Door) -> dict[str, Any]:
         schema = {"$ref": _REFS.format(name=door.forms[0].kind.__name__)}
         found["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schema}},
+            "content": {door.takes: {"schema": schema}},
         }
     return found
