@@ -41,7 +41,8 @@ def test_it_names_every_path_and_the_models(doors: Doors) -> None:
 
 def test_schemathesis_finds_nothing(doors: Doors, tmp_path: Path) -> None:
     said = fuzzed(doors, tmp_path, "--max-examples", "8", "--phases", "coverage,fuzzing")
-    assert "Tested: 12" in said
+    paths = doors.ask("GET", "/openapi.json")[2]["paths"]
+    assert f"Tested: {sum(map(len, paths.values()))}" in said
     assert doors.ask("GET", "/health")[0] == 200
 
 
