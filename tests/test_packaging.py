@@ -100,5 +100,7 @@ registry.scan()
 print(sorted(registry.plugins), registry.problems)
 """
     printed = run(sys.executable, "-c", code, cwd=tmp_path)
-    assert printed.split("]")[0] == "['accelerator', 'echo', 'engine', 'gateway', 'quantizer'"
+    assert (
+        printed.split("]")[0] == "['accelerator', 'echo', 'engine', 'gateway', 'onnx', 'quantizer'"
+    )
     assert printed.strip().endswith("{}")

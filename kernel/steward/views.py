@@ -84,6 +84,7 @@ def models(rows: Rows, registry: Registry) -> Rows:
                 "name": name,
                 "bytes": record.bytes,
                 "capability": record.capability,
+                "format": record.format,
                 "licence": record.licence,
                 "sha256": record.sha256,
                 "pulled_at": record.pulled_at,
