@@ -143,6 +143,9 @@ class Model(msgspec.Struct, frozen=True):
     operation_prefix: str = "llm"
     format: str = "gguf"
     """Of its file, found by what stands in it."""
+    serves: str = ""
+    """The name of which it is one version, if it is (`claw serve --model_name`)."""
+    version: int = 0
     licence: str = ""
     source: str = ""
     pulled_at: str = ""

@@ -85,6 +85,8 @@ def models(rows: Rows, registry: Registry) -> Rows:
                 "bytes": record.bytes,
                 "capability": record.capability,
                 "format": record.format,
+                "serves": record.serves,
+                "version": record.version,
                 "licence": record.licence,
                 "sha256": record.sha256,
                 "pulled_at": record.pulled_at,

@@ -16,11 +16,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from clawai.plugins.gateway import catalogue, ollama, openai, openapi, responses
+from clawai.plugins.gateway import (
+    catalogue,
+    ollama,
+    openai,
+    openapi,
+    responses,
+    tfserving,
+)
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.metrics import TYPE, Metrics
+from clawai.plugins.gateway.tensors import Models
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -44,6 +52,8 @@ class Gateway:
         self._log = log
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
+        models = Models(kernel)
+        self._doors += tfserving.doors(models)
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),
@@ -133,6 +143,8 @@ class Gateway:
         body: dict[str, Any] = openai.error(status, text, param, code)
         if request.url.path.startswith("/api/"):
             body = ollama.error(text)
+        elif tfserving.owns(request.url.path):
+            body = {"error": text}
         return JSONResponse(body, status, headers)
 
     async def _health(self, _: Request) -> Response:
