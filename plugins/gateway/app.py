@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from clawai.plugins.gateway import (
     catalogue,
+    kserve,
     ollama,
     openai,
     openapi,
@@ -53,7 +54,7 @@ class Gateway:
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         models = Models(kernel)
-        self._doors += tfserving.doors(models)
+        self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models)]
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),
@@ -143,7 +144,7 @@ class Gateway:
         body: dict[str, Any] = openai.error(status, text, param, code)
         if request.url.path.startswith("/api/"):
             body = ollama.error(text)
-        elif tfserving.owns(request.url.path):
+        elif tfserving.owns(request.url.path) or kserve.owns(request.url.path):
             body = {"error": text}
         return JSONResponse(body, status, headers)
 

@@ -21,6 +21,7 @@ class Door:
         answer: makes a response of the request and its body; its docstring says what of.
         forms: of the body, and of what is in it; none: it has no body.
         media: types of the answer.
+        optional: whether the body may be left away.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Door:
         answer: Callable[[Request, bytes], Awaitable[Response]],
         *forms: Form[Any],
         media: Sequence[str] = ("application/json",),
+        optional: bool = False,
     ) -> None:
         self.methods = [method]
         self.answer = answer
         self.forms = forms
         self.media = media
+        self.optional = optional
 
     async def __call__(self, request: Request) -> Response:
         """Answer, whatever the body's size; the application bounds it first."""

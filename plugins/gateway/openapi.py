@@ -67,7 +67,7 @@ def _operation(path: str, door: Door) -> dict[str, Any]:
     if door.forms:
         schema = {"$ref": _REFS.format(name=door.forms[0].kind.__name__)}
         found["requestBody"] = {
-            "required": True,
+            "required": not door.optional,
             "content": {"application/json": {"schema": schema}},
         }
     return found
