@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from clawai.plugins.gateway import (
     catalogue,
+    grpc,
     kserve,
     ollama,
     openai,
@@ -54,6 +55,7 @@ class Gateway:
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         models = Models(kernel)
+        self.grpc = grpc.Doors(kernel, models, self.metrics)
         self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models)]
         self._routes = [
             Route("/health", self._health),

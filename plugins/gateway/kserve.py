@@ -7,8 +7,6 @@ the first request.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Annotated, Any
 
 import msgspec
@@ -17,25 +15,37 @@ from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway.door import Door, unless_gone, warned
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.inference import (
+    INPUT_PARAMETERS,
+    LOAD_PARAMETERS,
+    OUTPUT_PARAMETERS,
+    PARAMETERS,
+    Size,
+    Wanted,
+    check_load,
+    configure,
+    describe_model,
+    describe_server,
+    infer,
+    is_ready,
+    listed,
+    read_parameters,
+    read_wanted,
+)
 from clawai.plugins.gateway.tensors import (
     Array,
     Models,
-    Told,
-    Urgency,
     flat,
     made,
     plain,
     urgency_of,
 )
-from clawai.plugins.gateway.typed import DATATYPES, best, datatype, of_bytes, to_bytes
+from clawai.plugins.gateway.typed import DATATYPES, datatype, of_bytes, to_bytes
 from clawai.sdk.front import Front
 
 LENGTH = "inference-header-content-length"
-EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
-Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
-_STATE = "models here keep nothing between two requests"
 
 
 class InferInput(msgspec.Struct):
@@ -64,33 +74,6 @@ class Infer(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class InputParameters(msgspec.Struct):
-    """``parameters`` of an input."""
-
-    binary_data_size: Size | None = None
-    shared_memory_region: str | None = None
-    shared_memory_byte_size: Size | None = None
-    shared_memory_offset: Size = 0
-
-
-class OutputParameters(msgspec.Struct):
-    """``parameters`` of an output."""
-
-    binary_data: bool | None = None
-    classification: Annotated[int, msgspec.Meta(ge=0)] = 0
-    shared_memory_region: str | None = None
-    shared_memory_byte_size: Size | None = None
-    shared_memory_offset: Size = 0
-
-
-class InferParameters(msgspec.Struct):
-    """``parameters`` of ``infer``."""
-
-    binary_data_output: bool = False
-    timeout: Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)] | None = None
-    """Triton's: microseconds, the deadline here; 0: none."""
-
-
 class Index(msgspec.Struct):
     """``/v2/repository/index``"""
 
@@ -103,41 +86,10 @@ class Load(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class LoadParameters(msgspec.Struct):
-    """``parameters`` of both."""
-
-    unload_dependents: bool = False
-    """Nothing depends on a model here."""
-
-
 INFER = Form(Infer)
 INPUT, OUTPUT = Form(InferInput), Form(InferOutput)
-INPUT_PARAMETERS, OUTPUT_PARAMETERS = Form(InputParameters), Form(OutputParameters)
-PARAMETERS = Form(
-    InferParameters,
-    {"priority": "the header X-Claw-Priority says how urgent it is"},
-    {
-        "sequence_id": (_STATE, (0, "")),
-        "sequence_start": (_STATE, (False,)),
-        "sequence_end": (_STATE, (False,)),
-    },
-)
 INDEX = Form(Index, {"repository_name": "there is one store"})
 LOAD = Form(Load)
-LOAD_PARAMETERS = Form(LoadParameters, {}, {"config": ("a model says itself what it takes", ())})
-
-
-@dataclass(slots=True)
-class Wanted:
-    """How an output is answered."""
-
-    name: str
-    binary: bool = False
-    classes: int = 0
-    """Only the best so many, as text."""
-    region: str = ""
-    offset: int = 0
-    size: int = 0
 
 
 def doors(kernel: Front, models: Models) -> Iterator[tuple[str, Door]]:
@@ -162,87 +114,6 @@ def doors(kernel: Front, models: Models) -> Iterator[tuple[str, Door]]:
 def owns(path: str) -> bool:
     """Whether an error at a path is told in this protocol's form."""
     return path == "/v2" or path.startswith("/v2/")
-
-
-async def is_ready(kernel: Front) -> bool:
-    """Whether workers can be started: the sandbox was proved."""
-    sandbox = (await kernel.query("status"))["sandbox"] or {}
-    return sandbox.get("level", "none") not in ("none", "being proved")
-
-
-async def describe_server() -> dict[str, Any]:
-    """Name, version and extensions."""
-    return {
-        "name": "clawai",
-        "version": metadata.version("clawai"),
-        "extensions": EXTENSIONS,
-    }
-
-
-async def describe_model(
-    models: Models, name: str, version: str, urgency: Urgency
-) -> dict[str, Any]:
-    """What a model takes and gives, and the versions that there are."""
-    model = await models.version(name, version)
-    told = await models.described(model, urgency)
-    numbers = [str(each.number) for each in await models.versions(name)]
-    return {
-        "name": name,
-        "versions": numbers,
-        "platform": told.platform,
-        "inputs": [_shown(each) for each in told.inputs],
-        "outputs": [_shown(each) for each in told.outputs],
-    }
-
-
-async def configure(models: Models, name: str, version: str, urgency: Urgency) -> dict[str, Any]:
-    """The same as Triton's configuration says it; 0: a model takes what shapes it takes."""
-    told = await models.described(await models.version(name, version), urgency)
-
-    def tensors(each: Sequence[Told]) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": t.name,
-                "data_type": f"TYPE_{'STRING' if t.dtype == '|S' else datatype(t.dtype)}",
-                "dims": list(t.shape),
-            }
-            for t in each
-        ]
-
-    return {
-        "name": name,
-        "platform": told.platform,
-        "backend": "onnxruntime",
-        "max_batch_size": 0,
-        "input": tensors(told.inputs),
-        "output": tensors(told.outputs),
-    }
-
-
-async def listed(models: Models, only_ready: bool) -> list[dict[str, str]]:
-    """The repository: what is in memory is ready, the rest is loaded when it is asked for."""
-    rows = [
-        {
-            "name": each.name,
-            "version": str(each.number),
-            "state": "UNAVAILABLE" if each.state == "stored" else "READY",
-            "reason": "not in memory: the first request loads it" if each.state == "stored" else "",
-        }
-        for each in await models.all()
-    ]
-    return [row for row in rows if row["state"] == "READY" or not only_ready]
-
-
-def check_load(parameters: dict[str, Any] | None) -> list[str]:
-    """Warnings about what ``load`` or ``unload`` also wants.
-
-    Raises:
-        BadRequest: it is not to be had.
-    """
-    for name in parameters or {}:
-        if name.startswith("file:"):
-            raise BadRequest("a model is stored with `claw pull`, not sent", f"parameters.{name}")
-    return LOAD_PARAMETERS.take(parameters or {}, "parameters.")[1]
 
 
 class _KServe:
@@ -307,30 +178,22 @@ class _KServe:
             raise BadRequest(text, status=415)
         head, tail = _split(request, body)
         asked, warnings = INFER.take(_loads(head))
-        parameters, more = PARAMETERS.take(asked.parameters or {}, "parameters.")
+        parameters, urgency, more = read_parameters(asked.parameters, urgency_of(request))
         warnings += more
         arrays = _Inputs(tail, warnings).arrays(asked.inputs)
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))
-        urgency = urgency_of(request)
-        if parameters.timeout:
-            urgency = Urgency(urgency.priority, parameters.timeout / 1e6, urgency.behalf)
-        names = [each.name for each in wanted] if asked.outputs else None
-        found = await unless_gone(request, self._models.run(model, arrays, urgency, names))
-        every = wanted or [Wanted(name) for name in found]
-        for each in every:
+        running = infer(self._models, model, arrays, wanted, urgency)
+        found = await unless_gone(request, running)
+        for each, _ in found:
             each.binary |= parameters.binary_data_output
         said = {"model_name": model.name, "model_version": str(model.number)}
         said |= {"id": asked.id} if asked.id else {}
-        return _answered(said, every, found, warnings)
+        return _answered(said, found, warnings)
 
 
 def _named(request: Request) -> tuple[str, str]:
     return request.path_params["name"], request.path_params.get("version", "")
-
-
-def _shown(each: Told) -> dict[str, Any]:
-    return {"name": each.name, "datatype": datatype(each.dtype), "shape": list(each.shape)}
 
 
 def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
@@ -401,23 +264,17 @@ class _Inputs:
 
 
 def _wanted(given: Any, at: int, warnings: list[str]) -> Wanted:
-    where = f"outputs[{at}]."
-    each, more = OUTPUT.take(given, where)
+    each, more = OUTPUT.take(given, f"outputs[{at}].")
     warnings += more
-    asked, more = OUTPUT_PARAMETERS.take(each.parameters or {}, f"{where}parameters.")
-    warnings += more
-    if asked.shared_memory_region is not None:
-        raise BadRequest(f"{where}shared_memory_region: there is none of that name")
-    return Wanted(each.name, bool(asked.binary_data), asked.classification)
+    return read_wanted(each.name, each.parameters, f"outputs[{at}].", warnings)
 
 
 def _answered(
-    said: dict[str, Any], wanted: Sequence[Wanted], found: dict[str, Array], warnings: list[str]
+    said: dict[str, Any], found: Sequence[tuple[Wanted, Array]], warnings: list[str]
 ) -> Response:
     """The outputs, as each is wanted: in the JSON or behind it."""
     outputs, tail = [], []
-    for each in wanted:
-        array = best(found[each.name], each.classes) if each.classes else found[each.name]
+    for each, array in found:
         told: dict[str, Any] = {
             "name": each.name,
             "datatype": datatype(array.dtype.str),
