@@ -1,4 +1,4 @@
-"""The kernel as a program: ``python -m clawai.kernel [--foreground] [--ready-fd N]``.
+"""The kernel as a program: ``python -m clawai.kernel [--foreground] [--ready-fd N] [--port KEY]``.
 
 The boot, in order: look at the system, read the settings, be the only kernel of the folder, listen,
 fork the steward, and become the daemon (``clawai.kernel.server``), which loads none of this.
@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 from clawai.kernel.link import Link
 from clawai.sdk import config as configuration
@@ -92,7 +94,7 @@ def listen(path: Path, kind: socket.SocketKind) -> socket.socket:
     return sock
 
 
-def boot(foreground: bool, ready_fd: int) -> NoReturn:
+def boot(foreground: bool, ready_fd: int, port: str = "") -> NoReturn:
     """Prepare everything and become the daemon.
 
     Raises:
@@ -102,6 +104,9 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
     config = configuration.load()
+    if port:  # as plugins.ports, over what stands there
+        own = msgspec.structs.replace(config.plugins, ports=(*config.plugins.ports, port))
+        config = msgspec.structs.replace(config, plugins=own)
     folder = paths.make_private(paths.runtime_dir())
     held = lock(folder)
     doors = {
@@ -137,9 +142,10 @@ def boot(foreground: bool, ready_fd: int) -> NoReturn:
 def main(argv: list[str]) -> int:
     """Serve; 0 after a proper stop, 1 after an error that is told on standard error."""
     ready_fd = int(argv[argv.index("--ready-fd") + 1]) if "--ready-fd" in argv else -1
+    port = argv[argv.index("--port") + 1] if "--port" in argv else ""
     try:
         check_system()
-        boot("--foreground" in argv, ready_fd)
+        boot("--foreground" in argv, ready_fd, port)
     except (ClawError, OSError) as error:
         print(f"claw: {error}", file=sys.stderr)
         return 1

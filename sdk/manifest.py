@@ -41,6 +41,8 @@ class Identity(msgspec.Struct, frozen=True):
     """tool, engine (one worker a model) or driver (loaded into the worker of another)."""
     drivers: tuple[str, ...] = ()
     """Plugins of kind driver that its worker loads beside it."""
+    formats: tuple[str, ...] = ()
+    """Formats of model files that it takes (``gguf``, ``onnx``); none: it looks for itself."""
 
 
 class OperationEntry(msgspec.Struct, frozen=True):
@@ -139,6 +141,11 @@ class Model(msgspec.Struct, frozen=True):
     capability: str
     """What it can do: ``llm``, ``embedding``, ..."""
     operation_prefix: str = "llm"
+    format: str = "gguf"
+    """Of its file, found by what stands in it."""
+    serves: str = ""
+    """The name of which it is one version, if it is (`claw serve --model_name`)."""
+    version: int = 0
     licence: str = ""
     source: str = ""
     pulled_at: str = ""
@@ -218,6 +225,7 @@ def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
                 for e in manifest.operation
             ),
             *(("plugin.drivers", driver, 64) for driver in identity.drivers),
+            *(("plugin.formats", form, 64) for form in identity.formats),
             *(each for e in manifest.operation for each in checks.within("example", e.example)),
             *_shown_settings(manifest.config),
         ],

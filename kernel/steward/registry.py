@@ -146,7 +146,9 @@ class Registry:
                     allowed=model_names(),
                     hint="`claw models` lists what is stored, `claw pull smollm2` fetches one",
                 )
-            place, found = model_file(stored_model(model))
+            record = stored_model(model)
+            self._fits(plugin, op, record)
+            place, found = model_file(record)
             size, identity, path = found.st_size, file_identity(found), str(place)
         elif model:
             raise ClawError("bad_params", f"{op} takes no model", got=model[:80], allowed="")
@@ -170,6 +172,24 @@ class Registry:
             "batch": entry.batch,
             "path": path,
         }
+
+    def _fits(self, plugin: Plugin, op: str, model: Model) -> None:
+        """Refuse a model whose file is of no format that the plugin takes."""
+        taken = plugin.plugin.formats
+        if taken and model.format not in taken:
+            others = [
+                entry.name
+                for each in self.plugins.values()
+                for entry in each.operation
+                if entry.needs_model and model.format in each.plugin.formats
+            ]
+            raise ClawError(
+                "bad_params",
+                f"{op} takes {' and '.join(taken).upper()} files, and {model.name} is none",
+                got=model.format,
+                allowed=list(taken),
+                hint=f"what takes it: {', '.join(sorted(others)[:8])}" if others else "",
+            )
 
     def _permit(self, caller: str, op: str, model: str) -> None:
         """Refuse what a plugin's manifest does not ask for."""

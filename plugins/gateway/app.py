@@ -19,16 +19,20 @@ from starlette.routing import Match, Route
 from clawai.plugins.gateway import (
     catalogue,
     embeddings,
+    grpc,
+    kserve,
     ollama,
     openai,
     openapi,
     responses,
+    tfserving,
     transcripts,
 )
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.metrics import TYPE, Metrics
+from clawai.plugins.gateway.tensors import Models
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -52,6 +56,9 @@ class Gateway:
         self._log = log
         modules = openai, responses, ollama, embeddings, transcripts
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
+        models = Models(kernel)
+        self.grpc = grpc.Doors(kernel, models, self.metrics)
+        self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models)]
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),
@@ -141,6 +148,8 @@ class Gateway:
         body: dict[str, Any] = openai.error(status, text, param, code)
         if request.url.path.startswith("/api/"):
             body = ollama.error(text)
+        elif tfserving.owns(request.url.path) or kserve.owns(request.url.path):
+            body = {"error": text}
         return JSONResponse(body, status, headers)
 
     async def _health(self, _: Request) -> Response:

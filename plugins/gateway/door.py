@@ -22,6 +22,7 @@ class Door:
         forms: of the body, and of what is in it; none: it has no body.
         media: types of the answer.
         takes: type of the body.
+        optional: whether the body may be left away.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Door:
         *forms: Form[Any],
         media: Sequence[str] = ("application/json",),
         takes: str = "application/json",
+        optional: bool = False,
     ) -> None:
         self.methods = [method]
         self.answer = answer
         self.forms = forms
         self.media = media
         self.takes = takes
+        self.optional = optional
 
     async def __call__(self, request: Request) -> Response:
         """Answer, whatever the body's size; the application bounds it first."""

@@ -327,7 +327,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def _details(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "parent_model": "",
-        "format": "gguf",
+        "format": row["format"],
         "family": row["capability"],
         "families": [row["capability"]],
         "parameter_size": "",

@@ -10,10 +10,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue
+from clawai.plugins.gateway import catalogue, tfserving
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, status_of, told
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.tensors import Models
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
@@ -159,6 +160,7 @@ def error(status: int, text: str, param: str | None, code: str = "") -> dict[str
 class _OpenAI:
     def __init__(self, kernel: Front, heard: Heard) -> None:
         self._kernel, self._heard = kernel, heard
+        self._models = Models(kernel)
 
     async def models(self, request: Request, body: bytes) -> Response:
         """The stored models."""
@@ -166,8 +168,12 @@ class _OpenAI:
         return JSONResponse({"object": "list", "data": [_row(row) for row in rows]})
 
     async def model(self, request: Request, body: bytes) -> Response:
-        """One of them."""
-        return JSONResponse(_row(await catalogue.model(self._kernel, request.path_params["name"])))
+        """One of them; with its versions, for TensorFlow Serving's clients, if it takes tensors."""
+        name = request.path_params["name"]
+        versions = [each for each in await self._models.all() if each.name == name]
+        row = versions[0].row if versions else await catalogue.model(self._kernel, name)
+        served = tfserving.statuses(versions) if versions else {}
+        return JSONResponse(_row(row) | {"id": name} | served)
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""

@@ -1,5 +1,6 @@
 """`/openapi.json`: every door, from the forms that read their bodies (OpenAPI 3.1)."""
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
@@ -49,7 +50,7 @@ def document(doors: Iterable[tuple[str, Door]], models: Sequence[str]) -> dict[s
 def _operation(path: str, door: Door) -> dict[str, Any]:
     content: dict[str, Any] = {media: {"schema": {}} for media in door.media}
     found: dict[str, Any] = {
-        "operationId": f"{door.methods[0].lower()}{path.replace('/', '_').strip('{}')}",
+        "operationId": door.methods[0].lower() + re.sub(r"\W+", "_", path).rstrip("_"),
         "summary": (door.answer.__doc__ or "").strip(),
         "responses": {
             "200": {"description": "The answer.", "content": content},
@@ -60,13 +61,13 @@ def _operation(path: str, door: Door) -> dict[str, Any]:
             },
         },
     }
-    if "{name}" in path:
-        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-        found["parameters"] = [name]
+    if names := re.findall(r"\{(\w+)\}", path):
+        text = {"in": "path", "required": True, "schema": {"type": "string"}}
+        found["parameters"] = [{"name": name} | text for name in names]
     if door.forms:
         schema = {"$ref": _REFS.format(name=door.forms[0].kind.__name__)}
         found["requestBody"] = {
-            "required": True,
+            "required": not door.optional,
             "content": {door.takes: {"schema": schema}},
         }
     return found

@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clawai.plugins.gateway.app import Gateway
+from clawai.plugins.gateway.either import Either
 from clawai.sdk.plugin import Context
 
 LOOK = 0.05
@@ -37,10 +41,16 @@ def run(ctx: Context, listener: socket.socket) -> dict[str, int]:
 async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
     async with ctx.front() as kernel:
         gateway = Gateway(kernel, ctx.log)
+        grpc = gateway.grpc.server()
+
+        def either(server_state: Any, **options: Any) -> Either:
+            http = partial(H11Protocol, server_state=server_state, **options)
+            return Either(server_state.connections, http, grpc._protocol_factory)
+
         config = uvicorn.Config(
             gateway,
             loop="asyncio",
-            http="h11",
+            http=cast(Any, either),
             ws="none",
             lifespan="off",
             log_config=None,

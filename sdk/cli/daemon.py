@@ -130,7 +130,7 @@ def start_kernel() -> dict[str, Any]:
             cwd="/",
         )
     os.close(writer)
-    line = _read_line(reader, START_S)
+    line = read_line(reader, START_S)
     os.close(reader)
     if line.endswith(b"\n"):
         ready: dict[str, Any] = json.loads(line)
@@ -164,7 +164,7 @@ def _start_error(said: list[str], status: int) -> ClawError:
     )
 
 
-def _read_line(reader: int, seconds: float) -> bytes:
+def read_line(reader: int, seconds: float) -> bytes:
     """The first line of a pipe; what came of it when the time is over or the writer is gone."""
     line, end = b"", time.monotonic() + seconds
     while not line.endswith(b"\n"):
@@ -211,14 +211,40 @@ def _print_kernel(found: dict[str, Any], as_json: bool, state: str) -> None:
 
 
 @click.command("serve")
-def serve_command() -> None:
+@click.option(
+    "--rest-port",
+    "--rest_api_port",
+    type=click.IntRange(1, 65535),
+    help="Serve HTTP on this port of this box, too.",
+)
+@click.option("--model_name", "--model-name", default="", help="Name of a model in versions.")
+@click.option(
+    "--model_base_path",
+    "--model-base-path",
+    metavar="DIR",
+    default="",
+    help="Its folder: DIR/1/model.onnx, DIR/2/...; looked at while it serves.",
+)
+def serve_command(rest_port: int | None, model_name: str, model_base_path: str) -> None:
     """Run the kernel in the foreground, with its log on standard error; Ctrl-C stops it.
 
+    With --rest-port it answers what `claw http` does; with a model's name and folder, TensorFlow
+    Serving's clients find its versions there, the newest first.
+
     \b
-    Example:
+    Examples:
       claw serve
+      claw serve --rest-port 8501 --model_name=half --model_base_path=/srv/half
     """
     require_system()
+    if bool(model_name) != bool(model_base_path):
+        raise click.UsageError("--model_name and --model_base_path belong together.")
+    if model_name and not rest_port:
+        raise click.UsageError("--model_name needs --rest-port: where its clients ask.")
+    if rest_port:
+        from clawai.sdk.cli.serving import serve
+
+        serve(rest_port, model_name, model_base_path)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *KERNEL, "--foreground"])
 

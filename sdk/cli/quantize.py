@@ -173,6 +173,7 @@ def _stored(
                 sha256=told["sha256"],
                 capability=source.model.capability,
                 operation_prefix=source.model.operation_prefix,
+                format=source.model.format,
                 licence=source.model.licence,
                 source=f"{source.model.name} (sha256 {source.model.sha256}) quantized to {wanted}",
                 pulled_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -20,6 +20,11 @@ MEMBERS = 64
 """So many at most."""
 
 
+def is_bundle(head: bytes) -> bool:
+    """Whether a file that begins so is such an archive."""
+    return head[257:262] == b"ustar"
+
+
 def add(out: IO[bytes], name: str, source: Path) -> None:
     """Append a file as the member ``name``."""
     with source.open("rb") as file:

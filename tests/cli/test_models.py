@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+import onnx_files
 from clawai.sdk.catalogue import user_file
 from gguf_files import tiny_llama
 from web_files import serve
@@ -36,6 +37,19 @@ def test_a_file_is_pulled_listed_shown_and_deleted(box, mine):
     assert "llama" in box.run("show", "mine").stdout
     assert box.json("rm", "mine")["freed_bytes"]["mine"] >= len(DATA)
     assert "unknown_model" in box.run("show", "mine", code=1).stderr
+
+
+def test_an_onnx_file_is_told_by_its_content(box):
+    path = onnx_files.written(box.home / "half", onnx_files.half_plus(2.0))
+    assert "claw call tensor.describe" in box.run("pull", str(path), "--name", "half").stdout
+    shown = box.json("show", "half")
+    assert (shown["capability"], shown["format"], shown["onnx"]["opset"]) == ("tensor", "onnx", 17)
+    refused = box.run("pull", str(path), "--name", "no", "--capability", "llm", code=1).stderr
+    assert "this is not a GGUF file" in refused
+    path.write_bytes(onnx_files.elsewhere())
+    assert (
+        "keeps weights in another file" in box.run("pull", str(path), "--name", "x", code=1).stderr
+    )
 
 
 def test_show_knows_the_catalogue_too(box):
@@ -109,7 +123,7 @@ def test_a_missing_file_and_an_unknown_capability_are_named(box, mine):
     done = box.run("pull", str(box.home / "no.gguf"), "--name", "a", code=1)
     assert "no such file" in done.stderr
     error = box.json("pull", str(mine), "--name", "a", "--capability", "flying", code=1)["error"]
-    assert (error["got"], error["allowed"]) == ("flying", ["llm"])
+    assert (error["got"], error["allowed"]) == ("flying", ["llm", "tensor"])
 
 
 def test_another_file_does_not_get_the_text_of_the_catalogue(box, mine):

@@ -76,7 +76,7 @@ def test_a_file_that_is_no_encoder_is_refused(doors: Doors) -> None:
     with doors.kernel.client() as client:
         with pytest.raises(ClawError, match=r"tokenizer\.json"):
             vectors(client, "spoilt", texts=TEXTS)
-        with pytest.raises(ClawError, match="no model of several files"):
+        with pytest.raises(ClawError, match="takes BUNDLE files"):
             vectors(client, "tiny", texts=TEXTS)
 
 

@@ -34,15 +34,19 @@ def test_it_names_every_path_and_the_models(doors: Doors) -> None:
     for path, methods in paths.items():
         for method, told in methods.items():
             assert told["summary"], path
-            allowed = {"POST": 400, "GET": 404 if "{" in path else 200}[method.upper()]
+            needed = told.get("requestBody", {}).get("required")
+            allowed = 400 if needed else 404 if "{" in path else 200
             asked = path.replace("{name}", "nobody")
             assert doors.ask(method.upper(), asked, {} if method == "post" else None)[0] == allowed
 
 
 def test_schemathesis_finds_nothing(doors: Doors, tmp_path: Path) -> None:
-    said = fuzzed(doors, tmp_path, "--max-examples", "8", "--phases", "coverage,fuzzing")
+    options = ["--max-examples", "8", "--phases", "coverage,fuzzing"]
+    # The doors of a version are those without one.
+    said = fuzzed(doors, tmp_path, *options, "--exclude-path-regex", "/versions/")
     paths = doors.ask("GET", "/openapi.json")[2]["paths"]
-    assert f"Tested: {sum(map(len, paths.values()))}" in said
+    tried = sum(len(each) for path, each in paths.items() if "/versions/" not in path)
+    assert f"Tested: {tried}" in said
     assert doors.ask("GET", "/health")[0] == 200
 
 

@@ -245,7 +245,7 @@ def test_the_bundled_plugins_are_silver_at_least(name: str) -> None:
     assert not report.below("silver"), why
 
 
-@pytest.mark.parametrize("name", ["echo", "engine"])
+@pytest.mark.parametrize("name", ["echo", "engine", "onnx"])
 def test_what_bundled_plugins_say_of_themselves_fits_their_code(name: str) -> None:
     """Else: `claw plugin lint plugins/NAME`."""
     kept = schema.read(PLUGINS / name)

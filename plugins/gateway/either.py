@@ -1,0 +1,80 @@
+"""One port for HTTP/1 and for gRPC: the first bytes of a connection say which it is."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+BEGIN = b"PRI "
+"""How HTTP/2 begins where both sides know it; no method of HTTP/1 is called so."""
+
+
+class Either(asyncio.Protocol):
+    """Waits for the first bytes, and lets go.
+
+    Args:
+        open_connections: of the server, which tells each when it ends.
+        http, grpc: make what takes over.
+    """
+
+    def __init__(
+        self,
+        open_connections: set[Any],
+        http: Callable[[], asyncio.Protocol],
+        grpc: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self._open = open_connections
+        self._http, self._grpc = http, grpc
+        self._seen = b""
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of asyncio."""
+        self._transport = transport
+        self._open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio."""
+        self._seen += data
+        if len(self._seen) < len(BEGIN) and BEGIN.startswith(self._seen):
+            return
+        is_grpc = self._seen.startswith(BEGIN)
+        chosen: asyncio.Protocol = self._grpc() if is_grpc else self._http()
+        self._open.discard(self)
+        if is_grpc:
+            chosen = _Watched(chosen, self._open)
+        self._transport.set_protocol(chosen)
+        chosen.connection_made(self._transport)
+        chosen.data_received(self._seen)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio."""
+        self._open.discard(self)
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        self._transport.close()
+
+
+class _Watched(asyncio.Protocol):
+    """A gRPC connection that the server counts among its own, and can end."""
+
+    def __init__(self, inner: asyncio.Protocol, open_connections: set[Any]) -> None:
+        self._inner, self._open = inner, open_connections
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of asyncio."""
+        self._transport = transport
+        self._open.add(self)
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio."""
+        self._open.discard(self)
+        self._inner.connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        self._transport.close()
