@@ -14,7 +14,8 @@ import numpy as np
 
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
-from clawai.plugins.engine.sampling import Sampler, Sampling
+from clawai.plugins.engine.rules import Penalties
+from clawai.plugins.engine.sampling import Rule, Sampler, Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Seat, Turns
 from clawai.sdk.errors import ClawError
@@ -36,6 +37,9 @@ class Request:
     """None: until the model ends, or the context does."""
     sampling: Sampling = field(default_factory=Sampling)
     stop: Sequence[str] = ()
+    penalties: Penalties | None = None
+    rules: Sequence[Rule] = ()
+    """Besides them, of this one answer."""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
@@ -197,7 +201,8 @@ class Session:
         """
         ids = self.encode(request) if ids is None else ids
         cached = seat.sequence.position
-        sampler = Sampler(request.sampling)
+        penalties = request.penalties.rules(ids) if request.penalties else ()
+        sampler = Sampler(request.sampling, [*penalties, *request.rules])
         room = self.context - len(ids)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         started = time.perf_counter_ns()

@@ -15,7 +15,8 @@ from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
-from clawai.plugins.engine.sampling import Sampling, warm_draws
+from clawai.plugins.engine.rules import Biases, Penalties, Witness
+from clawai.plugins.engine.sampling import Rule, Sampling, warm_draws
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
@@ -172,6 +173,13 @@ class Engine:
         top_p: float = 0.95,
         seed: int | None = None,
         stop: list[str] | None = None,
+        min_p: float = 0.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        logit_bias: dict[str, float] | None = None,
+        logprobs: int | None = None,
     ) -> Any:
         """Answer a prompt or a conversation, piece by piece.
 
@@ -184,19 +192,33 @@ class Engine:
             top_p: only the likeliest that hold this part of the probability.
             seed: makes the same question give the same answer.
             stop: the answer ends before any of these texts.
+            min_p: only tokens with this part of the likeliest one's probability.
+            frequency_penalty: taken from a token's logit for each time that the answer has it.
+            presence_penalty: taken from it once if the answer has it.
+            repeat_penalty: divides the logits of the last tokens, the prompt's too; 1: none.
+            repeat_last_n: how many tokens those are; -1 is all.
+            logit_bias: added to the logits of tokens, by their ids.
+            logprobs: each piece tells its tokens' log-probabilities, and so many of the likeliest
+                ones in their place (0 to 20).
         """
+        rules: list[Rule] = []
+        if logit_bias:
+            rules.append(Biases(logit_bias, self._loaded.tokenizer.vocabulary))
+        witness = None if logprobs is None else Witness(self._loaded.tokenizer, logprobs)
         request = Request(
             prompt=prompt,
             messages=None
             if messages is None
             else [{"role": each.role, "content": each.content} for each in messages],
             max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p, seed),
+            sampling=Sampling(temperature, top_k, top_p, seed, min_p),
             stop=stop or (),
+            penalties=Penalties(frequency_penalty, presence_penalty, repeat_penalty, repeat_last_n),
+            rules=[*rules, witness] if witness else rules,
         )
-        return self._stream(ctx, request)
+        return self._stream(ctx, request, witness)
 
-    def _stream(self, ctx: Context, request: Request) -> Any:
+    def _stream(self, ctx: Context, request: Request, witness: Witness | None) -> Any:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
@@ -211,7 +233,9 @@ class Engine:
                     except StopIteration as end:
                         outcome = end.value
                         break
-                    yield {"text": text}
+                    yield {"text": text} | _seen(witness)
+                if rest := _seen(witness):
+                    yield {"text": ""} | rest
         except Stopped:
             raise Cancelled from None
         return outcome.as_dict()
@@ -239,6 +263,12 @@ class Engine:
         """
         ids = self._loaded.tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
+
+
+def _seen(witness: Witness | None) -> dict[str, Any]:
+    """What a piece tells besides its text."""
+    seen = witness.taken() if witness else None
+    return {"logprobs": seen} if seen else {}
 
 
 def shares_weights(setting: str, release: str = "") -> bool:

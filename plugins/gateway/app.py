@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from clawai.plugins.gateway import catalogue, ollama, openai, openapi, responses
+from clawai.plugins.gateway import catalogue, choices, ollama, openai, openapi, responses
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
@@ -130,7 +130,7 @@ class Gateway:
     ) -> Response:
         # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
         headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
-        body: dict[str, Any] = openai.error(status, text, param, code)
+        body: dict[str, Any] = choices.error(status, text, param, code)
         if request.url.path.startswith("/api/"):
             body = ollama.error(text)
         return JSONResponse(body, status, headers)

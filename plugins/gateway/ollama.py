@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from clawai.plugins.gateway import catalogue
-from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
+from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk.errors import ClawError
@@ -25,7 +26,7 @@ API = "0.13.0"
 
 
 class OllamaOptions(msgspec.Struct):
-    """``options``; the defaults are Ollama's."""
+    """``options``; the defaults are Ollama's, but nothing is penalised that nobody asked for."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 40
@@ -34,6 +35,12 @@ class OllamaOptions(msgspec.Struct):
     num_predict: Annotated[int, msgspec.Meta(ge=-2, le=1 << 20)] = -1
     """-1 and -2: until the model ends, or the context does."""
     stop: str | list[str] = []
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    repeat_last_n: Annotated[int, msgspec.Meta(ge=-1, le=1 << 20)] = 64
+    """-1: all of the context."""
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
 
 
 OPTIONS_IGNORED = {
@@ -46,14 +53,9 @@ OPTIONS_IGNORED = {
     "use_mmap": "weights are packed once and mapped",
     "numa": "the engine chooses it",
 }
-_NONE = "the engine has none yet"
+_NONE = "the engine draws by temperature, top_k, top_p and min_p"
 OPTIONS_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "min_p": (_NONE, (0,)),
     "typical_p": (_NONE, (1,)),
-    "repeat_penalty": (_NONE, (1,)),
-    "repeat_last_n": (_NONE, (0,)),
-    "presence_penalty": (_NONE, (0,)),
-    "frequency_penalty": (_NONE, (0,)),
     "mirostat": (_NONE, (0,)),
 }
 
@@ -74,6 +76,8 @@ class _Common(msgspec.Struct, kw_only=True):
     stream: bool | None = True
     options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
     keep_alive: str | float | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 class OllamaGenerate(_Common, kw_only=True):
@@ -106,8 +110,6 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "template": ("a model's own template is used", ("",)),
     "context": ("send the conversation to /api/chat", ([],)),
     "think": ("the models here know nothing of it", (False,)),
-    "logprobs": ("the engine does not tell them yet", (False,)),
-    "top_logprobs": ("the engine does not tell them yet", (0,)),
 }
 OPTIONS = Form(OllamaOptions, OPTIONS_IGNORED, OPTIONS_REFUSED)
 GENERATE = Form(OllamaGenerate, IGNORED, REFUSED)
@@ -196,7 +198,7 @@ class _Ollama:
             params = {"messages": [*system, {"role": "user", "content": asked.prompt}]}
         elif asked.system:
             raise BadRequest("system is not supported with raw", "system")
-        return await self._answer(request, asked, params, lambda t: {"response": t}, warnings)
+        return await self._answer(request, asked, params, lambda p: {"response": p.text}, warnings)
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
@@ -209,8 +211,8 @@ class _Ollama:
             warnings += more
             turns.append({"role": each.role, "content": each.content})
 
-        def said(text: str) -> dict[str, Any]:
-            return {"message": {"role": "assistant", "content": text}}
+        def said(piece: Piece) -> dict[str, Any]:
+            return {"message": {"role": "assistant", "content": piece.text}}
 
         return await self._answer(request, asked, {"messages": turns}, said, warnings)
 
@@ -219,7 +221,7 @@ class _Ollama:
         request: Request,
         asked: _Common,
         params: dict[str, Any],
-        said: Callable[[str], dict[str, Any]],
+        said: Callable[[Piece], dict[str, Any]],
         warnings: list[str],
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
@@ -231,6 +233,13 @@ class _Ollama:
             "top_k": options.top_k,
             "top_p": max(options.top_p, 1e-6),
             "seed": options.seed,
+            "min_p": options.min_p,
+            "repeat_penalty": options.repeat_penalty,
+            "repeat_last_n": options.repeat_last_n,
+            "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty,
+            # Ollama tells the likeliest ones only where it tells any.
+            "logprobs": (asked.top_logprobs or 0) if asked.logprobs else None,
             "stop": [options.stop] if isinstance(options.stop, str) else options.stop,
         }
         started = time.perf_counter_ns()
@@ -238,28 +247,30 @@ class _Ollama:
         question = Ask(name, params, behalf=who(request), keep_alive=seconds)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
-        def line(text: str, done: bool) -> dict[str, Any]:
+        def line(piece: Piece, done: bool) -> dict[str, Any]:
             head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}
-            return head | said(text) | (_end(answer, started) if done else {})
+            if piece.logprobs:
+                head["logprobs"] = likely(piece.logprobs)
+            return head | said(piece) | (_end(answer, started) if done else {})
 
         if asked.stream is not False:
             return streamed(_lines(answer, line), LINES, warnings)
         try:
-            text = await unless_gone(request, answer.all())
+            whole = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(line(text, True), headers=warned(warnings))
+        return JSONResponse(line(whole, True), headers=warned(warnings))
 
 
 async def _lines(
-    answer: Answer, line: Callable[[str, bool], dict[str, Any]]
+    answer: Answer, line: Callable[[Piece, bool], dict[str, Any]]
 ) -> AsyncIterator[bytes]:
     try:
-        if answer.first:
+        if answer.first != Piece():
             yield _packed(line(answer.first, False))
-        async for text in answer.pieces:
-            yield _packed(line(text, False))
-        yield _packed(line("", True))
+        async for piece in answer.pieces:
+            yield _packed(line(piece, False))
+        yield _packed(line(Piece(), True))
     except ClawError as wrong:
         yield _packed(error(told(wrong)))
     finally:

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway import catalogue, openai
-from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
+from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
@@ -36,6 +37,9 @@ class Respond(msgspec.Struct, kw_only=True):
     """Not OpenAI's."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
     """Not OpenAI's."""
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    """Told where ``include`` has ``message.output_text.logprobs``."""
+    include: list[str] | None = None
     stream: bool | None = False
     priority: wire.Priority | None = None
     """Not OpenAI's; see ``openai``."""
@@ -52,6 +56,8 @@ class Item(msgspec.Struct):
 
 
 _TEXT = "only text is written yet"
+LOGPROBS = "message.output_text.logprobs"
+"""In ``include``: what the likeliest tokens were."""
 FORM = Form(
     Respond,
     {
@@ -61,7 +67,6 @@ FORM = Form(
         "prompt_cache_key": "what is kept of a prompt needs no name",
         "prompt_cache_retention": "it is kept as long as there is room",
         "service_tier": "priority says how urgent it is",
-        "include": "there is no more to tell",
         "stream_options": "nothing is padded on this box",
         "parallel_tool_calls": "there are no tools yet",
         "reasoning": "the models here know nothing of it",
@@ -76,7 +81,6 @@ FORM = Form(
         "text": (_TEXT, ({}, {"format": {"type": "text"}})),
         "tools": (_TEXT, ([],)),
         "tool_choice": (_TEXT, ("none", "auto")),
-        "top_logprobs": ("the engine does not tell them yet", (0,)),
         "truncation": ("a prompt that does not fit is refused", ("disabled",)),
     },
 )
@@ -108,6 +112,7 @@ class _Responses:
         name = await catalogue.known(self._kernel, asked.model)
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
+        params["logprobs"] = _logprobs(asked, warnings)
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
@@ -115,10 +120,27 @@ class _Responses:
         if asked.stream:
             return streamed(_events(answer, said), openai.EVENTS, warnings)
         try:
-            text = await unless_gone(request, answer.all())
+            whole = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(said.ended(text, answer), headers=warned(warnings))
+        return JSONResponse(said.ended(whole, answer), headers=warned(warnings))
+
+
+def _logprobs(asked: Respond, warnings: list[str]) -> int | None:
+    """How many of the likeliest tokens are told; None: no probabilities at all.
+
+    Raises:
+        BadRequest: some are asked for, but not included.
+    """
+    wanted = asked.include or []
+    for name in wanted:
+        if name != LOGPROBS:
+            warnings.append(f"include has {name[:64]!r}, which is ignored: there is none")
+    if LOGPROBS in wanted:
+        return asked.top_logprobs or 0
+    if asked.top_logprobs:
+        raise BadRequest(f"top_logprobs needs {LOGPROBS} in include", "top_logprobs")
+    return None
 
 
 def _turns(asked: Respond, warnings: list[str]) -> list[dict[str, str]]:
@@ -176,28 +198,29 @@ class _Said:
         """Before there is anything."""
         return self._head | {"status": "in_progress", "output": [], "usage": None}
 
-    def part(self, text: str) -> dict[str, Any]:
+    def part(self, said: Piece) -> dict[str, Any]:
         """The text as a part of the message."""
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        known = {"text": said.text, "logprobs": likely(said.logprobs)}
+        return {"type": "output_text", "annotations": []} | known
 
-    def message(self, text: str | None, whole: bool = True) -> dict[str, Any]:
+    def message(self, said: Piece | None, whole: bool = True) -> dict[str, Any]:
         """The message; without a text while there is none."""
         return {
             "id": self.item,
             "type": "message",
             "role": "assistant",
-            "status": "completed" if whole else "in_progress" if text is None else "incomplete",
-            "content": [] if text is None else [self.part(text)],
+            "status": "completed" if whole else "in_progress" if said is None else "incomplete",
+            "content": [] if said is None else [self.part(said)],
         }
 
-    def ended(self, text: str, answer: Answer) -> dict[str, Any]:
+    def ended(self, said: Piece, answer: Answer) -> dict[str, Any]:
         """All of it."""
-        usage, whole = answer.usage, answer.ended["finish_reason"] == "stop"
+        usage, whole = answer.usage, answer.reason == "stop"
         prompt, written = usage["prompt_tokens"], usage["completion_tokens"]
         return self._head | {
             "status": "completed" if whole else "incomplete",
             "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-            "output": [self.message(text, whole)],
+            "output": [self.message(said, whole)],
             "usage": {
                 "input_tokens": prompt,
                 "input_tokens_details": {"cached_tokens": usage["cached_tokens"]},
@@ -229,16 +252,23 @@ async def _events(answer: Answer, said: _Said) -> AsyncIterator[bytes]:
         yield event("response.in_progress", response=said.begun())
         item = said.message(None, whole=False)
         yield event("response.output_item.added", output_index=0, item=item)
-        yield event("response.content_part.added", **place, part=said.part(""))
-        text = answer.first
-        if text:
-            yield event("response.output_text.delta", **place, delta=text, logprobs=[])
+        yield event("response.content_part.added", **place, part=said.part(Piece()))
+        whole = Piece()
+
+        def delta(piece: Piece) -> bytes:
+            whole.add(piece)
+            known = {"delta": piece.text, "logprobs": likely(piece.logprobs)}
+            return event("response.output_text.delta", **place, **known)
+
+        if answer.first.text:
+            yield delta(answer.first)
         async for piece in answer.pieces:
-            text += piece
-            yield event("response.output_text.delta", **place, delta=piece, logprobs=[])
-        ended = said.ended(text, answer)
-        yield event("response.output_text.done", **place, text=text, logprobs=[])
-        yield event("response.content_part.done", **place, part=said.part(text))
+            yield delta(piece)
+        ended = said.ended(whole, answer)
+        part = said.part(whole)
+        known = {"text": whole.text, "logprobs": part["logprobs"]}
+        yield event("response.output_text.done", **place, **known)
+        yield event("response.content_part.done", **place, part=part)
         yield event("response.output_item.done", output_index=0, item=ended["output"][0])
         yield event(f"response.{ended['status']}", response=ended)
     except ClawError as wrong:

@@ -103,8 +103,11 @@ def test_openai_goes_on_with_a_text(doors: Doors, client: openai.OpenAI) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"n": 2}, "n is not supported: one answer a request"),
-        ({"logprobs": True}, "logprobs is not supported"),
+        ({"n": 99}, "n: Expected `int` <= 16"),
+        ({"extra_body": {"best_of": 2}}, "best_of is not supported: every answer is sent"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias.*ids of tokens, 0 to"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
         ({"temperature": 3}, "temperature"),
@@ -215,7 +218,8 @@ def test_ollama_chats_and_generates(doors: Doors, peer: ollama.Client) -> None:
     ("options", "said"),
     [
         ({"format": "json"}, "format is not supported"),
-        ({"options": {"min_p": 0.5}}, "min_p is not supported"),
+        ({"options": {"min_p": 1.5}}, "options.min_p"),
+        ({"options": {"mirostat": 1}}, "mirostat is not supported"),
         ({"options": {"temperature": "hot"}}, "temperature"),
         ({"keep_alive": "long"}, "keep_alive"),
         ({"messages": []}, "messages is empty"),
