@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import ollama, openai, responses
+from clawai.plugins.gateway import formats, ollama, openai, responses
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -19,9 +19,13 @@ FORMS = (
     ("Each of its `messages`", openai.MESSAGE),
     ("Each part of a message's `content`", openai.PART),
     ("`stream_options`", openai.STREAM_OPTIONS),
+    ("`response_format`", formats.RESPONSE_FORMAT),
+    ("Its `json_schema`", formats.JSON_SCHEMA),
     ("POST /v1/completions", openai.COMPLETION),
     ("POST /v1/responses", responses.FORM),
     ("Each of its `input`", responses.ITEM),
+    ("`text`", formats.TEXT),
+    ("Its `format`", formats.TEXT_FORMAT),
     ("POST /api/chat", ollama.CHAT),
     ("Each of its `messages`", ollama.MESSAGE),
     ("POST /api/generate", ollama.GENERATE),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.constrain import Grammars
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.rules import Penalties
 from clawai.plugins.engine.sampling import Rule, Sampler, Sampling
@@ -129,6 +130,7 @@ class Session:
         self.turns = Turns(plan)
         self.tokenizer = tokenizer
         self.template = template
+        self.grammars = Grammars(tokenizer)
         self.costs = Costs()
         self.drafts = DRAFTS
         """Tokens that may be guessed at a time; 0: none, for a comparison."""
@@ -222,7 +224,7 @@ class Session:
             if text:
                 pieces.append(text)
                 yield text
-            if watch.hit:
+            if watch.hit or sampler.ended:
                 reason = "stop"
                 break
             if count >= limit:

@@ -63,7 +63,7 @@ class Penalties:
 class Repeats:
     """Divides the logits of the last tokens, or multiplies those below 0."""
 
-    changes = True
+    changes, ended = True, False
 
     def __init__(self, penalty: float, last: int, prompt: Sequence[int]) -> None:
         self._penalty = np.float32(penalty)
@@ -83,7 +83,7 @@ class Repeats:
 class Counts:
     """Takes from the logits of the answer's own tokens."""
 
-    changes = True
+    changes, ended = True, False
 
     def __init__(self, frequency: float, presence: float) -> None:
         self._frequency, self._presence = np.float32(frequency), np.float32(presence)
@@ -105,7 +105,7 @@ class Counts:
 class Biases:
     """Adds to the logits of some tokens."""
 
-    changes = True
+    changes, ended = True, False
 
     def __init__(self, biases: Mapping[str, float], vocabulary: int) -> None:
         """Of token ids, as JSON has them, to -100 to 100.
@@ -135,7 +135,7 @@ class Biases:
 class Witness:
     """Tells how likely each token was: by the model alone, at temperature 1, before any rule."""
 
-    changes = False
+    changes, ended = False, False
 
     def __init__(self, tokenizer: Tokenizer, most: int) -> None:
         """Tell each token, and ``most`` of the likeliest ones in its place.

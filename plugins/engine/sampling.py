@@ -63,8 +63,13 @@ def warm_draws() -> None:
 class Rule(Protocol):
     """What a task has to say about its next token, and learns of it."""
 
-    changes: bool
-    """Whether ``apply`` does anything."""
+    @property
+    def changes(self) -> bool:
+        """Whether ``apply`` does anything."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
 
     def apply(self, row: F32) -> None:
         """Change the logits of the next token, (vocabulary,), in place; -inf excludes one."""
@@ -106,6 +111,11 @@ class Sampler:
         for rule in self._rules:
             rule.learn(token, logits)
         return token
+
+    @property
+    def ended(self) -> bool:
+        """Whether a rule says that the answer is complete."""
+        return any(rule.ended for rule in self._rules)
 
     def _picked(self, logits: F32, best: int | None) -> int:
         if best is None:

@@ -180,6 +180,7 @@ class Engine:
         repeat_last_n: int = 64,
         logit_bias: dict[str, float] | None = None,
         logprobs: int | None = None,
+        schema: dict[str, Any] | None = None,
     ) -> Any:
         """Answer a prompt or a conversation, piece by piece.
 
@@ -200,8 +201,11 @@ class Engine:
             logit_bias: added to the logits of tokens, by their ids.
             logprobs: each piece tells its tokens' log-probabilities, and so many of the likeliest
                 ones in their place (0 to 20).
+            schema: the answer is JSON that this JSON schema allows.
         """
         rules: list[Rule] = []
+        if schema is not None:
+            rules.append(self._loaded.grammars.json(schema))
         if logit_bias:
             rules.append(Biases(logit_bias, self._loaded.tokenizer.vocabulary))
         witness = None if logprobs is None else Witness(self._loaded.tokenizer, logprobs)

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from clawai.plugins.gateway import catalogue
+from clawai.plugins.gateway import catalogue, formats
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
 from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
@@ -76,6 +76,8 @@ class _Common(msgspec.Struct, kw_only=True):
     stream: bool | None = True
     options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
     keep_alive: str | float | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    """``json``: any object; or a JSON schema."""
     logprobs: bool | None = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
@@ -103,7 +105,6 @@ class OllamaShow(msgspec.Struct, kw_only=True):
 
 IGNORED: dict[str, str] = {"verbose": "there is no more to tell"}
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "format": ("only free text is written yet", ("",)),
     "tools": ("only text is written yet", ([],)),
     "images": ("only text is read yet", ([],)),
     "suffix": ("a model only goes on", ("",)),
@@ -233,6 +234,7 @@ class _Ollama:
             "top_k": options.top_k,
             "top_p": max(options.top_p, 1e-6),
             "seed": options.seed,
+            "schema": formats.OBJECT if asked.format == "json" else asked.format or None,
             "min_p": options.min_p,
             "repeat_penalty": options.repeat_penalty,
             "repeat_last_n": options.repeat_last_n,

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue
+from clawai.plugins.gateway import catalogue, formats
 from clawai.plugins.gateway.answers import Ask, Heard, ask_all
 from clawai.plugins.gateway.choices import Chat, Shape, lines
 from clawai.plugins.gateway.choices import Text as Plain
@@ -22,6 +22,7 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
+_FORMAT = {"$ref": "#/components/schemas/ResponseFormat"}
 _TURNS = {"items": {"$ref": "#/components/schemas/ChatMessage"}}
 
 
@@ -73,6 +74,9 @@ class ChatCompletion(_Common, kw_only=True):
 
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, extra_json_schema=_TURNS)]
     max_completion_tokens: Tokens | None = None
+    response_format: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_FORMAT)] | None = (
+        None
+    )
     logprobs: bool | None = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
@@ -99,7 +103,6 @@ IGNORED = {
 }
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "best_of": ("every answer is sent: ask for n and choose", (1,)),
-    "response_format": ("only free text is written yet", ({"type": "text"},)),
     "tools": ("only text is written yet", ([],)),
     "tool_choice": ("only text is written yet", ("none", "auto")),
     "functions": ("only text is written yet", ([],)),
@@ -144,7 +147,7 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
     media = ("application/json", EVENTS)
-    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS, formats.RESPONSE_FORMAT, formats.JSON_SCHEMA
     yield "/v1/chat/completions", Door("POST", here.chat, *forms, media=media)
     yield "/v1/completions", Door("POST", here.completion, COMPLETION, media=media)
 
@@ -166,7 +169,8 @@ class _OpenAI:
         """An answer to a conversation."""
         asked, warnings = CHAT.read(body)
         turns = [_message(each, at, warnings) for at, each in enumerate(asked.messages)]
-        params: dict[str, Any] = {"messages": turns}
+        schema = formats.of_chat(asked.response_format, warnings)
+        params: dict[str, Any] = {"messages": turns, "schema": schema}
         most = asked.max_completion_tokens or asked.max_tokens
         if asked.logprobs:
             params["logprobs"] = asked.top_logprobs or 0

@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue, openai
+from clawai.plugins.gateway import catalogue, formats, openai
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
 from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
@@ -22,6 +22,7 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
 _ITEMS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+_OPTIONS = {"$ref": "#/components/schemas/TextOptions"}
 
 
 class Respond(msgspec.Struct, kw_only=True):
@@ -40,6 +41,7 @@ class Respond(msgspec.Struct, kw_only=True):
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     """Told where ``include`` has ``message.output_text.logprobs``."""
     include: list[str] | None = None
+    text: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
     stream: bool | None = False
     priority: wire.Priority | None = None
     """Not OpenAI's; see ``openai``."""
@@ -78,7 +80,6 @@ FORM = Form(
         "previous_response_id": ("nothing is stored: send the conversation", ()),
         "prompt": ("there are no stored prompts", ()),
         "max_tool_calls": (_TEXT, ()),
-        "text": (_TEXT, ({}, {"format": {"type": "text"}})),
         "tools": (_TEXT, ([],)),
         "tool_choice": (_TEXT, ("none", "auto")),
         "truncation": ("a prompt that does not fit is refused", ("disabled",)),
@@ -98,7 +99,8 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
     here = _Responses(kernel, heard)
     media = ("application/json", openai.EVENTS)
-    yield "/v1/responses", Door("POST", here.respond, FORM, ITEM, media=media)
+    forms = FORM, ITEM, formats.TEXT, formats.TEXT_FORMAT
+    yield "/v1/responses", Door("POST", here.respond, *forms, media=media)
 
 
 class _Responses:
@@ -111,6 +113,7 @@ class _Responses:
         turns = _turns(asked, warnings)
         name = await catalogue.known(self._kernel, asked.model)
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+        params |= {"schema": formats.of_response(asked.text, warnings)}
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
         params["logprobs"] = _logprobs(asked, warnings)
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
@@ -191,7 +194,7 @@ class _Said:
             "store": False,
             "error": None,
             "incomplete_details": None,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": (asked.text or {}).get("format") or {"type": "text"}},
         }
 
     def begun(self) -> dict[str, Any]:

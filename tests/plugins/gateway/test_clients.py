@@ -109,7 +109,8 @@ def test_openai_goes_on_with_a_text(doors: Doors, client: openai.OpenAI) -> None
         ({"logit_bias": {"99999": 1}}, "logit_bias.*ids of tokens, 0 to"),
         ({"frequency_penalty": 3}, "frequency_penalty"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema is no JSON object"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"priority": "urgent"}}, "priority"),
@@ -217,7 +218,7 @@ def test_ollama_chats_and_generates(doors: Doors, peer: ollama.Client) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"format": "json"}, "format is not supported"),
+        ({"format": {"type": "array", "uniqueItems": True}}, "schema.uniqueItems"),
         ({"options": {"min_p": 1.5}}, "options.min_p"),
         ({"options": {"mirostat": 1}}, "mirostat is not supported"),
         ({"options": {"temperature": "hot"}}, "temperature"),
