@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.engine.sampling import F32
-from clawai.plugins.engine.schema import checked
+from clawai.plugins.engine.schema import checked_all
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.sdk.errors import ClawError
 
@@ -35,13 +35,13 @@ STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 """One way to write JSON, as Python does: what a model may choose, a small one may do for ever."""
 
 
-def json_rule(schema: Mapping[str, Any]) -> str:
-    """The body of a grammar's rule for JSON in a schema.
+def json_rules(schemas: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The bodies of a grammar's rules for JSON in some schemas; errors name them by their keys.
 
     Raises:
-        ClawError: bad_params, the schema cannot be obeyed.
+        ClawError: bad_params, one cannot be obeyed.
     """
-    return f"%json {json.dumps(checked(schema) | {'x-guidance': STYLE})}"
+    return [f"%json {json.dumps(each | {'x-guidance': STYLE})}" for each in checked_all(schemas)]
 
 
 class Grammars:
@@ -58,7 +58,7 @@ class Grammars:
         Raises:
             ClawError: bad_params, the schema cannot be obeyed; unsupported_system.
         """
-        return self.constraint(f"start: {json_rule(schema)}")
+        return self.constraint(f"start: {json_rules({'schema': schema})[0]}")
 
     def constraint(self, grammar: str) -> "Constraint":
         """The answer is of the language of a grammar, in the library's form of Lark.

@@ -18,6 +18,7 @@ from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.rules import Penalties
 from clawai.plugins.engine.sampling import Rule, Sampler, Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.plugins.engine.tools import TAGS, Calls, Splitter
 from clawai.plugins.engine.turns import Seat, Turns
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Plan, Stopped
@@ -33,7 +34,9 @@ class Request:
     """What to generate. Exactly one of ``prompt`` and ``messages`` is set."""
 
     prompt: str | None = None
-    messages: Sequence[Mapping[str, str]] | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    calls: Calls | None = None
+    """Functions that the prompt tells of."""
     max_tokens: int | None = None
     """None: until the model ends, or the context does."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -45,6 +48,8 @@ class Request:
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
             raise ClawError("bad_params", "give either prompt or messages")
+        if self.calls and self.messages is None:
+            raise ClawError("bad_params", "tools need messages", hint="send the prompt as one")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ClawError("bad_params", "max_tokens", got=self.max_tokens, allowed="1 or more")
         fine = all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop)
@@ -154,7 +159,7 @@ class Session:
                     hint="send prompt instead of messages (`claw run --raw`)",
                 )
             self._bound(sum(len(str(m.get("content", ""))) for m in request.messages))
-            parts = self.template.render(request.messages, open_answer=True)
+            parts = self.template.render(request.messages, calls=request.calls)
             ids = self.tokenizer.encode_parts(parts)
         else:
             prompt = request.prompt or ""
@@ -166,6 +171,15 @@ class Session:
         if len(ids) >= self.context:
             raise self._too_long(f"{len(ids)} tokens")
         return ids
+
+    def calling(self, calls: Calls) -> tuple[Rule, Splitter]:
+        """The rule of an answer that may call functions, and what takes it apart.
+
+        Raises:
+            ClawError: bad_params, unsupported_system.
+        """
+        style = (self.template.style if self.template else None) or TAGS
+        return self.grammars.constraint(calls.grammar(style)), Splitter(style, calls.must)
 
     def _bound(self, characters: int) -> None:
         """Refuse what is too long whatever its tokens are, before they are counted."""

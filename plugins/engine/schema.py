@@ -50,22 +50,37 @@ def checked(schema: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ClawError: bad_params, and where.
     """
+    return checked_all({"schema": schema})[0]
+
+
+def checked_all(schemas: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same of several, which share the limits; errors name them by their keys.
+
+    Raises:
+        ClawError: bad_params, and where.
+    """
     try:
-        size = len(msgspec.json.encode(schema))
+        size = len(msgspec.json.encode(list(schemas.values())))
     except (RecursionError, TypeError, ValueError, msgspec.MsgspecError):
         size = MAX_BYTES + 1
     if size > MAX_BYTES:
         raise ClawError("bad_params", "the schema is too large", allowed=f"{MAX_BYTES} bytes")
-    return _Reader(closes="allOf" not in str(schema)).object(dict(schema), "schema", 0)
+    reader = _Reader()
+    return [reader.read(dict(schema), name) for name, schema in schemas.items()]
 
 
 class _Reader:
-    """One reading."""
+    """One reading of some schemas."""
 
-    def __init__(self, closes: bool) -> None:
+    def __init__(self) -> None:
         self._nodes = 0
-        self._closes = closes
+        self._closes = True
         """Whether objects may be closed: parts of an ``allOf`` would shut each other out."""
+
+    def read(self, schema: dict[str, Any], where: str) -> dict[str, Any]:
+        """A whole one."""
+        self._closes = "allOf" not in str(schema)
+        return self.object(schema, where, 0)
 
     def any(self, given: Any, where: str, depth: int) -> Any:
         """A schema, or true or false."""
@@ -111,7 +126,7 @@ class _Reader:
             if not {"maximum", "exclusiveMaximum"} & set(found):
                 found["maximum"] = max(EXACT, found.get("minimum", 0))
         named = found.get("properties")
-        if named and self._closes and not _OPEN & set(found):
+        if named is not None and self._closes and not _OPEN & set(found):
             enough = found.get("minProperties", 0) <= len(named)
             if enough and set(found.get("required", ())) <= set(named):
                 found["additionalProperties"] = False

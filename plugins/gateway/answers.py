@@ -73,11 +73,14 @@ class Piece:
     text: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     """Of its tokens, where they were asked for."""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """News of calls of functions: an index with a name, with arguments, or with ``whole``."""
 
     def add(self, more: "Piece") -> None:
         """What comes behind it."""
         self.text += more.text
         self.logprobs += more.logprobs
+        self.calls += more.calls
 
 
 @dataclass(slots=True)

@@ -3,12 +3,14 @@
 import os
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 
 from clawai.plugins.gateway.answers import Answer, Piece, merged, status_of, told
+from clawai.plugins.gateway.functions import Made
 from clawai.sdk.errors import ClawError
 
 
@@ -36,14 +38,16 @@ class Shape(ABC):
     def whole(self, pieces: Sequence[Piece], answers: Sequence[Answer]) -> dict[str, Any]:
         """Without streaming."""
         choices = [
-            self._choice(number, self._full(piece), piece, answers[number].reason)
+            self._choice(number, self._full(number, piece), piece, answers[number].reason)
             for number, piece in enumerate(pieces)
         ]
         return self._said(self.KIND, choices) | {"usage": _usage(answers)}
 
     def piece(self, number: int, piece: Piece, first: bool) -> dict[str, Any]:
         """Some of a stream's answer ``number``."""
-        return self._said(self.PIECE, [self._choice(number, self._part(piece, first), piece, None)])
+        return self._said(
+            self.PIECE, [self._choice(number, self._part(number, piece, first), piece, None)]
+        )
 
     def end(self, number: int, reason: str) -> dict[str, Any]:
         """The end of one of the stream's answers."""
@@ -65,10 +69,10 @@ class Shape(ABC):
         return {"index": number, "logprobs": logprobs} | said | {"finish_reason": reason}
 
     @abstractmethod
-    def _full(self, piece: Piece) -> dict[str, Any]: ...
+    def _full(self, number: int, piece: Piece) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _part(self, piece: Piece, first: bool) -> dict[str, Any]: ...
+    def _part(self, number: int, piece: Piece, first: bool) -> dict[str, Any]: ...
 
     @abstractmethod
     def _last(self) -> dict[str, Any]: ...
@@ -82,18 +86,45 @@ class Chat(Shape):
 
     KIND, PIECE, PREFIX = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def _full(self, piece: Piece) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
+    def __init__(self, model: str, logprobs: bool) -> None:
+        super().__init__(model, logprobs)
+        self._made: dict[int, Made] = defaultdict(Made)
 
-    def _part(self, piece: Piece, first: bool) -> dict[str, Any]:
-        role = {"role": "assistant"} if first else {}
-        return {"delta": role | {"content": piece.text}}
+    def _full(self, number: int, piece: Piece) -> dict[str, Any]:
+        said: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+        made = Made()
+        made.add(piece.calls)
+        if made.calls:
+            said |= {"content": piece.text or None, "tool_calls": list(map(_call, made.calls))}
+        return {"message": said}
+
+    def _part(self, number: int, piece: Piece, first: bool) -> dict[str, Any]:
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        if piece.text or not piece.calls:
+            delta["content"] = piece.text
+        made = self._made[number]
+        made.add(piece.calls)
+        calls = [_news(each, made) for each in piece.calls if not each.get("whole")]
+        return {"delta": delta | ({"tool_calls": calls} if calls else {})}
 
     def _last(self) -> dict[str, Any]:
         return {"delta": {}}
 
     def _likely(self, number: int, seen: list[dict[str, Any]]) -> dict[str, Any]:
         return {"content": likely(seen), "refusal": None}
+
+
+def _call(made: dict[str, str]) -> dict[str, Any]:
+    function = {"name": made["name"], "arguments": made["arguments"]}
+    return {"id": made["id"], "type": "function", "function": function}
+
+
+def _news(news: dict[str, Any], made: Made) -> dict[str, Any]:
+    """A call's beginning, or more of its arguments."""
+    if "name" not in news:
+        return {"index": news["index"], "function": {"arguments": news["arguments"]}}
+    call = made.calls[news["index"]] | {"arguments": ""}
+    return {"index": news["index"]} | _call(call)
 
 
 class Text(Shape):
@@ -106,10 +137,10 @@ class Text(Shape):
         super().__init__(model, logprobs)
         self._offsets: dict[int, int] = {}
 
-    def _full(self, piece: Piece) -> dict[str, Any]:
+    def _full(self, number: int, piece: Piece) -> dict[str, Any]:
         return {"text": piece.text}
 
-    def _part(self, piece: Piece, first: bool) -> dict[str, Any]:
+    def _part(self, number: int, piece: Piece, first: bool) -> dict[str, Any]:
         return {"text": piece.text}
 
     def _last(self) -> dict[str, Any]:

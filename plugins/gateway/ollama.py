@@ -11,11 +11,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from clawai.plugins.gateway import catalogue, formats
+from clawai.plugins.gateway import catalogue, formats, functions
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
 from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.functions import Made
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -61,14 +62,19 @@ OPTIONS_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 
 _TURNS = {"items": {"$ref": "#/components/schemas/OllamaMessage"}}
+_TOOLS = {"items": {"$ref": "#/components/schemas/ChatTool"}}
 _OPTIONS = {"$ref": "#/components/schemas/OllamaOptions"}
 
 
 class OllamaMessage(msgspec.Struct):
     """One of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: Text = ""
+    tool_calls: list[dict[str, Any]] | None = None
+    """Of the assistant."""
+    tool_name: str | None = None
+    """Of a tool: the function whose result it is."""
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -94,6 +100,7 @@ class OllamaChat(_Common, kw_only=True):
     """``/api/chat``"""
 
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TURNS)] = []
+    tools: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TOOLS)] | None = None
 
 
 class OllamaShow(msgspec.Struct, kw_only=True):
@@ -105,7 +112,6 @@ class OllamaShow(msgspec.Struct, kw_only=True):
 
 IGNORED: dict[str, str] = {"verbose": "there is no more to tell"}
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "tools": ("only text is written yet", ([],)),
     "images": ("only text is read yet", ([],)),
     "suffix": ("a model only goes on", ("",)),
     "template": ("a model's own template is used", ("",)),
@@ -113,7 +119,7 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "think": ("the models here know nothing of it", (False,)),
 }
 OPTIONS = Form(OllamaOptions, OPTIONS_IGNORED, OPTIONS_REFUSED)
-GENERATE = Form(OllamaGenerate, IGNORED, REFUSED)
+GENERATE = Form(OllamaGenerate, IGNORED, REFUSED | {"tools": ("/api/chat takes them", ([],))})
 CHAT = Form(OllamaChat, IGNORED, REFUSED)
 SHOW = Form(OllamaShow, IGNORED)
 MESSAGE = Form(
@@ -121,8 +127,6 @@ MESSAGE = Form(
     {"thinking": "it is no part of the conversation"},
     {
         "images": ("only text is read yet", ([],)),
-        "tool_calls": ("only text is read yet", ([],)),
-        "tool_name": ("only text is read yet", ("",)),
     },
 )
 
@@ -182,7 +186,7 @@ class _Ollama:
         said = {
             "license": row["licence"],
             "details": _details(row),
-            "capabilities": ["completion"],
+            "capabilities": ["completion", "tools"],
             "model_info": {},
             "modified_at": _iso(catalogue.pulled(row)),
         }
@@ -210,12 +214,21 @@ class _Ollama:
         for at, given in enumerate(asked.messages):
             each, more = MESSAGE.take(given, f"messages[{at}].")
             warnings += more
-            turns.append({"role": each.role, "content": each.content})
+            turns.append(_turn(each, f"messages[{at}].", warnings))
+        made, told = Made(), 0
 
         def said(piece: Piece) -> dict[str, Any]:
-            return {"message": {"role": "assistant", "content": piece.text}}
+            nonlocal told
+            message: dict[str, Any] = {"role": "assistant", "content": piece.text}
+            made.add(piece.calls)
+            if calls := made.objects(told):
+                told += len(calls)
+                message["tool_calls"] = [{"function": call} for call in calls]
+            return {"message": message}
 
-        return await self._answer(request, asked, {"messages": turns}, said, warnings)
+        tools = functions.of_chat(asked.tools, warnings)
+        params = {"messages": turns} | functions.choice(tools, None, None)
+        return await self._answer(request, asked, params, said, warnings)
 
     async def _answer(
         self,
@@ -264,6 +277,19 @@ class _Ollama:
         return JSONResponse(line(whole, True), headers=warned(warnings))
 
 
+def _turn(given: OllamaMessage, where: str, warnings: list[str]) -> dict[str, Any]:
+    """A message as the engine takes it.
+
+    Raises:
+        BadRequest: its calls make no sense.
+    """
+    turn: dict[str, Any] = {"role": given.role, "content": given.content}
+    if given.tool_calls:
+        calls = functions.said_before(given.tool_calls, where, warnings)
+        turn["tool_calls"] = [call for _, call in calls]
+    return turn | ({"name": given.tool_name} if given.tool_name else {})
+
+
 async def _lines(
     answer: Answer, line: Callable[[Piece, bool], dict[str, Any]]
 ) -> AsyncIterator[bytes]:
@@ -287,7 +313,8 @@ def _end(answer: Answer, started: int) -> dict[str, Any]:
     """The last line's figures: durations in nanoseconds."""
     ended, usage = answer.ended, answer.usage
     return {
-        "done_reason": ended["finish_reason"],
+        # Ollama's word for an answer that ends with calls.
+        "done_reason": "stop" if answer.reason == "tool_calls" else answer.reason,
         "total_duration": time.perf_counter_ns() - started,
         "load_duration": 1000 * answer.timings.get("load_us", 0),
         "prompt_eval_count": usage["prompt_tokens"],

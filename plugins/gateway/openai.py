@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue, formats
+from clawai.plugins.gateway import catalogue, formats, functions
 from clawai.plugins.gateway.answers import Ask, Heard, ask_all
 from clawai.plugins.gateway.choices import Chat, Shape, lines
 from clawai.plugins.gateway.choices import Text as Plain
@@ -23,6 +23,7 @@ Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
 _FORMAT = {"$ref": "#/components/schemas/ResponseFormat"}
+_TOOLS = {"items": {"$ref": "#/components/schemas/ChatTool"}}
 _TURNS = {"items": {"$ref": "#/components/schemas/ChatMessage"}}
 
 
@@ -36,8 +37,12 @@ class ContentPart(msgspec.Struct):
 class ChatMessage(msgspec.Struct):
     """One of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[dict[str, Any]]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    """Of the assistant, whose content may be missing then."""
+    tool_call_id: str | None = None
+    """Of a tool: the call that it answers."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -74,6 +79,9 @@ class ChatCompletion(_Common, kw_only=True):
 
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, extra_json_schema=_TURNS)]
     max_completion_tokens: Tokens | None = None
+    tools: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
     response_format: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_FORMAT)] | None = (
         None
     )
@@ -97,16 +105,13 @@ IGNORED = {
     "store": "nothing is stored",
     "metadata": "nothing is stored",
     "service_tier": "priority says how urgent it is",
-    "parallel_tool_calls": "there are no tools yet",
     "verbosity": "the models here know nothing of it",
     "reasoning_effort": "the models here know nothing of it",
 }
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "best_of": ("every answer is sent: ask for n and choose", (1,)),
-    "tools": ("only text is written yet", ([],)),
-    "tool_choice": ("only text is written yet", ("none", "auto")),
-    "functions": ("only text is written yet", ([],)),
-    "function_call": ("only text is written yet", ("none", "auto")),
+    "functions": ("send tools", ([],)),
+    "function_call": ("send tool_choice", ("none", "auto")),
     "modalities": ("only text is written", (["text"],)),
     "audio": ("only text is written", ()),
     "prediction": ("drafts are found by the engine itself", ()),
@@ -125,9 +130,7 @@ MESSAGE = Form(
         "reasoning_content": "it is no part of the conversation",
     },
     {
-        "tool_calls": ("only text is read yet", ([],)),
-        "tool_call_id": ("only text is read yet", ()),
-        "function_call": ("only text is read yet", ()),
+        "function_call": ("send tool_calls", ()),
         "audio": ("only text is read yet", ()),
     },
 )
@@ -147,7 +150,9 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
     media = ("application/json", EVENTS)
-    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS, formats.RESPONSE_FORMAT, formats.JSON_SCHEMA
+    forms: tuple[Form[Any], ...] = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    forms += formats.RESPONSE_FORMAT, formats.JSON_SCHEMA
+    forms += functions.CHAT_TOOL, functions.FUNCTION, functions.TOOL_CALL, functions.FUNCTION_CALL
     yield "/v1/chat/completions", Door("POST", here.chat, *forms, media=media)
     yield "/v1/completions", Door("POST", here.completion, COMPLETION, media=media)
 
@@ -168,9 +173,11 @@ class _OpenAI:
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
         asked, warnings = CHAT.read(body)
-        turns = [_message(each, at, warnings) for at, each in enumerate(asked.messages)]
+        turns = _turns(asked.messages, warnings)
+        tools = functions.of_chat(asked.tools, warnings)
         schema = formats.of_chat(asked.response_format, warnings)
         params: dict[str, Any] = {"messages": turns, "schema": schema}
+        params |= functions.choice(tools, asked.tool_choice, asked.parallel_tool_calls)
         most = asked.max_completion_tokens or asked.max_tokens
         if asked.logprobs:
             params["logprobs"] = asked.top_logprobs or 0
@@ -264,13 +271,50 @@ def urgency(
     return chosen, None if deadline_ms is None else deadline_ms / 1000
 
 
-def _message(given: dict[str, Any], at: int, warnings: list[str]) -> dict[str, str]:
-    """A message as the engine takes it."""
-    where = f"messages[{at}]."
-    message, more = MESSAGE.take(given, where)
-    warnings += more
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": text_of(message.content, where, ("text",), warnings)}
+def _turns(given: list[dict[str, Any]], warnings: list[str]) -> list[dict[str, Any]]:
+    """The conversation, as the engine takes it.
+
+    Raises:
+        BadRequest: it makes no sense.
+    """
+    names: dict[str, str] = {}
+    """Of the functions that were called, by the calls' ids."""
+    turns = []
+    for at, each in enumerate(given):
+        where = f"messages[{at}]."
+        message, more = MESSAGE.take(each, where)
+        warnings += more
+        turn: dict[str, Any] = {"role": message.role, "content": ""}
+        if message.role == "developer":
+            turn["role"] = "system"
+        if message.role == "tool":
+            turn["name"] = answered(message.tool_call_id, names, f"{where}tool_call_id")
+        elif message.tool_call_id is not None:
+            raise BadRequest(f"{where}role must be tool with tool_call_id", f"{where}role")
+        if message.tool_calls:
+            if message.role != "assistant":
+                raise BadRequest(f"{where}role must be assistant with tool_calls", f"{where}role")
+            calls = functions.said_before(message.tool_calls, where, warnings)
+            names |= {name: call["name"] for name, call in calls}
+            turn["tool_calls"] = [call for _, call in calls]
+        elif message.content is None:
+            raise BadRequest(f"{where}content is missing", f"{where}content")
+        if message.content is not None:
+            turn["content"] = text_of(message.content, where, ("text",), warnings)
+        turns.append(turn)
+    return turns
+
+
+def answered(call: str | None, names: dict[str, str], where: str) -> str:
+    """The name of the function whose result a message of role tool is.
+
+    Raises:
+        BadRequest: no call before it has this id.
+    """
+    if call is None or call not in names:
+        got = "is missing" if call is None else f"{call[:64]!r} is no call before it"
+        raise BadRequest(f"{where} {got}: what has the role of a tool answers a call", where)
+    return names[call]
 
 
 def text_of(
