@@ -20,6 +20,8 @@ from clawai.sdk.model.gguf import ModelFileError
 
 MAX_TEMPLATE = 256 * 1024
 MAX_MESSAGES = 4096
+MAX_DEPTH = 64
+"""Levels of a call's arguments."""
 ROLES = ("system", "user", "assistant", "tool")
 _OURS = frozenset(
     {"role", "content", "tool_calls", "name", "type", "function", "arguments", "description"}
@@ -181,6 +183,15 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
+def _shallow(value: Any, depth: int) -> bool:
+    """Whether a value has no more levels than ``depth``."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return True
+    return depth > 0 and all(_shallow(each, depth - 1) for each in value)
+
+
 def _native(message: dict[str, Any]) -> dict[str, Any]:
     """A message as templates that know of tools have it."""
     if not (calls := message.get("tool_calls")):
@@ -208,6 +219,9 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if message.get(name) and message["role"] != role:
                 got = message["role"]
                 raise ClawError("bad_params", f"messages[{at}] has {name}", got, f"role {role}")
+        if not _shallow(message.get("tool_calls", []), MAX_DEPTH):
+            allowed = f"arguments {MAX_DEPTH} deep"
+            raise ClawError("bad_params", f"messages[{at}].tool_calls", "too deep", allowed)
         checked.append({name: value for name, value in message.items() if value})
         checked[-1] |= {"role": message["role"], "content": message["content"]}
     return checked

@@ -158,7 +158,8 @@ class Session:
                     "this model has no chat template",
                     hint="send prompt instead of messages (`claw run --raw`)",
                 )
-            self._bound(sum(len(str(m.get("content", ""))) for m in request.messages))
+            size = sum(len(str(m.get("content", ""))) for m in request.messages)
+            self._bound(size + (request.calls.size if request.calls else 0))
             parts = self.template.render(request.messages, calls=request.calls)
             ids = self.tokenizer.encode_parts(parts)
         else:

@@ -5,14 +5,14 @@ for what the answer has said. A penalty of 0, or of 1 where it divides, is no ru
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clawai.plugins.engine.sampling import F32, Rule, top
+from clawai.plugins.engine.sampling import F32, Rule
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.sdk.errors import ClawError
 
@@ -157,11 +157,8 @@ class Witness:
             return
         peak = np.max(logits)
         norm = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
-        best = top(logits, min(self._most, len(logits))) if self._most else ()
-        self._seen.append(
-            self._told(token, logits, norm)
-            | {"top": [self._told(int(each), logits, norm) for each in best]}
-        )
+        best = [self._told(each, logits, norm) for each in _likeliest(logits, self._most)]
+        self._seen.append(self._told(token, logits, norm) | {"top": best})
 
     def _told(self, token: int, logits: F32, norm: float) -> dict[str, Any]:
         logprob = max(float(logits[token]) - norm, LEAST)
@@ -175,3 +172,12 @@ class Witness:
         """What was not told yet."""
         seen, self._seen = self._seen, []
         return seen
+
+
+def _likeliest(logits: F32, count: int) -> Iterator[int]:
+    """The first ``count``, of equals the lowest id; for a few quicker than any kind of sorting."""
+    row = np.array(logits)
+    for _ in range(min(count, len(row))):
+        best = int(row.argmax())
+        yield best
+        row[best] = -np.inf

@@ -121,16 +121,26 @@ class Calls:
         if not 1 <= self.most <= MAX_CALLS:
             raise ClawError("bad_params", "max_calls", self.most, f"1 to {MAX_CALLS}")
 
+    @property
+    def size(self) -> int:
+        """Characters that a prompt has of them, at least."""
+        return sum(len(tool.description) for tool in self.tools)
+
     def grammar(self, style: Style) -> str:
         """Of the answer, for ``Grammars.constraint``.
 
         Raises:
             ClawError: bad_params, a function's schema cannot be obeyed.
         """
-        offered = [t for t in self.tools if self.only is None or t.name in self.only]
-        rules = json_rules({f"tools.{tool.name}": tool.schema() for tool in offered})
+        # Also what may not be called now is told to the model, and has to make sense.
+        rules = json_rules({f"tools.{tool.name}": tool.schema() for tool in self.tools})
+        offered = [
+            (tool, rule)
+            for tool, rule in zip(self.tools, rules, strict=True)
+            if self.only is None or tool.name in self.only
+        ]
         lines = list(self._start(style))
-        for number, (tool, rule) in enumerate(zip(offered, rules, strict=True)):
+        for number, (tool, rule) in enumerate(offered):
             # The first of an answer may have been opened in the text before it.
             begin = json.dumps(style.begin(tool.name).removeprefix(style.open.rstrip()))
             lines += [f"call_{number}: {begin} args_{number} {json.dumps(style.end)}"]

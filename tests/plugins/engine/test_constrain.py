@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from clawai.plugins.engine import constrain
 from clawai.plugins.engine.constrain import Grammars
 from clawai.plugins.engine.generate import Request, Session
+from clawai.plugins.engine.rules import Penalties
 from clawai.plugins.engine.sampling import Sampler, Sampling
 from clawai.plugins.engine.schema import ANY_OBJECT, KEYWORDS, MAX_DEPTH, checked
 from clawai.plugins.engine.tokenizer import Tokenizer
@@ -256,3 +259,31 @@ def test_a_whole_answer_ends_by_itself_or_by_its_length() -> None:
             check(PERSON, outcome.text)
         else:
             assert outcome.text.startswith('{"name": "')
+
+
+def test_who_asks_for_no_form_loads_nothing_for_it() -> None:
+    lines = "import sys, clawai.plugins.engine.worker; assert 'llguidance' not in sys.modules"
+    subprocess.run([sys.executable, "-c", lines], check=True)
+
+
+def test_drafts_obey_the_grammar_and_change_nothing() -> None:
+    word = {"const": "the the then the"}
+    schema = {"type": "array", "items": word, "minItems": 9, "maxItems": 9}
+    found = []
+    for drafts in (0, 15):
+        session = Session(
+            ReferenceDriver().compile(llama.graph(FILE), context=512), TOKENIZER, None
+        )
+        session.drafts = drafts
+        rules = [session.grammars.json(schema), *Penalties(repeat=1.3).rules(())]
+        with session.turns.seat() as seat:
+            generator = session.generate(Request(prompt="the", rules=rules), seat)
+            text = "".join(generator_text(generator, found))
+        check(schema, text)
+    assert found[0].text == found[1].text
+    assert found[0].drafted_tokens == 0 < found[1].accepted_tokens
+
+
+def generator_text(generator: Any, ended: list[Any]) -> Any:
+    """The pieces of an answer; how it ended goes into a list."""
+    ended.append((yield from generator))

@@ -172,6 +172,17 @@ def test_prompts_tell_of_tools_and_nobody_writes_control_tokens(source: str) -> 
     assert "tool" not in alone
 
 
+def test_arguments_that_are_too_deep_are_refused() -> None:
+    deep: Any = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    template = ChatTemplate(CHATML, bos="", eos="", controls=())
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": deep}]}
+    with pytest.raises(ClawError, match="tool_calls") as caught:
+        template.render([call])
+    assert caught.value.code == "bad_params"
+
+
 @pytest.mark.parametrize(
     ("make", "what"),
     [
