@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import embeddings, ollama, openai, responses, transcripts
+from clawai.plugins.gateway import (
+    embeddings,
+    formats,
+    functions,
+    ollama,
+    openai,
+    responses,
+    transcripts,
+)
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -19,9 +27,20 @@ FORMS = (
     ("Each of its `messages`", openai.MESSAGE),
     ("Each part of a message's `content`", openai.PART),
     ("`stream_options`", openai.STREAM_OPTIONS),
+    ("`response_format`", formats.RESPONSE_FORMAT),
+    ("Its `json_schema`", formats.JSON_SCHEMA),
+    ("Each of its `tools`", functions.CHAT_TOOL),
+    ("A tool's `function`", functions.FUNCTION),
+    ("Each of a message's `tool_calls`", functions.TOOL_CALL),
+    ("A call's `function`", functions.FUNCTION_CALL),
     ("POST /v1/completions", openai.COMPLETION),
     ("POST /v1/responses", responses.FORM),
     ("Each of its `input`", responses.ITEM),
+    ("Of these, calls", responses.CALL),
+    ("Of these, what calls returned", responses.OUTPUT),
+    ("`text`", formats.TEXT),
+    ("Its `format`", formats.TEXT_FORMAT),
+    ("Each of its `tools`", functions.RESPONSE_TOOL),
     ("POST /v1/embeddings", embeddings.OPENAI),
     ("POST /v1/audio/transcriptions", transcripts.FORM),
     ("POST /api/chat", ollama.CHAT),

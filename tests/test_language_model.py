@@ -1,5 +1,6 @@
 """The whole path: client, kernel, sandboxed worker, our own C ops, a real language model."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from clawai.plugins import engine
@@ -73,6 +75,22 @@ def test_a_stop_string_ends_the_answer_and_is_not_shown(smollm2_store: Kernel) -
     cut = answer(smollm2_store, {**params, "stop": [stop]})
     assert cut["text"] == whole[: whole.index(stop)]
     assert cut["finish_reason"] == "stop"
+
+
+def test_an_answer_obeys_a_schema_or_calls_a_function(smollm2_store: Kernel) -> None:
+    colours = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 3}
+    schema = {"type": "object", "properties": {"colours": colours}, "required": ["colours"]}
+    said = answer(smollm2_store, {"messages": QUESTION, "schema": schema, "max_tokens": 60})
+    if said["finish_reason"] == "stop":
+        jsonschema.validate(json.loads(said["text"]), schema)
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"name": "weather", "description": "of a city", "parameters": city}, {"name": "now"}]
+    asked = [{"role": "user", "content": "What is the weather in Paris?"}]
+    options = {"tools": tools, "tool_choice": "required", "max_calls": 1, "max_tokens": 60}
+    said = answer(smollm2_store, {"messages": asked} | options)
+    assert said["finish_reason"] == "tool_calls" and said["text"] == ""
+    (call,) = said["tool_calls"]
+    assert (call["name"], json.loads(call["arguments"])) == ("weather", {"city": "Paris"})
 
 
 def test_two_clients_at_once_stream_without_mixing(smollm2_store: Kernel) -> None:

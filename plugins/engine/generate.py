@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from clawai.plugins.engine.chat import ChatTemplate
+from clawai.plugins.engine.constrain import Grammars
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
-from clawai.plugins.engine.sampling import Sampler, Sampling
+from clawai.plugins.engine.rules import Penalties
+from clawai.plugins.engine.sampling import Rule, Sampler, Sampling
 from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.plugins.engine.tools import TAGS, Calls, Splitter
 from clawai.plugins.engine.turns import Seat, Turns
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Plan, Stopped
@@ -31,15 +34,22 @@ class Request:
     """What to generate. Exactly one of ``prompt`` and ``messages`` is set."""
 
     prompt: str | None = None
-    messages: Sequence[Mapping[str, str]] | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    calls: Calls | None = None
+    """Functions that the prompt tells of."""
     max_tokens: int | None = None
     """None: until the model ends, or the context does."""
     sampling: Sampling = field(default_factory=Sampling)
     stop: Sequence[str] = ()
+    penalties: Penalties | None = None
+    rules: Sequence[Rule] = ()
+    """Besides them, of this one answer."""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
             raise ClawError("bad_params", "give either prompt or messages")
+        if self.calls and self.messages is None:
+            raise ClawError("bad_params", "tools need messages", hint="send the prompt as one")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ClawError("bad_params", "max_tokens", got=self.max_tokens, allowed="1 or more")
         fine = all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop)
@@ -125,6 +135,7 @@ class Session:
         self.turns = Turns(plan)
         self.tokenizer = tokenizer
         self.template = template
+        self.grammars = Grammars(tokenizer)
         self.costs = Costs()
         self.drafts = DRAFTS
         """Tokens that may be guessed at a time; 0: none, for a comparison."""
@@ -147,8 +158,9 @@ class Session:
                     "this model has no chat template",
                     hint="send prompt instead of messages (`claw run --raw`)",
                 )
-            self._bound(sum(len(str(m.get("content", ""))) for m in request.messages))
-            parts = self.template.render(request.messages, open_answer=True)
+            size = sum(len(str(m.get("content", ""))) for m in request.messages)
+            self._bound(size + (request.calls.size if request.calls else 0))
+            parts = self.template.render(request.messages, calls=request.calls)
             ids = self.tokenizer.encode_parts(parts)
         else:
             prompt = request.prompt or ""
@@ -160,6 +172,15 @@ class Session:
         if len(ids) >= self.context:
             raise self._too_long(f"{len(ids)} tokens")
         return ids
+
+    def calling(self, calls: Calls) -> tuple[Rule, Splitter]:
+        """The rule of an answer that may call functions, and what takes it apart.
+
+        Raises:
+            ClawError: bad_params, unsupported_system.
+        """
+        style = (self.template.style if self.template else None) or TAGS
+        return self.grammars.constraint(calls.grammar(style)), Splitter(style, calls.must)
 
     def _bound(self, characters: int) -> None:
         """Refuse what is too long whatever its tokens are, before they are counted."""
@@ -197,7 +218,8 @@ class Session:
         """
         ids = self.encode(request) if ids is None else ids
         cached = seat.sequence.position
-        sampler = Sampler(request.sampling)
+        penalties = request.penalties.rules(ids) if request.penalties else ()
+        sampler = Sampler(request.sampling, [*penalties, *request.rules])
         room = self.context - len(ids)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         started = time.perf_counter_ns()
@@ -217,7 +239,7 @@ class Session:
             if text:
                 pieces.append(text)
                 yield text
-            if watch.hit:
+            if watch.hit or sampler.ended:
                 reason = "stop"
                 break
             if count >= limit:

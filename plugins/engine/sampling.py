@@ -1,4 +1,7 @@
-"""Picks the next token from logits: temperature, then top-k, then top-p, by a seeded generator.
+"""Picks the next token from logits: temperature, then top-k, top-p, min-p, by a seeded generator.
+
+Before that the rules of a task change a copy of the logits (``rules``: penalties, biases, what a
+grammar allows) and after it they learn what was picked. A task without rules pays for none.
 
 The same seed, settings and logits give the same token. The vocabulary (about 50,000) is never
 sorted, only the few tokens that can be drawn are; nothing is approximated.
@@ -6,8 +9,9 @@ sorted, only the few tokens that can be drawn are; nothing is approximated.
 Nucleus sampling (top-p): Holtzman et al. 2020, arXiv:1904.09751.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +40,15 @@ class Sampling:
     """Only the fewest tokens that together reach this probability."""
     seed: int | None = None
     """None takes one from the system."""
+    min_p: float = 0.0
+    """Only tokens with this part of the likeliest one's probability."""
 
     def __post_init__(self) -> None:
         for name, got, fine, allowed in (
             ("temperature", self.temperature, 0 <= self.temperature <= 10, "0 to 10"),
             ("top_k", self.top_k, 0 <= self.top_k <= 1 << 20, "0 (no limit) to 1048576"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 1 << 63, "0 to 2**63 - 1"),
         ):
             if not fine:  # false also for NaN
@@ -53,11 +60,34 @@ def warm_draws() -> None:
     np.random.Generator(np.random.PCG64(0)).random()
 
 
-class Sampler:
-    """Draws the tokens of one sequence. numpy keeps the stream of its PCG64 stable."""
+class Rule(Protocol):
+    """What a task has to say about its next token, and learns of it."""
 
-    def __init__(self, settings: Sampling) -> None:
+    @property
+    def changes(self) -> bool:
+        """Whether ``apply`` does anything."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
+
+    def apply(self, row: F32) -> None:
+        """Change the logits of the next token, (vocabulary,), in place; -inf excludes one."""
+
+    def learn(self, token: int, logits: F32) -> None:
+        """This one was picked; the logits are the model's own."""
+
+
+class Sampler:
+    """Draws the tokens of one sequence. numpy keeps the stream of its PCG64 stable.
+
+    ``pick`` is called once for each token of the answer, in their order.
+    """
+
+    def __init__(self, settings: Sampling, rules: Sequence[Rule] = ()) -> None:
         self.settings = settings
+        self._rules = tuple(rules)
+        self._changes = tuple(rule for rule in rules if rule.changes)
         self._random: Any = None
         """Made for the first draw: who takes the likeliest token needs none."""
 
@@ -70,6 +100,24 @@ class Sampler:
         Raises:
             ClawError: bad_model, the logits are not finite numbers (-inf excludes a token).
         """
+        if not self._rules:
+            return self._picked(logits, best)
+        row = logits
+        if self._changes:
+            row, best = np.array(logits, np.float32), None
+            for rule in self._changes:
+                rule.apply(row)
+        token = self._picked(row, best)
+        for rule in self._rules:
+            rule.learn(token, logits)
+        return token
+
+    @property
+    def ended(self) -> bool:
+        """Whether a rule says that the answer is complete."""
+        return any(rule.ended for rule in self._rules)
+
+    def _picked(self, logits: F32, best: int | None) -> int:
         if best is None:
             best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
         if not np.isfinite(logits[best]):
@@ -79,6 +127,9 @@ class Sampler:
         if self._random is None:
             self._random = np.random.Generator(np.random.PCG64(self.settings.seed))
         ids, weights = self._candidates(logits, logits[best])
+        if self.settings.min_p:  # the likeliest one's weight is 1
+            kept = weights >= self.settings.min_p
+            ids, weights = ids[kept], weights[kept]
         # One draw for each token whatever the candidates, so that settings compare draw by draw.
         return int(ids[_drawn(weights, self._random.random())])
 

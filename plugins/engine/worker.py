@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,8 +15,11 @@ from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
-from clawai.plugins.engine.sampling import Sampling, warm_draws
+from clawai.plugins.engine.news import News
+from clawai.plugins.engine.rules import Biases, Penalties, Witness
+from clawai.plugins.engine.sampling import Rule, Sampling, warm_draws
 from clawai.plugins.engine.tokenizer import Tokenizer
+from clawai.plugins.engine.tools import MAX_CALLS, Calls, Tool
 from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl
@@ -33,11 +36,31 @@ _HUGE_ARENA = 32 << 20
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True):
+class Called(msgspec.Struct, forbid_unknown_fields=True):
+    """A call that the assistant made."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One message of a conversation."""
 
     role: str
     content: Text
+    tool_calls: list[Called] = []
+    """Of the assistant."""
+    name: str = ""
+    """Of the function whose result a message of a tool is."""
+
+
+class Function(msgspec.Struct, forbid_unknown_fields=True):
+    """One that the answer may call."""
+
+    name: str
+    description: Text = ""
+    parameters: dict[str, Any] = {}
+    """A JSON schema of an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +195,18 @@ class Engine:
         top_p: float = 0.95,
         seed: int | None = None,
         stop: list[str] | None = None,
+        min_p: float = 0.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        logit_bias: dict[str, float] | None = None,
+        logprobs: int | None = None,
+        schema: dict[str, Any] | None = None,
+        tools: list[Function] | None = None,
+        tool_choice: Literal["auto", "none", "required"] = "auto",
+        allowed_tools: list[str] | None = None,
+        max_calls: int = MAX_CALLS,
     ) -> Any:
         """Answer a prompt or a conversation, piece by piece.
 
@@ -184,19 +219,46 @@ class Engine:
             top_p: only the likeliest that hold this part of the probability.
             seed: makes the same question give the same answer.
             stop: the answer ends before any of these texts.
+            min_p: only tokens with this part of the likeliest one's probability.
+            frequency_penalty: taken from a token's logit for each time that the answer has it.
+            presence_penalty: taken from it once if the answer has it.
+            repeat_penalty: divides the logits of the last tokens, the prompt's too; 1: none.
+            repeat_last_n: how many tokens those are; -1 is all.
+            logit_bias: added to the logits of tokens, by their ids.
+            logprobs: each piece tells its tokens' log-probabilities, and so many of the likeliest
+                ones in their place (0 to 20).
+            schema: the answer is JSON that this JSON schema allows.
+            tools: functions that the answer may call: name, description, parameters.
+            tool_choice: auto leaves it to the model, required calls one at least, none none.
+            allowed_tools: names of those that may be called; else all.
+            max_calls: how many calls there may be in the answer, up to 16.
         """
+        rules: list[Rule] = []
+        calls = splitter = None
+        if tools and tool_choice != "none":
+            offered = [Tool(each.name, each.description, each.parameters) for each in tools]
+            must = tool_choice == "required"
+            calls = Calls(offered, must, allowed_tools, max_calls, schema)
+            rule, splitter = self._loaded.calling(calls)
+            rules.append(rule)
+        elif schema is not None:
+            rules.append(self._loaded.grammars.json(schema))
+        if logit_bias:
+            rules.append(Biases(logit_bias, self._loaded.tokenizer.vocabulary))
+        witness = None if logprobs is None else Witness(self._loaded.tokenizer, logprobs)
         request = Request(
             prompt=prompt,
-            messages=None
-            if messages is None
-            else [{"role": each.role, "content": each.content} for each in messages],
+            messages=None if messages is None else msgspec.to_builtins(messages),
+            calls=calls,
             max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p, seed),
+            sampling=Sampling(temperature, top_k, top_p, seed, min_p),
             stop=stop or (),
+            penalties=Penalties(frequency_penalty, presence_penalty, repeat_penalty, repeat_last_n),
+            rules=[*rules, witness] if witness else rules,
         )
-        return self._stream(ctx, request)
+        return self._stream(ctx, request, News(witness, splitter))
 
-    def _stream(self, ctx: Context, request: Request) -> Any:
+    def _stream(self, ctx: Context, request: Request, news: News) -> Any:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
@@ -211,10 +273,13 @@ class Engine:
                     except StopIteration as end:
                         outcome = end.value
                         break
-                    yield {"text": text}
+                    if piece := news.of(text):
+                        yield piece
+                if piece := news.rest(outcome):
+                    yield piece
         except Stopped:
             raise Cancelled from None
-        return outcome.as_dict()
+        return outcome.as_dict() | news.result(outcome)
 
     @operation("llm.score")
     def score(self, ctx: Context, text: Text) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,20 +67,46 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Piece:
+    """Some of an answer."""
+
+    text: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """Of its tokens, where they were asked for."""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """News of calls of functions: an index with a name, with arguments, or with ``whole``."""
+
+    def add(self, more: "Piece") -> None:
+        """What comes behind it."""
+        self.text += more.text
+        self.logprobs += more.logprobs
+        self.calls += more.calls
+
+
+@dataclass(slots=True)
 class Answer:
     """One that is being written."""
 
     task: AsyncTask
-    first: str = ""
+    first: Piece = field(default_factory=Piece)
     ended: dict[str, Any] = field(default_factory=dict)
     """What the operation returned; empty until then."""
     timings: dict[str, int] = field(default_factory=dict)
-    pieces: AsyncIterator[str] = field(init=False)
+    pieces: AsyncIterator[Piece] = field(init=False)
     """What comes behind ``first``."""
 
-    async def all(self) -> str:
-        """The whole text."""
-        return self.first + "".join([piece async for piece in self.pieces])
+    async def all(self) -> Piece:
+        """The whole of it."""
+        whole = self.first
+        async for piece in self.pieces:
+            whole.add(piece)
+        return whole
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        found: str = self.ended["finish_reason"]
+        return found
 
     @property
     def usage(self) -> dict[str, int]:
@@ -138,7 +164,7 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
     answer = Answer(task)
     answer.pieces = _pieces(answer, question.model, heard)
     try:
-        answer.first = await anext(answer.pieces, "")
+        answer.first = await anext(answer.pieces, Piece())
         heard.began(question.model, time.perf_counter() - began)
     except BaseException:
         answer.drop()
@@ -146,11 +172,60 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
     return answer
 
 
-async def _pieces(answer: Answer, model: str, heard: Heard) -> AsyncIterator[str]:
+async def ask_all(kernel: Front, questions: Sequence[Ask], heard: Heard) -> list[Answer]:
+    """Ask several at once; all are dropped where one fails.
+
+    Raises:
+        ClawError: what became of it.
+    """
+    asking = [asyncio.ensure_future(ask(kernel, each, heard)) for each in questions]
+    try:
+        return list(await asyncio.gather(*asking))
+    except BaseException:
+        for each in asking:
+            each.cancel()
+        for found in await asyncio.gather(*asking, return_exceptions=True):
+            if isinstance(found, Answer):
+                found.drop()
+        raise
+
+
+async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | None]]:
+    """What comes behind the first pieces, as it comes, with whose it is; None: that one has ended.
+
+    Raises:
+        ClawError: one of them failed.
+    """
+    coming: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue(len(answers))
+
+    async def read(number: int, answer: Answer) -> None:
+        try:
+            async for piece in answer.pieces:
+                await coming.put((number, piece))
+            await coming.put((number, None))
+        except Exception as error:
+            await coming.put((number, error))
+
+    reading = [asyncio.ensure_future(read(*each)) for each in enumerate(answers)]
+    left = len(answers)
+    try:
+        while left:
+            number, found = await coming.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= found is None
+            yield number, found
+    finally:
+        for each in reading:
+            each.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def _pieces(answer: Answer, model: str, heard: Heard) -> AsyncIterator[Piece]:
     try:
         async for event in answer.task:
-            if event.kind == "chunk" and event.data.get("text"):
-                yield event.data["text"]
+            if event.kind == "chunk" and any(event.data.values()):
+                yield Piece(**event.data)
         result = await answer.task.result()
         answer.ended, answer.timings = result.value, dict(result.timings)
         heard.ended(model, answer)

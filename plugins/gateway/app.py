@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from clawai.plugins.gateway import (
     catalogue,
+    choices,
     embeddings,
     grpc,
     kserve,
@@ -145,7 +146,7 @@ class Gateway:
     ) -> Response:
         # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
         headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
-        body: dict[str, Any] = openai.error(status, text, param, code)
+        body: dict[str, Any] = choices.error(status, text, param, code)
         if request.url.path.startswith("/api/"):
             body = ollama.error(text)
         elif tfserving.owns(request.url.path) or kserve.owns(request.url.path):

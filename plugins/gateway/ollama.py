@@ -11,10 +11,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from clawai.plugins.gateway import catalogue
-from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
+from clawai.plugins.gateway import catalogue, formats, functions
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
+from clawai.plugins.gateway.choices import likely
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.functions import Made
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -25,7 +27,7 @@ API = "0.13.0"
 
 
 class OllamaOptions(msgspec.Struct):
-    """``options``; the defaults are Ollama's."""
+    """``options``; the defaults are Ollama's, but nothing is penalised that nobody asked for."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 40
@@ -34,6 +36,12 @@ class OllamaOptions(msgspec.Struct):
     num_predict: Annotated[int, msgspec.Meta(ge=-2, le=1 << 20)] = -1
     """-1 and -2: until the model ends, or the context does."""
     stop: str | list[str] = []
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    repeat_last_n: Annotated[int, msgspec.Meta(ge=-1, le=1 << 20)] = 64
+    """-1: all of the context."""
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
 
 
 OPTIONS_IGNORED = {
@@ -46,27 +54,27 @@ OPTIONS_IGNORED = {
     "use_mmap": "weights are packed once and mapped",
     "numa": "the engine chooses it",
 }
-_NONE = "the engine has none yet"
+_NONE = "the engine draws by temperature, top_k, top_p and min_p"
 OPTIONS_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "min_p": (_NONE, (0,)),
     "typical_p": (_NONE, (1,)),
-    "repeat_penalty": (_NONE, (1,)),
-    "repeat_last_n": (_NONE, (0,)),
-    "presence_penalty": (_NONE, (0,)),
-    "frequency_penalty": (_NONE, (0,)),
     "mirostat": (_NONE, (0,)),
 }
 
 
 _TURNS = {"items": {"$ref": "#/components/schemas/OllamaMessage"}}
+_TOOLS = {"items": {"$ref": "#/components/schemas/ChatTool"}}
 _OPTIONS = {"$ref": "#/components/schemas/OllamaOptions"}
 
 
 class OllamaMessage(msgspec.Struct):
     """One of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: Text = ""
+    tool_calls: list[dict[str, Any]] | None = None
+    """Of the assistant."""
+    tool_name: str | None = None
+    """Of a tool: the function whose result it is."""
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -74,6 +82,10 @@ class _Common(msgspec.Struct, kw_only=True):
     stream: bool | None = True
     options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
     keep_alive: str | float | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    """``json``: any object; or a JSON schema."""
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 class OllamaGenerate(_Common, kw_only=True):
@@ -88,6 +100,7 @@ class OllamaChat(_Common, kw_only=True):
     """``/api/chat``"""
 
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TURNS)] = []
+    tools: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TOOLS)] | None = None
 
 
 class OllamaShow(msgspec.Struct, kw_only=True):
@@ -99,18 +112,14 @@ class OllamaShow(msgspec.Struct, kw_only=True):
 
 IGNORED: dict[str, str] = {"verbose": "there is no more to tell"}
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "format": ("only free text is written yet", ("",)),
-    "tools": ("only text is written yet", ([],)),
     "images": ("only text is read yet", ([],)),
     "suffix": ("a model only goes on", ("",)),
     "template": ("a model's own template is used", ("",)),
     "context": ("send the conversation to /api/chat", ([],)),
     "think": ("the models here know nothing of it", (False,)),
-    "logprobs": ("the engine does not tell them yet", (False,)),
-    "top_logprobs": ("the engine does not tell them yet", (0,)),
 }
 OPTIONS = Form(OllamaOptions, OPTIONS_IGNORED, OPTIONS_REFUSED)
-GENERATE = Form(OllamaGenerate, IGNORED, REFUSED)
+GENERATE = Form(OllamaGenerate, IGNORED, REFUSED | {"tools": ("/api/chat takes them", ([],))})
 CHAT = Form(OllamaChat, IGNORED, REFUSED)
 SHOW = Form(OllamaShow, IGNORED)
 MESSAGE = Form(
@@ -118,8 +127,6 @@ MESSAGE = Form(
     {"thinking": "it is no part of the conversation"},
     {
         "images": ("only text is read yet", ([],)),
-        "tool_calls": ("only text is read yet", ([],)),
-        "tool_name": ("only text is read yet", ("",)),
     },
 )
 
@@ -179,7 +186,7 @@ class _Ollama:
         said = {
             "license": row["licence"],
             "details": _details(row),
-            "capabilities": ["completion"],
+            "capabilities": ["completion", "tools"],
             "model_info": {},
             "modified_at": _iso(catalogue.pulled(row)),
         }
@@ -196,7 +203,7 @@ class _Ollama:
             params = {"messages": [*system, {"role": "user", "content": asked.prompt}]}
         elif asked.system:
             raise BadRequest("system is not supported with raw", "system")
-        return await self._answer(request, asked, params, lambda t: {"response": t}, warnings)
+        return await self._answer(request, asked, params, lambda p: {"response": p.text}, warnings)
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
@@ -207,19 +214,28 @@ class _Ollama:
         for at, given in enumerate(asked.messages):
             each, more = MESSAGE.take(given, f"messages[{at}].")
             warnings += more
-            turns.append({"role": each.role, "content": each.content})
+            turns.append(_turn(each, f"messages[{at}].", warnings))
+        made, told = Made(), 0
 
-        def said(text: str) -> dict[str, Any]:
-            return {"message": {"role": "assistant", "content": text}}
+        def said(piece: Piece) -> dict[str, Any]:
+            nonlocal told
+            message: dict[str, Any] = {"role": "assistant", "content": piece.text}
+            made.add(piece.calls)
+            if calls := made.objects(told):
+                told += len(calls)
+                message["tool_calls"] = [{"function": call} for call in calls]
+            return {"message": message}
 
-        return await self._answer(request, asked, {"messages": turns}, said, warnings)
+        tools = functions.of_chat(asked.tools, warnings)
+        params = {"messages": turns} | functions.choice(tools, None, None)
+        return await self._answer(request, asked, params, said, warnings)
 
     async def _answer(
         self,
         request: Request,
         asked: _Common,
         params: dict[str, Any],
-        said: Callable[[str], dict[str, Any]],
+        said: Callable[[Piece], dict[str, Any]],
         warnings: list[str],
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
@@ -231,6 +247,14 @@ class _Ollama:
             "top_k": options.top_k,
             "top_p": max(options.top_p, 1e-6),
             "seed": options.seed,
+            "schema": formats.OBJECT if asked.format == "json" else asked.format or None,
+            "min_p": options.min_p,
+            "repeat_penalty": options.repeat_penalty,
+            "repeat_last_n": options.repeat_last_n,
+            "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty,
+            # Ollama tells the likeliest ones only where it tells any.
+            "logprobs": (asked.top_logprobs or 0) if asked.logprobs else None,
             "stop": [options.stop] if isinstance(options.stop, str) else options.stop,
         }
         started = time.perf_counter_ns()
@@ -238,28 +262,43 @@ class _Ollama:
         question = Ask(name, params, behalf=who(request), keep_alive=seconds)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
-        def line(text: str, done: bool) -> dict[str, Any]:
+        def line(piece: Piece, done: bool) -> dict[str, Any]:
             head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}
-            return head | said(text) | (_end(answer, started) if done else {})
+            if piece.logprobs:
+                head["logprobs"] = likely(piece.logprobs)
+            return head | said(piece) | (_end(answer, started) if done else {})
 
         if asked.stream is not False:
             return streamed(_lines(answer, line), LINES, warnings)
         try:
-            text = await unless_gone(request, answer.all())
+            whole = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(line(text, True), headers=warned(warnings))
+        return JSONResponse(line(whole, True), headers=warned(warnings))
+
+
+def _turn(given: OllamaMessage, where: str, warnings: list[str]) -> dict[str, Any]:
+    """A message as the engine takes it.
+
+    Raises:
+        BadRequest: its calls make no sense.
+    """
+    turn: dict[str, Any] = {"role": given.role, "content": given.content}
+    if given.tool_calls:
+        calls = functions.said_before(given.tool_calls, where, warnings)
+        turn["tool_calls"] = [call for _, call in calls]
+    return turn | ({"name": given.tool_name} if given.tool_name else {})
 
 
 async def _lines(
-    answer: Answer, line: Callable[[str, bool], dict[str, Any]]
+    answer: Answer, line: Callable[[Piece, bool], dict[str, Any]]
 ) -> AsyncIterator[bytes]:
     try:
-        if answer.first:
+        if answer.first != Piece():
             yield _packed(line(answer.first, False))
-        async for text in answer.pieces:
-            yield _packed(line(text, False))
-        yield _packed(line("", True))
+        async for piece in answer.pieces:
+            yield _packed(line(piece, False))
+        yield _packed(line(Piece(), True))
     except ClawError as wrong:
         yield _packed(error(told(wrong)))
     finally:
@@ -274,7 +313,8 @@ def _end(answer: Answer, started: int) -> dict[str, Any]:
     """The last line's figures: durations in nanoseconds."""
     ended, usage = answer.ended, answer.usage
     return {
-        "done_reason": ended["finish_reason"],
+        # Ollama's word for an answer that ends with calls.
+        "done_reason": "stop" if answer.reason == "tool_calls" else answer.reason,
         "total_duration": time.perf_counter_ns() - started,
         "load_duration": 1000 * answer.timings.get("load_us", 0),
         "prompt_eval_count": usage["prompt_tokens"],

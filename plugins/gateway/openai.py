@@ -1,22 +1,21 @@
 """OpenAI's doors: models, chat completions, completions."""
 
-import os
-import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue, tfserving
-from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, status_of, told
+from clawai.plugins.gateway import catalogue, formats, functions, tfserving
+from clawai.plugins.gateway.answers import Ask, Heard, ask_all
+from clawai.plugins.gateway.choices import Chat, Shape, lines
+from clawai.plugins.gateway.choices import Text as Plain
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.plugins.gateway.tensors import Models
 from clawai.sdk import wire
-from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
 EVENTS = "text/event-stream"
@@ -24,6 +23,8 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000_000)]
 
 
+_FORMAT = {"$ref": "#/components/schemas/ResponseFormat"}
+_TOOLS = {"items": {"$ref": "#/components/schemas/ChatTool"}}
 _TURNS = {"items": {"$ref": "#/components/schemas/ChatMessage"}}
 
 
@@ -37,8 +38,12 @@ class ContentPart(msgspec.Struct):
 class ChatMessage(msgspec.Struct):
     """One of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[dict[str, Any]]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    """Of the assistant, whose content may be missing then."""
+    tool_call_id: str | None = None
+    """Of a tool: the call that it answers."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -53,7 +58,13 @@ class _Common(msgspec.Struct, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = 1.0
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] | None = 0
     """Not OpenAI's: only so many of the likeliest tokens; 0: all."""
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = 0
+    """Not OpenAI's: only tokens with this part of the likeliest one's probability."""
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = 0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = 0
+    logit_bias: dict[str, float] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=16)] | None = 1
     stop: str | list[str] | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
@@ -69,6 +80,14 @@ class ChatCompletion(_Common, kw_only=True):
 
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, extra_json_schema=_TURNS)]
     max_completion_tokens: Tokens | None = None
+    tools: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
+    response_format: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_FORMAT)] | None = (
+        None
+    )
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 class Completion(_Common, kw_only=True):
@@ -76,6 +95,7 @@ class Completion(_Common, kw_only=True):
 
     prompt: Text
     max_tokens: Tokens | None = 16
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 IGNORED = {
@@ -86,24 +106,13 @@ IGNORED = {
     "store": "nothing is stored",
     "metadata": "nothing is stored",
     "service_tier": "priority says how urgent it is",
-    "parallel_tool_calls": "there are no tools yet",
     "verbosity": "the models here know nothing of it",
     "reasoning_effort": "the models here know nothing of it",
 }
-_ONE = "one answer a request"
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "n": (_ONE, (1,)),
-    "best_of": (_ONE, (1,)),
-    "logprobs": ("the engine does not tell them yet", (False, 0)),
-    "top_logprobs": ("the engine does not tell them yet", (0,)),
-    "frequency_penalty": ("the engine has none yet", (0,)),
-    "presence_penalty": ("the engine has none yet", (0,)),
-    "logit_bias": ("the engine has none yet", ({},)),
-    "response_format": ("only free text is written yet", ({"type": "text"},)),
-    "tools": ("only text is written yet", ([],)),
-    "tool_choice": ("only text is written yet", ("none", "auto")),
-    "functions": ("only text is written yet", ([],)),
-    "function_call": ("only text is written yet", ("none", "auto")),
+    "best_of": ("every answer is sent: ask for n and choose", (1,)),
+    "functions": ("send tools", ([],)),
+    "function_call": ("send tool_choice", ("none", "auto")),
     "modalities": ("only text is written", (["text"],)),
     "audio": ("only text is written", ()),
     "prediction": ("drafts are found by the engine itself", ()),
@@ -112,7 +121,7 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "echo": ("an answer is what comes after the prompt", (False,)),
 }
 CHAT = Form(ChatCompletion, IGNORED, REFUSED)
-COMPLETION = Form(Completion, IGNORED, REFUSED)
+COMPLETION = Form(Completion, IGNORED, REFUSED | {"top_logprobs": ("logprobs says how many", (0,))})
 MESSAGE = Form(
     ChatMessage,
     {
@@ -122,9 +131,7 @@ MESSAGE = Form(
         "reasoning_content": "it is no part of the conversation",
     },
     {
-        "tool_calls": ("only text is read yet", ([],)),
-        "tool_call_id": ("only text is read yet", ()),
-        "function_call": ("only text is read yet", ()),
+        "function_call": ("send tool_calls", ()),
         "audio": ("only text is read yet", ()),
     },
 )
@@ -144,17 +151,11 @@ def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     yield "/v1/models", Door("GET", here.models)
     yield "/v1/models/{name}", Door("GET", here.model)
     media = ("application/json", EVENTS)
-    forms = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    forms: tuple[Form[Any], ...] = CHAT, MESSAGE, PART, STREAM_OPTIONS
+    forms += formats.RESPONSE_FORMAT, formats.JSON_SCHEMA
+    forms += functions.CHAT_TOOL, functions.FUNCTION, functions.TOOL_CALL, functions.FUNCTION_CALL
     yield "/v1/chat/completions", Door("POST", here.chat, *forms, media=media)
     yield "/v1/completions", Door("POST", here.completion, COMPLETION, media=media)
-
-
-def error(status: int, text: str, param: str | None, code: str = "") -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
-    kinds = {400: "invalid_request_error", 404: "not_found_error", 403: "permission_error"}
-    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    kind = "rate_limit_error" if status == 429 else kind
-    return {"error": {"message": text, "type": kind, "param": param, "code": code or None}}
 
 
 class _OpenAI:
@@ -178,17 +179,25 @@ class _OpenAI:
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
         asked, warnings = CHAT.read(body)
-        turns = [_message(each, at, warnings) for at, each in enumerate(asked.messages)]
-        params: dict[str, Any] = {"messages": turns}
+        turns = _turns(asked.messages, warnings)
+        tools = functions.of_chat(asked.tools, warnings)
+        schema = formats.of_chat(asked.response_format, warnings)
+        params: dict[str, Any] = {"messages": turns, "schema": schema}
+        params |= functions.choice(tools, asked.tool_choice, asked.parallel_tool_calls)
         most = asked.max_completion_tokens or asked.max_tokens
-        return await self._answer(request, asked, params, most, _ChatForm(asked.model), warnings)
+        if asked.logprobs:
+            params["logprobs"] = asked.top_logprobs or 0
+        elif asked.top_logprobs:
+            raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
+        shape = Chat(asked.model, bool(asked.logprobs))
+        return await self._answer(request, asked, params, most, shape, warnings)
 
     async def completion(self, request: Request, body: bytes) -> Response:
         """What comes after a text."""
         asked, warnings = COMPLETION.read(body)
-        params: dict[str, Any] = {"prompt": asked.prompt}
-        form = _TextForm(asked.model)
-        return await self._answer(request, asked, params, asked.max_tokens, form, warnings)
+        params: dict[str, Any] = {"prompt": asked.prompt, "logprobs": asked.logprobs}
+        shape = Plain(asked.model, asked.logprobs is not None)
+        return await self._answer(request, asked, params, asked.max_tokens, shape, warnings)
 
     async def _answer(
         self,
@@ -196,28 +205,45 @@ class _OpenAI:
         asked: _Common,
         params: dict[str, Any],
         most: int | None,
-        form: "_Form",
+        shape: Shape,
         warnings: list[str],
     ) -> Response:
         name = await catalogue.known(self._kernel, asked.model)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         params |= sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
-        params |= {"max_tokens": most, "stop": stop}
+        params |= {
+            "max_tokens": most,
+            "stop": stop,
+            "min_p": asked.min_p or 0.0,
+            "frequency_penalty": asked.frequency_penalty or 0.0,
+            "presence_penalty": asked.presence_penalty or 0.0,
+            "logit_bias": asked.logit_bias,
+        }
         usage = False
         if asked.stream_options is not None:
             options, more = STREAM_OPTIONS.take(asked.stream_options, "stream_options.")
             usage = options.include_usage
             warnings += more
         priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline, who(request))
-        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+        questions = [
+            Ask(name, params | {"seed": seed}, priority, deadline, who(request))
+            for seed in _seeds(asked.seed, asked.n or 1)
+        ]
+        answers = await unless_gone(request, ask_all(self._kernel, questions, self._heard))
         if asked.stream:
-            return streamed(_lines(answer, form, usage), EVENTS, warnings)
+            return streamed(lines(answers, shape, usage), EVENTS, warnings)
         try:
-            text = await unless_gone(request, answer.all())
+            whole = asyncio.gather(*(answer.all() for answer in answers))
+            pieces = await unless_gone(request, whole)
         finally:
-            answer.drop()
-        return JSONResponse(form.whole(text, answer), headers=warned(warnings))
+            for answer in answers:
+                answer.drop()
+        return JSONResponse(shape.whole(pieces, answers), headers=warned(warnings))
+
+
+def _seeds(seed: int | None, count: int) -> list[int | None]:
+    """One for each of several answers: the first one is what a single answer would be."""
+    return [None if seed is None else (seed + more) % (1 << 63) for more in range(count)]
 
 
 def sampled(
@@ -251,13 +277,50 @@ def urgency(
     return chosen, None if deadline_ms is None else deadline_ms / 1000
 
 
-def _message(given: dict[str, Any], at: int, warnings: list[str]) -> dict[str, str]:
-    """A message as the engine takes it."""
-    where = f"messages[{at}]."
-    message, more = MESSAGE.take(given, where)
-    warnings += more
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": text_of(message.content, where, ("text",), warnings)}
+def _turns(given: list[dict[str, Any]], warnings: list[str]) -> list[dict[str, Any]]:
+    """The conversation, as the engine takes it.
+
+    Raises:
+        BadRequest: it makes no sense.
+    """
+    names: dict[str, str] = {}
+    """Of the functions that were called, by the calls' ids."""
+    turns = []
+    for at, each in enumerate(given):
+        where = f"messages[{at}]."
+        message, more = MESSAGE.take(each, where)
+        warnings += more
+        turn: dict[str, Any] = {"role": message.role, "content": ""}
+        if message.role == "developer":
+            turn["role"] = "system"
+        if message.role == "tool":
+            turn["name"] = answered(message.tool_call_id, names, f"{where}tool_call_id")
+        elif message.tool_call_id is not None:
+            raise BadRequest(f"{where}role must be tool with tool_call_id", f"{where}role")
+        if message.tool_calls:
+            if message.role != "assistant":
+                raise BadRequest(f"{where}role must be assistant with tool_calls", f"{where}role")
+            calls = functions.said_before(message.tool_calls, where, warnings)
+            names |= {name: call["name"] for name, call in calls}
+            turn["tool_calls"] = [call for _, call in calls]
+        elif message.content is None:
+            raise BadRequest(f"{where}content is missing", f"{where}content")
+        if message.content is not None:
+            turn["content"] = text_of(message.content, where, ("text",), warnings)
+        turns.append(turn)
+    return turns
+
+
+def answered(call: str | None, names: dict[str, str], where: str) -> str:
+    """The name of the function whose result a message of role tool is.
+
+    Raises:
+        BadRequest: no call before it has this id.
+    """
+    if call is None or call not in names:
+        got = "is missing" if call is None else f"{call[:64]!r} is no call before it"
+        raise BadRequest(f"{where} {got}: what has the role of a tool answers a call", where)
+    return names[call]
 
 
 def text_of(
@@ -284,105 +347,3 @@ def text_of(
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     created = int(catalogue.pulled(row).timestamp())
     return {"id": row["name"], "object": "model", "created": created, "owned_by": "clawai"}
-
-
-class _Form(ABC):
-    """How a protocol says what comes."""
-
-    KIND = PIECE = PREFIX = ""
-
-    def __init__(self, model: str) -> None:
-        self._head = {
-            "id": f"{self.PREFIX}-{os.urandom(12).hex()}",
-            "created": int(time.time()),
-            "model": model,
-        }
-
-    def whole(self, text: str, answer: Answer) -> dict[str, Any]:
-        """Without streaming."""
-        choice = self._full(text) | {"finish_reason": answer.ended["finish_reason"]}
-        return self._said(self.KIND, [choice]) | {"usage": _usage(answer)}
-
-    def piece(self, text: str, first: bool) -> dict[str, Any]:
-        """Some text of a stream."""
-        return self._said(self.PIECE, [self._part(text, first) | {"finish_reason": None}])
-
-    def end(self, reason: str) -> dict[str, Any]:
-        """The end of the stream's text."""
-        return self._said(self.PIECE, [self._last() | {"finish_reason": reason}])
-
-    def usage(self, answer: Answer) -> dict[str, Any]:
-        """What comes behind it where it was asked for."""
-        return self._said(self.PIECE, []) | {"usage": _usage(answer)}
-
-    def _said(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        every = [{"index": 0, "logprobs": None} | choice for choice in choices]
-        return self._head | {"object": kind, "choices": every}
-
-    @abstractmethod
-    def _full(self, text: str) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def _part(self, text: str, first: bool) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def _last(self) -> dict[str, Any]: ...
-
-
-class _ChatForm(_Form):
-    KIND, PIECE, PREFIX = "chat.completion", "chat.completion.chunk", "chatcmpl"
-
-    def _full(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def _part(self, text: str, first: bool) -> dict[str, Any]:
-        role = {"role": "assistant"} if first else {}
-        return {"delta": role | {"content": text}}
-
-    def _last(self) -> dict[str, Any]:
-        return {"delta": {}}
-
-
-class _TextForm(_Form):
-    KIND = PIECE = "text_completion"
-    PREFIX = "cmpl"
-
-    def _full(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def _part(self, text: str, first: bool) -> dict[str, Any]:
-        return {"text": text}
-
-    def _last(self) -> dict[str, Any]:
-        return {"text": ""}
-
-
-def _usage(answer: Answer) -> dict[str, Any]:
-    usage = answer.usage
-    prompt, written = usage["prompt_tokens"], usage["completion_tokens"]
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": usage["cached_tokens"]},
-    }
-
-
-async def _lines(answer: Answer, form: _Form, usage: bool) -> AsyncIterator[bytes]:
-    """Server-sent events; an error in the middle is one, too."""
-    try:
-        yield _event(form.piece(answer.first, first=True))
-        async for text in answer.pieces:
-            yield _event(form.piece(text, first=False))
-        yield _event(form.end(answer.ended["finish_reason"]))
-        if usage:
-            yield _event(form.usage(answer))
-    except ClawError as wrong:
-        yield _event(error(status_of(wrong), told(wrong), None, wrong.code))
-    finally:
-        answer.drop()
-    yield b"data: [DONE]\n\n"
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -12,15 +12,18 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway import catalogue, openai
-from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
+from clawai.plugins.gateway import catalogue, formats, functions, openai
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.response import Events, Said
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
 _ITEMS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+_TOOLS = {"items": {"$ref": "#/components/schemas/ResponseTool"}}
+_OPTIONS = {"$ref": "#/components/schemas/TextOptions"}
 
 
 class Respond(msgspec.Struct, kw_only=True):
@@ -36,6 +39,13 @@ class Respond(msgspec.Struct, kw_only=True):
     """Not OpenAI's."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
     """Not OpenAI's."""
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    """Told where ``include`` has ``message.output_text.logprobs``."""
+    include: list[str] | None = None
+    text: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_OPTIONS)] | None = None
+    tools: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
     stream: bool | None = False
     priority: wire.Priority | None = None
     """Not OpenAI's; see ``openai``."""
@@ -48,10 +58,29 @@ class Item(msgspec.Struct):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: openai.Text | list[dict[str, Any]]
-    type: str = "message"
+    type: Literal["message"] = "message"
 
 
-_TEXT = "only text is written yet"
+class CallItem(msgspec.Struct):
+    """A call of the assistant, in ``input``."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: openai.Text
+
+
+class OutputItem(msgspec.Struct):
+    """What a call has returned, in ``input``."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: openai.Text | list[dict[str, Any]]
+
+
+_KINDS = ("input_text", "output_text", "text")
+LOGPROBS = "message.output_text.logprobs"
+"""In ``include``: what the likeliest tokens were."""
 FORM = Form(
     Respond,
     {
@@ -61,9 +90,7 @@ FORM = Form(
         "prompt_cache_key": "what is kept of a prompt needs no name",
         "prompt_cache_retention": "it is kept as long as there is room",
         "service_tier": "priority says how urgent it is",
-        "include": "there is no more to tell",
         "stream_options": "nothing is padded on this box",
-        "parallel_tool_calls": "there are no tools yet",
         "reasoning": "the models here know nothing of it",
         "store": "nothing is stored",
     },
@@ -72,29 +99,26 @@ FORM = Form(
         "conversation": ("nothing is stored: send the conversation", ()),
         "previous_response_id": ("nothing is stored: send the conversation", ()),
         "prompt": ("there are no stored prompts", ()),
-        "max_tool_calls": (_TEXT, ()),
-        "text": (_TEXT, ({}, {"format": {"type": "text"}})),
-        "tools": (_TEXT, ([],)),
-        "tool_choice": (_TEXT, ("none", "auto")),
-        "top_logprobs": ("the engine does not tell them yet", (0,)),
+        "max_tool_calls": ("it counts tools of a service, and here are none", ()),
         "truncation": ("a prompt that does not fit is refused", ("disabled",)),
     },
 )
-ITEM = Form(
-    Item,
-    {
-        "id": "nothing is stored",
-        "status": "it is no part of the conversation",
-        "phase": "it is no part of the conversation",
-    },
-)
+_PAST = {
+    "id": "nothing is stored",
+    "status": "it is no part of the conversation",
+    "phase": "it is no part of the conversation",
+}
+ITEM = Form(Item, _PAST)
+CALL = Form(CallItem, _PAST)
+OUTPUT = Form(OutputItem, _PAST)
 
 
 def doors(kernel: Front, heard: Heard) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
     here = _Responses(kernel, heard)
     media = ("application/json", openai.EVENTS)
-    yield "/v1/responses", Door("POST", here.respond, FORM, ITEM, media=media)
+    forms = FORM, ITEM, CALL, OUTPUT, formats.TEXT, formats.TEXT_FORMAT, functions.RESPONSE_TOOL
+    yield "/v1/responses", Door("POST", here.respond, *forms, media=media)
 
 
 class _Responses:
@@ -107,141 +131,117 @@ class _Responses:
         turns = _turns(asked, warnings)
         name = await catalogue.known(self._kernel, asked.model)
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+        tools = functions.of_response(asked.tools, warnings)
+        params |= functions.choice(tools, asked.tool_choice, asked.parallel_tool_calls)
+        params |= {"schema": formats.of_response(asked.text, warnings)}
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
+        params["logprobs"] = _logprobs(asked, warnings)
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
         question = Ask(name, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
-        said = _Said(asked)
+        said = Said(_head(asked, tools), talks=not tools)
         if asked.stream:
-            return streamed(_events(answer, said), openai.EVENTS, warnings)
+            return streamed(_lines(answer, said), openai.EVENTS, warnings)
         try:
-            text = await unless_gone(request, answer.all())
+            whole = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(said.ended(text, answer), headers=warned(warnings))
+        said.add(whole)
+        return JSONResponse(said.ended(answer), headers=warned(warnings))
 
 
-def _turns(asked: Respond, warnings: list[str]) -> list[dict[str, str]]:
+def _logprobs(asked: Respond, warnings: list[str]) -> int | None:
+    """How many of the likeliest tokens are told; None: no probabilities at all.
+
+    Raises:
+        BadRequest: some are asked for, but not included.
+    """
+    wanted = asked.include or []
+    for name in wanted:
+        if name != LOGPROBS:
+            warnings.append(f"include has {name[:64]!r}, which is ignored: there is none")
+    if LOGPROBS in wanted:
+        return asked.top_logprobs or 0
+    if asked.top_logprobs:
+        raise BadRequest(f"top_logprobs needs {LOGPROBS} in include", "top_logprobs")
+    return None
+
+
+def _turns(asked: Respond, warnings: list[str]) -> list[dict[str, Any]]:
     """The conversation, as the engine takes it.
 
     Raises:
-        BadRequest: it holds something else than text.
+        BadRequest: it holds something else than text, calls and what they returned.
     """
-    turns = []
+    turns: list[dict[str, Any]] = []
     if asked.instructions:
         turns.append({"role": "system", "content": asked.instructions})
     if isinstance(asked.input, str):
         return [*turns, {"role": "user", "content": asked.input}]
+    names: dict[str, str] = {}
+    """Of the functions that were called, by the calls' ids."""
     for at, given in enumerate(asked.input):
         where = f"input[{at}]."
-        item, more = ITEM.take(given, where)
+        kind = given.get("type")
+        if kind == "function_call":
+            call, more = CALL.take(given, where)
+            made = functions.called(call.name, call.arguments, f"{where}arguments")
+            names[call.call_id] = call.name
+            # Calls beside each other, and the words before them, are one message of the assistant.
+            if not turns or turns[-1]["role"] != "assistant":
+                turns.append({"role": "assistant", "content": ""})
+            turns[-1].setdefault("tool_calls", []).append(made)
+        elif kind == "function_call_output":
+            output, more = OUTPUT.take(given, where)
+            name = openai.answered(output.call_id, names, f"{where}call_id")
+            content = openai.text_of(output.output, where, _KINDS, warnings)
+            turns.append({"role": "tool", "name": name, "content": content})
+        else:
+            item, more = ITEM.take(given, where)
+            role = "system" if item.role == "developer" else item.role
+            content = openai.text_of(item.content, where, _KINDS, warnings)
+            turns.append({"role": role, "content": content})
         warnings += more
-        if item.type != "message":
-            text = f"{where}type is {item.type[:40]!r}: only messages are read here"
-            raise BadRequest(text, f"{where}type")
-        kinds = ("input_text", "output_text", "text")
-        role = "system" if item.role == "developer" else item.role
-        content = openai.text_of(item.content, where, kinds, warnings)
-        turns.append({"role": role, "content": content})
     if not turns:
         raise BadRequest("input is empty: there is nothing to answer", "input")
     return turns
 
 
-class _Said:
-    """The response, as it comes to be."""
-
-    def __init__(self, asked: Respond) -> None:
-        self.item = f"msg_{os.urandom(16).hex()}"
-        self._head = {
-            "id": f"resp_{os.urandom(16).hex()}",
-            "object": "response",
-            "created_at": int(time.time()),
-            "model": asked.model,
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
-            "temperature": asked.temperature,
-            "top_p": asked.top_p,
-            "parallel_tool_calls": False,
-            "tool_choice": "none",
-            "tools": [],
-            "metadata": {},
-            "store": False,
-            "error": None,
-            "incomplete_details": None,
-            "text": {"format": {"type": "text"}},
-        }
-
-    def begun(self) -> dict[str, Any]:
-        """Before there is anything."""
-        return self._head | {"status": "in_progress", "output": [], "usage": None}
-
-    def part(self, text: str) -> dict[str, Any]:
-        """The text as a part of the message."""
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-    def message(self, text: str | None, whole: bool = True) -> dict[str, Any]:
-        """The message; without a text while there is none."""
-        return {
-            "id": self.item,
-            "type": "message",
-            "role": "assistant",
-            "status": "completed" if whole else "in_progress" if text is None else "incomplete",
-            "content": [] if text is None else [self.part(text)],
-        }
-
-    def ended(self, text: str, answer: Answer) -> dict[str, Any]:
-        """All of it."""
-        usage, whole = answer.usage, answer.ended["finish_reason"] == "stop"
-        prompt, written = usage["prompt_tokens"], usage["completion_tokens"]
-        return self._head | {
-            "status": "completed" if whole else "incomplete",
-            "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-            "output": [self.message(text, whole)],
-            "usage": {
-                "input_tokens": prompt,
-                "input_tokens_details": {"cached_tokens": usage["cached_tokens"]},
-                "output_tokens": written,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": prompt + written,
-            },
-        }
-
-    def failed(self, wrong: ClawError) -> dict[str, Any]:
-        """It ended in the middle."""
-        error = {"code": "server_error", "message": told(wrong)}
-        return self._head | {"status": "failed", "output": [], "error": error, "usage": None}
+def _head(asked: Respond, tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a response before it has begun."""
+    return {
+        "id": f"resp_{os.urandom(16).hex()}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": asked.model,
+        "instructions": asked.instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "tool_choice": asked.tool_choice or "auto",
+        "tools": [{"type": "function", "strict": True} | each for each in tools],
+        "metadata": {},
+        "store": False,
+        "error": None,
+        "incomplete_details": None,
+        "text": {"format": (asked.text or {}).get("format") or {"type": "text"}},
+    }
 
 
-async def _events(answer: Answer, said: _Said) -> AsyncIterator[bytes]:
-    """Named server-sent events, numbered."""
-    number = -1
-
-    def event(kind: str, **fields: Any) -> bytes:
-        nonlocal number
-        number += 1
-        data = msgspec.json.encode({"type": kind, "sequence_number": number} | fields)
-        return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
-
-    place: dict[str, Any] = {"item_id": said.item, "output_index": 0, "content_index": 0}
+async def _lines(answer: Answer, said: Said) -> AsyncIterator[bytes]:
+    events = Events(said)
     try:
-        yield event("response.created", response=said.begun())
-        yield event("response.in_progress", response=said.begun())
-        item = said.message(None, whole=False)
-        yield event("response.output_item.added", output_index=0, item=item)
-        yield event("response.content_part.added", **place, part=said.part(""))
-        text = answer.first
-        if text:
-            yield event("response.output_text.delta", **place, delta=text, logprobs=[])
+        for line in events.begin():
+            yield line
+        for line in events.of(answer.first):
+            yield line
         async for piece in answer.pieces:
-            text += piece
-            yield event("response.output_text.delta", **place, delta=piece, logprobs=[])
-        ended = said.ended(text, answer)
-        yield event("response.output_text.done", **place, text=text, logprobs=[])
-        yield event("response.content_part.done", **place, part=said.part(text))
-        yield event("response.output_item.done", output_index=0, item=ended["output"][0])
-        yield event(f"response.{ended['status']}", response=ended)
+            for line in events.of(piece):
+                yield line
+        for line in events.end(answer):
+            yield line
     except ClawError as wrong:
-        yield event("response.failed", response=said.failed(wrong))
+        yield events.event("response.failed", response=said.failed(wrong))
     finally:
         answer.drop()

@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import later, status_of, told
+from clawai.plugins.gateway.choices import error
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
-from clawai.plugins.gateway.openai import EVENTS, error, urgency
+from clawai.plugins.gateway.openai import EVENTS, urgency
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError

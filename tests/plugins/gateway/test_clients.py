@@ -77,9 +77,10 @@ def test_openai_responds_whole_and_in_events(doors: Doors, client: openai.OpenAI
     again = client.responses.create(**options, input=[*TALK, *said, TALK[1]])
     assert again.usage.input_tokens > whole.usage.input_tokens
     for wrong, words in (
-        ({"tools": [{"type": "web_search"}]}, "tools is not supported"),
+        ({"tools": [{"type": "web_search"}]}, r"tools\[0\].type: Invalid enum value"),
         ({"previous_response_id": "resp_1"}, "send the conversation"),
-        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "role"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "no call"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, r"input\[0\]"),
         ({"input": []}, "input is empty"),
     ):
         with pytest.raises(openai.BadRequestError, match=words):
@@ -103,10 +104,17 @@ def test_openai_goes_on_with_a_text(doors: Doors, client: openai.OpenAI) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"n": 2}, "n is not supported: one answer a request"),
-        ({"logprobs": True}, "logprobs is not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"n": 99}, "n: Expected `int` <= 16"),
+        ({"extra_body": {"best_of": 2}}, "best_of is not supported: every answer is sent"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias.*ids of tokens, 0 to"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tool's name"),
+        ({"tools": [{"type": "custom", "function": {"name": "f"}}]}, r"tools\[0\].type"),
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"functions": [{"name": "f"}]}, "functions is not supported: send tools"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema is no JSON object"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"priority": "urgent"}}, "priority"),
@@ -190,7 +198,7 @@ def test_ollama_lists_and_shows_models(doors: Doors, peer: ollama.Client) -> Non
     assert names == ["long:latest", "tiny:latest"]
     engine(doors, prompt="the", max_tokens=1)
     assert "tiny:latest" in [model.model for model in peer.ps().models]
-    assert peer.show("tiny").capabilities == ["completion"]
+    assert peer.show("tiny").capabilities == ["completion", "tools"]
     with pytest.raises(ollama.ResponseError, match="not stored here") as error:
         peer.show("other")
     assert error.value.status_code == 404
@@ -214,8 +222,9 @@ def test_ollama_chats_and_generates(doors: Doors, peer: ollama.Client) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"format": "json"}, "format is not supported"),
-        ({"options": {"min_p": 0.5}}, "min_p is not supported"),
+        ({"format": {"type": "array", "uniqueItems": True}}, "schema.uniqueItems"),
+        ({"options": {"min_p": 1.5}}, "options.min_p"),
+        ({"options": {"mirostat": 1}}, "mirostat is not supported"),
         ({"options": {"temperature": "hot"}}, "temperature"),
         ({"keep_alive": "long"}, "keep_alive"),
         ({"messages": []}, "messages is empty"),

@@ -24,7 +24,7 @@ def test_one_scrape_tells_of_kernel_models_plugins_and_requests(doors: Doors) ->
     assert doors.ask("POST", "/v1/completions", body)[0] == 200
     before = scraped(doors)
     assert doors.ask("POST", "/v1/completions", body)[0] == 200
-    assert doors.ask("POST", "/v1/completions", body | {"n": 3})[0] == 400
+    assert doors.ask("POST", "/v1/completions", body | {"suffix": "x"})[0] == 400
     assert doors.ask("GET", "/nothing/at/all")[0] == 404
     after = scraped(doors)
 
