@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clawai.plugins.gateway import ollama, openai, responses
+from clawai.plugins.gateway import inference, kserve, ollama, openai, responses, tfserving
 from clawai.plugins.gateway.fields import Form
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
@@ -27,6 +27,17 @@ FORMS = (
     ("POST /api/generate", ollama.GENERATE),
     ("`options` of both", ollama.OPTIONS),
     ("POST /api/show", ollama.SHOW),
+    ("POST /v1/models/NAME:predict", tfserving.PREDICT),
+    ("POST /v1/models/NAME:classify and :regress", tfserving.EXAMPLES),
+    ("POST /v2/models/NAME/infer", kserve.INFER),
+    ("Its `parameters`", inference.PARAMETERS),
+    ("Each of its `inputs`", kserve.INPUT),
+    ("`parameters` of an input", inference.INPUT_PARAMETERS),
+    ("Each of its `outputs`", kserve.OUTPUT),
+    ("`parameters` of an output", inference.OUTPUT_PARAMETERS),
+    ("POST /v2/repository/index", kserve.INDEX),
+    ("POST /v2/repository/models/NAME/load and /unload", kserve.LOAD),
+    ("`parameters` of both", inference.LOAD_PARAMETERS),
 )
 
 
