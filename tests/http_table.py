@@ -38,6 +38,8 @@ FORMS = (
     ("POST /v2/repository/index", kserve.INDEX),
     ("POST /v2/repository/models/NAME/load and /unload", kserve.LOAD),
     ("`parameters` of both", inference.LOAD_PARAMETERS),
+    ("POST /v2/systemsharedmemory/region/NAME/register", kserve.REGISTER),
+    ("POST /v2/systemsharedmemory/unregister", kserve.NOTHING),
 )
 
 
@@ -50,7 +52,8 @@ def _table(title: str, form: Form[Any]) -> Iterator[str]:
     yield f"### {title}\n"
     yield "| field | |"
     yield "| --- | --- |"
-    yield f"| {', '.join(f'`{name}`' for name in form.known)} | supported |"
+    if form.known:
+        yield f"| {', '.join(f'`{name}`' for name in form.known)} | supported |"
     for name, why in form.ignored.items():
         if name not in form.known:
             yield f"| `{name}` | ignored with a warning: {why} |"
