@@ -13,7 +13,7 @@ from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
-    "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
+    "shared_memory", "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
 )  # fmt: skip
 _QUANTITIES = ("data", "memory", "cpu", "threads")
 _MEMORY = ("data", "memory")
@@ -36,7 +36,7 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
     wanted = plugin.permissions
     found = [
         Ask(kind, what, reason)
-        for kind in KINDS[:8]
+        for kind in KINDS[:9]
         for what, reason in sorted(getattr(wanted, kind).items())
     ]
     found += [Ask("secrets", name, why) for name, why in sorted(plugin.secrets.items())]
@@ -77,6 +77,10 @@ def words(ask: Ask) -> str:
             )
         case "models":
             return "have any model used" if what == "*" else f"have the model {what} used"
+        case "shared_memory":
+            named = f"whose name begins with {what[:-1]}" if what.endswith("*") else f"named {what}"
+            said = "" if what == "*" else f" {named}"
+            return f"read and change shared memory{said} of programs that ask it to"
         case "secrets":
             return f"be told its secret {what}, once you have typed it in"
         case "data":

@@ -26,6 +26,7 @@ variants of signs are none: some alphabets are not written without them."""
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}([-+.]?[A-Za-z][0-9A-Za-z.+-]*)?")
 OPERATIONS = re.compile(r"\*|([a-z][a-z0-9_]{0,31}\.){1,3}([a-z][a-z0-9_]{0,31}|\*)")
 MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
+SHARED_MEMORY = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\*?")
 QUANTITIES = ("memory", "cpu", "threads", "data")
 
 Refuse = Callable[[str, object, object], Exception]
@@ -76,6 +77,10 @@ ALLOWED: dict[str, tuple[Callable[[str], object], str]] = {
     "devices": (lambda what: path(what) and what.startswith("/dev/"), "a path below /dev/"),
     "operations": (OPERATIONS.fullmatch, "an operation, as in llm.generate or llm.*"),
     "models": (MODEL.fullmatch, "the name of a model, or *"),
+    "shared_memory": (
+        SHARED_MEMORY.fullmatch,
+        "*, or a name in /dev/shm, which may end with *",
+    ),
     "limits": (QUANTITIES.__contains__, f"one of {', '.join(QUANTITIES)}"),
 }
 """Of each table of ``[permissions]``: what its keys must be, and that in words."""

@@ -277,6 +277,19 @@ class Context:
         """
         return network_of(self.outlet).listener(port)
 
+    def shared_memory(self, name: str, peer: tuple[str, int]) -> int:
+        """A descriptor of shared memory of this box, for reading and writing; the caller closes it.
+
+        Args:
+            name: of the file in ``/dev/shm``; ``permissions.shared_memory`` must ask for it.
+            peer: address of a connection to a listener of this plugin. The memory is opened only
+                if it belongs to the user who has made that.
+
+        Raises:
+            ClawError: not_permitted, bad_params; network, with ``reason``.
+        """
+        return network_of(self.outlet).shared_memory(name, peer)
+
     def remaining(self) -> float | None:
         """Seconds until the deadline, or None."""
         return None if self.deadline is None else self.deadline - self.clock()

@@ -95,6 +95,9 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Operation that it may call as a child task (``llm.*`` for all that begin so) to reason."""
     models: dict[str, str] = {}
     """Model that it may name in a child task (``*``: any) to reason."""
+    shared_memory: dict[str, str] = {}
+    """Name of shared memory of this box (``*``: any, ``NAME*``) to reason: it has that opened for
+    the program whose it is, and which is connected to a port of the plugin's."""
     limits: dict[str, str] = {}
     """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``; ``data`` to what its
     own files are for, which needs none."""

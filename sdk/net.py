@@ -246,6 +246,19 @@ class Network:
             raise _error(told)
         return None
 
+    def shared_memory(self, name: str, peer: tuple[str, int]) -> int:
+        """A descriptor of shared memory; see ``Context.shared_memory``."""
+        if self._channel is None:
+            hint = "ask for it in plugin.toml: [permissions.shared_memory], with the reason"
+            text = f"the plugin {self.plugin} may have no shared memory opened"
+            raise ClawError("not_permitted", text, got=name[:200], hint=hint)
+        request = {"host": "", "port": peer[1], "timeout": 0.0, "memory": name[:250] or "."}
+        until = time.monotonic() + _GRACE
+        _, told, fd = self._asked(request, f"the shared memory {name[:80]}", until, _nothing)
+        if fd >= 0:
+            return fd
+        raise _error(told)
+
     def _asked(
         self, request: dict[str, Any], where: str, until: float, look: Callable[[], None]
     ) -> tuple[int, dict[str, Any], int]:

@@ -53,11 +53,17 @@ class Steward:
         return self.numbered(*network, listen=listen)[1]
 
     def numbered(
-        self, *network: str, listen: tuple[str, ...] = (), plugin: str = ""
+        self,
+        *network: str,
+        listen: tuple[str, ...] = (),
+        plugin: str = "",
+        asked: Permissions | None = None,
     ) -> tuple[int, Worker]:
-        """Its number too."""
+        """Its number too; ``asked``: all of its permissions."""
         self._last += 1
-        asked = Permissions(network=dict.fromkeys(network, "?"), listen=dict.fromkeys(listen, "?"))
+        asked = asked or Permissions(
+            network=dict.fromkeys(network, "?"), listen=dict.fromkeys(listen, "?")
+        )
         with self.lock:
             # A name of its own: a plugin has only so many lines of the log.
             plugin = plugin or f"plug{self._last}"

@@ -13,9 +13,12 @@ from clawai.plugins.gateway import (
     embeddings,
     formats,
     functions,
+    inference,
+    kserve,
     ollama,
     openai,
     responses,
+    tfserving,
     transcripts,
 )
 from clawai.plugins.gateway.fields import Form
@@ -50,6 +53,19 @@ FORMS = (
     ("POST /api/show", ollama.SHOW),
     ("POST /api/embed", embeddings.OLLAMA),
     ("POST /api/embeddings", embeddings.OLLAMA_ONE),
+    ("POST /v1/models/NAME:predict", tfserving.PREDICT),
+    ("POST /v1/models/NAME:classify and :regress", tfserving.EXAMPLES),
+    ("POST /v2/models/NAME/infer", kserve.INFER),
+    ("Its `parameters`", inference.PARAMETERS),
+    ("Each of its `inputs`", kserve.INPUT),
+    ("`parameters` of an input", inference.INPUT_PARAMETERS),
+    ("Each of its `outputs`", kserve.OUTPUT),
+    ("`parameters` of an output", inference.OUTPUT_PARAMETERS),
+    ("POST /v2/repository/index", kserve.INDEX),
+    ("POST /v2/repository/models/NAME/load and /unload", kserve.LOAD),
+    ("`parameters` of both", inference.LOAD_PARAMETERS),
+    ("POST /v2/systemsharedmemory/region/NAME/register", kserve.REGISTER),
+    ("POST /v2/systemsharedmemory/unregister", kserve.NOTHING),
 )
 
 
@@ -62,7 +78,8 @@ def _table(title: str, form: Form[Any]) -> Iterator[str]:
     yield f"### {title}\n"
     yield "| field | |"
     yield "| --- | --- |"
-    yield f"| {', '.join(f'`{name}`' for name in form.known)} | supported |"
+    if form.known:
+        yield f"| {', '.join(f'`{name}`' for name in form.known)} | supported |"
     for name, why in form.ignored.items():
         if name not in form.known:
             yield f"| `{name}` | ignored with a warning: {why} |"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clawai.kernel.broker import limits
+from clawai.kernel.broker import limits, memory
 from clawai.kernel.broker.audit import AuditLog
 from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
@@ -48,6 +48,8 @@ class Channel:
     """By port; the broker alone accepts on them."""
     most: int
     """Connections that it may have at the same time."""
+    memory: tuple[str, ...] = ()
+    """Names of shared memory that it may have opened."""
 
 
 class Network:
@@ -76,6 +78,7 @@ class Network:
         self._handlers: dict[str, Callable[..., None]] = {
             "jailed": self._jailed,
             "audit": self._audit,
+            "memory": self._memory,
         }
 
     # Workers.
@@ -89,7 +92,8 @@ class Network:
         """
         fds: dict[str, int] = {}
         network, listen = list(permissions.network), list(permissions.listen)
-        if not network and not listen:
+        shared = tuple(permissions.shared_memory)
+        if not network and not listen and not shared:
             return fds
         if len(listen) > limits.LISTENERS:
             text = f"the plugin {plugin} listens on too many ports"
@@ -101,14 +105,15 @@ class Network:
             held = {port: self._listeners[plugin, key][0] for port, key in listening.items()}
             serves = bool(held and permissions.on_behalf_of)
             most = limits.SERVED if serves else limits.CONNECTIONS
-            fds["broker"] = self._channel(worker, plugin, network, held, most)
+            fds["broker"] = self._channel(worker, plugin, network, held, most, shared)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
             self.leave(worker)
             raise
         told = {"event": "grant", "plugin": plugin, "worker": worker}
-        self._note(told | {"network": ", ".join(network), "listen": ", ".join(listen)})
+        told |= {"network": ", ".join(network), "listen": ", ".join(listen)}
+        self._note(told | ({"memory": ", ".join(shared)} if shared else {}))
         return fds
 
     def leave(self, worker: int) -> None:
@@ -131,9 +136,10 @@ class Network:
         keys: list[str],
         listeners: dict[int, socket.socket],
         most: int,
+        shared: tuple[str, ...],
     ) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channels[worker] = Channel(plugin, keys, ours, listeners, most)
+        self._channels[worker] = Channel(plugin, keys, ours, listeners, most, shared)
         if self._link:
             self._hand_over(worker, again=False)
         elif not self._again:
@@ -202,6 +208,28 @@ class Network:
 
     def _jailed(self, layers: list[str], _: list[int]) -> None:
         self.log.write("info", f"network broker {self.pid}, jailed by {', '.join(layers)}")
+
+    def _memory(self, worker: int, n: int, name: str, port: int, _: list[int]) -> None:
+        """Open shared memory for a worker, and write down that it was asked for."""
+        if (channel := self._channels.get(worker)) is None:
+            return
+        told: dict[str, Any] = {}
+        fds: tuple[int, ...] = ()
+        owner = None
+        try:
+            if not any(_matches(name, pattern) for pattern in channel.memory):
+                text = f"the plugin {channel.plugin} may not have this shared memory opened"
+                allowed = sorted(channel.memory)
+                raise ClawError("not_permitted", text, name[:200], allowed, _ASK_FOR_MEMORY)
+            ports = [sock.getsockname()[1] for sock in channel.listeners.values()]
+            owner = memory.caller(port, ports)
+            fds = (memory.opened(name, owner),)
+        except ClawError as error:
+            told = {"reason": "", "error": {each: getattr(error, each) for each in _FIELDS}}
+        record = {"event": "memory", "plugin": channel.plugin, "worker": worker, "n": n}
+        reason = told["error"]["message"] if told else ""
+        self._note(record | {"name": name[:200], "owner": owner, "reason": reason})
+        self._tell("memory", worker, n, told, fds=fds)
 
     def _audit(self, record: dict[str, Any], _: list[int]) -> None:
         self._note(record)
@@ -295,6 +323,15 @@ class Network:
         for record, _ in self._unwritten:  # the daemon answers no more
             self._write(record)
         self.audit.close()
+
+
+_FIELDS = ("code", "message", "got", "allowed", "hint")
+_ASK_FOR_MEMORY = "name it in plugin.toml, [permissions.shared_memory], with the reason"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def bind(plugin: str, key: str, port: int = 0) -> socket.socket:

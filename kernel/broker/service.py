@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     port: int
     timeout: float
+    memory: str = ""
+    """Name of shared memory of the program that is connected from ``port``; no host."""
     accept: bool = False
     """The next connection to this port of its own, if there is one; the host is left empty."""
 
@@ -80,11 +83,13 @@ class Client:
     """By port; only this process may accept on them."""
     most: int = limits.CONNECTIONS
     """Connections that it may have."""
-    unsent: deque[tuple[bytes, socket.socket | None]] = field(default_factory=deque)
+    unsent: deque[tuple[bytes, socket.socket | FileIO | None]] = field(default_factory=deque)
     trades: dict[int, "Trade"] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
     held: dict[int, tuple[dict[str, Any], socket.socket | None]] = field(default_factory=dict)
     """Answers, until the steward knows for whose tasks they are: no task ends before."""
+    opening: set[int] = field(default_factory=set)
+    """Requests for shared memory, which the steward opens."""
     rests: float = 0.0
     """Until when its requests are not read, because it asks too often; 0: they are."""
     asks: Bucket = field(default_factory=lambda: Bucket(limits.RATE, limits.BURST, limits.BURST))
@@ -139,6 +144,7 @@ class Broker:
             "worker": self._worker,
             "gone": self._gone,
             "noted": self._noted,
+            "memory": self._opened,
         }
 
     def serve(self) -> None:
@@ -264,7 +270,8 @@ class Broker:
                 raise msgspec.DecodeError("too long")
             request = _requests.decode(data)
             if request.n <= 0 or any(
-                request.n in each for each in (client.trades, client.relays, client.held)
+                request.n in each
+                for each in (client.trades, client.relays, client.held, client.opening)
             ):
                 raise msgspec.DecodeError("its number is taken")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -297,13 +304,14 @@ class Broker:
         """Read a worker's requests only while it may have more."""
         if client.number not in self.clients:
             return
-        busy = len(client.trades) >= limits.WAITING or client.unsent or client.rests
+        waiting = len(client.trades) + len(client.opening)
+        busy = waiting >= limits.WAITING or client.unsent or client.rests
         mask = 0 if busy else select.EPOLLIN
         mask |= select.EPOLLOUT if client.unsent else 0
         self.loop.rewatch(client.sock.fileno(), mask)
 
     def _answer(
-        self, client: Client, told: dict[str, Any], sock: socket.socket | None = None
+        self, client: Client, told: dict[str, Any], sock: socket.socket | FileIO | None = None
     ) -> None:
         if client.number not in self.clients:
             if sock:
@@ -336,6 +344,9 @@ class Broker:
     def _begin(self, client: Client, request: Request, now: float) -> None:
         if request.accept:
             self._take(client, request, now)
+            return
+        if request.memory:
+            self._open(client, request, now)
             return
         try:
             self._require_rate(client, now)
@@ -462,6 +473,27 @@ class Broker:
         address = at[0].removeprefix("::ffff:")
         self._report(client, n, "accept", port=port, address=address, peer_port=at[1])
         client.held[n] = {"n": n, "peer": list(at)}, theirs
+
+    def _open(self, client: Client, request: Request, now: float) -> None:
+        """Have the steward open shared memory: this process may open nothing."""
+        n = request.n
+        try:
+            self._require_rate(client, now)
+        except Failed as error:
+            self._answer(client, {"n": n, "reason": error.reason, "error": _as_told(error)})
+            return
+        client.opening.add(n)
+        self.link.send("memory", client.number, n, request.memory, request.port)
+        self.loop.rewatch(self.link.fileno(), self.link.mask)
+
+    def _opened(self, number: int, n: int, told: dict[str, Any], fds: list[int]) -> None:
+        held = FileIO(fds[0], "r+") if fds else None
+        client = self.clients.get(number)
+        if client and n in client.opening:
+            client.opening.discard(n)
+            self._answer(client, {"n": n, **told}, held)
+        elif held:
+            held.close()
 
     def _end(self, client: Client, trade: Trade, error: ClawError, address: str = "") -> None:
         """A connection that does not come about."""

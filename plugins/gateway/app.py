@@ -33,6 +33,7 @@ from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.metrics import TYPE, Metrics
+from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Models
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
@@ -50,7 +51,7 @@ PATIENCE = 30.0
 class Gateway:
     """All doors."""
 
-    def __init__(self, kernel: Front, log: Callable[[Any, str], None]) -> None:
+    def __init__(self, kernel: Front, log: Callable[[Any, str], None], regions: Regions) -> None:
         self.kernel = kernel
         self.requests = 0
         self.metrics = Metrics(kernel)
@@ -58,8 +59,8 @@ class Gateway:
         modules = openai, responses, ollama, embeddings, transcripts
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         models = Models(kernel)
-        self.grpc = grpc.Doors(kernel, models, self.metrics)
-        self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models)]
+        self.grpc = grpc.Doors(kernel, models, self.metrics, regions)
+        self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models, regions)]
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),

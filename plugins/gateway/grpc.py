@@ -20,6 +20,7 @@ from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.messages import DATA_TYPES, PACKAGE, classes
 from clawai.plugins.gateway.metrics import Metrics
+from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Array, Models, Urgency, made, urgency_of
 from clawai.plugins.gateway.typed import DATATYPES, datatype, of_bytes, to_bytes
 from clawai.sdk import wire
@@ -62,8 +63,9 @@ Method = Callable[[Any, Urgency, list[str]], Awaitable[Any]]
 class Doors:
     """What answers the service's methods; grpclib finds them by ``__mapping__``."""
 
-    def __init__(self, kernel: Front, models: Models, metrics: Metrics) -> None:
+    def __init__(self, kernel: Front, models: Models, metrics: Metrics, regions: Regions) -> None:
         self._kernel, self._models, self._metrics = kernel, models, metrics
+        self._regions = regions
         self._kinds = classes()
 
     def server(self) -> Server:
@@ -79,6 +81,8 @@ class Doors:
             "ModelMetadata": self._model,
             "ModelConfig": self._config,
             "ModelInfer": self._infer,
+            "SystemSharedMemoryStatus": self._status,
+            "SystemSharedMemoryUnregister": self._unregister,
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
@@ -88,6 +92,9 @@ class Doors:
             request, reply = self._kinds[f"{name}Request"], self._kinds[f"{name}Response"]
             unary = self._unary(name, method)
             found[f"/{SERVICE}/{name}"] = Handler(unary, Cardinality.UNARY_UNARY, request, reply)
+        name = "SystemSharedMemoryRegister"
+        kinds = self._kinds[f"{name}Request"], self._kinds[f"{name}Response"]
+        found[f"/{SERVICE}/{name}"] = Handler(self._register, Cardinality.UNARY_UNARY, *kinds)
         asked, answer = self._kinds["ModelInferRequest"], self._kinds["ModelStreamInferResponse"]
         found[f"/{SERVICE}/ModelStreamInfer"] = Handler(
             self._stream, Cardinality.STREAM_STREAM, asked, answer
@@ -192,6 +199,28 @@ class Doors:
             await self._models.unload(model, urgency)
         return self._kinds["RepositoryModelUnloadResponse"]()
 
+    async def _status(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
+        reply = self._kinds["SystemSharedMemoryStatusResponse"]()
+        for each in self._regions.listed(request.name):
+            reply.regions[each.name].CopyFrom(self._kinds["RegionStatus"](**each.told()))
+        return reply
+
+    async def _register(self, stream: "Stream[Any, Any]") -> None:
+        peer = stream.peer.addr()
+
+        async def register(request: Any, urgency: Urgency, warnings: list[str]) -> Any:
+            if not peer or max(request.offset, request.byte_size) >= 1 << 40:
+                raise BadRequest("byte_size and offset are below 2 ** 40", "byte_size")
+            where = request.name, request.key, request.offset, request.byte_size
+            await self._regions.register(*where, (peer[0], peer[1]))
+            return self._kinds["SystemSharedMemoryRegisterResponse"]()
+
+        await self._unary("SystemSharedMemoryRegister", register)(stream)
+
+    async def _unregister(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
+        self._regions.unregister(request.name)
+        return self._kinds["SystemSharedMemoryUnregisterResponse"]()
+
     async def _infer(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
         given = _values(request.parameters)
         _, urgency, more = inference.read_parameters(given, urgency)
@@ -208,8 +237,14 @@ class Doors:
         )
         for each, array in found:
             kind = datatype(array.dtype.str)
-            reply.outputs.add(name=each.name, datatype=kind, shape=array.shape)
-            reply.raw_output_contents.append(to_bytes(array))
+            told = reply.outputs.add(name=each.name, datatype=kind, shape=array.shape)
+            raw = to_bytes(array)
+            if each.region:
+                for name, value in inference.put(each, raw, self._regions).items():
+                    choice = "string_param" if isinstance(value, str) else "int64_param"
+                    setattr(told.parameters[name], choice, value)
+                raw = b""  # the parts are counted by the outputs
+            reply.raw_output_contents.append(raw)
         return reply
 
     def _arrays(self, request: Any, warnings: list[str]) -> dict[str, Array]:
@@ -234,8 +269,9 @@ class Doors:
             )
             warnings += more
             if asked.shared_memory_region is not None:
-                raise BadRequest(f"{where}: there is no shared memory of that name")
-            if raw:
+                part = inference.lent(asked, self._regions, f"{where}.parameters.")
+                found[each.name] = of_bytes(part, each.datatype, each.shape, where)
+            elif raw:
                 found[each.name] = of_bytes(raw.pop(0), each.datatype, each.shape, where)
             elif request.raw_input_contents:
                 raise BadRequest(f"{where} has no part in raw_input_contents")

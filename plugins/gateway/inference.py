@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import msgspec
 
 from clawai.plugins.gateway.fields import BadRequest, Form
+from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Array, Models, Told, Urgency, Version
 from clawai.plugins.gateway.typed import best, datatype
 from clawai.sdk.front import Front
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
+EXTENSIONS += ["system_shared_memory"]
 Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 _STATE = "models here keep nothing between two requests"
 
@@ -126,8 +128,38 @@ def read_wanted(
     warnings += more
     made = Wanted(name, bool(asked.binary_data), asked.classification)
     if asked.shared_memory_region is not None:
-        raise BadRequest(f"{where}shared_memory_region: there is none of that name")
+        if asked.shared_memory_byte_size is None:
+            raise BadRequest(f"{where}shared_memory_byte_size is missing", f"{where}parameters")
+        made.region, made.offset = asked.shared_memory_region, asked.shared_memory_offset
+        made.size = asked.shared_memory_byte_size
     return made
+
+
+def lent(asked: InputParameters, regions: Regions, where: str) -> bytes:
+    """The bytes of an input that lie in shared memory.
+
+    Raises:
+        BadRequest: they do not.
+    """
+    if asked.shared_memory_byte_size is None:
+        raise BadRequest(f"{where}shared_memory_byte_size is missing", f"{where}parameters")
+    place = asked.shared_memory_offset, asked.shared_memory_byte_size
+    return regions.read(asked.shared_memory_region or "", *place)
+
+
+def put(each: Wanted, raw: bytes, regions: Regions) -> dict[str, Any]:
+    """Write an output into shared memory; its ``parameters`` in the answer.
+
+    Raises:
+        BadRequest: there is no room.
+    """
+    if len(raw) > each.size:
+        text = f"the output {each.name!r} has {len(raw)} bytes; got room for {each.size}"
+        raise BadRequest(text, "shared_memory_byte_size")
+    regions.write(each.region, each.offset, raw)
+    said: dict[str, Any] = {"shared_memory_region": each.region}
+    said |= {"shared_memory_byte_size": len(raw)}
+    return said | ({"shared_memory_offset": each.offset} if each.offset else {})
 
 
 async def is_ready(kernel: Front) -> bool:

@@ -28,10 +28,13 @@ from clawai.plugins.gateway.inference import (
     describe_server,
     infer,
     is_ready,
+    lent,
     listed,
+    put,
     read_parameters,
     read_wanted,
 )
+from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import (
     Array,
     Models,
@@ -80,6 +83,18 @@ class Index(msgspec.Struct):
     ready: bool = False
 
 
+class Register(msgspec.Struct):
+    """``register`` of a region of shared memory"""
+
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
+    byte_size: Size
+    offset: Size = 0
+
+
+class Nothing(msgspec.Struct):
+    """A body that says nothing."""
+
+
 class Load(msgspec.Struct):
     """``load`` and ``unload``"""
 
@@ -90,11 +105,17 @@ INFER = Form(Infer)
 INPUT, OUTPUT = Form(InferInput), Form(InferOutput)
 INDEX = Form(Index, {"repository_name": "there is one store"})
 LOAD = Form(Load)
+REGISTER, NOTHING = Form(Register), Form(Nothing)
 
 
-def doors(kernel: Front, models: Models) -> Iterator[tuple[str, Door]]:
+def doors(kernel: Front, models: Models, regions: Regions) -> Iterator[tuple[str, Door]]:
     """Paths and what answers them."""
-    here = _KServe(kernel, models)
+    here = _KServe(kernel, models, regions)
+    shared = "/v2/systemsharedmemory"
+    for base in (shared, f"{shared}/region/{{name}}"):
+        yield f"{base}/status", Door("GET", here.regions)
+        yield f"{base}/unregister", Door("POST", here.unregister, NOTHING, optional=True)
+    yield f"{shared}/region/{{name}}/register", Door("POST", here.register, REGISTER)
     yield "/v2", Door("GET", here.server)
     yield "/v2/health/live", Door("GET", here.live)
     yield "/v2/health/ready", Door("GET", here.ready)
@@ -117,9 +138,10 @@ def owns(path: str) -> bool:
 
 
 class _KServe:
-    def __init__(self, kernel: Front, models: Models) -> None:
+    def __init__(self, kernel: Front, models: Models, regions: Regions) -> None:
         self._kernel = kernel
         self._models = models
+        self._regions = regions
 
     async def live(self, request: Request, body: bytes) -> Response:
         """Whether the server answers."""
@@ -171,6 +193,26 @@ class _KServe:
             await self._models.unload(model, urgency_of(request))
         return JSONResponse({}, headers=warned(warnings))
 
+    async def regions(self, request: Request, body: bytes) -> Response:
+        """The shared memory that is registered, or one region of it."""
+        found = self._regions.listed(request.path_params.get("name", ""))
+        return JSONResponse([each.told() for each in found])
+
+    async def register(self, request: Request, body: bytes) -> Response:
+        """Use shared memory of the program that asks."""
+        asked, warnings = REGISTER.read(body)
+        assert request.client
+        where = request.path_params["name"], asked.key, asked.offset, asked.byte_size
+        peer = request.client.host, request.client.port
+        await self._regions.register(*where, peer)
+        return JSONResponse({}, headers=warned(warnings))
+
+    async def unregister(self, request: Request, body: bytes) -> Response:
+        """Let go of a region of shared memory, or of all."""
+        _, warnings = NOTHING.read(body)
+        self._regions.unregister(request.path_params.get("name", ""))
+        return JSONResponse({}, headers=warned(warnings))
+
     async def infer(self, request: Request, body: bytes) -> Response:
         """A model's outputs for some inputs."""
         if encoding := request.headers.get("content-encoding"):
@@ -180,7 +222,7 @@ class _KServe:
         asked, warnings = INFER.take(_loads(head))
         parameters, urgency, more = read_parameters(asked.parameters, urgency_of(request))
         warnings += more
-        arrays = _Inputs(tail, warnings).arrays(asked.inputs)
+        arrays = _Inputs(tail, warnings, self._regions).arrays(asked.inputs)
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))
         running = infer(self._models, model, arrays, wanted, urgency)
@@ -189,7 +231,7 @@ class _KServe:
             each.binary |= parameters.binary_data_output
         said = {"model_name": model.name, "model_version": str(model.number)}
         said |= {"id": asked.id} if asked.id else {}
-        return _answered(said, found, warnings)
+        return _answered(said, found, warnings, self._regions)
 
 
 def _named(request: Request) -> tuple[str, str]:
@@ -215,9 +257,10 @@ def _loads(head: bytes) -> Any:
 class _Inputs:
     """The arrays of a request, as they are read one after the other."""
 
-    def __init__(self, tail: memoryview, warnings: list[str]) -> None:
+    def __init__(self, tail: memoryview, warnings: list[str], regions: Regions) -> None:
         self._tail = tail
         self._warnings = warnings
+        self._regions = regions
 
     def arrays(self, inputs: Sequence[Any]) -> dict[str, Array]:
         """All of them, by name.
@@ -248,14 +291,15 @@ class _Inputs:
             text = f"{where}data: an input has data, or binary_data_size, or shared_memory_region"
             raise BadRequest(text, f"{where}data")
         if asked.shared_memory_region is not None:
-            raise BadRequest(f"{where}shared_memory_region: there is none of that name")
+            raw = lent(asked, self._regions, f"{where}parameters.")
+            return of_bytes(raw, each.datatype, each.shape, f"{where}data")
         if asked.binary_data_size is not None:
             size = asked.binary_data_size
             if size > len(self._tail):
                 text = f"{where}binary_data_size is {size}; {len(self._tail)} bytes are left"
                 raise BadRequest(text, f"{where}parameters")
-            raw, self._tail = self._tail[:size], self._tail[size:]
-            return of_bytes(raw, each.datatype, each.shape, f"{where}data")
+            part, self._tail = self._tail[:size], self._tail[size:]
+            return of_bytes(part, each.datatype, each.shape, f"{where}data")
         items, shape = flat(each.data, f"{where}data")
         if len(shape) > 1 and list(shape) != each.shape:  # else it is flattened, as one may
             text = f"{where}data has the shape {list(shape)}, and says {each.shape}"
@@ -270,7 +314,10 @@ def _wanted(given: Any, at: int, warnings: list[str]) -> Wanted:
 
 
 def _answered(
-    said: dict[str, Any], found: Sequence[tuple[Wanted, Array]], warnings: list[str]
+    said: dict[str, Any],
+    found: Sequence[tuple[Wanted, Array]],
+    warnings: list[str],
+    regions: Regions,
 ) -> Response:
     """The outputs, as each is wanted: in the JSON or behind it."""
     outputs, tail = [], []
@@ -280,7 +327,9 @@ def _answered(
             "datatype": datatype(array.dtype.str),
             "shape": list(array.shape),
         }
-        if each.binary:
+        if each.region:
+            told["parameters"] = put(each, to_bytes(array), regions)
+        elif each.binary:
             raw = to_bytes(array)
             tail.append(raw)
             told["parameters"] = {"binary_data_size": len(raw)}

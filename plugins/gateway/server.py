@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clawai.plugins.gateway.app import Gateway
 from clawai.plugins.gateway.either import Either
+from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.plugin import Context
 
 LOOK = 0.05
@@ -40,7 +41,8 @@ def run(ctx: Context, listener: socket.socket) -> dict[str, int]:
 
 async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
     async with ctx.front() as kernel:
-        gateway = Gateway(kernel, ctx.log)
+        regions = Regions(ctx.shared_memory)
+        gateway = Gateway(kernel, ctx.log, regions)
         grpc = gateway.grpc.server()
 
         def either(server_state: Any, **options: Any) -> Either:
@@ -73,5 +75,6 @@ async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
                 break
             await asyncio.sleep(LOOK)
         await serving
+        regions.close()
         ctx.checkpoint()
         return {"requests": gateway.requests}

@@ -125,6 +125,10 @@ def _what(row: audit.Record) -> str:
     if event == "accept":
         who = spoken(_text(row.get("address")), _number(row.get("peer_port")))
         return f"{who} connected to port {_number(row.get('port'))}"
+    if event == "memory":
+        reason = _text(row.get("reason"))
+        what = f"the shared memory {_text(row.get('name'))} of user {_number(row.get('owner'))}"
+        return f"{what}: {reason}" if reason else f"{what} was opened"
     if event == "grant":
         parts = [f"may {verb} {_text(row[key])}" for verb, key in _GRANTS if row.get(key)]
         return ", ".join(parts) or "nothing"
@@ -135,7 +139,11 @@ def _what(row: audit.Record) -> str:
     return _text(row.get("reason"))
 
 
-_GRANTS = (("connect to", "network"), ("listen on", "listen"))
+_GRANTS = (
+    ("connect to", "network"),
+    ("listen on", "listen"),
+    ("have shared memory opened:", "memory"),
+)
 
 
 def _text(value: Any) -> str:

@@ -29,7 +29,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         kernel.remove()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     """One gateway with models that take tensors; ``plus`` has the versions 2 and 3."""
     port, folder = free_port(), tmp_path_factory.mktemp("models")
