@@ -61,6 +61,11 @@ class Sampler:
         self._random: Any = None
         """Made for the first draw: who takes the likeliest token needs none."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the likeliest token always, which costs next to nothing."""
+        return self.settings.temperature < _GREEDY or self.settings.top_k == 1
+
     def pick(self, logits: Any, best: int | None = None) -> int:
         """A token id from ``logits``, float32 (vocabulary,), which stay as they are.
 
@@ -74,7 +79,7 @@ class Sampler:
             best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
         if not np.isfinite(logits[best]):
             raise ClawError("bad_model", "the model computed logits that are no finite numbers")
-        if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
+        if self.plain:
             return best
         if self._random is None:
             self._random = np.random.Generator(np.random.PCG64(self.settings.seed))

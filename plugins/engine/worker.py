@@ -13,7 +13,7 @@ import msgspec
 
 from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
-from clawai.plugins.engine.flow import joined
+from clawai.plugins.engine.flow import GAP, joined
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling, warm_draws
 from clawai.plugins.engine.tokenizer import Tokenizer
@@ -200,11 +200,15 @@ class Engine:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
-                generator = joined(
-                    self._loaded.generate(
-                        request, seat, lambda part: ctx.progress(part, "reading the prompt"), ids
-                    )
+                texts = self._loaded.generate(
+                    request,
+                    seat,
+                    lambda part: ctx.progress(part, "reading the prompt"),
+                    ids,
+                    GAP,
                 )
+                # With stop strings they come sooner than anyone reads.
+                generator = joined(texts) if request.stop else texts
                 while True:
                     try:
                         text = next(generator)
