@@ -197,10 +197,9 @@ class Seat:
         try:
             self.writer = writer
             self.pend(writer.next())  # not earlier: the first token was on its way
-            while self.pending or self.fresh:
-                if tokens := self.turns.handful(self):
-                    yield from self._parts(writer, tokens)
-                else:
+            while (tokens := self.turns.handful(self)) is not None:
+                yield from self._parts(writer, tokens)
+                if not tokens:
                     self._turn(writer)
             if self.fault:
                 raise self.fault
@@ -209,10 +208,12 @@ class Seat:
 
     def _parts(self, writer: Writer, tokens: list[int]) -> Iterator[list[int]]:
         """A handful as it is handed out, and when the next one is due."""
+        if not tokens:
+            return
         gap = int(writer.gap * 1e9)
         self.due = time.monotonic_ns() + gap
         self.late = self.due + gap
-        if writer.gap and tokens:
+        if gap:
             yield tokens
         else:
             yield from ([token] for token in tokens)
@@ -224,15 +225,17 @@ class Seat:
         self.one = len(tokens) == 1
         self.token = tokens[0] if self.one and self.turns.joins(self) else None
 
-    def chosen(self, writer: Writer, logits: Any) -> list[int]:
-        """What the writer makes of them; a fault of it ends the answer."""
+    def chosen(self, writer: Writer, logits: Any) -> tuple[list[int], list[int]]:
+        """The tokens that the writer makes of them, and what is to be run for the next.
+
+        A fault of it ends the answer.
+        """
         try:
             tokens = writer.choose(logits, self.likeliest)
-            self.pend(writer.next())
+            return tokens, writer.next()
         except Exception as fault:
-            self.fault, self.pending = fault, []
-            return []
-        return tokens
+            self.fault = fault
+            return [], []
 
     @property
     def wanted(self) -> bool:
@@ -260,7 +263,7 @@ class Seat:
             self.told = False
             logits, self.logits = self.logits, None
             if logits is not None:
-                self.turns.add(self, self.chosen(writer, logits))
+                self.turns.add(self, *self.chosen(writer, logits))
 
     def _alone(self, writer: Writer) -> None:
         """Run its next tokens, and those behind them while nobody waits."""
@@ -271,14 +274,14 @@ class Seat:
                 logits = self._ran()
                 if logits is not None and writer.plain:
                     self.turns.lap(self)
-                    self.turns.add(self, self.chosen(writer, logits))
+                    self.turns.add(self, *self.chosen(writer, logits))
                     logits = None
                     goes_on = self.turns.keeps(self)
             finally:
                 if not goes_on:
                     self.turns.give(self, left=self.begun)
         if logits is not None:
-            self.turns.add(self, self.chosen(writer, logits))
+            self.turns.add(self, *self.chosen(writer, logits))
 
     def _ran(self) -> Any:
         """The logits of its next tokens; None: the run has left."""
@@ -472,8 +475,8 @@ class Turns:
         rank, now = self._ranks[seat.rank], time.monotonic_ns()
         if rank.absent and rank.until > now:
             return min(LOOK, (rank.until - now) / 1e9 + 1e-4)
-        if seat.fresh and (holder := self._holder) and holder.crew and holder.rank == seat.rank:
-            # The step looks at control words, and whoever runs it calls who has a handful.
+        if seat.writer and seat.crew and seat.crew.running:
+            # The step looks at its control word, and who runs it calls it for a handful.
             return max(LOOK, (seat.due - now) / 1e9)
         return LOOK
 
@@ -579,23 +582,26 @@ class Turns:
             self._ranks[seat.rank].stepped = seat.one
             return True
 
-    def add(self, seat: Seat, tokens: list[int]) -> None:
-        """These of its answer are chosen."""
+    def add(self, seat: Seat, tokens: list[int], pending: list[int]) -> None:
+        """These of its answer are chosen, and those are to be run."""
         with self._lock:
             seat.fresh += tokens
+            seat.pend(pending)
 
-    def handful(self, seat: Seat) -> list[int]:
-        """The tokens that are due, if there are any."""
+    def handful(self, seat: Seat) -> list[int] | None:
+        """The tokens that are due, if there are any; None: the answer is over."""
         with self._lock:
             if seat.pending and not seat.ripe:
                 return []
+            if not seat.pending and not seat.fresh:
+                return None
             tokens, seat.fresh = seat.fresh, []
             return tokens
 
     def step(self, seat: Seat) -> bool:
         """Run the step of its crew. Returns whether the next turn is its own, too."""
         crew, outcome, failed = seat.crew, None, True
-        said: dict[Seat, list[int]] = {}
+        said: dict[Seat, tuple[list[int], list[int]]] = {}
         assert crew is not None
         try:
             outcome = crew.step()
@@ -643,7 +649,11 @@ class Turns:
         return time.monotonic_ns() - self._since
 
     def _settle(
-        self, crew: Crew, outcome: list[Any], said: dict[Seat, list[int]], took: int
+        self,
+        crew: Crew,
+        outcome: list[Any],
+        said: dict[Seat, tuple[list[int], list[int]]],
+        took: int,
     ) -> None:
         """Dissolve a crew: who has said its token goes on, the others are told of theirs."""
         self._batches.append(crew.batch)
@@ -653,7 +663,9 @@ class Turns:
                 continue
             mate.crew = None
             if mate in said and mate.writer:
-                mate.fresh += said[mate]
+                tokens, pending = said[mate]
+                mate.fresh += tokens
+                mate.pend(pending)
                 if mate.pending and len(mate.fresh) < HANDFUL:
                     self._waiting.append(mate)
             else:
