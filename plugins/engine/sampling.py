@@ -7,6 +7,7 @@ Nucleus sampling (top-p): Holtzman et al. 2020, arXiv:1904.09751.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,9 @@ class Sampler:
         """
         if best is None:
             best = int(np.argmax(logits))  # the first of equals; a NaN counts as the largest
-        if not np.isfinite(logits[best]):
+        if not isfinite(logits.item(best)):  # as np.isfinite, in a tenth of the time
             raise ClawError("bad_model", "the model computed logits that are no finite numbers")
-        if self.plain:
+        if self.settings.temperature < _GREEDY or self.settings.top_k == 1:
             return best
         if self._random is None:
             self._random = np.random.Generator(np.random.PCG64(self.settings.seed))

@@ -225,7 +225,7 @@ class Seat:
         self.one = len(tokens) == 1
         self.token = tokens[0] if self.one and self.turns.joins(self) else None
 
-    def chosen(self, writer: Writer, logits: Any) -> tuple[list[int], list[int]]:
+    def chosen(self, writer: Writer, logits: Any) -> "Said":
         """The tokens that the writer makes of them, and what is to be run for the next.
 
         A fault of it ends the answer.
@@ -312,6 +312,10 @@ class Seat:
     def must_obey(self) -> bool:
         """Whether the control word says anything but go."""
         return self.control is not None and bool(self.control[0] & 0xFF)
+
+
+Said = tuple[list[int], list[int]]
+"""The tokens that a writer has said, and what is to be run for the next."""
 
 
 @dataclass(slots=True)
@@ -601,7 +605,7 @@ class Turns:
     def step(self, seat: Seat) -> bool:
         """Run the step of its crew. Returns whether the next turn is its own, too."""
         crew, outcome, failed = seat.crew, None, True
-        said: dict[Seat, tuple[list[int], list[int]]] = {}
+        said: dict[Seat, Said] = {}
         assert crew is not None
         try:
             outcome = crew.step()
@@ -609,9 +613,7 @@ class Turns:
             # stand in line for it twice. Between two steps a core has nothing else to do.
             for mate, logits in zip(crew.rows, outcome, strict=True):
                 if mate and logits is not None:
-                    mate.likeliest = mate.sequence.likeliest
-                    if mate.likeliest is None:
-                        mate.likeliest = int(logits[-1].argmax())
+                    mate.likeliest = int(logits[-1].argmax())
                     writer = mate.writer
                     if writer and writer.plain:
                         said[mate] = mate.chosen(writer, logits)
@@ -624,23 +626,52 @@ class Turns:
                     mate.token = None
         finally:
             with self._lock:
-                took = self._end()
-                for mate in crew.rows:
-                    if mate:
-                        mate.spent += took
-                crew.running = False
-                if failed:
-                    crew.batch.forget()
-                    outcome = [None] * len(crew.rows)
-                if outcome is None:
-                    self._waiting += [mate for mate in crew.rows if mate and mate.parked]
-                else:
-                    self._settle(crew, outcome, said, took)
-                    self._lead(seat)
-                self._lock.notify_all()
-                self._next(seat)
-                seat.parked = False
+                self._ended(seat, crew, [None] * len(crew.rows) if failed else outcome, said)
         return self._holder is seat
+
+    def _ended(
+        self, seat: Seat, crew: Crew, outcome: list[Any] | None, said: "dict[Seat, Said]"
+    ) -> None:
+        """A crew's step has ended, or left: who goes on, and with what."""
+        took = self._end()
+        for mate in crew.rows:
+            if mate:
+                mate.spent += took
+        for mate, (tokens, pending) in said.items():
+            if mate.writer:
+                mate.fresh += tokens
+                mate.pend(pending)
+        if self._lasts(seat, crew, said):
+            crew.begun, self._holder, self._since = False, seat, time.monotonic_ns()
+            return
+        crew.running = False
+        if outcome is None:
+            self._waiting += [mate for mate in crew.rows if mate and mate.parked]
+        else:
+            self._settle(crew, outcome, said, took)
+            self._lead(seat)
+        self._lock.notify_all()
+        self._next(seat)
+        seat.parked = False
+
+    def _lasts(self, seat: Seat, crew: Crew, said: "dict[Seat, Said]") -> bool:
+        """Whether the same crew takes the next step: all of it goes on, and nobody else waits."""
+        if self._waiting or len(said) < len(crew.rows) or seat.wanted:
+            return False
+        for mate in said:
+            if not mate.writer or mate.token is None or len(mate.fresh) >= HANDFUL:
+                return False
+        self._count += 1
+        for mate in said:
+            mate.last = self._count
+            self._call(mate)
+        return True
+
+    def _call(self, seat: Seat) -> None:
+        """Wake its thread if there is something for it to do."""
+        if seat.parked and seat.wanted:
+            seat.parked = False
+            seat.called.set()
 
     def _end(self) -> int:
         """Nobody has a turn. Returns how long it took."""
@@ -648,14 +679,9 @@ class Turns:
         self._holder = None
         return time.monotonic_ns() - self._since
 
-    def _settle(
-        self,
-        crew: Crew,
-        outcome: list[Any],
-        said: dict[Seat, tuple[list[int], list[int]]],
-        took: int,
-    ) -> None:
+    def _settle(self, crew: Crew, outcome: list[Any], said: "dict[Seat, Said]", took: int) -> None:
         """Dissolve a crew: who has said its token goes on, the others are told of theirs."""
+        crew.batch.forget()  # it may have failed
         self._batches.append(crew.batch)
         done = set()
         for mate, logits in zip(crew.rows, outcome, strict=True):
@@ -663,9 +689,6 @@ class Turns:
                 continue
             mate.crew = None
             if mate in said and mate.writer:
-                tokens, pending = said[mate]
-                mate.fresh += tokens
-                mate.pend(pending)
                 if mate.pending and len(mate.fresh) < HANDFUL:
                     self._waiting.append(mate)
             else:
@@ -673,9 +696,7 @@ class Turns:
                 if logits is not None:
                     done.add(mate)
                     rank = mate.rank
-            if mate.wanted and mate.parked:
-                mate.parked = False
-                mate.called.set()
+            self._call(mate)
         if done:
             self._gather(rank, done, took)
 
