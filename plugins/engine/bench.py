@@ -22,7 +22,7 @@ from clawai.plugins.engine.flow import GAP
 from clawai.plugins.engine.generate import Author, Outcome, Request, Session
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.sampling import Sampler, Sampling
-from clawai.plugins.engine.turns import Seat
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer

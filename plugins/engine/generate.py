@@ -16,8 +16,9 @@ import numpy as np
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.sampling import Sampler, Sampling
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Turns
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Plan, Stopped
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-from clawai.plugins.engine.turns import Seat
+from clawai.plugins.engine.seats import Seat
 
 DRAFTS = 15
 """Tokens of a draft at most: with the known one as many rows as are cheap together."""

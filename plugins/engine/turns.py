@@ -24,16 +24,17 @@ does not depend on what ran beside it, or on when it was interrupted.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from clawai.plugins.engine.bell import Bell
+from clawai.plugins.engine import seats
+from clawai.plugins.engine.seats import Crew, Said, Seat
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.model.driver import Batch, Left, Plan, Sequence
+from clawai.sdk.model.driver import Left, Plan, Sequence
 
 SLICE = 0.02
 """Seconds until a turn ends for an equal one that waits: a prompt is cut, a token is shorter."""
@@ -41,8 +42,6 @@ LOOK = 0.02
 """Seconds between two looks of a waiting task at its control word."""
 GATHER = 0.25
 """Part of the time of a step for which the next one waits for tasks that are not back."""
-HANDFUL = 64
-"""Tokens that an answer is ahead of its own thread at most: who sends slowly is waited for."""
 
 WORTH = 16
 """So many tokens are worth taking a sequence that holds them, and losing the rest of it."""
@@ -55,267 +54,6 @@ def alike(held: TokenIds, prompt: TokenIds) -> int:
     if list(held[:most]) == list(prompt[:most]):
         return most
     return next(at for at in range(most) if held[at] != prompt[at])
-
-
-class Writer(Protocol):
-    """Says the tokens of an answer. One call at a time, from any task's thread."""
-
-    @property
-    def gap(self) -> float:
-        """Seconds from one handful of tokens to the next; 0: each comes by itself."""
-
-    @property
-    def plain(self) -> bool:
-        """Choosing takes next to no time: others wait for it."""
-
-    def choose(self, logits: Any, likeliest: int | None) -> list[int]:
-        """The next tokens by these rows of logits: one, or more where drafts were right."""
-
-    def next(self) -> list[int]:
-        """What is to be run for the following ones: a token, and drafts; nothing: it is over."""
-
-
-@dataclass(eq=False, slots=True)
-class Crew:
-    """Tasks whose next tokens are computed in one step; any of them may run it on."""
-
-    batch: Batch
-    rows: "list[Seat | None]"
-    """None: the task has ended."""
-    running: bool = True
-    begun: bool = False
-
-    def step(self) -> list[Any]:
-        """Logits of each row, or None; ``Left`` as from ``Batch``."""
-        if self.begun:
-            return self.batch.resume()
-        self.begun = True
-        members = [seat for seat in self.rows if seat]
-        return self.batch.run(
-            [seat.sequence for seat in members], [seat.token or 0 for seat in members]
-        )
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """A task at the model: its sequence, its rank and its control word."""
-
-    turns: "Turns"
-    sequence: Sequence
-    rank: int
-    deadline: float
-    checkpoint: Callable[[], None]
-    """Obeys the control word: returns, waits or raises, as ``Context.checkpoint``."""
-    control: memoryview | None
-    last: int = 0
-    """Number of its last turn."""
-    spent: int = 0
-    """Nanoseconds of all its turns."""
-    called: Bell = field(default_factory=Bell)
-    tokens: list[int] = field(default_factory=list)
-    """What it has put into its sequence, the beginning that was there included."""
-    # What follows is guarded by the lock of ``turns``.
-    one: bool = False
-    """It wants a single token, not a prompt."""
-    token: int | None = None
-    """With which it can join a step."""
-    crew: Crew | None = None
-    """The step that it has joined."""
-    parked: bool = False
-    """Its thread waits to be called."""
-    told: bool = False
-    """Its step has ended; ``logits`` are its own, None if it was taken out."""
-    logits: Any = None
-    likeliest: int | None = None
-    """The first of the likeliest tokens by the last row of its last logits; None: not known."""
-    writer: Writer | None = None
-    """Of the answer that is being written."""
-    pending: list[int] = field(default_factory=list)
-    """What the answer runs next; empty: it is over."""
-    begun: bool = False
-    """A run of it has left, outside of a step."""
-    fresh: list[int] = field(default_factory=list)
-    """Tokens of the answer that its thread has not been given."""
-    due: int = 0
-    """When it is to have them, on ``time.monotonic_ns``'s clock."""
-    late: int = 0
-    """When it is to have them at the latest, if others have theirs."""
-    fault: Exception | None = None
-    """What its writer failed with."""
-
-    @property
-    def key(self) -> tuple[int, float, int]:
-        """Lower is sooner."""
-        return self.rank, self.deadline, self.last
-
-    def run(self, tokens: list[int], *, all_logits: bool = False) -> Any:
-        """Append ``tokens``, in as many turns as it takes; as ``Sequence.run``.
-
-        Raises:
-            Stopped: the control word said so.
-        """
-        self.tokens += tokens
-        go_on: Callable[[], Any] = lambda: self.sequence.run(tokens, all_logits=all_logits)  # noqa: E731
-        self.one = len(tokens) == 1 and not all_logits
-        self.token = tokens[0] if self.one and self.turns.joins(self) else None
-        self.likeliest = None
-        while True:
-            mine = self.turns.take(self)
-            if mine and self.crew is None:
-                self.token = None  # begun alone, it is finished alone
-                left = False
-                try:
-                    logits = go_on()
-                    # A driver may not look: its sequences need not have it.
-                    self.likeliest = getattr(self.sequence, "likeliest", None)
-                    return logits
-                except Left:
-                    go_on, left = self.sequence.resume, True
-                finally:
-                    self.turns.give(self, left=left)
-            else:
-                if mine:
-                    self.turns.step(self)
-                if self.told:
-                    self.told = False
-                    logits, self.logits = self.logits, None
-                    if logits is not None:
-                        return logits
-
-    def write(self, writer: Writer, logits: Any) -> Iterator[list[int]]:
-        """The tokens of an answer in handfuls, while the next ones are on their way.
-
-        Args:
-            writer: who says them.
-            logits: of the last run, its last row alone: (1, vocabulary).
-
-        Raises:
-            Stopped: the control word said so.
-            Exception: what the writer raised, or a run.
-        """
-        yield from self._parts(writer, writer.choose(logits, self.likeliest))
-        try:
-            self.writer = writer
-            self.pend(writer.next())  # not earlier: the first token was on its way
-            while (tokens := self.turns.handful(self)) is not None:
-                yield from self._parts(writer, tokens)
-                if not tokens:
-                    self._turn(writer)
-            if self.fault:
-                raise self.fault
-        finally:
-            self.turns.withdraw(self)
-
-    def _parts(self, writer: Writer, tokens: list[int]) -> Iterator[list[int]]:
-        """A handful as it is handed out, and when the next one is due."""
-        if not tokens:
-            return
-        gap = int(writer.gap * 1e9)
-        self.due = time.monotonic_ns() + gap
-        self.late = self.due + gap
-        if gap:
-            yield tokens
-        else:
-            yield from ([token] for token in tokens)
-
-    def pend(self, tokens: list[int]) -> None:
-        """These are to be run next."""
-        self.pending = tokens
-        self.tokens[self.sequence.position :] = tokens
-        self.one = len(tokens) == 1
-        self.token = tokens[0] if self.one and self.turns.joins(self) else None
-
-    def chosen(self, writer: Writer, logits: Any) -> "Said":
-        """The tokens that the writer makes of them, and what is to be run for the next.
-
-        A fault of it ends the answer.
-        """
-        try:
-            tokens = writer.choose(logits, self.likeliest)
-            return tokens, writer.next()
-        except Exception as fault:
-            self.fault = fault
-            return [], []
-
-    @property
-    def wanted(self) -> bool:
-        """Whether its thread has something to do other than to run its next tokens."""
-        if self.told or self.writer is None:
-            return self.told
-        return not self.pending or self.ripe
-
-    @property
-    def ripe(self) -> bool:
-        """Whether it has a handful of tokens that is due."""
-        count = len(self.fresh)
-        return count > 0 and (count >= HANDFUL or time.monotonic_ns() >= self.due)
-
-    def _turn(self, writer: Writer) -> None:
-        """Have its next tokens run, by itself or by another."""
-        if len(self.pending) > 1 and not (self.begun or self.alone):
-            self.pend(writer.next())
-        mine = self.turns.take(self)
-        while mine and self.crew:
-            mine = self.turns.step(self)
-        if mine:
-            self._alone(writer)
-        elif self.told:
-            self.told = False
-            logits, self.logits = self.logits, None
-            if logits is not None:
-                self.turns.add(self, *self.chosen(writer, logits))
-
-    def _alone(self, writer: Writer) -> None:
-        """Run its next tokens, and those behind them while nobody waits."""
-        goes_on = True
-        while goes_on:
-            goes_on, logits = False, None
-            try:
-                logits = self._ran()
-                if logits is not None and writer.plain:
-                    self.turns.lap(self)
-                    self.turns.add(self, *self.chosen(writer, logits))
-                    logits = None
-                    goes_on = self.turns.keeps(self)
-            finally:
-                if not goes_on:
-                    self.turns.give(self, left=self.begun)
-        if logits is not None:
-            self.turns.add(self, *self.chosen(writer, logits))
-
-    def _ran(self) -> Any:
-        """The logits of its next tokens; None: the run has left."""
-        go_on, self.begun = self.begun, False
-        self.token = None  # begun alone, it is finished alone
-        try:
-            if go_on:
-                logits = self.sequence.resume()
-            else:
-                logits = self.sequence.run(self.pending, all_logits=len(self.pending) > 1)
-        except Left:
-            self.begun = True
-            return None
-        # A driver may not look: its sequences need not have it.
-        self.likeliest = getattr(self.sequence, "likeliest", None)
-        return logits
-
-    def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on."""
-        self.sequence.rewind(position)
-        del self.tokens[position:]
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other task of its class has a seat: nobody's token could share its runs."""
-        return self.turns.seated(self.rank) == 1
-
-    def must_obey(self) -> bool:
-        """Whether the control word says anything but go."""
-        return self.control is not None and bool(self.control[0] & 0xFF)
-
-
-Said = tuple[list[int], list[int]]
-"""The tokens that a writer has said, and what is to be run for the next."""
 
 
 @dataclass(slots=True)
@@ -630,7 +368,7 @@ class Turns:
         return self._holder is seat
 
     def _ended(
-        self, seat: Seat, crew: Crew, outcome: list[Any] | None, said: "dict[Seat, Said]"
+        self, seat: Seat, crew: Crew, outcome: list[Any] | None, said: dict[Seat, Said]
     ) -> None:
         """A crew's step has ended, or left: who goes on, and with what."""
         took = self._end()
@@ -654,12 +392,12 @@ class Turns:
         self._next(seat)
         seat.parked = False
 
-    def _lasts(self, seat: Seat, crew: Crew, said: "dict[Seat, Said]") -> bool:
+    def _lasts(self, seat: Seat, crew: Crew, said: dict[Seat, Said]) -> bool:
         """Whether the same crew takes the next step: all of it goes on, and nobody else waits."""
         if self._waiting or len(said) < len(crew.rows) or seat.wanted:
             return False
         for mate in said:
-            if not mate.writer or mate.token is None or len(mate.fresh) >= HANDFUL:
+            if not mate.writer or mate.token is None or len(mate.fresh) >= seats.HANDFUL:
                 return False
         self._count += 1
         for mate in said:
@@ -679,7 +417,7 @@ class Turns:
         self._holder = None
         return time.monotonic_ns() - self._since
 
-    def _settle(self, crew: Crew, outcome: list[Any], said: "dict[Seat, Said]", took: int) -> None:
+    def _settle(self, crew: Crew, outcome: list[Any], said: dict[Seat, Said], took: int) -> None:
         """Dissolve a crew: who has said its token goes on, the others are told of theirs."""
         crew.batch.forget()  # it may have failed
         self._batches.append(crew.batch)
@@ -689,7 +427,7 @@ class Turns:
                 continue
             mate.crew = None
             if mate in said and mate.writer:
-                if mate.pending and len(mate.fresh) < HANDFUL:
+                if mate.pending and len(mate.fresh) < seats.HANDFUL:
                     self._waiting.append(mate)
             else:
                 mate.logits, mate.told = logits, True

@@ -16,8 +16,8 @@ from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import GAP, joined
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.sampling import Sampling, warm_draws
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
-from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.model import gguf, llama
