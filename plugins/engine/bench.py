@@ -18,12 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from clawai.plugins.engine.generate import Outcome, Request, Session
-from clawai.plugins.engine.lookup import DRAFTS
+from clawai.plugins.engine.flow import GAP
+from clawai.plugins.engine.generate import Author, Outcome, Request, Session
+from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.sampling import Sampler, Sampling
-from clawai.plugins.engine.turns import Seat
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.worker import Engine
 from clawai.sdk import hooks
 from clawai.sdk.cli.bench import peer
@@ -94,6 +93,11 @@ class Host:
         return hooks.quantize(self._plugins, weights, dtype, importance)
 
 
+def greedy(seat: Seat, count: int) -> Author:
+    """Says so many of the likeliest tokens, as a task without drafts does."""
+    return Author(Sampler(Sampling()), (), count, Ahead(seat, (), Costs(), 0), GAP)
+
+
 class Ours:
     """A loaded model, greedy."""
 
@@ -101,54 +105,42 @@ class Ours:
         self._session = session
         self._turns = session.turns
         self._seat = seat
-        self._next = 0
-
-    def _likeliest(self, tokens: list[int]) -> int:
-        """The token after these; as ``Sampler.pick`` takes it."""
-        logits = self._seat.run(tokens)[-1]
-        best = self._seat.likeliest
-        return int(np.argmax(logits)) if best is None else best
+        self._logits: Any = None
 
     def prefill(self, tokens: Sequence[int]) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``."""
-        self._seat.sequence.rewind(0)
+        self._seat.rewind(0)
         start = time.perf_counter()
-        self._next = self._likeliest(list(tokens))
+        self._logits = self._seat.run(list(tokens))[-1:]
+        greedy(self._seat, 1).choose(self._logits, self._seat.likeliest)
         return time.perf_counter() - start
 
     def decode(self, count: int) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``."""
-        token = self._next
         start = time.perf_counter()
-        for _ in range(count):
-            token = self._likeliest([token])
+        self.write(count + 1)
         return time.perf_counter() - start
 
     def write(self, count: int) -> list[int]:
         """See ``clawai.sdk.cli.bench.peer.Writer``."""
-        tokens = [self._next]
-        while len(tokens) < count:
-            tokens.append(self._likeliest(tokens[-1:]))
-        return tokens
+        handfuls = self._seat.write(greedy(self._seat, count), self._logits)
+        return [token for tokens in handfuls for token in tokens]
 
     def parallel(self, prompts: Sequence[Sequence[int]], count: int) -> float:
         """See ``clawai.sdk.cli.bench.peer.Peer``. A thread and a seat each, as tasks have."""
         ready = threading.Barrier(len(prompts) + 1)
-        sampler = Sampler(Sampling())
 
-        def answer(prompt: Sequence[int]) -> None:
+        def answer(prompt: Sequence[int]) -> int:
             with self._turns.seat() as seat:
-                token = sampler.pick(seat.run(list(prompt))[-1], seat.likeliest)
+                logits = seat.run(list(prompt))[-1:]
                 ready.wait()
-                for _ in range(count):
-                    token = sampler.pick(seat.run([token])[-1], seat.likeliest)
+                return sum(map(len, seat.write(greedy(seat, count + 1), logits)))
 
         with ThreadPoolExecutor(len(prompts)) as threads:
             answers = [threads.submit(answer, prompt) for prompt in prompts]
             ready.wait()
             start = time.perf_counter()
-            for each in answers:
-                each.result()
+            assert all(each.result() == count + 1 for each in answers)
             return time.perf_counter() - start
 
     def reply(self, text: str, count: int, drafts: bool) -> dict[str, Any]:

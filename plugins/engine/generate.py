@@ -6,7 +6,8 @@ characters only, and never the beginning of a stop string that then completes.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +18,17 @@ from clawai.plugins.engine.constrain import Grammars
 from clawai.plugins.engine.lookup import DRAFTS, Ahead, Costs
 from clawai.plugins.engine.rules import Penalties
 from clawai.plugins.engine.sampling import Rule, Sampler, Sampling
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.tools import TAGS, Calls, Splitter
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Turns
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Plan, Stopped
 
 PREFILL_CHUNK = 512
 """Tokens of one C call of a prefill; progress is told between two."""
+STOP_GAP = 0.01
+"""Seconds from one look for a stop string to the next, where tokens come by themselves."""
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 
@@ -44,6 +48,11 @@ class Request:
     penalties: Penalties | None = None
     rules: Sequence[Rule] = ()
     """Besides them, of this one answer."""
+
+    @property
+    def ruled(self) -> bool:
+        """Whether anything but its sampling has a say in its tokens, or looks at them."""
+        return bool(self.rules or (self.penalties and self.penalties.rules(())))
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
@@ -127,6 +136,57 @@ class StopWatch:
         return next((n for n in range(most, 0, -1) if self._held.endswith(stop[:n])), 0)
 
 
+class Author:
+    """Says the tokens of an answer, until the model ends it or there are enough (``Writer``)."""
+
+    def __init__(
+        self, sampler: Sampler, ends: Collection[int], limit: int, ahead: Ahead, gap: float = 0
+    ) -> None:
+        self.gap = gap
+        self.plain = sampler.plain
+        self._sampler = sampler
+        self._ends = ends
+        self._left = limit
+        self._ahead = ahead
+        self._last = 0
+        self.reason = ""
+        """Why it is over: stop, length; else it is not."""
+
+    def choose(self, logits: Any, likeliest: int | None) -> list[int]:
+        """The next tokens by these rows, those that end the model's text left out.
+
+        Args:
+            logits: float32 (1 + drafts, vocabulary).
+            likeliest: ``argmax`` of the row if there is one, and it is known.
+
+        Raises:
+            ClawError: as ``Sampler.pick``.
+        """
+        tokens: list[int] = []
+        self._ahead.ran()
+        for row in logits:
+            token = self._sampler.pick(row, likeliest if len(logits) == 1 else None)
+            if token in self._ends:
+                self.reason = "stop"
+                break
+            tokens.append(token)
+            self._left -= 1
+            if self._sampler.ended:
+                self.reason = "stop"
+                break
+            if not self._left:
+                self.reason = "length"
+                break
+            if not self._ahead.known(token):
+                break
+        self._last = token
+        return tokens
+
+    def next(self) -> list[int]:
+        """The last token and drafts; nothing if it is over."""
+        return [] if self.reason else self._ahead.next(self._last, self._left)
+
+
 class Session:
     """One model, ready to answer."""
 
@@ -203,6 +263,7 @@ class Session:
         seat: Seat,
         progress: Callable[[float], None] | None = None,
         ids: list[int] | None = None,
+        gap: float = 0,
     ) -> Generator[str, None, Outcome]:
         """Yield the answer in pieces; return how it ended.
 
@@ -211,6 +272,7 @@ class Session:
             seat: empty, or with a beginning of the prompt in it.
             progress: called with 0..1 while a long prompt is read.
             ids: of the prompt, if they are known (``encode``).
+            gap: seconds from one piece to the next, at least about; 0: one for each token.
 
         Raises:
             ClawError: see ``encode``.
@@ -226,25 +288,31 @@ class Session:
         logits = self._prefill(ids, seat, progress)
         prefilled = time.perf_counter_ns()
         watch, decoder = StopWatch(request.stop), self.tokenizer.stream()
-        ahead = Ahead(seat, ids, self.costs, self.drafts)
+        # What a rule has seen is told with its token: none is chosen before it is handed out.
+        ahead = Ahead(seat, ids, self.costs, 0 if request.ruled else self.drafts)
+        if request.stop:  # so many tokens behind one would be for nothing
+            gap = min(gap, STOP_GAP) if sampler.plain else 0
+        elif request.ruled:
+            gap = 0
+        author = Author(sampler, self.tokenizer.ends, limit, ahead, gap)
         pieces: list[str] = []
-        count, reason = 0, "length"
-        while True:
-            token = sampler.pick(logits, seat.likeliest)
-            if token in self.tokenizer.ends:
-                reason = "stop"
-                break
-            count += 1
-            text = watch.feed(decoder.feed(token))
-            if text:
-                pieces.append(text)
-                yield text
-            if watch.hit or sampler.ended:
-                reason = "stop"
-                break
-            if count >= limit:
-                break
-            logits = ahead.after(token, limit - count)
+        count = 0
+        with closing(seat.write(author, logits)) as handfuls:
+            for tokens in handfuls:
+                text = ""
+                for token in tokens:
+                    count += 1
+                    text += watch.feed(decoder.feed(token))
+                    if watch.hit:
+                        break
+                if text:
+                    pieces.append(text)
+                    yield text
+                if watch.hit:
+                    break
+        if watch.hit and seat.sequence.position >= (end := len(ids) + count):
+            seat.rewind(end - 1)  # what was computed behind the stop string
+        reason = "stop" if watch.hit else author.reason
         # What a model leaves unfinished at its end still is text, unless a stop string cut it off.
         rest = "" if watch.hit else watch.feed(decoder.finish()) + watch.finish()
         if rest:
@@ -270,7 +338,7 @@ class Session:
             if progress and len(ids) > PREFILL_CHUNK:
                 progress(min(1.0, (at + PREFILL_CHUNK) / len(ids)))
         assert logits is not None
-        return logits[-1]
+        return logits[-1:]
 
     def score(
         self, text: str, seat: Seat, progress: Callable[[float], None] | None = None

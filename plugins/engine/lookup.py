@@ -19,9 +19,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
-from clawai.plugins.engine.turns import Seat
+from clawai.plugins.engine.seats import Seat
 
 DRAFTS = 15
 """Tokens of a draft at most: with the known one as many rows as are cheap together."""
@@ -126,7 +125,7 @@ class History:
 
 
 class Ahead:
-    """The logits after each token of one answer; some come from a run that was ahead."""
+    """What one answer runs for its next tokens, and which rows of the logits count."""
 
     def __init__(self, seat: Seat, prompt: Sequence[int], costs: Costs, most: int = DRAFTS) -> None:
         self._seat = seat
@@ -137,38 +136,48 @@ class Ahead:
         self._drafts: list[int] = []
         self._row = 0
         """Of the drafts, how many were picked."""
-        self._rows: Any = None
+        self._over = 0
+        """Of the drafts, how many are in the cache."""
+        self._before: int | None = None
+        """What the seat had spent before the run, if that is to be measured."""
         self.drafted = 0
         self.accepted = 0
 
-    def after(self, token: int, left: int) -> Any:
-        """Logits (vocabulary,) behind ``token``, the next one of the answer; as ``Seat.run``.
+    def ran(self) -> None:
+        """The run of the last ``next`` is over."""
+        if self._before is not None and self._seat.alone:
+            self._costs.note(1 + len(self._drafts), self._seat.spent - self._before)
+        self._before = None
+        self.drafted += len(self._drafts)
+        self._over = len(self._drafts)
 
-        Args:
-            token: what was picked from the last ones.
-            left: how many tokens may still come.
-        """
-        if self._most:
-            if self._history is None:  # not earlier: the first token is on its way now
-                self._history = History(self._prompt)
+    def known(self, token: int) -> bool:
+        """``token`` is the next one of the answer: whether the run has what comes behind it."""
+        if self._history:
             self._history.add(token)
         if self._row < len(self._drafts) and self._drafts[self._row] == token:
             self._row += 1
             self.accepted += 1
-            return self._rows[self._row]
-        return self._run(token, left)
+            return True
+        return False
 
-    def _run(self, token: int, left: int) -> Any:
-        seat, history = self._seat, self._history
-        if self._drafts:
-            seat.rewind(seat.sequence.position - len(self._drafts) + self._row)
-        self._drafts, self._row = [], 0
-        alone = seat.alone
-        if history and alone:
-            self._drafts = history.draft(min(self._most, left - 1), self._costs.slope)
-            self.drafted += len(self._drafts)
-        before = seat.spent
-        self._rows = seat.run([token, *self._drafts], all_logits=bool(self._drafts))
-        if alone:
-            self._costs.note(1 + len(self._drafts), seat.spent - before)
-        return self._rows[0]
+    def next(self, token: int, left: int) -> list[int]:
+        """``token``, the last one that is known, and guesses of what follows.
+
+        May be called again before they run: a task that is not alone any more has no guesses.
+
+        Args:
+            token: what was picked from the last logits.
+            left: how many tokens may still come.
+        """
+        seat = self._seat
+        if self._most and self._history is None:  # not earlier: the first token is on its way now
+            self._history = History(self._prompt)
+            self._history.add(token)
+        if self._over:
+            seat.rewind(seat.sequence.position - self._over + self._row)
+        self._drafts, self._row, self._over = [], 0, 0
+        self._before = seat.spent if seat.alone else None
+        if self._history and seat.alone:
+            self._drafts = self._history.draft(min(self._most, left - 1), self._costs.slope)
+        return [token, *self._drafts]

@@ -7,9 +7,12 @@ and are delayed by one step a slice; then the nearest deadline, then whose last 
 Whoever comes with a higher class has the running turn leave between two ops; classes never share a
 step, so what is urgent does not pay for the rest.
 
-After a step the next one waits for those of the last that are not back yet (they choose their
-tokens and send them), for a quarter of the time that the step took at most. A lone task waits for
-nobody.
+An answer that takes the likeliest token has it chosen by the thread that ran the step, which goes
+on with the next one at once. The tasks' own threads sleep, and are called for a handful of tokens
+at a time: they make text of them behind the steps. Any of them may run the steps; who has a handful
+leaves that to one that sleeps. Where a choice takes long (a draw) the task's thread makes it: the
+next step waits for those of the last that are not back yet, for a quarter of the time that the step
+took at most. A lone task waits for nobody.
 
 A sequence that is free keeps the tokens of its last task. A task whose prompt begins with tokens
 that a task of the same principal has left takes that sequence and computes only what is new;
@@ -27,10 +30,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from clawai.plugins.engine.bell import Bell
+from clawai.plugins.engine import seats
+from clawai.plugins.engine.seats import Crew, Said, Seat
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
-from clawai.sdk.model.driver import Batch, Left, Plan, Sequence
+from clawai.sdk.model.driver import Left, Plan, Sequence
 
 SLICE = 0.02
 """Seconds until a turn ends for an equal one that waits: a prompt is cut, a token is shorter."""
@@ -38,7 +42,6 @@ LOOK = 0.02
 """Seconds between two looks of a waiting task at its control word."""
 GATHER = 0.25
 """Part of the time of a step for which the next one waits for tasks that are not back."""
-
 
 WORTH = 16
 """So many tokens are worth taking a sequence that holds them, and losing the rest of it."""
@@ -51,114 +54,6 @@ def alike(held: TokenIds, prompt: TokenIds) -> int:
     if list(held[:most]) == list(prompt[:most]):
         return most
     return next(at for at in range(most) if held[at] != prompt[at])
-
-
-@dataclass(eq=False, slots=True)
-class Crew:
-    """Tasks whose next tokens are computed in one step; any of them may run it on."""
-
-    batch: Batch
-    rows: "list[Seat | None]"
-    """None: the task has ended."""
-    running: bool = True
-    begun: bool = False
-
-    def step(self) -> list[Any]:
-        """Logits of each row, or None; ``Left`` as from ``Batch``."""
-        if self.begun:
-            return self.batch.resume()
-        self.begun = True
-        members = [seat for seat in self.rows if seat]
-        return self.batch.run(
-            [seat.sequence for seat in members], [seat.token or 0 for seat in members]
-        )
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """A task at the model: its sequence, its rank and its control word."""
-
-    turns: "Turns"
-    sequence: Sequence
-    rank: int
-    deadline: float
-    checkpoint: Callable[[], None]
-    """Obeys the control word: returns, waits or raises, as ``Context.checkpoint``."""
-    control: memoryview | None
-    last: int = 0
-    """Number of its last turn."""
-    spent: int = 0
-    """Nanoseconds of all its turns."""
-    called: Bell = field(default_factory=Bell)
-    tokens: list[int] = field(default_factory=list)
-    """What it has put into its sequence, the beginning that was there included."""
-    # What follows is guarded by the lock of ``turns``.
-    one: bool = False
-    """It wants a single token, not a prompt."""
-    token: int | None = None
-    """With which it can join a step."""
-    crew: Crew | None = None
-    """The step that it has joined."""
-    parked: bool = False
-    """Its thread waits to be called."""
-    told: bool = False
-    """Its step has ended; ``logits`` are its own, None if it was taken out."""
-    logits: Any = None
-    likeliest: int | None = None
-    """The first of the likeliest tokens by the last row of its last logits; None: not known."""
-
-    @property
-    def key(self) -> tuple[int, float, int]:
-        """Lower is sooner."""
-        return self.rank, self.deadline, self.last
-
-    def run(self, tokens: list[int], *, all_logits: bool = False) -> Any:
-        """Append ``tokens``, in as many turns as it takes; as ``Sequence.run``.
-
-        Raises:
-            Stopped: the control word said so.
-        """
-        self.tokens += tokens
-        go_on: Callable[[], Any] = lambda: self.sequence.run(tokens, all_logits=all_logits)  # noqa: E731
-        self.one = len(tokens) == 1 and not all_logits
-        self.token = tokens[0] if self.one and self.turns.joins(self) else None
-        self.likeliest = None
-        while True:
-            mine = self.turns.take(self)
-            if mine and self.crew is None:
-                self.token = None  # begun alone, it is finished alone
-                left = False
-                try:
-                    logits = go_on()
-                    # A driver may not look: its sequences need not have it.
-                    self.likeliest = getattr(self.sequence, "likeliest", None)
-                    return logits
-                except Left:
-                    go_on, left = self.sequence.resume, True
-                finally:
-                    self.turns.give(self, left=left)
-            else:
-                if mine:
-                    self.turns.step(self)
-                if self.told:
-                    self.told = False
-                    logits, self.logits = self.logits, None
-                    if logits is not None:
-                        return logits
-
-    def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on."""
-        self.sequence.rewind(position)
-        del self.tokens[position:]
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other task of its class has a seat: nobody's token could share its runs."""
-        return self.turns.seated(self.rank) == 1
-
-    def must_obey(self) -> bool:
-        """Whether the control word says anything but go."""
-        return self.control is not None and bool(self.control[0] & 0xFF)
 
 
 @dataclass(slots=True)
@@ -271,22 +166,29 @@ class Turns:
         """Wait for the turn of ``seat``, or for what its control word says.
 
         Returns:
-            False: there is no turn, for the step that it had joined was run by another.
+            False: there is no turn, for the step that it had joined was run by another, or there
+            are tokens that it is to hand out.
         """
-        while True:
+        while self._holder is not seat:  # it may be: the one that ran a step is not called
             seat.checkpoint()
             with self._lock:
                 self._ranks[seat.rank].absent.discard(seat)
-                if seat.told:
+                if seat.wanted:
                     return False
                 seat.called.clear()
                 seat.parked = True
                 if not (seat.crew and seat.crew.running):  # that of a held one may be on
-                    self._waiting.append(seat)
+                    self._wait(seat)
                 if (mine := self._turn_of(seat)) is not None:
                     return mine
             if (mine := self._called(seat)) is not None:
                 return mine
+        return True
+
+    def _wait(self, seat: Seat) -> None:
+        """It waits for a turn, if it does not already."""
+        if seat not in self._waiting:
+            self._waiting.append(seat)
 
     def _called(self, seat: Seat) -> bool | None:
         """Wait while there is nothing to obey, and for what ``take`` returns."""
@@ -304,7 +206,7 @@ class Turns:
     def _turn_of(self, seat: Seat) -> bool | None:
         """Whether it is its turn, or none will be; None: it waits, and others may have to go."""
         self._next(seat)
-        if self._holder is seat or seat.told:
+        if self._holder is seat or seat.wanted:
             seat.parked = False
             return self._holder is seat
         self._press()
@@ -312,15 +214,19 @@ class Turns:
 
     def _patience(self, seat: Seat) -> float:
         """Seconds until a waiting one has to look again."""
-        rank = self._ranks[seat.rank]
-        left = (rank.until - time.monotonic_ns()) / 1e9
-        return min(LOOK, left + 1e-4) if rank.absent and left > 0 else LOOK
+        rank, now = self._ranks[seat.rank], time.monotonic_ns()
+        if rank.absent and rank.until > now:
+            return min(LOOK, (rank.until - now) / 1e9 + 1e-4)
+        if seat.writer and seat.crew and seat.crew.running:
+            # The step looks at its control word, and who runs it calls it for a handful.
+            return max(LOOK, (seat.due - now) / 1e9)
+        return LOOK
 
     def _first(self) -> Seat | None:
         """Who goes next of those that wait, if any may."""
         for number in sorted({seat.rank for seat in self._waiting}):
             rank = self._ranks[number]
-            group = [seat for seat in self._waiting if seat.rank == number]
+            group = self._able([seat for seat in self._waiting if seat.rank == number])
             steps = [seat for seat in group if seat.one] if self._joint else []
             if steps and rank.absent and time.monotonic_ns() < rank.until:
                 steps = [seat for seat in steps if seat.crew or seat.token is None]
@@ -331,6 +237,17 @@ class Turns:
             if group:
                 return min(group, key=lambda seat: seat.key)
         return None
+
+    def _able(self, group: list[Seat]) -> list[Seat]:
+        """Those of one class whose next run some thread is there for."""
+        free = self._batches and any(s.parked and s.token is not None and not s.crew for s in group)
+        return [
+            seat
+            for seat in group
+            if seat.parked
+            or (seat.crew and any(mate and mate.parked for mate in seat.crew.rows))
+            or (free and not seat.crew and seat.token is not None)
+        ]
 
     def _press(self) -> None:
         """Have the holder leave if one that waits is to go first."""
@@ -344,23 +261,25 @@ class Turns:
         """Begin the next turn if nobody has one and one that waits may go."""
         if self._holder is not None or (seat := self._first()) is None:
             return
-        self._waiting.remove(seat)
         if seat.crew is None and seat.token is not None:
             self._recruit(seat)
-        if seat.crew and caller and caller in seat.crew.rows:
-            seat = caller  # any member can run the step, and this one's thread is awake
+        self._waiting.remove(seat)
         self._count += 1
-        self._holder, self._since = seat, time.monotonic_ns()
-        seat.last = self._count
-        self._ranks[seat.rank].stepped = seat.one
-        seat.called.set()
         if crew := seat.crew:
             crew.running = True
             for mate in crew.rows:
                 if mate:
                     mate.last = self._count
-                    if mate in self._waiting:
+                    if mate is not seat and mate in self._waiting:
                         self._waiting.remove(mate)
+            # Any member can run the step, and the caller's thread is awake.
+            ready = [mate for mate in crew.rows if mate and mate.parked]
+            seat = caller if caller in ready else seat if seat in ready else ready[0]
+        self._holder, self._since = seat, time.monotonic_ns()
+        seat.last = self._count
+        self._ranks[seat.rank].stepped = seat.one
+        if seat is not caller:
+            seat.called.set()
 
     def _recruit(self, seat: Seat) -> None:
         """All of its class that have a token ready join its step."""
@@ -369,17 +288,18 @@ class Turns:
             for mate in self._waiting
             if mate.rank == seat.rank and mate.token is not None and mate.crew is None
         ]
-        if ready and self._batches:
+        if len(ready) > 1 and self._batches:
             batch = self._batches.pop()
-            rows = [seat, *ready[: batch.most - 1]]
-            crew = Crew(batch, list(rows))
-            for mate in rows:
+            # Itself first, then those whose threads sleep: one of them will run it.
+            ready.sort(key=lambda mate: (mate is not seat, not mate.parked))
+            crew = Crew(batch, [*ready[: batch.most]])
+            for mate in ready[: batch.most]:
                 mate.crew = crew
 
     def give(self, seat: Seat, *, left: bool = False) -> None:
         """End the turn of ``seat``: the most urgent one that waits is called."""
         with self._lock:
-            took = self._end(seat)
+            took = self._end()
             seat.spent += took
             others = any(
                 mate.rank == seat.rank and mate.token is not None for mate in self._waiting
@@ -388,9 +308,42 @@ class Turns:
                 self._gather(seat.rank, {seat}, took)
             self._next()
 
-    def step(self, seat: Seat) -> None:
-        """Run the step of its crew, which ends its turn; those whose token is done are told."""
+    def lap(self, seat: Seat) -> None:
+        """The time until here is its own; it still has the turn."""
+        now = time.monotonic_ns()
+        seat.spent += now - self._since
+        self._since = now
+
+    def keeps(self, seat: Seat) -> bool:
+        """Whether the next turn is its own, too: nobody waits, and it has nothing else to do."""
+        with self._lock:
+            if self._waiting or seat.wanted or seat.must_obey():
+                return False
+            self._count += 1
+            seat.last = self._count
+            self._ranks[seat.rank].stepped = seat.one
+            return True
+
+    def add(self, seat: Seat, tokens: list[int], pending: list[int]) -> None:
+        """These of its answer are chosen, and those are to be run."""
+        with self._lock:
+            seat.fresh += tokens
+            seat.pend(pending)
+
+    def handful(self, seat: Seat) -> list[int] | None:
+        """The tokens that are due, if there are any; None: the answer is over."""
+        with self._lock:
+            if seat.pending and not seat.ripe:
+                return []
+            if not seat.pending and not seat.fresh:
+                return None
+            tokens, seat.fresh = seat.fresh, []
+            return tokens
+
+    def step(self, seat: Seat) -> bool:
+        """Run the step of its crew. Returns whether the next turn is its own, too."""
         crew, outcome, failed = seat.crew, None, True
+        said: dict[Seat, Said] = {}
         assert crew is not None
         try:
             outcome = crew.step()
@@ -399,6 +352,9 @@ class Turns:
             for mate, logits in zip(crew.rows, outcome, strict=True):
                 if mate and logits is not None:
                     mate.likeliest = int(logits[-1].argmax())
+                    writer = mate.writer
+                    if writer and writer.plain:
+                        said[mate] = mate.chosen(writer, logits)
             failed = False
         except Left:
             failed = False
@@ -408,41 +364,90 @@ class Turns:
                     mate.token = None
         finally:
             with self._lock:
-                took = self._end(seat)
-                for mate in crew.rows:
-                    if mate:
-                        mate.spent += took
-                crew.running = False
-                if failed:
-                    crew.batch.forget()
-                    outcome = [None] * len(crew.rows)
-                if outcome is None:
-                    self._waiting += [mate for mate in crew.rows if mate and mate.parked]
-                else:
-                    self._settle(crew, outcome, took)
-                self._lock.notify_all()
-                self._next()
+                self._ended(seat, crew, [None] * len(crew.rows) if failed else outcome, said)
+        return self._holder is seat
 
-    def _end(self, seat: Seat) -> int:
+    def _ended(
+        self, seat: Seat, crew: Crew, outcome: list[Any] | None, said: dict[Seat, Said]
+    ) -> None:
+        """A crew's step has ended, or left: who goes on, and with what."""
+        took = self._end()
+        for mate in crew.rows:
+            if mate:
+                mate.spent += took
+        for mate, (tokens, pending) in said.items():
+            if mate.writer:
+                mate.fresh += tokens
+                mate.pend(pending)
+        if self._lasts(seat, crew, said):
+            crew.begun, self._holder, self._since = False, seat, time.monotonic_ns()
+            return
+        crew.running = False
+        if outcome is None:
+            self._waiting += [mate for mate in crew.rows if mate and mate.parked]
+        else:
+            self._settle(crew, outcome, said, took)
+            self._lead(seat)
+        self._lock.notify_all()
+        self._next(seat)
+        seat.parked = False
+
+    def _lasts(self, seat: Seat, crew: Crew, said: dict[Seat, Said]) -> bool:
+        """Whether the same crew takes the next step: all of it goes on, and nobody else waits."""
+        if self._waiting or len(said) < len(crew.rows) or seat.wanted:
+            return False
+        for mate in said:
+            if not mate.writer or mate.token is None or len(mate.fresh) >= seats.HANDFUL:
+                return False
+        self._count += 1
+        for mate in said:
+            mate.last = self._count
+            self._call(mate)
+        return True
+
+    def _call(self, seat: Seat) -> None:
+        """Wake its thread if there is something for it to do."""
+        if seat.parked and seat.wanted:
+            seat.parked = False
+            seat.called.set()
+
+    def _end(self) -> int:
         """Nobody has a turn. Returns how long it took."""
-        assert self._holder is seat
         self._plan.preempt(False)
         self._holder = None
         return time.monotonic_ns() - self._since
 
-    def _settle(self, crew: Crew, outcome: list[Any], took: int) -> None:
-        """Dissolve a crew and tell its members what came of their tokens."""
+    def _settle(self, crew: Crew, outcome: list[Any], said: dict[Seat, Said], took: int) -> None:
+        """Dissolve a crew: who has said its token goes on, the others are told of theirs."""
+        crew.batch.forget()  # it may have failed
         self._batches.append(crew.batch)
         done = set()
         for mate, logits in zip(crew.rows, outcome, strict=True):
-            if mate:
-                mate.crew, mate.logits, mate.told = None, logits, True
-                mate.called.set()
+            if mate is None:
+                continue
+            mate.crew = None
+            if mate in said and mate.writer:
+                if mate.pending and len(mate.fresh) < seats.HANDFUL:
+                    self._waiting.append(mate)
+            else:
+                mate.logits, mate.told = logits, True
                 if logits is not None:
                     done.add(mate)
                     rank = mate.rank
+            self._call(mate)
         if done:
             self._gather(rank, done, took)
+
+    def _lead(self, seat: Seat) -> None:
+        """Whether the one that has run a step is there for the next: not if it has a handful.
+
+        Unless the others are at theirs: it comes later then, by as long again.
+        """
+        seat.parked = seat in self._waiting
+        if seat.parked and seat.ripe:
+            others = [mate for mate in self._waiting if mate.writer and mate is not seat]
+            there = any(mate.parked for mate in others)
+            seat.parked = bool(others) and not there and time.monotonic_ns() < seat.late
 
     def _gather(self, rank: int, absent: set[Seat], took: int) -> None:
         if self._joint:
@@ -450,12 +455,18 @@ class Turns:
             self._ranks[rank].until = time.monotonic_ns() + int(GATHER * took)
             # One that waits already must see that it may begin then.
             for mate in self._waiting:
-                if mate.rank == rank:
+                if mate.rank == rank and mate.parked:
                     mate.called.set()
                     break
 
-    def _leave(self, seat: Seat) -> None:
-        """Its task has ended, maybe in the middle of a step: the others go on without it."""
+    def withdraw(self, seat: Seat) -> None:
+        """Nothing more of its answer is to be run."""
+        with self._lock:
+            self._quit(seat)
+
+    def _quit(self, seat: Seat) -> None:
+        """It leaves the step that it is in, maybe in the middle: the others go on without it."""
+        seat.writer = None  # whoever runs the step does not have it join the next one
         # A running step may use its sequence until it ends or looks at the control word.
         while seat.crew and seat.crew.running:
             self._lock.wait()
@@ -466,5 +477,13 @@ class Turns:
             if not any(crew.rows):
                 crew.batch.forget()
                 self._batches.append(crew.batch)
+        if seat in self._waiting:
+            self._waiting.remove(seat)
+        seat.pending, seat.fresh, seat.logits = [], [], None
+        seat.told = seat.begun = False
+
+    def _leave(self, seat: Seat) -> None:
+        """Its task has ended."""
+        self._quit(seat)
         self._ranks[seat.rank].absent.discard(seat)
         self._next()

@@ -13,14 +13,14 @@ import msgspec
 
 from clawai.plugins.engine import notes
 from clawai.plugins.engine.chat import ChatTemplate
-from clawai.plugins.engine.flow import joined
+from clawai.plugins.engine.flow import GAP, joined
 from clawai.plugins.engine.generate import Request, Session
 from clawai.plugins.engine.news import News
 from clawai.plugins.engine.rules import Biases, Penalties, Witness
 from clawai.plugins.engine.sampling import Rule, Sampling, warm_draws
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.tools import MAX_CALLS, Calls, Tool
-from clawai.plugins.engine.turns import Seat
 from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl
 from clawai.sdk.model import gguf, llama
@@ -262,11 +262,15 @@ class Engine:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
-                generator = joined(
-                    self._loaded.generate(
-                        request, seat, lambda part: ctx.progress(part, "reading the prompt"), ids
-                    )
+                texts = self._loaded.generate(
+                    request,
+                    seat,
+                    lambda part: ctx.progress(part, "reading the prompt"),
+                    ids,
+                    GAP,
                 )
+                # With stop strings or rules they come sooner than anyone reads.
+                generator = joined(texts) if request.stop or request.ruled else texts
                 while True:
                     try:
                         text = next(generator)

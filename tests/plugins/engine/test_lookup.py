@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from clawai.plugins.engine.generate import Outcome, Request, Session
 from clawai.plugins.engine.lookup import DRAFTS, SLOPES, Ahead, Costs, History
 from clawai.plugins.engine.sampling import Sampling
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
-from clawai.plugins.engine.turns import Seat
 from clawai.sdk.context import Cancelled, Context
 from clawai.sdk.model import llama
 from clawai.sdk.model.driver import Stopped

@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
 from clawai.plugins.engine.generate import Request, Session
+from clawai.plugins.engine.sampling import Sampling
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Turns
 from clawai.sdk.context import Cancelled, Context
 from clawai.sdk.model import llama
 from clawai.sdk.model.driver import Plan, Stopped
@@ -200,8 +203,136 @@ def test_nobody_waits_long_for_one_that_does_not_come_back() -> None:
         assert one.plan.notes.steps == [[1, 1]]
 
 
+class Counting:
+    """A writer of so many tokens: the likeliest ones, or what ``pick`` says of them."""
+
+    def __init__(
+        self, count: int, gap: float = 3600, plain: bool = True, pick: Callable[[int], int] = int
+    ) -> None:
+        self.left, self.gap, self.plain, self._pick = count, gap, plain, pick
+        self.last = 0
+
+    def choose(self, logits: Any, likeliest: int | None) -> list[int]:
+        assert likeliest == int(logits[-1].argmax())
+        self.last = self._pick(likeliest)
+        self.left -= 1
+        return [self.last]
+
+    def next(self) -> list[int]:
+        return [self.last] if self.left else []
+
+
+class Endless(Counting):
+    """One that goes on until it is over, in a context that has an end."""
+
+    def __init__(self, seat: Seat, over: threading.Event) -> None:
+        super().__init__(1000)
+        self.seat, self._over = seat, over
+
+    def next(self) -> list[int]:
+        if self.seat.sequence.position > 200:
+            self.seat.rewind(5)
+        return [] if self._over.is_set() else [self.last]
+
+
+def written(seat: Seat, writer: Counting, first: int = 5) -> list[list[int]]:
+    return list(seat.write(writer, seat.run([first])[-1:]))
+
+
+def written_alone(count: int, first: int = 5) -> list[int]:
+    with plan_of(1) as plan, Turns(plan).seat() as seat:
+        return [token for each in written(seat, Counting(count), first) for token in each]
+
+
+def test_one_thread_runs_the_steps_of_answers_that_need_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clawai.plugins.engine.turns.GATHER", 1e6)  # no machine is too slow
+    runners: list[int] = []
+    with table(4, "normal", "normal", "normal") as one:
+        steps = [batch._batch for batch in one.plan.batches]
+        for batch, inner in zip(one.plan.batches, steps, strict=True):
+            batch._batch = Ran(inner, runners)
+        go = one.held_turn()
+        ends = [one.threads.submit(written, seat, Counting(40)) for seat in one.seats]
+        one.waiting(3)  # their first tokens are not run yet
+        go()
+        found = [end.result(20) for end in ends]
+    assert [token for each in found[0] for token in each] == written_alone(40)
+    assert found[0] == found[1] == found[2]
+    assert [len(each) for each in found[0]] == [1, 39], "the first, and what was there at the end"
+    assert [len(step) for step in one.plan.notes.steps] == [3] * 40
+    assert len(set(runners[1:])) == 1, "the first is of their prompts"
+
+
+class Ran:
+    """Notes which thread runs each step of a batch."""
+
+    def __init__(self, batch: Any, runners: list[int]) -> None:
+        self._batch, self._runners = batch, runners
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def run(self, sequences: Any, tokens: list[int]) -> list[Any]:
+        self._runners.append(threading.get_ident())
+        found: list[Any] = self._batch.run(sequences, tokens)
+        return found
+
+
+def test_who_does_not_take_its_tokens_is_waited_for_by_nobody_and_does_not_run_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clawai.plugins.engine.seats.HANDFUL", 8)
+    expected = written_alone(60)
+    with table(3, "normal", "normal") as one:
+        slow, quick = one.seats
+        answer = slow.write(Counting(60), slow.run([5])[-1:])
+        taken = [next(answer)]
+        other = one.threads.submit(written, quick, Counting(60))
+        taken.append(next(answer))  # it comes back once, and then sends this for long
+        assert [token for each in other.result(20) for token in each] == expected
+        assert len(slow.fresh) <= 8
+        taken += list(answer)
+        assert [token for each in taken for token in each] == expected
+
+
+def test_an_answer_that_is_left_in_the_middle_leaves_its_sequence_as_it_says() -> None:
+    with table(4, "normal", "normal", "normal") as one:
+        left, *others = one.seats
+        answer = left.write(Counting(200, gap=0), left.run([5])[-1:])
+        ends = [one.threads.submit(written, seat, Counting(120)) for seat in others]
+        tokens = [next(answer)[0] for _ in range(20)]
+        answer.close()
+        held = left.tokens[: left.sequence.position]
+        assert held[:20] == [5, *tokens[:19]]
+        logits = one.ask(0, [7]).result(20)
+        assert np.array_equal(logits, alone([*held, 7])[-1][-1])
+        for end in ends:
+            assert [token for each in end.result(20) for token in each] == written_alone(120)
+
+
+def test_a_fault_of_a_writer_ends_its_own_answer() -> None:
+    def fails(token: int) -> int:
+        count.append(token)
+        if len(count) == 10:
+            raise RuntimeError("no more")
+        return token
+
+    count: list[int] = []
+    with table(3, "normal", "normal") as one:
+        go = one.held_turn()
+        ends = [one.threads.submit(written, one.seats[0], Counting(30, pick=fails))]
+        ends.append(one.threads.submit(written, one.seats[1], Counting(30)))
+        one.waiting(2)
+        go()
+        with pytest.raises(RuntimeError, match="no more"):
+            ends[0].result(20)
+        assert [token for each in ends[1].result(20) for token in each] == written_alone(30)
+
+
 def test_a_step_and_a_slice_of_a_prompt_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two answers go on while two prompts are read: never two slices between two steps."""
+    """Answers go on while two prompts are read: never two slices between two steps."""
     order: list[str] = []
     begin = Turns._next
 
@@ -212,30 +343,29 @@ def test_a_step_and_a_slice_of_a_prompt_take_turns(monkeypatch: pytest.MonkeyPat
             order.append("step" if turns._holder and turns._holder.one else "prompt")
 
     monkeypatch.setattr(Turns, "_next", noted)
-    with plan_of(4) as plan, pool() as threads, ExitStack() as stack:
+    monkeypatch.setattr("clawai.plugins.engine.seats.HANDFUL", 1 << 30)  # nobody has to write
+    with plan_of(5) as plan, pool() as threads, ExitStack() as stack:
         turns = Turns(plan)
-        seats = [stack.enter_context(turns.seat(priority="normal")) for _ in range(4)]
+        seats = [stack.enter_context(turns.seat(priority="normal")) for _ in range(5)]
         over = threading.Event()
-
-        def stream(seat: Seat) -> int:
-            count = 0
-            while not over.is_set() and count < 200:
-                seat.run([count % 50])
-                count += 1
-            return count
+        writers = [Endless(seat, over) for seat in seats[:3]]
+        streams = [threads.submit(written, writer.seat, writer) for writer in writers]
+        wait_until(lambda: all(writer.left < 990 for writer in writers), "the answers have begun")
+        start = len(order)
 
         def read(seat: Seat) -> None:
             for _ in range(20):
                 seat.run([3] * 10)
 
-        streams = [threads.submit(stream, seat) for seat in seats[:2]]
-        wait_until(lambda: len(order) > 4, "the answers have begun")
-        prompts = [threads.submit(read, seat) for seat in seats[2:]]
+        prompts = [threads.submit(read, seat) for seat in seats[3:]]
         for prompt in prompts:
             prompt.result(20)
+        seen = order[start:]
         over.set()
-        assert min(each.result(20) for each in streams) >= 15
-        assert order.count("prompt") >= 40
+        for each in streams:
+            each.result(20)
+        assert seen.count("prompt") >= 40
+        assert ("prompt", "prompt") not in pairwise(seen)
 
 
 def test_the_urgent_has_a_step_of_others_leave_and_goes_first() -> None:
@@ -362,19 +492,39 @@ def test_a_bad_token_fails_for_the_one_whose_it_is() -> None:
 def test_a_lone_task_takes_no_joint_step() -> None:
     with plan_of(4) as plan:
         session = Session(plan, TOKENIZER, None)
-        answer(session, PROMPTS[0])
+        answer(session, REQUESTS[0])
         assert plan.notes.steps == []
         assert not session.turns._ranks[2].absent
 
 
+REQUESTS = [
+    Request(prompt=prompt, max_tokens=60, sampling=sampling, stop=stop)
+    for prompt, sampling, stop in zip(
+        PROMPTS,
+        [Sampling(), Sampling(temperature=0.7, seed=5)] * 4,
+        [(), (), ("e",), ("a",), (), (), (), ()],
+        strict=True,
+    )
+]
+"""Two of them end at a stop string, every other one is drawn."""
+
+
 def answer(
-    session: Session, prompt: str, priority: Priority = "normal", control: memoryview | None = None
+    session: Session,
+    request: Request,
+    priority: Priority = "normal",
+    control: memoryview | None = None,
+    gap: float = 0,
 ) -> str:
     checkpoint = task(control) if control is not None else lambda: None
     with session.turns.seat(control, checkpoint, priority) as seat:
-        return "".join(session.generate(Request(prompt=prompt, max_tokens=60), seat))
+        ids = session.encode(request)
+        text = "".join(session.generate(request, seat, ids=ids, gap=gap))
+        assert seat.sequence.position < len(ids) + 60
+        return text
 
 
+@pytest.mark.parametrize("gap", [0, 0.002])
 @pytest.mark.parametrize(
     "classes",
     [
@@ -382,11 +532,11 @@ def answer(
         ["batch", "critical", "normal", "batch", "normal", "batch", "normal", "batch"],
     ],
 )
-def test_many_streams_answer_what_they_answer_alone(classes: list[Priority]) -> None:
+def test_many_streams_answer_what_they_answer_alone(classes: list[Priority], gap: float) -> None:
     """While some are held, some are stopped, and threads come and go, at any moment."""
     with plan_of(8, threads=3) as plan:
         session = Session(plan, TOKENIZER, None)
-        expected = [answer(session, prompt) for prompt in PROMPTS]
+        expected = [answer(session, request) for request in REQUESTS]
         controls = [word() for _ in PROMPTS]
         over = threading.Event()
 
@@ -404,9 +554,9 @@ def test_many_streams_answer_what_they_answer_alone(classes: list[Priority]) -> 
             try:
                 for _ in range(3):
                     ends = [
-                        threads.submit(answer, session, prompt, priority, control)
-                        for prompt, priority, control in zip(
-                            PROMPTS, classes, controls, strict=True
+                        threads.submit(answer, session, request, priority, control, gap)
+                        for request, priority, control in zip(
+                            REQUESTS, classes, controls, strict=True
                         )
                     ]
                     time.sleep(0.01)

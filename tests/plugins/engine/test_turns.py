@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from clawai.plugins.engine.generate import Request, Session
+from clawai.plugins.engine.seats import Seat
 from clawai.plugins.engine.tokenizer import Tokenizer
-from clawai.plugins.engine.turns import Seat, Turns
+from clawai.plugins.engine.turns import Turns
 from clawai.sdk.context import Cancelled, Context
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model import llama
