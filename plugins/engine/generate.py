@@ -288,8 +288,9 @@ class Session:
         logits = self._prefill(ids, seat, progress)
         prefilled = time.perf_counter_ns()
         watch, decoder = StopWatch(request.stop), self.tokenizer.stream()
-        # What a rule has seen is told with its token: none is chosen before it is handed out.
-        ahead = Ahead(seat, ids, self.costs, 0 if request.ruled else self.drafts)
+        # What a witness has seen is told with its token: none is chosen before it is handed out.
+        witnessed = any(not rule.changes for rule in request.rules)
+        ahead = Ahead(seat, ids, self.costs, 0 if witnessed else self.drafts)
         if request.stop:  # so many tokens behind one would be for nothing
             gap = min(gap, STOP_GAP) if sampler.plain else 0
         elif request.ruled:
