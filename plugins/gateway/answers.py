@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from clawai.plugins.gateway import catalogue
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
@@ -71,6 +72,8 @@ class Answer:
     """One that is being written."""
 
     task: AsyncTask
+    model: str
+    """Its name in the store."""
     first: str = ""
     ended: dict[str, Any] = field(default_factory=dict)
     """What the operation returned; empty until then."""
@@ -126,6 +129,19 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
         ClawError: what became of it.
     """
     began = time.perf_counter()
+    try:
+        answer = await _asked(kernel, question, heard)
+    except ClawError as error:
+        if error.code != "unknown_model":
+            raise
+        # Only now: to look first whether it is there would cost each request a listing.
+        named = (await catalogue.model(kernel, question.model))["name"]
+        answer = await _asked(kernel, replace(question, model=named), heard)
+    heard.began(answer.model, time.perf_counter() - began)
+    return answer
+
+
+async def _asked(kernel: Front, question: Ask, heard: Heard) -> Answer:
     task = await kernel.submit(
         "llm.generate",
         question.params,
@@ -135,24 +151,23 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
         keep_alive=question.keep_alive,
         behalf=question.behalf,
     )
-    answer = Answer(task)
-    answer.pieces = _pieces(answer, question.model, heard)
+    answer = Answer(task, question.model)
+    answer.pieces = _pieces(answer, heard)
     try:
         answer.first = await anext(answer.pieces, "")
-        heard.began(question.model, time.perf_counter() - began)
     except BaseException:
         answer.drop()
         raise
     return answer
 
 
-async def _pieces(answer: Answer, model: str, heard: Heard) -> AsyncIterator[str]:
+async def _pieces(answer: Answer, heard: Heard) -> AsyncIterator[str]:
     try:
         async for event in answer.task:
             if event.kind == "chunk" and event.data.get("text"):
                 yield event.data["text"]
         result = await answer.task.result()
         answer.ended, answer.timings = result.value, dict(result.timings)
-        heard.ended(model, answer)
+        heard.ended(answer.model, answer)
     finally:
         answer.drop()

@@ -28,6 +28,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+LINES = 100
+"""Answers between two looks that the log tells of."""
 BODY = 8 << 20
 """Bytes of a request."""
 PATIENCE = 30.0
@@ -42,6 +44,7 @@ class Gateway:
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
+        self._lines: list[str] = []
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
         self._routes = [
@@ -51,6 +54,14 @@ class Gateway:
             Route("/openapi.json", self._openapi),
             *(Route(path, door, methods=door.methods) for path, door in self._doors),
         ]
+
+        self._exact = {
+            (method, route.path): route
+            for route in self._routes
+            for method in route.methods or ()
+            if "{" not in route.path
+        }
+        """What is found at once; the others by their patterns."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -85,10 +96,20 @@ class Gateway:
             took = time.perf_counter() - started
             self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
-            self._log("debug", f"{request.method} {path} {status or 499} {1000 * took:.1f} ms")
+            if len(self._lines) < LINES:
+                line = f"{request.method} {path} {status or 499} {1000 * took:.1f} ms"
+                self._lines.append(line)
+
+    def tell(self) -> None:
+        """Write to the log what was answered: later, as each line wakes another process."""
+        lines, self._lines = self._lines, []
+        for line in lines:
+            self._log("debug", line)
 
     def _route(self, request: Request) -> Route | None:
         """The one for a path and method; None: there is none."""
+        if (exact := self._exact.get((request.method, request.scope["path"]))) is not None:
+            return exact
         for route in self._routes:
             match, more = route.matches(request.scope)
             if match is Match.FULL:

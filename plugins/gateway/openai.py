@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, status_of, told
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -163,11 +163,11 @@ class _OpenAI:
     async def models(self, request: Request, body: bytes) -> Response:
         """The stored models."""
         rows = await catalogue.models(self._kernel)
-        return JSONResponse({"object": "list", "data": [_row(row) for row in rows]})
+        return Said({"object": "list", "data": [_row(row) for row in rows]})
 
     async def model(self, request: Request, body: bytes) -> Response:
         """One of them."""
-        return JSONResponse(_row(await catalogue.model(self._kernel, request.path_params["name"])))
+        return Said(_row(await catalogue.model(self._kernel, request.path_params["name"])))
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
@@ -193,7 +193,6 @@ class _OpenAI:
         form: "_Form",
         warnings: list[str],
     ) -> Response:
-        name = await catalogue.known(self._kernel, asked.model)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         params |= sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         params |= {"max_tokens": most, "stop": stop}
@@ -203,7 +202,7 @@ class _OpenAI:
             usage = options.include_usage
             warnings += more
         priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline, who(request))
+        question = Ask(asked.model, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         if asked.stream:
             return streamed(_lines(answer, form, usage), EVENTS, warnings)
@@ -211,7 +210,7 @@ class _OpenAI:
             text = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(form.whole(text, answer), headers=warned(warnings))
+        return Said(form.whole(text, answer), headers=warned(warnings))
 
 
 def sampled(

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from clawai.plugins.gateway import catalogue, openai
+from clawai.plugins.gateway import openai
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask, told
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
@@ -105,11 +105,10 @@ class _Responses:
         """An answer to a text or a conversation."""
         asked, warnings = FORM.read(body)
         turns = _turns(asked, warnings)
-        name = await catalogue.known(self._kernel, asked.model)
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline, who(request))
+        question = Ask(asked.model, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         said = _Said(asked)
         if asked.stream:
@@ -118,7 +117,7 @@ class _Responses:
             text = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(said.ended(text, answer), headers=warned(warnings))
+        return Said(said.ended(text, answer), headers=warned(warnings))
 
 
 def _turns(asked: Respond, warnings: list[str]) -> list[dict[str, str]]:
