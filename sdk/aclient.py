@@ -327,7 +327,7 @@ class AsyncClient:
         """Wait for something that the reader brings; False: it has not."""
         if news():
             return True
-        waiter = self._loop.create_future()
+        waiter: asyncio.Future[bool] = self._loop.create_future()
         timer = self._loop.call_later(seconds, _wake, waiter, False)
         self._waiting[waiter] = news
         try:

@@ -17,9 +17,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
 from clawai.plugins.gateway import catalogue, ollama, openai, openapi, responses
-from clawai.plugins.gateway.answers import status_of, told
-from clawai.plugins.gateway.door import Door
+from clawai.plugins.gateway.answers import Answer, status_of, told
+from clawai.plugins.gateway.door import Door, warned
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require
 from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
@@ -27,6 +28,8 @@ from clawai.sdk.front import Front
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+FREE = frozenset({"/health", "/ready"})
+"""Paths that need no key: they tell whether there is a server, and nothing of it."""
 HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 LINES = 100
 """Answers between two looks that the log tells of."""
@@ -39,14 +42,15 @@ PATIENCE = 30.0
 class Gateway:
     """All doors."""
 
-    def __init__(self, kernel: Front, log: Callable[[Any, str], None]) -> None:
+    def __init__(self, kernel: Front, log: Callable[[Any, str], None], keys: Keys) -> None:
         self.kernel = kernel
+        self.keys = keys
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
         self._lines: list[str] = []
         modules = openai, responses, ollama
-        self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
+        self._doors = [door for each in modules for door in each.doors(kernel, self)]
         self._routes = [
             Route("/health", self._health),
             Route("/ready", self._ready),
@@ -69,19 +73,26 @@ class Gateway:
             return
         self.requests += 1
         started, status = time.perf_counter(), 0
+        asker = Asker()
+        ASKER.set(asker)
 
         async def watched(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_said_of(asker)]
             await send(message)
 
         request = Request(scope, receive)
         route = self._route(request)
         try:
             try:
+                self._permit(request, asker)
                 response = await self._answer(request, route)
             except BadRequest as error:
-                response = self._refusal(request, error.status, error.message, error.param)
+                what = error.status, error.message, error.param, error.code
+                response = self._refusal(request, *what)
+                response.headers.update(error.headers)
             except ClawError as error:
                 response = self._refusal(request, status_of(error), told(error), None, error.code)
             except (ClientDisconnect, asyncio.CancelledError):
@@ -93,6 +104,8 @@ class Gateway:
         except ClientDisconnect:
             status = 499  # nginx's number for it
         finally:
+            if asker.held:
+                asker.held.leave()
             took = time.perf_counter() - started
             self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
@@ -118,7 +131,6 @@ class Gateway:
         return None
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
-        self._permit(request)
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}
             if allowed := paths.get(request.url.path):
@@ -132,19 +144,40 @@ class Gateway:
         found: Response = await endpoint(request)
         return found
 
-    def _permit(self, request: Request) -> None:
-        """Refuse other people's web pages.
+    def _permit(self, request: Request, asker: Asker) -> None:
+        """Refuse other people's web pages, and who has no key where one is needed.
+
+        Args:
+            asker: learns whose the key is.
 
         Raises:
-            BadRequest: it is one.
+            BadRequest: 401, 403, 429.
         """
-        host = request.headers.get("host", "")
-        if _name(f"//{host}") not in HOSTS:
+        headers, path = request.headers, request.scope["path"]
+        host = headers.get("host", "")
+        # A page that has come under a name of its own knows no key, so any name will do with one.
+        if not self.keys.required and _name(f"//{host}") not in HOSTS:
             text = f"the host {host[:100]!r} is none of this box: {', '.join(sorted(HOSTS))}"
             raise BadRequest(text, status=403)
-        origin = request.headers.get("origin")
+        origin = headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise BadRequest(f"the page of {origin[:100]!r} may not ask this server", status=403)
+        said = headers.get("authorization", ""), headers.get("x-api-key", "")
+        if held := self.keys.find_in(*said, free=path in FREE):
+            held.enter()
+            asker.held = held
+            if path == "/metrics":
+                require(held.key, "operations", "metrics")
+
+    def began(self, model: str, seconds: float) -> None:
+        """The first piece of an answer is there."""
+        self.metrics.began(model, seconds)
+
+    def ended(self, model: str, answer: Answer) -> None:
+        """An answer is complete."""
+        self.metrics.ended(model, answer)
+        if held := ASKER.get().held:
+            held.tokens.take(answer.usage["prompt_tokens"] + answer.usage["completion_tokens"])
 
     def _refusal(
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
@@ -176,6 +209,13 @@ class Gateway:
     async def _metrics(self, _: Request) -> Response:
         """For Prometheus."""
         return Response(await self.metrics.text(), media_type=TYPE)
+
+
+def _said_of(asker: Asker) -> list[tuple[bytes, bytes]]:
+    """Headers about who asks: what the key has left, and what was not done as asked."""
+    found = asker.held.told() if asker.held else {}
+    found |= warned(asker.warnings)
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in found.items()]
 
 
 def _name(url: str) -> str:

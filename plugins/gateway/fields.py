@@ -18,9 +18,17 @@ T = TypeVar("T", bound=msgspec.Struct)
 class BadRequest(Exception):
     """A request that cannot be served as it is."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        status: int = 400,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message, self.param, self.status = message, param, status
+        self.code, self.headers = code, dict(headers or {})
 
 
 @dataclass(frozen=True)

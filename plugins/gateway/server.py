@@ -8,14 +8,19 @@ the loop is handed connections and never the listening socket.
 import asyncio
 import contextlib
 import socket
+import ssl
+import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clawai.plugins.gateway.app import Gateway
+from clawai.plugins.gateway.keys import Guarded, Keys
 from clawai.sdk.errors import ClawError
+from clawai.sdk.httpkeys import Certificate
 from clawai.sdk.plugin import Context
 
 LOOK = 0.05
@@ -24,12 +29,18 @@ FAREWELL = 2
 """Seconds that open requests have at the end."""
 KEEP_ALIVE = 75
 """Seconds that a connection may be idle."""
+HANDSHAKE = 10.0
+"""Seconds that one of TLS may take."""
 MOST = 4096
 """Connections at a time; the broker bounds them, too."""
 
 
 class _Server(uvicorn.Server):
     """Without signal handlers, which are the host's; and it is given its connections."""
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self._tls = tls
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -68,19 +79,56 @@ class _Server(uvicorn.Server):
         def protocol() -> asyncio.Protocol:
             return HttpToolsProtocol(self.config, self.server_state, {}, loop)
 
-        with contextlib.suppress(OSError):
-            await loop.connect_accepted_socket(protocol, connection)
+        secured: dict[str, Any] = {}
+        if self._tls:
+            secured = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE}
+        with contextlib.suppress(OSError):  # ssl's errors, too: who knocks wrongly
+            await loop.connect_accepted_socket(protocol, connection, **secured)
 
 
-def run(ctx: Context, listener: socket.socket) -> dict[str, int]:
+def spoken(listener: socket.socket) -> str:
+    """The address of a listening socket, as in an URL."""
+    host, port = listener.getsockname()[:2]
+    host = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def secured(given: Certificate) -> ssl.SSLContext:
+    """TLS 1.2 and newer with a certificate.
+
+    Raises:
+        ClawError: bad_params, if the two do not belong together, or are none.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # The library reads files only; this one lies in the memory of the sandbox, for a moment.
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(f"{given.key}\n{given.chain}\n")
+        file.flush()
+        try:
+            context.load_cert_chain(file.name, password=lambda: "")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            text = f"the certificate or its key cannot be used: {error}"
+            hint = "both in PEM, the key without a password, and of one another"
+            raise ClawError("bad_params", text, hint=hint) from None
+    return context
+
+
+def run(
+    ctx: Context, listener: socket.socket, keys: Keys, certificate: Certificate | None
+) -> dict[str, int]:
     """Serve until ``ctx`` is to stop; how many requests there were."""
+    tls = secured(certificate) if certificate else None
     with listener.dup() as copy:  # the server closes it, and the worker may serve again
-        return uvloop.run(_serve(ctx, copy))
+        return uvloop.run(_serve(ctx, copy, keys, tls))
 
 
-async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
-    async with ctx.front() as kernel:
-        gateway = Gateway(kernel, ctx.log)
+async def _serve(
+    ctx: Context, listener: socket.socket, keys: Keys, tls: ssl.SSLContext | None
+) -> dict[str, int]:
+    async with ctx.front(Guarded) as kernel:
+        gateway = Gateway(kernel, ctx.log, keys)
         config = uvicorn.Config(
             gateway,
             http=HttpToolsProtocol,
@@ -94,13 +142,13 @@ async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
             timeout_graceful_shutdown=FAREWELL,
             limit_concurrency=MOST,
         )
-        server = _Server(config)
+        server = _Server(config, tls)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         told = False
         while not serving.done():
             if server.started and not told:
                 told = True
-                ctx.progress(None, f"http://127.0.0.1:{listener.getsockname()[1]}")
+                ctx.progress(None, f"{'https' if tls else 'http'}://{spoken(listener)}")
             if ctx.stopped:
                 server.should_exit = True
                 break
