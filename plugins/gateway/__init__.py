@@ -47,8 +47,11 @@ def claw_start(worker: Start) -> None:
 def serve(
     ctx: Context,
     keys: list[Key] | None = None,
+    required: bool = False,
     certificate: Certificate | None = None,
     behind_proxy: bool = False,
+    tools: list[str] | None = None,
+    traces: bool = False,
 ) -> dict[str, int]:
     """Answer HTTP requests until the task is cancelled; how many there were.
 
@@ -56,9 +59,12 @@ def serve(
     unless a proxy before it has one.
 
     Args:
-        keys: Who may ask; without them everybody on this box.
+        keys: What each may ask for who has one.
+        required: Who has none is not answered.
         certificate: For TLS.
         behind_proxy: Requests come in the clear, from a proxy that does TLS.
+        tools: Operations, or patterns, that are tools of MCP for who has no key.
+        traces: Spans go to OpenTelemetry's collector on this box, port 4318.
     """
     from clawai.plugins.gateway.keys import Keys
     from clawai.plugins.gateway.server import run
@@ -66,21 +72,21 @@ def serve(
     listener = ctx.listener(PORT)
     address = listener.getsockname()[0]
     if not ipaddress.ip_address(address).is_loopback:
-        if keys is None:
+        if not required:
             text = "other boxes reach this address, and nobody would need a key"
             raise ClawError("not_permitted", text, address, hint="claw http key add NAME")
         if certificate is None and not behind_proxy:
             text = "other boxes reach this address, and keys and questions would go in the clear"
             hint = "--tls-self-signed, or --tls-cert and --tls-key; --behind-proxy if one does TLS"
             raise ClawError("not_permitted", text, address, hint=hint)
-    known = Keys(keys or (), required=keys is not None)
+    known = Keys(keys or (), required, tuple(tools or ()))
     with _lock:
         if _serving:
             text = "it serves already"
             raise ClawError("bad_state", text, hint="end the other `claw http` first")
         _serving.append(known)
     try:
-        return run(ctx, listener, known, certificate)
+        return run(ctx, listener, known, certificate, traces)
     finally:
         _serving.remove(known)
 

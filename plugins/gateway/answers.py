@@ -93,8 +93,13 @@ class Answer:
 
     def drop(self) -> None:
         """Nobody waits for it any more; may be said at any time, by whoever is being cancelled."""
-        if not self.task.done:
-            _later(self.task.cancel())
+        drop(self.task)
+
+
+def drop(task: AsyncTask) -> None:
+    """Have a task end that nobody waits for any more, without waiting for that."""
+    if not task.done:
+        _later(task.cancel())
 
 
 _running: set[asyncio.Task[Any]] = set()

@@ -9,7 +9,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,8 +22,12 @@ from clawai.plugins.gateway.door import Door, warned
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require
 from clawai.plugins.gateway.metrics import TYPE, Metrics
+from clawai.plugins.gateway.tools import Tools
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
+
+if TYPE_CHECKING:
+    from clawai.plugins.gateway.traces import Traces
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -45,13 +49,17 @@ class Gateway:
     def __init__(self, kernel: Front, log: Callable[[Any, str], None], keys: Keys) -> None:
         self.kernel = kernel
         self.keys = keys
+        self.traces: Traces | None = None
+        """Set by who wants them."""
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
         self._lines: list[str] = []
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self)]
+        self.tools = Tools(kernel, keys.tools)
         self._routes = [
+            Route("/mcp", self._tools, methods=["GET", "POST", "DELETE"]),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
@@ -85,6 +93,9 @@ class Gateway:
 
         request = Request(scope, receive)
         route = self._route(request)
+        if self.traces:
+            path = route.path if route else ""
+            asker.trace = self.traces.begin(request.method, path, request.headers, scope["scheme"])
         try:
             try:
                 self._permit(request, asker)
@@ -106,6 +117,8 @@ class Gateway:
         finally:
             if asker.held:
                 asker.held.leave()
+            if asker.trace:
+                asker.trace.end(status or 499, asker.held.key.name if asker.held else "")
             took = time.perf_counter() - started
             self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
@@ -176,7 +189,10 @@ class Gateway:
     def ended(self, model: str, answer: Answer) -> None:
         """An answer is complete."""
         self.metrics.ended(model, answer)
-        if held := ASKER.get().held:
+        asker = ASKER.get()
+        if asker.trace:
+            asker.trace.answered(answer.ended, answer.timings, time.time_ns())
+        if held := asker.held:
             held.tokens.take(answer.usage["prompt_tokens"] + answer.usage["completion_tokens"])
 
     def _refusal(
@@ -200,6 +216,11 @@ class Gateway:
         level = sandbox.get("level", "none")
         fine = level not in ("none", "being proved")
         return PlainTextResponse(f"sandbox: {level}\n", 200 if fine else 503)
+
+    async def _tools(self, request: Request) -> Response:
+        """Operations as tools."""
+        handed: Any = await self.tools.answer(request, await _body(request))
+        return cast(Response, handed)
 
     async def _openapi(self, _: Request) -> Response:
         """What all doors are."""

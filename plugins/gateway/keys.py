@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.sdk import wire
@@ -20,6 +20,9 @@ from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 from clawai.sdk.httpkeys import Key, hashed
+
+if TYPE_CHECKING:
+    from clawai.plugins.gateway.traces import Trace
 
 MINUTE = 60.0
 
@@ -105,6 +108,7 @@ class Asker:
 
     def __init__(self) -> None:
         self.held: Pass | None = None
+        self.trace: Trace | None = None
         self.warnings: list[str] = []
 
 
@@ -122,10 +126,12 @@ class Keys:
 
     Args:
         required: whether anybody needs one.
+        tools: patterns of the operations that are tools for who has none.
     """
 
-    def __init__(self, keys: Iterable[Key], required: bool) -> None:
+    def __init__(self, keys: Iterable[Key], required: bool, tools: tuple[str, ...] = ()) -> None:
         self.required = required
+        self.tools = tools
         self._passes: tuple[Pass, ...] = ()
         self.know(keys)
 
@@ -194,6 +200,8 @@ class Guarded(Front):
                 asker.warnings.append(f"{text}, not {priority}")
                 priority = key.priority
             behalf = f"key:{key.name}"
+        if asker and asker.trace:
+            asker.trace.asks(op, model, priority, params)
         return await super().submit(
             op, params, model=model, priority=priority, behalf=behalf, **options
         )

@@ -11,7 +11,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
@@ -21,7 +21,11 @@ from clawai.plugins.gateway.app import Gateway
 from clawai.plugins.gateway.keys import Guarded, Keys
 from clawai.sdk.errors import ClawError
 from clawai.sdk.httpkeys import Certificate
+from clawai.sdk.net import import_httpx
 from clawai.sdk.plugin import Context
+
+if TYPE_CHECKING:
+    from clawai.plugins.gateway.traces import Traces
 
 LOOK = 0.05
 """Seconds between two looks at whether the task is to stop."""
@@ -116,19 +120,49 @@ def secured(given: Certificate) -> ssl.SSLContext:
 
 
 def run(
-    ctx: Context, listener: socket.socket, keys: Keys, certificate: Certificate | None
+    ctx: Context,
+    listener: socket.socket,
+    keys: Keys,
+    certificate: Certificate | None,
+    traces: bool,
 ) -> dict[str, int]:
     """Serve until ``ctx`` is to stop; how many requests there were."""
     tls = secured(certificate) if certificate else None
+    told = traced(ctx) if traces else None
     with listener.dup() as copy:  # the server closes it, and the worker may serve again
-        return uvloop.run(_serve(ctx, copy, keys, tls))
+        try:
+            return uvloop.run(_serve(ctx, copy, keys, tls, told))
+        finally:
+            if told:
+                told.close()
+
+
+def traced(ctx: Context) -> "Traces":
+    """What sends traces.
+
+    Raises:
+        ClawError: unsupported_system.
+    """
+    try:
+        from clawai.plugins.gateway.traces import Traces
+
+        import_httpx()
+    except ImportError as error:
+        text = f"traces need the package {error.name}"
+        raise ClawError("unsupported_system", text, hint="pip install 'clawai[otel]'") from error
+    return Traces(ctx)
 
 
 async def _serve(
-    ctx: Context, listener: socket.socket, keys: Keys, tls: ssl.SSLContext | None
+    ctx: Context,
+    listener: socket.socket,
+    keys: Keys,
+    tls: ssl.SSLContext | None,
+    traces: "Traces | None",
 ) -> dict[str, int]:
     async with ctx.front(Guarded) as kernel:
         gateway = Gateway(kernel, ctx.log, keys)
+        gateway.traces = traces
         config = uvicorn.Config(
             gateway,
             http=HttpToolsProtocol,
@@ -155,5 +189,6 @@ async def _serve(
             await asyncio.sleep(LOOK)
             gateway.tell()
         await serving
+        await gateway.tools.close()
         ctx.checkpoint()
         return {"requests": gateway.requests}

@@ -34,6 +34,8 @@ STEADY = 60.0
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Their private key in PEM.")
 @click.option("--tls-self-signed", is_flag=True, help="A certificate that this box makes itself.")
 @click.option("--behind-proxy", is_flag=True, help="Keys, but no TLS: a proxy before it has that.")
+@click.option("--tools", multiple=True, help="An operation, or a pattern, for MCP without a key.")
+@click.option("--traces", is_flag=True, help="To OpenTelemetry's collector at localhost:4318.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: where it serves.")
 @click.pass_context
 def http_command(
@@ -43,6 +45,8 @@ def http_command(
     tls_key: Path | None,
     tls_self_signed: bool,
     behind_proxy: bool,
+    tools: tuple[str, ...],
+    traces: bool,
     as_json: bool,
 ) -> None:
     """Let programs that speak OpenAI's or Ollama's HTTP talk to the models of this box.
@@ -55,7 +59,7 @@ def http_command(
     \b
     Examples:
       claw http
-      claw http --listen 127.0.0.1:9090
+      claw http --listen 127.0.0.1:9090 --tools 'llm.*'
       claw http key add anna --per-minute 60
       claw http --listen 0.0.0.0:8443 --tls-self-signed
     """
@@ -66,7 +70,8 @@ def http_command(
     if listen:
         access.listen_at(listen)
     address = access.address()
-    params: dict[str, Any] = {"behind_proxy": behind_proxy}
+    params: dict[str, Any] = {"behind_proxy": behind_proxy, "tools": list(tools)}
+    params["traces"] = traces
     if tls_cert and tls_key:
         params["certificate"] = access.given(tls_cert, tls_key)
     elif tls_self_signed:
@@ -209,8 +214,8 @@ def _serve(client: "Client", params: dict[str, Any], closed: bool, as_json: bool
     while True:
         began = time.monotonic()
         try:
-            keys = msgspec.to_builtins(httpkeys.read()) if closed else None
-            _once(client, params | {"keys": keys}, as_json)
+            keys = {"keys": msgspec.to_builtins(httpkeys.read()), "required": closed}
+            _once(client, params | keys, as_json)
             return
         except ClawError as error:
             if error.code not in AGAIN:

@@ -61,10 +61,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
         with no_leak():
             found = Open(kernel.start(), port, written(folder / "roots.pem", chain))
             certificate = {"chain": chain.decode(), "key": secret.decode()}
-            for less in ({}, {"certificate": certificate}, {"keys": KEYS}):
+            for less in ({}, {"certificate": certificate}, {"required": True}):
                 with pytest.raises(ClawError, match="other boxes reach this address"):
                     found.client.call("gateway.serve", less)
-            task = found.client.submit("gateway.serve", {"keys": KEYS, "certificate": certificate})
+            asked = {"keys": KEYS, "required": True, "certificate": certificate}
+            task = found.client.submit("gateway.serve", asked)
             serving = (event.note for event in task)
             assert f"https://127.0.0.1:{port}" in serving
             yield found
