@@ -93,7 +93,12 @@ def http_command(
 
 @http_command.group("key")
 def key_command() -> None:
-    """Make, list and take back the keys of those who ask from other boxes."""
+    """Make, list and take back the keys of those who ask from other boxes.
+
+    \b
+    Example:
+      claw http key add anna
+    """
 
 
 class _Duration(click.ParamType[datetime]):
