@@ -30,11 +30,11 @@ def address() -> str:
     return chosen if ":" in chosen else f"127.0.0.1:{chosen}"
 
 
-def listen_at(text: str) -> None:
-    """Have the gateway listen elsewhere from now on.
+def parsed(text: str) -> str:
+    """An address as ``--listen`` takes it.
 
     Raises:
-        ClawError: bad_params, bad_config.
+        ClawError: bad_params.
     """
     host, _, port = text.rpartition(":")
     host = "127.0.0.1" if host in ("localhost", "") else host.strip("[]")
@@ -44,9 +44,17 @@ def listen_at(text: str) -> None:
     except ValueError:
         allowed = "127.0.0.1:PORT, 0.0.0.0:PORT, [::]:PORT or another address of this box"
         raise ClawError("bad_params", "no address to listen at", text[:80], allowed) from None
-    spoken = f"[{found}]" if found.version == 6 else str(found)
+    return f"[{found}]:{number}" if found.version == 6 else f"{found}:{number}"
+
+
+def listen_at(place: str) -> None:
+    """Have the gateway listen there from now on.
+
+    Raises:
+        ClawError: bad_config.
+    """
     others = [each for each in config.load().plugins.ports if each.partition("=")[0] != PLACE]
-    edit("plugins.ports", f"ports = {json.dumps([*others, f'{PLACE}={spoken}:{number}'])}")
+    edit("plugins.ports", f"ports = {json.dumps([*others, f'{PLACE}={place}'])}")
 
 
 def is_own(place: str) -> bool:

@@ -67,9 +67,7 @@ def http_command(
         return
     if bool(tls_cert) != bool(tls_key) or (tls_cert and tls_self_signed):
         raise click.UsageError("--tls-cert and --tls-key together, or --tls-self-signed")
-    if listen:
-        access.listen_at(listen)
-    address = access.address()
+    address = access.parsed(listen) if listen else access.address()
     params: dict[str, Any] = {"behind_proxy": behind_proxy, "tools": list(tools)}
     params["traces"] = traces
     if tls_cert and tls_key:
@@ -85,6 +83,7 @@ def http_command(
         with connect(start=True) as client:
             if listen:
                 access.let_go(client)
+                access.listen_at(address)
             _serve(client, params, closed, as_json)
     except KeyboardInterrupt:
         output.note("the gateway has ended")
