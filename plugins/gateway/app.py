@@ -60,6 +60,7 @@ class Gateway:
         self.tools = Tools(kernel, keys.tools)
         self._routes = [
             Route("/mcp", self._tools, methods=["GET", "POST", "DELETE"]),
+            Route("/operations/{name}", self._operation, methods=["POST"]),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
@@ -221,6 +222,10 @@ class Gateway:
         """Operations as tools."""
         handed: Any = await self.tools.answer(request, await _body(request))
         return cast(Response, handed)
+
+    async def _operation(self, request: Request) -> Response:
+        """One of them."""
+        return await self.tools.call(request, await _body(request))
 
     async def _openapi(self, _: Request) -> Response:
         """What all doors are."""

@@ -1,4 +1,4 @@
-"""`/mcp`: operations as tools, for programs that speak the Model Context Protocol.
+"""`/mcp` and `/operations/NAME`: operations as tools, by the Model Context Protocol or plainly.
 
 Both of its forms: one request after the other (2026), and the older one that begins with a
 handshake and keeps a session. Which operations somebody sees, the key says; who has none, where
@@ -12,19 +12,24 @@ import asyncio
 import contextlib
 import importlib
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from clawai.plugins.gateway.answers import drop, told
+from clawai.plugins.gateway.door import Said, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.keys import ASKER, may
+from clawai.plugins.gateway.openai import urgency
 from clawai.sdk import schema
+from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
+from clawai.sdk.session import Result
 
 if TYPE_CHECKING:
     from mcp import types
@@ -77,6 +82,32 @@ class Tools:
             user = auth.AuthenticatedUser(token(token="", client_id=name, scopes=[]))
             request.scope["user"] = user
         return Handed(self._manager, body)
+
+    async def call(self, request: Request, body: bytes) -> Response:
+        """The same tools for those who need no MCP: parameters as a JSON object, its result.
+
+        Raises:
+            BadRequest, ClawError: it cannot be asked for, or has failed.
+        """
+        name = request.path_params["name"]
+        row = (await self._operations()).get(schema.tool_name(name))
+        if row is None or row["described"]["name"] != name:
+            text = f"there is no operation {name[:80]!r} here, or not for who asks"
+            raise BadRequest(text, "name", 404)
+        try:
+            params = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is no JSON object: {error}") from None
+        model = str(params.pop("model", "")) if row["needs_model"] else ""
+        priority, deadline = urgency(request, None, None)
+        asked = self._kernel.submit(
+            name, params, model=model, priority=priority, deadline=deadline, behalf=who(request)
+        )
+        chunks, result = await unless_gone(request, _collected(await asked))
+        left = f"{len(result.frames)} arrays are left out: ask for them over the wire"
+        said = {"result": result.value} | ({"chunks": chunks} if chunks else {})
+        headers = warned([left] if result.frames else [])
+        return Said(said | {"timings": result.timings}, headers=headers)
 
     async def close(self) -> None:
         """End all sessions."""
@@ -169,26 +200,10 @@ class Tools:
         self, ctx: "ServerRequestContext[Any]", op: str, arguments: dict[str, Any], model: str
     ) -> "types.CallToolResult":
         task = await self._kernel.submit(op, arguments, model=model)
-        texts, size = [], 0
-        try:
-            async for event in task:
-                if event.kind == "progress" and (event.note or event.fraction is not None):
-                    note = event.note or None
-                    await ctx.session.report_progress(event.fraction or 0.0, 1.0, note)
-                elif event.kind == "chunk":
-                    texts.append(_text(event.data))
-                    size += len(texts[-1])
-                    if size > MOST:
-                        raise ClawError("too_large", "bytes of a tool's answer", size, MOST)
-            result = await task.result()
-            if trace := ASKER.get().trace:
-                trace.answered(None, result.timings, time.time_ns())
-        finally:
-            drop(task)
+        chunks, result = await _collected(task, ctx.session.report_progress)
+        texts = [_text(chunk) for chunk in chunks]
         if result.value is not None or not texts:
             texts.append(_text(result.value))
-        if sum(map(len, texts)) > MOST:
-            raise ClawError("too_large", "bytes of a tool's answer", size, MOST)
         if result.frames:
             texts.append(f"({len(result.frames)} arrays are left out: ask for them over the wire)")
         content = [self._mcp.TextContent(type="text", text=text) for text in texts]
@@ -223,6 +238,36 @@ def _loaded() -> tuple[ModuleType, ...]:
         vars(found).update(vars(importlib.import_module(place)))
     names = "lowlevel.server", "streamable_http_manager", "transport_security"
     return (found, *[importlib.import_module(f"mcp.server.{name}") for name in names])
+
+
+async def _collected(
+    task: AsyncTask, progress: Callable[[float, float, str | None], Awaitable[None]] | None = None
+) -> tuple[list[Any], Result]:
+    """What an operation streams, and its result.
+
+    Raises:
+        ClawError: its error, or that it says too much.
+    """
+    chunks, size = [], 0
+    try:
+        async for event in task:
+            if event.kind == "chunk":
+                chunks.append(event.data)
+                size += len(_text(event.data))
+                if size > MOST:
+                    break
+            elif progress and (event.note or event.fraction is not None):
+                await progress(event.fraction or 0.0, 1.0, event.note or None)
+        else:
+            result = await task.result()
+            size += len(_text(result.value))
+            if trace := ASKER.get().trace:
+                trace.answered(None, result.timings, time.time_ns())
+    finally:
+        drop(task)
+    if size > MOST:
+        raise ClawError("too_large", "bytes of an answer", size, MOST, "ask over the wire")
+    return chunks, result
 
 
 def _text(value: Any) -> str:

@@ -142,6 +142,21 @@ def test_a_key_says_which_tools_there_are(served: Served, mode: str) -> None:
     asyncio.run(main())
 
 
+def test_operations_are_called_without_mcp_too(served: Served) -> None:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=60) as http:
+        found = http.post("/operations/notes.find", json={"word": "tea", "most": 1}).json()
+        assert found["result"] == {"found": ["tea 0"]} and found["timings"]["queue_us"] >= 0
+        counted = http.post("/operations/echo.count", json={"upto": 2}).json()
+        assert (counted["chunks"], counted["result"]) == ([1, 2], 2)
+        for name in ("echo.say", "notes-find", "gateway.keys"):
+            assert http.post(f"/operations/{name}", json={}).status_code == 404
+        assert http.post("/operations/notes.find", json={"sort": 1}).status_code == 400
+        assert http.post("/operations/notes.find", json=[1]).status_code == 400
+        key = {"x-api-key": "claw-lena"}
+        said = http.post("/operations/echo.say", json={"text": "a"}, headers=key)
+        assert said.json()["result"] == "a"
+
+
 def test_a_session_serves_nobody_but_who_began_it(served: Served) -> None:
     about = {"name": "test", "version": "1"}
     params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": about}
