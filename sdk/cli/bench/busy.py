@@ -87,6 +87,8 @@ def load(port: int, path: str, seconds: float) -> dict[str, float]:
         finally:
             for asker in askers:
                 asker.sock.close()
+    if not took:
+        raise ClawError("worker_hung", "nobody was answered in time", seconds)
     return {
         "busy_rps": round(len(took) / seconds, 1),
         "busy_p50_ms": round(percentile(took, 50), 3),
@@ -106,7 +108,7 @@ def peer(name: str, port: int) -> Iterator[None]:
     running = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
         until = time.monotonic() + PATIENCE
-        while not _answers(port):
+        while not _answers(port, "/echo"):
             if running.poll() is not None or time.monotonic() > until:
                 hint = "pip install 'clawai[bench]'"
                 raise ClawError("unsupported_system", f"{name} does not start here", hint=hint)
