@@ -203,7 +203,7 @@ class AsyncClient:
         return await (await self.submit(op, params, **options)).result()
 
     async def query(self, what: str) -> Any:
-        """A listing: status, plugins, models, workers or tasks."""
+        """A listing: status, plugins, operations, models, workers or tasks."""
         return (await self._ask(lambda: self._session.query(what))).value
 
     async def admin(self, command: str, name: str = "") -> Any:
