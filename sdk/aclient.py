@@ -101,7 +101,10 @@ class AsyncClient:
         self._attempts = 0
         """How often that was tried, to its end."""
         self._closed = False
-        self._condition = asyncio.Condition()
+        self._waiting: dict[asyncio.Future[bool], Callable[[], bool]] = {}
+        """Those who wait, and for what: who hears of nothing is not woken."""
+        self._heard_at = 0.0
+        """When anything came."""
         self._connecting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
 
@@ -130,20 +133,20 @@ class AsyncClient:
         self._reading = asyncio.create_task(self._read())
         try:
             await self._pass(self._session.hello(self._leases.token, self._name))
-            async with asyncio.timeout(self._timeout), self._condition:
-                while self._session.welcome is None and self._refused is None:
-                    await self._condition.wait()
+            if not await self._until(self._is_welcome, self._timeout):
+                raise no_kernel(self._address, "it does not answer")
             if self._refused:
                 raise self._refused
-        except TimeoutError:
-            await self._disconnect()
-            raise no_kernel(self._address, "it does not answer") from None
         except BaseException:
             await self._disconnect()
             raise
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _is_welcome(self) -> bool:
+        """Whether the kernel has said if it takes us."""
+        return not (self._session.welcome is None and self._refused is None)
 
     @property
     def welcome(self) -> wire.Welcome:
@@ -200,7 +203,7 @@ class AsyncClient:
         return await (await self.submit(op, params, **options)).result()
 
     async def query(self, what: str) -> Any:
-        """A listing: status, plugins, models, workers or tasks."""
+        """A listing: status, plugins, operations, models, workers or tasks."""
         return (await self._ask(lambda: self._session.query(what))).value
 
     async def admin(self, command: str, name: str = "") -> Any:
@@ -300,8 +303,11 @@ class AsyncClient:
         if self._down or self._connecting.locked():
             await self._reconnect()
             return
-        pause = max(0.0, min(SILENCE, self._session.due - self._loop.time()))
-        if not await self._hear(heard, pause) and pause >= SILENCE:
+        due = self._session.due
+        pause = max(0.0, min(SILENCE, due - self._loop.time()))
+        if not await self._hear(lambda: heard() or self._session.due < due, pause) and (
+            pause >= SILENCE
+        ):
             self._lose("it does not answer")
         self._session.resend(self._loop.time())
         await self._flush()
@@ -309,14 +315,33 @@ class AsyncClient:
             raise self._lost
 
     async def _hear(self, heard: Callable[[], bool], seconds: float) -> bool:
-        """Wait for anything, unless ``heard`` or lost already; False: there was only silence."""
+        """Wait until ``heard``, or lost; False: all that time there was only silence."""
+
+        def news() -> bool:
+            return heard() or self._down or bool(self._lost) or self._connecting.locked()
+
+        began = self._loop.time()
+        return await self._until(news, seconds) or self._heard_at > began
+
+    async def _until(self, news: Callable[[], bool], seconds: float) -> bool:
+        """Wait for something that the reader brings; False: it has not."""
+        if news():
+            return True
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _wake, waiter, False)
+        self._waiting[waiter] = news
         try:
-            async with asyncio.timeout(seconds), self._condition:
-                if not (heard() or self._down or self._lost or self._connecting.locked()):
-                    await self._condition.wait()
-                return True
-        except TimeoutError:
-            return False
+            return await waiter
+        finally:
+            timer.cancel()
+            del self._waiting[waiter]
+
+    def _tell(self) -> None:
+        """Wake those for whom something has come."""
+        self._heard_at = self._loop.time()
+        for waiter, news in self._waiting.items():
+            if news():
+                _wake(waiter, True)
 
     async def _read(self) -> None:
         """Note what comes, whoever it is for, until the connection ends."""
@@ -325,16 +350,19 @@ class AsyncClient:
                 data = await self._reader.read(_READ)
             except OSError:
                 data = b""
-            async with self._condition:
-                try:
-                    await self._take(data)
-                except ClawError as error:
-                    if self._session.welcome is None:
-                        self._refused = error
-                    else:
-                        self._lost = error
-                        self._session.lost(error)
-                self._condition.notify_all()
+            try:
+                await self._take(data)
+            except ClawError as error:
+                self._broken(error)
+            self._tell()
+
+    def _broken(self, error: ClawError) -> None:
+        """The kernel complains of this connection, or makes no sense."""
+        if self._session.welcome is None:
+            self._refused = error
+        else:
+            self._lost = error
+            self._session.lost(error)
 
     async def _take(self, data: bytes) -> None:
         if not data:
@@ -413,6 +441,11 @@ class AsyncClient:
         """Disconnect; tasks that have not ended are cancelled by the kernel."""
         self._closed = True
         await self._disconnect()
+
+
+def _wake(waiter: "asyncio.Future[bool]", news: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(news)
 
 
 def _hung_up(writer: asyncio.StreamWriter) -> bool:

@@ -224,7 +224,7 @@ class Client:
         return self.submit(op, params, **options).result()
 
     def query(self, what: str) -> Any:
-        """A listing: status, plugins, models, workers or tasks."""
+        """A listing: status, plugins, operations, models, workers or tasks."""
         return self._ask(lambda: self._session.query(what)).value
 
     def admin(self, command: str, name: str = "") -> Any:

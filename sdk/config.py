@@ -17,7 +17,8 @@ from clawai.sdk.files import open_regular
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 
 
-_PORT = r"^[a-z][a-z0-9_-]{0,63}:[0-9]{1,5}=[0-9]{1,5}$"
+_ADDRESS = r"([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9a-f:.]{2,45}\]):"
+_PORT = rf"^[a-z][a-z0-9_-]{{0,63}}:[0-9]{{1,5}}=({_ADDRESS})?[0-9]{{1,5}}$"
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +105,8 @@ class Plugins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     require_signature: bool = False
     """Start and install only plugins that a key you trust has signed, and the bundled ones."""
     ports: tuple[Annotated[str, msgspec.Meta(pattern=_PORT)], ...] = ()
-    """Other ports than those of the manifests, for plugins that listen: ["gateway:8080=9090"]."""
+    """Other ports than those of the manifests, for plugins that listen: ["gateway:8080=9090"], or
+    with an address of this box before the number, which other boxes may then reach."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,7 +173,15 @@ def parse(text: bytes, where: str) -> Config:
         if got not in allowed:
             raise ClawError("bad_config", f"{where}: {key}", got=got, allowed=list(allowed))
     for each in config.plugins.ports:
-        if not 0 < int(each.rpartition("=")[2]) <= 65535:
+        import ipaddress  # here: few configurations have any
+
+        host, _, port = each.partition("=")[2].rpartition(":")
+        try:
+            ipaddress.ip_address(host.strip("[]") or "127.0.0.1")
+        except ValueError:
+            wanted = "a port, or an IP address and a port"
+            raise ClawError("bad_config", f"{where}: plugins.ports", each, wanted) from None
+        if not 0 < int(port) <= 65535:
             raise ClawError("bad_config", f"{where}: plugins.ports", each, "a port of 1 to 65535")
     # A range of msgspec lets nan pass, which compares to nothing.
     if math.isnan(config.workers.idle_minutes):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clawai.sdk.client import Task
     from clawai.sdk.front import Front
 
+F = TypeVar("F", bound="Front")
 __all__ = ["Batch", "Cancelled", "Context", "Outlet", "Tensor", "Yielded", "view"]
 
 _FRAME = wire.MAX_MESSAGE // 2
@@ -233,10 +234,19 @@ class Context:
         """Ask for another operation and wait; its result. See ``submit``."""
         return self.submit(op, params, **options).result().value
 
-    def front(self) -> "Front":
+    @overload
+    def front(self) -> "Front": ...
+
+    @overload
+    def front(self, kind: type[F]) -> F: ...
+
+    def front(self, kind: Any = None) -> Any:
         """The kernel's asynchronous client, to ask for others whom this plugin serves.
 
         One at a time. Its tasks are no children of this one; see ``clawai.sdk.front``.
+
+        Args:
+            kind: a class of the plugin's own, made of ``Front``.
 
         Raises:
             ClawError: not_permitted, if plugin.toml has no ``on_behalf_of`` or no operations.
@@ -249,7 +259,7 @@ class Context:
             )
         from clawai.sdk.front import Front
 
-        return Front(*self.home.front)
+        return (kind or Front)(*self.home.front)
 
     def connect(self, host: str, port: int, timeout: float = 30.0) -> "socket.socket":
         """A connected socket, made by the broker: ``permissions.network`` must ask for the host.

@@ -16,7 +16,7 @@ from typing import Any
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncClient
 from clawai.sdk.errors import ClawError
-from clawai.sdk.session import Session
+from clawai.sdk.session import Frames, Session
 from clawai.sdk.zmtp import Connection
 
 __all__ = ["Front"]
@@ -33,6 +33,36 @@ class _NoLeases:
 
     def close(self) -> None:
         pass
+
+
+class _Link(asyncio.Protocol):
+    """The connection as the event loop sees it: what comes is noted at once, without a task that
+    would have to be woken for it, since everybody whom a front serves waits for that."""
+
+    def __init__(self, front: "Front") -> None:
+        self._front = front
+        self.room = asyncio.Event()
+        """Set while more may be written."""
+        self.room.set()
+        self.gone = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Of the event loop."""
+        self._front._came(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Of the event loop."""
+        self.room.set()
+        self.gone.set()
+        self._front._came(b"")
+
+    def pause_writing(self) -> None:
+        """Of the event loop."""
+        self.room.clear()
+
+    def resume_writing(self) -> None:
+        """Of the event loop."""
+        self.room.set()
 
 
 class Front(AsyncClient):
@@ -52,20 +82,44 @@ class Front(AsyncClient):
         # The kernel began with a welcome when the worker was born; it may have been read before.
         self._leases: Any = _NoLeases()
         sock = socket.socket(fileno=os.dup(self._fd))
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=sock)
         self._zmtp: Any = Connection(max_frames=wire.MAX_FRAMES, max_bytes=wire.MAX_MESSAGE)
         self._refused = None
-        self._reading = asyncio.create_task(self._read())
-        try:
-            async with asyncio.timeout(self._timeout), self._condition:
-                while self._session.welcome is None and not (self._refused or self._lost):
-                    await self._condition.wait()
-        except TimeoutError:
-            await self._disconnect()
-            raise ClawError("connection_lost", "the kernel has not welcomed this worker") from None
+        sock.setblocking(False)
+        made = self._loop.create_unix_connection(lambda: _Link(self), sock=sock)
+        self._transport, self._link = await made
+        if not await self._until(self._is_welcome, self._timeout):
+            self._transport.abort()
+            raise ClawError("connection_lost", "the kernel has not welcomed this worker")
         if error := self._refused or self._lost:
-            await self._disconnect()
+            self._transport.abort()
             raise error
+
+    def _came(self, data: bytes) -> None:
+        """Note what has come; nothing: that was the end."""
+        if self._closed or self._lost or self._refused:
+            return
+        try:
+            if not data:
+                self._lose("it has closed the connection")
+            for frames in self._zmtp.receive(data):
+                self._session.receive(frames, self._loop.time())
+            if due := self._zmtp.outgoing():
+                self._transport.write(due)
+            for said in self._session.outbox:
+                self._transport.writelines(self._zmtp.message(said))
+            self._session.outbox.clear()
+        except ClawError as error:
+            self._broken(error)
+        self._tell()
+
+    async def _pass(self, frames: Frames) -> None:
+        self._transport.writelines(self._zmtp.message(frames))
+        if not self._link.room.is_set():
+            await self._link.room.wait()
+
+    async def _disconnect(self) -> None:
+        self._transport.close()
+        await self._link.gone.wait()
 
     async def close(self) -> None:
         """End what is open, and let go of the connection."""

@@ -109,7 +109,7 @@ class Cancel(Message, frozen=True, kw_only=True):
 
 
 class Query(Message, frozen=True, kw_only=True):
-    """Ask what is there: status, plugins, models, tasks, workers."""
+    """Ask what is there: status, plugins, operations, models, tasks, workers."""
 
     id: Id
     what: Name

@@ -126,6 +126,8 @@ def commands(group: click.Group, words: tuple[str, ...] = ("claw",)) -> Iterator
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
     command: click.Command = ROOT_COMMAND
     while words and isinstance(command, click.Group):
+        if command.invoke_without_command and words[0].startswith("-"):
+            break  # an option of its own
         inner = command.get_command(click.Context(command), words[0])
         assert inner is not None, f"no command {words[0]!r}"
         command, words = inner, words[1:]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.kernel.steward.log import LogFile
-from clawai.sdk import audit, netrules
+from clawai.sdk import audit, config, netrules
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Permissions
 
@@ -63,8 +63,6 @@ class Network:
         self._unwritten: deque[tuple[audit.Record, bool]] = deque()
         """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
-        self.ports: Mapping[str, str] = {}
-        """``PLUGIN:PORT`` of a manifest to the port that its owner wants instead."""
         self.pid = 0
         """The broker's process; 0 while there is none."""
         self._running: subprocess.Popen[bytes] | None = None
@@ -149,9 +147,10 @@ class Network:
     def _listen(self, worker: int, plugin: str, key: str) -> int:
         """A copy of the listening socket of a plugin's port, which its workers share."""
         if (plugin, key) not in self._listeners:
-            named = netrules.listen_rule(key)[1]
-            port = int(self.ports.get(f"{plugin}:{named}", 0))
-            self._listeners[plugin, key] = bind(plugin, key, port), set()
+            # Read anew: the owner may have changed it, and nobody listens there now.
+            ports = dict(each.split("=") for each in config.load().plugins.ports)
+            chosen = ports.get(f"{plugin}:{netrules.listen_rule(key)[1]}", "")
+            self._listeners[plugin, key] = bind(plugin, key, chosen), set()
         sock, workers = self._listeners[plugin, key]
         workers.add(worker)
         return os.dup(sock.fileno())
@@ -334,18 +333,23 @@ def _matches(name: str, pattern: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-def bind(plugin: str, key: str, port: int = 0) -> socket.socket:
+def bind(plugin: str, key: str, chosen: str = "") -> socket.socket:
     """A listening socket for a key of ``[permissions.listen]``.
 
     Args:
-        port: that the owner wants in place of the key's; 0: the key's.
+        chosen: ``PORT`` or ``ADDRESS:PORT`` that the owner wants in place of the key's.
 
     Raises:
         ClawError: address_in_use, not_permitted.
     """
     wide, named = netrules.listen_rule(key)
-    port = port or named
+    address, _, number = chosen.rpartition(":")
+    address = address.strip("[]")
+    port = int(number or named)
     try:
+        if address:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            return socket.create_server((address, port), family=family, backlog=limits.BACKLOG)
         if wide and socket.has_dualstack_ipv6():
             try:
                 family = socket.AF_INET6

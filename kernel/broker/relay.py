@@ -58,6 +58,28 @@ class Flow:
                 self.held = bytes(_buffer[sent:size])
         return True
 
+    def pass_on(self) -> bool:
+        """Carry one short message, as most are; False: there is more to it, and ``pump`` is for it.
+
+        Raises:
+            OSError: one of the sides broke.
+        """
+        if self.held or self.ended:
+            return False
+        try:
+            size = self.source.recv_into(_buffer)
+        except BlockingIOError:
+            return False
+        if not size:
+            return False  # the end is read again
+        try:
+            sent = self.target.send(_buffer[:size])
+        except BlockingIOError:
+            sent = 0
+        self.count += sent
+        self.held = bytes(_buffer[sent:size])
+        return not self.held and size < limits.PIECE
+
     def _send(self) -> bool:
         """Send what is held; whether all of it went."""
         try:
@@ -87,6 +109,7 @@ class Relay:
         self._eof, self._done = eof, done
         """``eof`` is called before the worker is told that the other host sends no more."""
         self.out, self.into = Flow(local, remote), Flow(remote, local)
+        self._flows = {local.fileno(): self.out, remote.fileno(): self.into}
         self._seen = 0
         self.open = True
         for sock in (local, remote):
@@ -105,6 +128,13 @@ class Relay:
         return before != self._seen
 
     def _ready(self, fd: int, mask: int) -> None:
+        if mask == select.EPOLLIN and not self._gone:
+            try:
+                if self._flows[fd].pass_on() and self.carried <= limits.BYTES:
+                    return
+            except OSError:
+                self._broken()
+                return
         if mask & _GONE:
             self._loop.unwatch(fd)
             self._masks.pop(fd, None)
@@ -118,8 +148,8 @@ class Relay:
                 more = self._pump(self.out, None) | self._pump(self.into, self._eof)
                 if self._masks:  # else both are gone: what is left is read now or never
                     break
-        except OSError:  # one of the two closed its end, with something unread or while we wrote
-            self.close("closed" if self._worker_left() else "reset")
+        except OSError:
+            self._broken()
             return
         if not self.open:
             return  # ended while the worker was told something
@@ -131,6 +161,10 @@ class Relay:
             self.close("closed")  # nobody reads what still comes
         else:
             self._watch(more)
+
+    def _broken(self) -> None:
+        """One of the two closed its end, with something unread or while we wrote."""
+        self.close("closed" if self._worker_left() else "reset")
 
     def _pump(self, flow: Flow, before_end: Callable[[], None] | None) -> bool:
         was_over = flow.ended and not flow.held

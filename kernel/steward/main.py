@@ -107,7 +107,6 @@ class Steward:
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
         self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
-        self.network.ports = dict(each.split("=") for each in config.plugins.ports)
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True

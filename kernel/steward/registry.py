@@ -16,7 +16,7 @@ from typing import Any
 
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB
-from clawai.sdk import develop, paths, settings
+from clawai.sdk import develop, paths, schema, settings
 from clawai.sdk.errors import ClawError
 from clawai.sdk.found import scan
 from clawai.sdk.grants import Guard
@@ -59,6 +59,8 @@ class Registry:
     developed: list[Path] = field(default_factory=list)
     """Of a plugin each, somebody works at it now."""
     _codes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _described: dict[str, tuple[str, dict[str, schema.Described]]] = field(default_factory=dict)
+    """Of each plugin the identity of its files, and what its operations say of themselves."""
     _settings: dict[str, str] = field(default_factory=dict)
     """Of each plugin the identity of what its owner has set."""
 
@@ -221,6 +223,13 @@ class Registry:
         """Identity of a plugin's files and of those of its drivers: names, sizes and times."""
         names = (each.plugin.name for each in (plugin, *self.drivers(plugin)))
         return _digest([line for name in names for line in _files(self.places[name])])
+
+    def described(self, name: str) -> dict[str, schema.Described]:
+        """What a plugin's operations say of themselves, where that is of the files as they are."""
+        code = self.code(self.plugins[name])
+        if self._described.get(name, ("",))[0] != code:
+            self._described[name] = code, schema.read(self.places[name]) or {}
+        return self._described[name][1]
 
     def drivers(self, plugin: Plugin) -> list[Plugin]:
         """The driver plugins that an engine's worker loads beside it."""

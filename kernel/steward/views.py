@@ -4,8 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from clawai.kernel.limits import MS, SECOND
 from clawai.kernel.steward.registry import Registry, model_names, stored_model
+from clawai.sdk import schema
+from clawai.sdk.asks import asks, words
 from clawai.sdk.errors import ClawError
 
 STATUS = (
@@ -67,6 +71,32 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
             }
         )
     return {"plugins": listed, "problems": dict(registry.problems)}
+
+
+def operations(rows: Rows, registry: Registry) -> Rows:
+    """Every operation that can be called: how it describes itself, and what its plugin may."""
+    registry.scan()
+    listed: list[Rows] = []
+    for name, plugin in registry.plugins.items():
+        if registry.refusal(plugin):
+            continue
+        asked, described = plugin.permissions, registry.described(name)
+        writes = asked.write or asked.programs or asked.devices or plugin.limits.data_mib
+        for entry in plugin.operation:
+            plain = schema.Described(name=entry.name, summary=entry.description)
+            listed.append(
+                {
+                    "plugin": name,
+                    "described": msgspec.to_builtins(described.get(entry.name, plain)),
+                    "needs_model": entry.needs_model,
+                    "idempotent": entry.idempotent,
+                    "writes": bool(writes),
+                    "connects": bool(asked.network),
+                    "calls": bool(asked.operations),
+                    "may": [words(each) for each in asks(plugin)],
+                }
+            )
+    return {"operations": listed}
 
 
 def models(rows: Rows, registry: Registry) -> Rows:
@@ -175,6 +205,7 @@ def _places(tasks: list[Rows]) -> dict[int, int]:
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
     "status": status,
     "plugins": plugins,
+    "operations": operations,
     "models": models,
     "workers": workers,
     "tasks": tasks,

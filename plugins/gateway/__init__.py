@@ -6,11 +6,23 @@ It is a plugin like any other. The broker accepts its connections, and what it a
 it asks on behalf of whoever asked it (``clawai.sdk.front``). The kernel knows nothing of HTTP.
 """
 
+import ipaddress
+import threading
+from typing import TYPE_CHECKING
+
+from clawai.sdk.errors import ClawError
 from clawai.sdk.hookspecs import hookimpl
+from clawai.sdk.httpkeys import Certificate, Key
 from clawai.sdk.plugin import Context, Start, operation
+
+if TYPE_CHECKING:
+    from clawai.plugins.gateway.keys import Keys
 
 PORT = 8080
 """Of the manifest; ``plugins.ports`` in the configuration names another one."""
+_serving: "list[Keys]" = []
+"""The keys of what serves; one at a time does."""
+_lock = threading.Lock()
 
 
 @hookimpl
@@ -23,8 +35,6 @@ def claw_start(worker: Start) -> None:
     try:
         from clawai.plugins.gateway import server
     except ImportError as error:
-        from clawai.sdk.errors import ClawError
-
         raise ClawError(
             "unsupported_system",
             f"the gateway needs the package {error.name}",
@@ -34,11 +44,61 @@ def claw_start(worker: Start) -> None:
 
 
 @operation("gateway.serve")
-def serve(ctx: Context) -> dict[str, int]:
+def serve(
+    ctx: Context,
+    keys: list[Key] | None = None,
+    required: bool = False,
+    certificate: Certificate | None = None,
+    behind_proxy: bool = False,
+    tools: list[str] | None = None,
+    traces: bool = False,
+) -> dict[str, int]:
     """Answer HTTP requests until the task is cancelled; how many there were.
 
-    The progress says when it does.
+    The progress says when it does. A port that other boxes reach needs keys, and a certificate
+    unless a proxy before it has one.
+
+    Args:
+        keys: What each may ask for who has one.
+        required: Who has none is not answered.
+        certificate: For TLS.
+        behind_proxy: Requests come in the clear, from a proxy that does TLS.
+        tools: Operations, or patterns, that are tools of MCP for who has no key.
+        traces: Spans go to OpenTelemetry's collector on this box, port 4318.
     """
+    from clawai.plugins.gateway.keys import Keys
     from clawai.plugins.gateway.server import run
 
-    return run(ctx, ctx.listener(PORT))
+    listener = ctx.listener(PORT)
+    address = listener.getsockname()[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        if not required:
+            text = "other boxes reach this address, and nobody would need a key"
+            raise ClawError("not_permitted", text, address, hint="claw http key add NAME")
+        if certificate is None and not behind_proxy:
+            text = "other boxes reach this address, and keys and questions would go in the clear"
+            hint = "--tls-self-signed, or --tls-cert and --tls-key; --behind-proxy if one does TLS"
+            raise ClawError("not_permitted", text, address, hint=hint)
+    known = Keys(keys or (), required, tuple(tools or ()))
+    with _lock:
+        if _serving:
+            text = "it serves already"
+            raise ClawError("bad_state", text, hint="end the other `claw http` first")
+        _serving.append(known)
+    try:
+        return run(ctx, listener, known, certificate, traces)
+    finally:
+        _serving.remove(known)
+
+
+@operation("gateway.keys")
+def know(keys: list[Key]) -> dict[str, bool]:
+    """Have these be all keys from now on, while it serves; whether it does.
+
+    Args:
+        keys: Who may ask.
+    """
+    serving = list(_serving)
+    for each in serving:
+        each.know(keys)
+    return {"serving": bool(serving)}

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from clawai.plugins.gateway import catalogue
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
@@ -88,6 +89,8 @@ class Answer:
     """One that is being written."""
 
     task: AsyncTask
+    model: str
+    """Its name in the store."""
     first: Piece = field(default_factory=Piece)
     ended: dict[str, Any] = field(default_factory=dict)
     """What the operation returned; empty until then."""
@@ -116,8 +119,13 @@ class Answer:
 
     def drop(self) -> None:
         """Nobody waits for it any more; may be said at any time, by whoever is being cancelled."""
-        if not self.task.done:
-            later(self.task.cancel())
+        drop(self.task)
+
+
+def drop(task: AsyncTask) -> None:
+    """Have a task end that nobody waits for any more, without waiting for that."""
+    if not task.done:
+        later(task.cancel())
 
 
 _running: set[asyncio.Task[Any]] = set()
@@ -152,6 +160,19 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
         ClawError: what became of it.
     """
     began = time.perf_counter()
+    try:
+        answer = await _asked(kernel, question, heard)
+    except ClawError as error:
+        if error.code != "unknown_model":
+            raise
+        # Only now: to look first whether it is there would cost each request a listing.
+        named = (await catalogue.model(kernel, question.model))["name"]
+        answer = await _asked(kernel, replace(question, model=named), heard)
+    heard.began(answer.model, time.perf_counter() - began)
+    return answer
+
+
+async def _asked(kernel: Front, question: Ask, heard: Heard) -> Answer:
     task = await kernel.submit(
         "llm.generate",
         question.params,
@@ -161,11 +182,10 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
         keep_alive=question.keep_alive,
         behalf=question.behalf,
     )
-    answer = Answer(task)
-    answer.pieces = _pieces(answer, question.model, heard)
+    answer = Answer(task, question.model)
+    answer.pieces = _pieces(answer, heard)
     try:
         answer.first = await anext(answer.pieces, Piece())
-        heard.began(question.model, time.perf_counter() - began)
     except BaseException:
         answer.drop()
         raise
@@ -221,13 +241,13 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | 
         await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def _pieces(answer: Answer, model: str, heard: Heard) -> AsyncIterator[Piece]:
+async def _pieces(answer: Answer, heard: Heard) -> AsyncIterator[Piece]:
     try:
         async for event in answer.task:
             if event.kind == "chunk" and any(event.data.values()):
                 yield Piece(**event.data)
         result = await answer.task.result()
         answer.ended, answer.timings = result.value, dict(result.timings)
-        heard.ended(model, answer)
+        heard.ended(answer.model, answer)
     finally:
         answer.drop()

@@ -9,7 +9,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -29,19 +29,28 @@ from clawai.plugins.gateway import (
     tfserving,
     transcripts,
 )
-from clawai.plugins.gateway.answers import status_of, told
-from clawai.plugins.gateway.door import Door
+from clawai.plugins.gateway.answers import Answer, status_of, told
+from clawai.plugins.gateway.door import Door, warned
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require
 from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Models
+from clawai.plugins.gateway.tools import Tools
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
+
+if TYPE_CHECKING:
+    from clawai.plugins.gateway.traces import Traces
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+FREE = frozenset({"/health", "/ready"})
+"""Paths that need no key: they tell whether there is a server, and nothing of it."""
 HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+LINES = 100
+"""Answers between two looks that the log tells of."""
 BODY = 8 << 20
 """Bytes of a request."""
 PATIENCE = 30.0
@@ -51,17 +60,26 @@ PATIENCE = 30.0
 class Gateway:
     """All doors."""
 
-    def __init__(self, kernel: Front, log: Callable[[Any, str], None], regions: Regions) -> None:
+    def __init__(
+        self, kernel: Front, log: Callable[[Any, str], None], keys: Keys, regions: Regions
+    ) -> None:
         self.kernel = kernel
+        self.keys = keys
+        self.traces: Traces | None = None
+        """Set by who wants them."""
         self.requests = 0
         self.metrics = Metrics(kernel)
         self._log = log
+        self._lines: list[str] = []
         modules = openai, responses, ollama, embeddings, transcripts
-        self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
+        self._doors = [door for each in modules for door in each.doors(kernel, self)]
         models = Models(kernel)
-        self.grpc = grpc.Doors(kernel, models, self.metrics, regions)
+        self.grpc = grpc.Doors(kernel, models, self.metrics, regions, keys)
         self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models, regions)]
+        self.tools = Tools(kernel, keys.tools)
         self._routes = [
+            Route("/mcp", self._tools, methods=["GET", "POST", "DELETE"]),
+            Route("/operations/{name}", self._operation, methods=["POST"]),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
@@ -69,25 +87,43 @@ class Gateway:
             *(Route(path, door, methods=door.methods) for path, door in self._doors),
         ]
 
+        self._exact = {
+            (method, route.path): route
+            for route in self._routes
+            for method in route.methods or ()
+            if "{" not in route.path
+        }
+        """What is found at once; the others by their patterns."""
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             return
         self.requests += 1
         started, status = time.perf_counter(), 0
+        asker = Asker()
+        ASKER.set(asker)
 
         async def watched(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_said_of(asker)]
             await send(message)
 
         request = Request(scope, receive)
         route = self._route(request)
+        if self.traces:
+            path = route.path if route else ""
+            asker.trace = self.traces.begin(request.method, path, request.headers, scope["scheme"])
         try:
             try:
+                self._permit(request, asker)
                 response = await self._answer(request, route)
             except BadRequest as error:
-                response = self._refusal(request, error.status, error.message, error.param)
+                what = error.status, error.message, error.param, error.code
+                response = self._refusal(request, *what)
+                response.headers.update(error.headers)
             except ClawError as error:
                 response = self._refusal(request, status_of(error), told(error), None, error.code)
             except (ClientDisconnect, asyncio.CancelledError):
@@ -99,13 +135,27 @@ class Gateway:
         except ClientDisconnect:
             status = 499  # nginx's number for it
         finally:
+            if asker.held:
+                asker.held.leave()
+            if asker.trace:
+                asker.trace.end(status or 499, asker.held.key.name if asker.held else "")
             took = time.perf_counter() - started
             self.metrics.answered(route.path if route else "other", status or 499, took)
             path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
-            self._log("debug", f"{request.method} {path} {status or 499} {1000 * took:.1f} ms")
+            if len(self._lines) < LINES:
+                line = f"{request.method} {path} {status or 499} {1000 * took:.1f} ms"
+                self._lines.append(line)
+
+    def tell(self) -> None:
+        """Write to the log what was answered: later, as each line wakes another process."""
+        lines, self._lines = self._lines, []
+        for line in lines:
+            self._log("debug", line)
 
     def _route(self, request: Request) -> Route | None:
         """The one for a path and method; None: there is none."""
+        if (exact := self._exact.get((request.method, request.scope["path"]))) is not None:
+            return exact
         for route in self._routes:
             match, more = route.matches(request.scope)
             if match is Match.FULL:
@@ -114,7 +164,6 @@ class Gateway:
         return None
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
-        self._permit(request)
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}
             if allowed := paths.get(request.url.path):
@@ -128,19 +177,43 @@ class Gateway:
         found: Response = await endpoint(request)
         return found
 
-    def _permit(self, request: Request) -> None:
-        """Refuse other people's web pages.
+    def _permit(self, request: Request, asker: Asker) -> None:
+        """Refuse other people's web pages, and who has no key where one is needed.
+
+        Args:
+            asker: learns whose the key is.
 
         Raises:
-            BadRequest: it is one.
+            BadRequest: 401, 403, 429.
         """
-        host = request.headers.get("host", "")
-        if _name(f"//{host}") not in HOSTS:
+        headers, path = request.headers, request.scope["path"]
+        host = headers.get("host", "")
+        # A page that has come under a name of its own knows no key, so any name will do with one.
+        if not self.keys.required and _name(f"//{host}") not in HOSTS:
             text = f"the host {host[:100]!r} is none of this box: {', '.join(sorted(HOSTS))}"
             raise BadRequest(text, status=403)
-        origin = request.headers.get("origin")
+        origin = headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise BadRequest(f"the page of {origin[:100]!r} may not ask this server", status=403)
+        said = headers.get("authorization", ""), headers.get("x-api-key", "")
+        if held := self.keys.find_in(*said, free=path in FREE):
+            held.enter()
+            asker.held = held
+            if path == "/metrics":
+                require(held.key, "operations", "metrics")
+
+    def began(self, model: str, seconds: float) -> None:
+        """The first piece of an answer is there."""
+        self.metrics.began(model, seconds)
+
+    def ended(self, model: str, answer: Answer) -> None:
+        """An answer is complete."""
+        self.metrics.ended(model, answer)
+        asker = ASKER.get()
+        if asker.trace:
+            asker.trace.answered(answer.ended, answer.timings, time.time_ns())
+        if held := asker.held:
+            held.tokens.take(answer.usage["prompt_tokens"] + answer.usage["completion_tokens"])
 
     def _refusal(
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
@@ -166,6 +239,15 @@ class Gateway:
         fine = level not in ("none", "being proved")
         return PlainTextResponse(f"sandbox: {level}\n", 200 if fine else 503)
 
+    async def _tools(self, request: Request) -> Response:
+        """Operations as tools."""
+        handed: Any = await self.tools.answer(request, await _body(request))
+        return cast(Response, handed)
+
+    async def _operation(self, request: Request) -> Response:
+        """One of them."""
+        return await self.tools.call(request, await _body(request))
+
     async def _openapi(self, _: Request) -> Response:
         """What all doors are."""
         names = [row["name"] for row in await catalogue.models(self.kernel)]
@@ -174,6 +256,13 @@ class Gateway:
     async def _metrics(self, _: Request) -> Response:
         """For Prometheus."""
         return Response(await self.metrics.text(), media_type=TYPE)
+
+
+def _said_of(asker: Asker) -> list[tuple[bytes, bytes]]:
+    """Headers about who asks: what the key has left, and what was not done as asked."""
+    found = asker.held.told() if asker.held else {}
+    found |= warned(asker.warnings)
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in found.items()]
 
 
 def _name(url: str) -> str:

@@ -40,9 +40,3 @@ def pulled(row: dict[str, Any]) -> datetime:
     except ValueError:
         return datetime.fromtimestamp(0, UTC)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-async def known(kernel: Front, name: str) -> str:
-    """Its name in the store."""
-    found: str = (await model(kernel, name))["name"]
-    return found

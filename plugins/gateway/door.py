@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from clawai.plugins.gateway.fields import Form
 
@@ -61,29 +62,61 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: it has hung up.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_leaves(request))
+    # The work stays in this task: one that has to be woken for it would cost as much again.
+    task, gone = asyncio.current_task(), False
+    assert task
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if not gone or task.uncancel():
+            raise
+        raise ClientDisconnect from None
     finally:
-        for each in (working, leaving):
-            each.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await working
+        watching.cancel()
 
 
-async def _leaves(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class Said(JSONResponse):
+    """A response that is JSON."""
+
+    def render(self, content: Any) -> bytes:
+        """Its body."""
+        return msgspec.json.encode(content)
+
+
+class Streamed(Response):
+    """A response that comes line by line, until the client has left."""
+
+    def __init__(self, lines: AsyncIterator[bytes], media: str, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers, media_type=media)
+        del self.headers["content-length"]
+        self._lines = lines
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        request = Request(scope, receive)
+        async with contextlib.aclosing(self._lines):  # type: ignore[type-var]
+            await unless_gone(request, self._all(send))
+
+    async def _all(self, send: Any) -> None:
+        head = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start"} | head)
+        async for line in self._lines:
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def streamed(lines: AsyncIterator[bytes], media: str, warnings: list[str]) -> Response:
     """A response that comes line by line."""
-    headers = {"cache-control": "no-store"} | warned(warnings)
-    return StreamingResponse(lines, media_type=media, headers=headers)
+    return Streamed(lines, media, {"cache-control": "no-store"} | warned(warnings))
 
 
 def warned(warnings: list[str]) -> dict[str, str]:

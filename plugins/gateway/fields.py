@@ -7,6 +7,7 @@ has a value that means nothing. ``docs/http.md`` lists all of them, from the for
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,9 +18,17 @@ T = TypeVar("T", bound=msgspec.Struct)
 class BadRequest(Exception):
     """A request that cannot be served as it is."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        status: int = 400,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message, self.param, self.status = message, param, status
+        self.code, self.headers = code, dict(headers or {})
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Form(Generic[T]):
     refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
     """Field to why it is, and the values with which it changes nothing."""
 
-    @property
+    @cached_property
     def known(self) -> list[str]:
         """Names of the supported fields."""
         return [each.encode_name for each in msgspec.structs.fields(self.kind)]
@@ -59,7 +68,7 @@ class Form(Generic[T]):
         if not isinstance(given, dict):
             text = f"{where.rstrip('.') or 'the body'} is no JSON object"
             raise BadRequest(text, where.rstrip(".") or None)
-        known, warnings, kept = set(self.known), [], {}
+        known, warnings, kept = self.known, [], {}
         for name, value in given.items():
             if name in known:
                 kept[name] = value

@@ -6,7 +6,8 @@ A connection that begins as HTTP/2 does is gRPC's (``either``); no browser begin
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from grpclib.server import Server, Stream
 from clawai.plugins.gateway import inference
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys
 from clawai.plugins.gateway.messages import DATA_TYPES, PACKAGE, classes
 from clawai.plugins.gateway.metrics import Metrics
 from clawai.plugins.gateway.regions import Regions
@@ -32,8 +34,11 @@ MOST = wire.MAX_MESSAGE
 """Bytes of a message."""
 PATIENCE = 30.0
 """Seconds for it to come."""
+FREE = frozenset({"ServerLive", "ServerReady"})
+"""Methods that need no key: they tell whether there is a server, and nothing of it."""
 _STATUS = {
     400: Status.INVALID_ARGUMENT,
+    401: Status.UNAUTHENTICATED,
     403: Status.PERMISSION_DENIED,
     404: Status.NOT_FOUND,
     408: Status.DEADLINE_EXCEEDED,
@@ -63,9 +68,11 @@ Method = Callable[[Any, Urgency, list[str]], Awaitable[Any]]
 class Doors:
     """What answers the service's methods; grpclib finds them by ``__mapping__``."""
 
-    def __init__(self, kernel: Front, models: Models, metrics: Metrics, regions: Regions) -> None:
+    def __init__(
+        self, kernel: Front, models: Models, metrics: Metrics, regions: Regions, keys: Keys
+    ) -> None:
         self._kernel, self._models, self._metrics = kernel, models, metrics
-        self._regions = regions
+        self._regions, self._keys = regions, keys
         self._kinds = classes()
 
     def server(self) -> Server:
@@ -110,7 +117,8 @@ class Doors:
                 request = await _received(stream, self._kinds[f"{name}Request"])
                 if request is None:
                     raise GRPCError(Status.INVALID_ARGUMENT, "there is no request")
-                reply, warnings = await self._tried(method, request, _urgency(stream))
+                with self._asked_by(stream, free=name in FREE):
+                    reply, warnings = await self._tried(method, request, _urgency(stream))
                 if warnings:
                     await stream.send_initial_metadata(metadata=_warned(warnings))
                 await stream.send_message(reply)
@@ -124,6 +132,29 @@ class Doors:
                 self._metrics.answered(f"/{SERVICE}/{name}", status, took)
 
         return answer
+
+    @contextmanager
+    def _asked_by(self, stream: "Stream[Any, Any]", free: bool) -> Iterator[None]:
+        """Have what is asked for within be whose key the request has.
+
+        Args:
+            free: it needs none.
+
+        Raises:
+            BadRequest: 401, 429.
+        """
+        asker = Asker()
+        ASKER.set(asker)
+        headers: Any = stream.metadata or {}
+        said = str(headers.get("authorization", "")), str(headers.get("x-api-key", ""))
+        if held := self._keys.find_in(*said, free=free):
+            held.enter()
+            asker.held = held
+        try:
+            yield
+        finally:
+            if asker.held:
+                asker.held.leave()
 
     async def _tried(self, method: Method, request: Any, urgency: Urgency) -> tuple[Any, list[str]]:
         """The reply of a method, and warnings.
@@ -147,7 +178,8 @@ class Doors:
         kind = self._kinds["ModelStreamInferResponse"]
         while (request := await _received(stream, self._kinds["ModelInferRequest"])) is not None:
             try:
-                found, _ = await self._tried(self._infer, request, _urgency(stream))
+                with self._asked_by(stream, free=False):
+                    found, _ = await self._tried(self._infer, request, _urgency(stream))
                 reply = kind(infer_response=found)
             except BadRequest as error:
                 reply = kind(error_message=error.message[:2000])

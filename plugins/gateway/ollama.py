@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from clawai.plugins.gateway import catalogue, formats, functions
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask, told
 from clawai.plugins.gateway.choices import likely
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.plugins.gateway.functions import Made
 from clawai.sdk.errors import ClawError
@@ -159,12 +159,12 @@ class _Ollama:
 
     async def version(self, request: Request, body: bytes) -> Response:
         """The version of the doors, and ours."""
-        return JSONResponse({"version": API, "clawai": metadata.version("clawai")})
+        return Said({"version": API, "clawai": metadata.version("clawai")})
 
     async def tags(self, request: Request, body: bytes) -> Response:
         """The stored models."""
         rows = await catalogue.models(self._kernel)
-        return JSONResponse({"models": [_row(row) for row in rows]})
+        return Said({"models": [_row(row) for row in rows]})
 
     async def ps(self, request: Request, body: bytes) -> Response:
         """Those that are loaded."""
@@ -175,7 +175,7 @@ class _Ollama:
             if worker := loaded.get(row["name"]):
                 memory = {"size": worker["bytes"], "size_vram": 0}
                 found.append(_row(row) | memory | {"expires_at": _stamp(_NEVER)})
-        return JSONResponse({"models": found})
+        return Said({"models": found})
 
     async def show(self, request: Request, body: bytes) -> Response:
         """What is known of a model."""
@@ -190,7 +190,7 @@ class _Ollama:
             "model_info": {},
             "modified_at": _iso(catalogue.pulled(row)),
         }
-        return JSONResponse(said, headers=warned(warnings))
+        return Said(said, headers=warned(warnings))
 
     async def generate(self, request: Request, body: bytes) -> Response:
         """An answer to a prompt, in the model's template unless ``raw``."""
@@ -238,7 +238,6 @@ class _Ollama:
         said: Callable[[Piece], dict[str, Any]],
         warnings: list[str],
     ) -> Response:
-        name = await catalogue.known(self._kernel, asked.model)
         options, more = OPTIONS.take(asked.options or {}, "options.")
         warnings += more
         params |= {
@@ -259,7 +258,7 @@ class _Ollama:
         }
         started = time.perf_counter_ns()
         seconds = seconds_of(asked.keep_alive)
-        question = Ask(name, params, behalf=who(request), keep_alive=seconds)
+        question = Ask(asked.model, params, behalf=who(request), keep_alive=seconds)
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
 
         def line(piece: Piece, done: bool) -> dict[str, Any]:
@@ -274,7 +273,7 @@ class _Ollama:
             whole = await unless_gone(request, answer.all())
         finally:
             answer.drop()
-        return JSONResponse(line(whole, True), headers=warned(warnings))
+        return Said(line(whole, True), headers=warned(warnings))
 
 
 def _turn(given: OllamaMessage, where: str, warnings: list[str]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from clawai.plugins.gateway import catalogue, formats, functions, tfserving
 from clawai.plugins.gateway.answers import Ask, Heard, ask_all
 from clawai.plugins.gateway.choices import Chat, Shape, lines
 from clawai.plugins.gateway.choices import Text as Plain
-from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.plugins.gateway.tensors import Models
 from clawai.sdk import wire
@@ -166,7 +166,7 @@ class _OpenAI:
     async def models(self, request: Request, body: bytes) -> Response:
         """The stored models."""
         rows = await catalogue.models(self._kernel)
-        return JSONResponse({"object": "list", "data": [_row(row) for row in rows]})
+        return Said({"object": "list", "data": [_row(row) for row in rows]})
 
     async def model(self, request: Request, body: bytes) -> Response:
         """One of them; with its versions, for TensorFlow Serving's clients, if it takes tensors."""
@@ -174,7 +174,7 @@ class _OpenAI:
         versions = [each for each in await self._models.all() if each.name == name]
         row = versions[0].row if versions else await catalogue.model(self._kernel, name)
         served = tfserving.statuses(versions) if versions else {}
-        return JSONResponse(_row(row) | {"id": name} | served)
+        return Said(_row(row) | {"id": name} | served)
 
     async def chat(self, request: Request, body: bytes) -> Response:
         """An answer to a conversation."""
@@ -208,7 +208,6 @@ class _OpenAI:
         shape: Shape,
         warnings: list[str],
     ) -> Response:
-        name = await catalogue.known(self._kernel, asked.model)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         params |= sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         params |= {
@@ -226,7 +225,7 @@ class _OpenAI:
             warnings += more
         priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
         questions = [
-            Ask(name, params | {"seed": seed}, priority, deadline, who(request))
+            Ask(asked.model, params | {"seed": seed}, priority, deadline, who(request))
             for seed in _seeds(asked.seed, asked.n or 1)
         ]
         answers = await unless_gone(request, ask_all(self._kernel, questions, self._heard))
@@ -238,7 +237,7 @@ class _OpenAI:
         finally:
             for answer in answers:
                 answer.drop()
-        return JSONResponse(shape.whole(pieces, answers), headers=warned(warnings))
+        return Said(shape.whole(pieces, answers), headers=warned(warnings))
 
 
 def _seeds(seed: int | None, count: int) -> list[int | None]:

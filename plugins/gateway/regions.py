@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import ASKER, require
 
 MOST = 256
 """Regions at a time: a descriptor each."""
@@ -54,6 +55,7 @@ class Regions:
             BadRequest: it has not so many bytes, or the name is taken.
             ClawError: it cannot be opened.
         """
+        _permit()
         if not 0 < len(name) <= 200:
             raise BadRequest("the name of a region has 1 to 200 characters", "name")
         self._require_free(name)
@@ -90,6 +92,7 @@ class Regions:
         Raises:
             BadRequest: 404.
         """
+        _permit()
         if name:
             return [self._one(name)]
         return [self._regions[each] for each in sorted(self._regions)]
@@ -103,6 +106,7 @@ class Regions:
 
     def _part(self, name: str, offset: int, size: int) -> tuple[int, int]:
         """Descriptor and place of some bytes of a region."""
+        _permit()
         region = self._one(name)
         if offset < 0 or offset + size > region.size:
             text = f"the region {name[:80]!r} has {region.size} bytes; got {offset} + {size}"
@@ -135,4 +139,17 @@ class Regions:
 
     def close(self) -> None:
         """Let go of all."""
-        self.unregister()
+        for each in self._regions.values():
+            os.close(each.fd)
+        self._regions.clear()
+
+
+def _permit() -> None:
+    """Refuse who asks with a key that does not say so: memory is this box's own.
+
+    Raises:
+        ClawError: not_permitted.
+    """
+    asker = ASKER.get(None)
+    if asker and asker.held:
+        require(asker.held.key, "operations", "shared_memory")

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from clawai.plugins.gateway import catalogue, formats, functions, openai
+from clawai.plugins.gateway import formats, functions, openai
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, ask
 from clawai.plugins.gateway.door import Door, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Said as Whole
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.plugins.gateway.response import Events, Said
 from clawai.sdk import wire
@@ -129,7 +130,6 @@ class _Responses:
         """An answer to a text or a conversation."""
         asked, warnings = FORM.read(body)
         turns = _turns(asked, warnings)
-        name = await catalogue.known(self._kernel, asked.model)
         params = openai.sampled(asked.temperature, asked.top_p, asked.top_k, asked.seed)
         tools = functions.of_response(asked.tools, warnings)
         params |= functions.choice(tools, asked.tool_choice, asked.parallel_tool_calls)
@@ -137,7 +137,7 @@ class _Responses:
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
         params["logprobs"] = _logprobs(asked, warnings)
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(name, params, priority, deadline, who(request))
+        question = Ask(asked.model, params, priority, deadline, who(request))
         answer = await unless_gone(request, ask(self._kernel, question, self._heard))
         said = Said(_head(asked, tools), talks=not tools)
         if asked.stream:
@@ -147,7 +147,7 @@ class _Responses:
         finally:
             answer.drop()
         said.add(whole)
-        return JSONResponse(said.ended(answer), headers=warned(warnings))
+        return Whole(said.ended(answer), headers=warned(warnings))
 
 
 def _logprobs(asked: Respond, warnings: list[str]) -> int | None:

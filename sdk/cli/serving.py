@@ -92,7 +92,7 @@ class _Http(threading.Thread):
     def run(self) -> None:
         try:
             with Client(timeout=START_S) as client:
-                serve_http(client, as_json=False)
+                serve_http(client, {}, closed=False, as_json=False)
         except ClawError as error:
             self._error = error
 

@@ -124,7 +124,7 @@ def set_command(key: str, value: str) -> None:
       claw config set workers.threads 2
     """
     parsed = _value(key, value)
-    _edit(key, f"{key.rpartition('.')[2]} = {_toml(parsed)}")
+    edit(key, f"{key.rpartition('.')[2]} = {_toml(parsed)}")
     print(f"{key} = {_toml(parsed)}")
     output.note("a running kernel uses it after: claw down; claw up")
 
@@ -139,7 +139,7 @@ def unset_command(key: str) -> None:
       claw config unset workers.threads
     """
     default = _known(key)
-    _edit(key, None)
+    edit(key, None)
     print(f"{key} = {_toml(default)} (the default)")
 
 
@@ -185,7 +185,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
 
 
-def _edit(key: str, line: str | None) -> None:
+def edit(key: str, line: str | None) -> None:
     """Replace, add or (None) take out the line of ``key``, check the whole, then keep it."""
     path = paths.config_file()
     _known(key)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import urllib.error
 import urllib.request
 
@@ -73,3 +74,34 @@ def test_a_port_that_is_taken_is_named(web):
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         said = box.run("http", code=1).stderr
     assert "cannot listen on port" in said and "plugins.ports" in said
+
+
+def test_other_boxes_need_a_key_and_tls(box):
+    where = f"0.0.0.0:{free_port()}"
+    assert "claw http key add" in box.run("http", "--listen", where, code=1).stderr
+    key = box.run("http", "key", "add", "anna", "--expires", "1d").stdout.strip()
+    kept = (box.home / "config" / "clawai" / "http-keys.json").read_text()
+    assert key not in kept and '"anna"' in kept
+    assert "in the clear" in box.run("http", "--listen", where, code=1).stderr
+    running = box.start("http", "--tls-self-signed", "--json")
+    try:
+        served = json.loads("".join(running.stdout.readline() for _ in range(4)))
+        trusted = ssl.create_default_context(cafile=box.home / "config" / "clawai" / "http-tls.crt")
+
+        def status(key):
+            asked = urllib.request.Request(f"{served['openai']}/models", headers={"X-Api-Key": key})
+            try:
+                with urllib.request.urlopen(asked, timeout=30, context=trusted) as answer:
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert (status(key), status("claw-other")) == (200, 401)
+        (row,) = box.json("http", "key", "list")["keys"]
+        assert row["name"] == "anna" and not row["expired"] and "hash" not in row
+        assert "serves already" in box.run("http", "--listen", "127.0.0.1:1", code=1).stderr
+        box.run("http", "key", "revoke", "anna")
+        assert status(key) == 401
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)

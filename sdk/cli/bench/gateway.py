@@ -10,6 +10,11 @@ are as many as asked for or one is not answered; all are asked again at the end.
     first_added_ms                 median, to the first piece of a stream
     wire_p50_ms, http_p50_ms       what these are differences of
     idle_streams                   connections that were answered, stayed idle, and were again
+    busy_rps, busy_p50_ms, busy_p99_ms
+                                   32 clients at once, a text said back: through the gateway, the
+                                   kernel and a sandboxed worker, and with --against by servers
+                                   in which a function answers at once. Triton is not among them,
+                                   as no package of it can be installed from PyPI.
 """
 
 import http.client
@@ -17,7 +22,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ from typing import Any
 import click
 
 from clawai.sdk.cli import output
+from clawai.sdk.cli.bench import busy
 from clawai.sdk.cli.bench.command import finish
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private
@@ -111,7 +117,7 @@ def started(model: Path, stack: ExitStack) -> tuple[Private, Client, int]:
     box.model(NAME, model)
     box.start()
     client = box.client(timeout=120)
-    task = client.submit("gateway.serve")
+    task = client.submit("gateway.serve", {"tools": ["echo.say"]})
     for event in task:
         if event.note.startswith("http://"):
             return box, client, port
@@ -131,7 +137,9 @@ def idle(port: int, wanted: int, stack: ExitStack) -> int:
     return sum(web.alive() for web in held)
 
 
-def measure(model: Path, samples: int, streams: int) -> Report:
+def measure(
+    model: Path, samples: int, streams: int, seconds: float, peers: Sequence[str] = ()
+) -> Report:
     """Both ways in turn.
 
     Raises:
@@ -160,12 +168,21 @@ def measure(model: Path, samples: int, streams: int) -> Report:
                     took = ways[name](PIECES if stream else 1, stream)
                     if number >= 0:  # the first ones warm both
                         times[name, stream].append(1e3 * took)
-        busy = round(neighbours.share(), 3)
+        others = round(neighbours.share(), 3)
         status.show("idle connections")
         held = idle(port, streams, stack)
+        status.show("busy clients")
+        crowd = busy.load(port, "/operations/echo.say", seconds)
+    against = {}
+    for name in peers:
+        status.show(f"busy clients of {name}")
+        with busy.peer(name, number := free_port()):
+            against[name] = busy.load(number, "/echo", seconds)
+    status.clear()
     settings: dict[str, Any] = {"model": model.name, "prompt": PROMPT, "samples": samples}
-    settings |= {"streams": streams, "others_busy_ratio": busy}
-    return Report("gateway", settings, figures(times) | {"idle_streams": held}, {})
+    settings |= {"streams": streams, "others_busy_ratio": others}
+    settings |= {"busy_clients": busy.CLIENTS, "busy_s": seconds}
+    return Report("gateway", settings, figures(times) | {"idle_streams": held} | crowd, against)
 
 
 def figures(times: dict[tuple[str, bool], list[float]]) -> dict[str, float]:
@@ -190,19 +207,29 @@ def figures(times: dict[tuple[str, bool], list[float]]) -> dict[str, float]:
 )
 @click.option("--samples", type=click.IntRange(10, 100_000), default=500, show_default=True)
 @click.option("--streams", type=click.IntRange(1, 1200), default=1000, show_default=True)
-@click.option("--quick", is_flag=True, help="50 samples, 100 connections.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=5.0, show_default=True)
+@click.option("--against", type=click.Choice(busy.PEERS), multiple=True, help="Measure it too.")
+@click.option("--quick", is_flag=True, help="50 samples, 100 connections, a second of load.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(model: str, samples: int, streams: int, quick: bool, as_json: bool) -> None:
+def command(
+    model: str,
+    samples: int,
+    streams: int,
+    seconds: float,
+    against: tuple[str, ...],
+    quick: bool,
+    as_json: bool,
+) -> None:
     """What HTTP adds to a request, and how many idle connections are held.
 
     \b
     Example:
       claw bench gateway
-      claw bench gateway --json
+      claw bench gateway --against fastapi --against litserve --json
     """
     if quick:
-        samples, streams = 50, 100
+        samples, streams, seconds = 50, 100, 1.0
     path = Path(model) if model.endswith(".gguf") else Store().get(model).path
     if not path.is_file():
         raise ClawError("unknown_model", f"there is no file {path}", got=model)
-    finish(measure(path, samples, streams), as_json)
+    finish(measure(path, samples, streams, seconds, against), as_json)

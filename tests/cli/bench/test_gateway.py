@@ -20,9 +20,20 @@ def test_what_is_added_is_the_difference_of_the_percentiles() -> None:
 def test_a_short_run_has_every_figure(tmp_path: Path) -> None:
     (tmp_path / "tiny.gguf").write_bytes(tiny_llama(context=512))
     words = ["bench", "gateway", "--model", str(tmp_path / "tiny.gguf"), "--samples", "10"]
-    command = [sys.executable, "-m", "clawai.sdk.cli.main", *words, "--streams", "70", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "clawai.sdk.cli.main",
+        *words,
+        "--streams",
+        "70",
+        "--seconds",
+        "0.2",
+        "--json",
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)["figures"]
     assert found["idle_streams"] == 70, "more than a plugin that is no front may have"
+    assert found["busy_rps"] > 0 and found["busy_p50_ms"] <= found["busy_p99_ms"]
     assert {bar.key for bar in gateway.BARS} <= set(found)
