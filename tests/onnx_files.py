@@ -81,6 +81,18 @@ def slow(rounds: int = 1 << 40) -> bytes:
     return model(nodes, [info("x", ["n"])], [info("y", ["n"])], constants)
 
 
+def greedy(size: int = 1 << 42) -> bytes:
+    """y = x + the sum of ``size`` numbers, made when it runs: of more memory than there is."""
+    nodes = [
+        helper.make_node("Mul", ["size", "one"], ["many"]),
+        helper.make_node("ConstantOfShape", ["many"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    inputs = [info("x", ["n"]), info("one", [1], TensorProto.INT64)]
+    return model(nodes, inputs, [info("y", ["n"])], [const("size", [size], "i8")])
+
+
 def elsewhere() -> bytes:
     """One that keeps its weights in another file."""
     made = onnx.load_from_string(half_plus(2.0))

@@ -201,7 +201,8 @@ class _KServe:
     async def register(self, request: Request, body: bytes) -> Response:
         """Use shared memory of the program that asks."""
         asked, warnings = REGISTER.read(body)
-        assert request.client
+        if request.client is None:
+            raise BadRequest("whose connection this is cannot be told", status=403)
         where = request.path_params["name"], asked.key, asked.offset, asked.byte_size
         peer = request.client.host, request.client.port
         await self._regions.register(*where, peer)

@@ -176,6 +176,8 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
 
 def _details(found: Stored) -> dict[str, Any]:
     details: dict[str, Any] = msgspec.to_builtins(found.model)
+    if not found.model.serves:  # it is no version of anything
+        del details["serves"], details["version"]
     return details | {"path": str(found.path)}
 
 

@@ -83,6 +83,8 @@ class _Walk:
                 raise self.refuse("too many fields", f"over {FIELDS}", FIELDS)
             key, at = self._number(at, end)
             number, kind = key >> 3, key & 7
+            if not number:
+                raise self.refuse("this is no ONNX file", "a field without a number")
             if kind == 0:
                 value, at = self._number(at, end)
                 yield number, kind, value, at
@@ -90,7 +92,7 @@ class _Walk:
             size = {1: 8, 5: 4}.get(kind, -1)
             if kind == 2:
                 size, at = self._number(at, end)
-            if size < 0 or size > end - at or not number:
+            if size < 0 or size > end - at:
                 raise self.refuse("this is no ONNX file, or it is cut off", f"field {number}")
             yield number, kind, at, at + size
             at += size

@@ -9,13 +9,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-app = FastAPI()
 
-
-@app.post("/echo")
 async def echo(asked: dict[str, Any]) -> dict[str, Any]:
     """The text."""
     return {"result": asked["text"]}
+
+
+app = FastAPI()
+app.add_api_route("/echo", echo, methods=["POST"])
 
 
 if __name__ == "__main__":

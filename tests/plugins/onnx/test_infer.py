@@ -15,6 +15,7 @@ MODELS = {
     "half": onnx_files.half_plus(2.0),
     "mixed": onnx_files.mixed(),
     "slow": onnx_files.slow(),
+    "greedy": onnx_files.greedy(),
     "broken": onnx_files.half_plus(2.0)[:-9],
     "elsewhere": onnx_files.elsewhere(),
 }
@@ -114,6 +115,15 @@ def test_a_file_that_is_none_is_refused_before_it_is_loaded(client: Client) -> N
     assert caught.value.code == "bad_model"
     with pytest.raises(ClawError, match="another file"):
         infer(client, "elsewhere", x=np.float32([1]))
+
+
+def test_more_memory_than_there_is_ends_the_run_alone(client: Client, kernel: Kernel) -> None:
+    client.call("tensor.describe", model="greedy")
+    pid = kernel.worker_pid("onnx")
+    with pytest.raises(ClawError, match="cannot run on these inputs"):
+        infer(client, "greedy", x=np.float32([1]), one=np.int64([1]))
+    told = client.call("tensor.describe", model="greedy").value
+    assert told["inputs"][0]["name"] == "x" and kernel.worker_pid("onnx") == pid
 
 
 def test_an_engine_gets_only_models_of_its_format(client: Client) -> None:
