@@ -296,7 +296,10 @@ async def _lines(
         if answer.first != Piece():
             yield _packed(line(answer.first, False))
         async for piece in answer.pieces:
-            yield _packed(line(piece, False))
+            said = line(piece, False)
+            # A call is told when it is whole; there is nothing to say before.
+            if piece.text or piece.logprobs or any("whole" in each for each in piece.calls):
+                yield _packed(said)
         yield _packed(line(Piece(), True))
     except ClawError as wrong:
         yield _packed(error(told(wrong)))

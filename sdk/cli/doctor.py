@@ -75,14 +75,13 @@ def python() -> Check:
 
 def packages() -> Check:
     """What language models need beside the core."""
-    missing = [
-        name
-        for name in ("tokenizers", "jinja2", "llguidance")
-        if not importlib.util.find_spec(name)
-    ]
+    missing = [name for name in ("tokenizers", "jinja2") if not importlib.util.find_spec(name)]
     if missing:
         advice = "language models need it: pip install 'clawai[llm]'"
         return Check("packages", "fail", f"missing: {', '.join(missing)}", advice)
+    if not importlib.util.find_spec("llguidance"):
+        advice = "answers in a JSON schema and tools need it: pip install 'clawai[llm]'"
+        return Check("packages", "warn", "missing: llguidance", advice)
     return Check("packages", "ok", "tokenizers, jinja2 and llguidance, for language models")
 
 

@@ -23,7 +23,7 @@ from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model import llama
 from clawai.sdk.model.gguf import parse
-from gguf_files import tiny_llama
+from gguf_files import File, tiny_llama
 from reference import ReferenceDriver
 
 FILE = parse(memoryview(tiny_llama(context=512)))
@@ -32,10 +32,12 @@ GRAMMARS = Grammars(TOKENIZER)
 CLOSERS = [TOKENIZER.encode(text)[0] for text in '"]},:'] + sorted(TOKENIZER.ends)
 
 
-def said(schema: dict[str, Any], seed: int, most: int = 400) -> str | None:
+def said(
+    schema: dict[str, Any], seed: int, most: int = 400, grammars: Grammars = GRAMMARS
+) -> str | None:
     """What a model says that knows nothing and is in a hurry; None: it came to no end."""
     random = np.random.default_rng(seed)
-    constraint = GRAMMARS.json(schema)
+    constraint = grammars.json(schema)
     sampler = Sampler(Sampling(1.0, 0, 1.0, seed), [constraint])
     ids: list[int] = []
     for _ in range(most):
@@ -264,6 +266,28 @@ def test_a_whole_answer_ends_by_itself_or_by_its_length() -> None:
 def test_who_asks_for_no_form_loads_nothing_for_it() -> None:
     lines = "import sys, clawai.plugins.engine.worker; assert 'llguidance' not in sys.modules"
     subprocess.run([sys.executable, "-c", lines], check=True)
+
+
+def test_pieces_with_spaces_in_front_do_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = ["\u2581", "{", '"', "}", ":", "name", '\u2581"', "\u2581name", "ame", '": "', '"name']
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces]
+    fields: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0 - n for n in range(len(tokens))],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_space_prefix": True,
+    }
+    tokenizer = Tokenizer(parse(memoryview(File(fields).build())))
+    monkeypatch.setitem(globals(), "TOKENIZER", tokenizer)
+    closers = [tokens.index(text) for text in ('"', "}", "</s>")]
+    monkeypatch.setitem(globals(), "CLOSERS", closers)
+    texts = [said(PERSON, seed, grammars=Grammars(tokenizer)) for seed in range(4)]
+    assert any(texts)
+    for text in filter(None, texts):
+        check(PERSON, text)
 
 
 def test_drafts_obey_the_grammar_and_change_nothing() -> None:

@@ -118,7 +118,7 @@ def test_only_some_may_be_called_and_words_may_have_a_schema() -> None:
         calls.grammar(BARE)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.tuples(
