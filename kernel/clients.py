@@ -325,8 +325,9 @@ class Clients:
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
         answer = partial(self._answer, client.number, asked.id)
         verb, _, job = asked.what.partition(":")
-        if verb in ("jobs", "job") and not client.front:
-            self.records.ask(f"uid:{client.uid}", verb, job, answer)
+        if verb == "timeline" or (verb in ("jobs", "job") and not client.front):
+            who = f"front:{client.front}" if client.front else f"uid:{client.uid}"
+            self.records.ask(who, verb, job, answer)
             return
         listed = rows(self.core, asked.what, time.monotonic_ns())
         self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)

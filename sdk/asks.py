@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from clawai.sdk.checks import REASONS
 from clawai.sdk.manifest import UNASKED, Plugin
 from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
-    "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
+    "secrets", "data", "memory", "cpu", "threads", "on_behalf_of", "timeline",
 )  # fmt: skip
 _QUANTITIES = ("data", "memory", "cpu", "threads")
 _MEMORY = ("data", "memory")
@@ -26,7 +27,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     """One of ``KINDS``."""
     what: str
-    """A path, host, port, name or number; empty for ``on_behalf_of``."""
+    """A path, host, port, name or number; empty for what is only a reason."""
     reason: str
     """May be empty for ``data``."""
 
@@ -46,8 +47,9 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
         number = getattr(plugin.limits, "memory_mib" if kind == "memory" else kind)
         if number > had:
             found.append(Ask(kind, f"{number:g}", wanted.limits[kind]))
-    if wanted.on_behalf_of:
-        found.append(Ask("on_behalf_of", "", wanted.on_behalf_of))
+    for kind in REASONS:
+        if why := getattr(wanted, kind):
+            found.append(Ask(kind, "", why))
     return tuple(found)
 
 
@@ -87,6 +89,8 @@ def words(ask: Ask) -> str:
             return f"use {what} processors at once"
         case "threads":
             return f"run {what} threads"
+        case "timeline":
+            return "see which tasks ran, for whom, and why they waited"
         case _:
             return "act for other users of this kernel"
 

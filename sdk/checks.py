@@ -81,8 +81,18 @@ ALLOWED: dict[str, tuple[Callable[[str], object], str]] = {
 """Of each table of ``[permissions]``: what its keys must be, and that in words."""
 
 
-def permissions(tables: Mapping[str, Mapping[str, str]], on_behalf_of: str, refuse: Refuse) -> None:
-    """Check every key and every reason; ``tables`` by their names in ``ALLOWED``.
+REASONS = ("on_behalf_of", "timeline")
+"""Those that are a reason and nothing else."""
+
+
+def permissions(
+    tables: Mapping[str, Mapping[str, str]], reasons: Mapping[str, str], refuse: Refuse
+) -> None:
+    """Check every key and every reason.
+
+    Args:
+        tables: by their names in ``ALLOWED``.
+        reasons: by their names in ``REASONS``; empty for what is not asked for.
 
     Raises:
         ClawError: what ``refuse`` makes.
@@ -93,8 +103,9 @@ def permissions(tables: Mapping[str, Mapping[str, str]], on_behalf_of: str, refu
             if not good(what):
                 raise refuse(f"permissions.{table}: this cannot be asked for", what[:200], allowed)
             reason(f"permissions.{table}.{what}", why, refuse)
-    if on_behalf_of:
-        reason("permissions.on_behalf_of", on_behalf_of, refuse)
+    for name, why in reasons.items():
+        if why:
+            reason(f"permissions.{name}", why, refuse)
     if (count := sum(map(len, tables.values()))) > PERMISSIONS:
         raise refuse("permissions: too many", count, PERMISSIONS)
 

@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "serve": ("daemon", "Run the kernel in the foreground."),
         "ps": ("listing", "List the workers and the tasks."),
         "top": ("top", "Show live what the box does, and why tasks wait."),
+        "trace": ("trace", "Show what ran in the last minutes, and why each task waited."),
         "suspend": ("steer", "Stop a model or a plugin where it stands."),
         "resume": ("steer", "Let what was suspended go on."),
         "logs": ("logs", "Show the kernel's log."),

@@ -105,6 +105,7 @@ def test_bad_ones(tmp_path: Path, old: str, new: str, part: str) -> None:
         'read = { "/a" = "\\u001b]0;gone\\u0007" }',
         'read = { "/a" = "safe \\u202egnihton" }',
         'on_behalf_of = "\\u009b2J"',
+        'timeline = "\\u009b2J"',
         "read = {" + ",".join(f'"/a{number}" = "x"' for number in range(65)) + "}",
     ],
 )

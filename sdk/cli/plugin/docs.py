@@ -56,6 +56,8 @@ def _permissions(manifest: Plugin) -> Iterator[str]:
         yield f"- files of its own, {manifest.limits.data_mib} MiB at most"
     if asked.on_behalf_of:
         yield f"- acting for others: {_text(asked.on_behalf_of)}"
+    if asked.timeline:
+        yield f"- seeing which tasks ran: {_text(asked.timeline)}"
     if manifest.config:
         command = f"claw plugin config {_code(manifest.plugin.name)}"
         yield from ("", f"It can be configured (`{command}`):", "")
