@@ -8,17 +8,22 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from clawai.sdk.checks import REASONS
 from clawai.sdk.manifest import UNASKED, Plugin
 from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
-    "secrets", "data", "memory", "cpu", "threads", "on_behalf_of", "timeline",
+    "kernel", "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
 )  # fmt: skip
 _QUANTITIES = ("data", "memory", "cpu", "threads")
 _MEMORY = ("data", "memory")
 """Of these quantities, those in MiB."""
+_RIGHTS = {
+    "logs": "read the log of the kernel, with what every plugin prints",
+    "timeline": "see which tasks ran in the last minutes, for whom, and why they waited",
+    "pin": "keep models and plugins loaded, and let them go again",
+    "unload": "unload models and plugins: their tasks end with an error",
+}
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +32,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     """One of ``KINDS``."""
     what: str
-    """A path, host, port, name or number; empty for what is only a reason."""
+    """A path, host, port, name or number; empty for ``on_behalf_of``."""
     reason: str
     """May be empty for ``data``."""
 
@@ -37,7 +42,7 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
     wanted = plugin.permissions
     found = [
         Ask(kind, what, reason)
-        for kind in KINDS[:8]
+        for kind in KINDS[:9]
         for what, reason in sorted(getattr(wanted, kind).items())
     ]
     found += [Ask("secrets", name, why) for name, why in sorted(plugin.secrets.items())]
@@ -47,9 +52,8 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
         number = getattr(plugin.limits, "memory_mib" if kind == "memory" else kind)
         if number > had:
             found.append(Ask(kind, f"{number:g}", wanted.limits[kind]))
-    for kind in REASONS:
-        if why := getattr(wanted, kind):
-            found.append(Ask(kind, "", why))
+    if wanted.on_behalf_of:
+        found.append(Ask("on_behalf_of", "", wanted.on_behalf_of))
     return tuple(found)
 
 
@@ -79,6 +83,8 @@ def words(ask: Ask) -> str:
             )
         case "models":
             return "have any model used" if what == "*" else f"have the model {what} used"
+        case "kernel":
+            return _RIGHTS.get(what, f"ask the kernel for {what}")
         case "secrets":
             return f"be told its secret {what}, once you have typed it in"
         case "data":
@@ -89,8 +95,6 @@ def words(ask: Ask) -> str:
             return f"use {what} processors at once"
         case "threads":
             return f"run {what} threads"
-        case "timeline":
-            return "see which tasks ran, for whom, and why they waited"
         case _:
             return "act for other users of this kernel"
 

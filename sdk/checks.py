@@ -28,6 +28,9 @@ OPERATIONS = re.compile(r"\*|([a-z][a-z0-9_]{0,31}\.){1,3}([a-z][a-z0-9_]{0,31}|
 MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
 QUANTITIES = ("memory", "cpu", "threads", "data")
 
+RIGHTS = ("logs", "timeline", "pin", "unload")
+"""Of a front beyond asking for tasks: a listing that tells more than what runs, a command."""
+
 Refuse = Callable[[str, object, object], Exception]
 """Makes the error for a key, from what was got and what is allowed."""
 
@@ -77,22 +80,13 @@ ALLOWED: dict[str, tuple[Callable[[str], object], str]] = {
     "operations": (OPERATIONS.fullmatch, "an operation, as in llm.generate or llm.*"),
     "models": (MODEL.fullmatch, "the name of a model, or *"),
     "limits": (QUANTITIES.__contains__, f"one of {', '.join(QUANTITIES)}"),
+    "kernel": (RIGHTS.__contains__, f"one of {', '.join(RIGHTS)}"),
 }
 """Of each table of ``[permissions]``: what its keys must be, and that in words."""
 
 
-REASONS = ("on_behalf_of", "timeline")
-"""Those that are a reason and nothing else."""
-
-
-def permissions(
-    tables: Mapping[str, Mapping[str, str]], reasons: Mapping[str, str], refuse: Refuse
-) -> None:
-    """Check every key and every reason.
-
-    Args:
-        tables: by their names in ``ALLOWED``.
-        reasons: by their names in ``REASONS``; empty for what is not asked for.
+def permissions(tables: Mapping[str, Mapping[str, str]], on_behalf_of: str, refuse: Refuse) -> None:
+    """Check every key and every reason; ``tables`` by their names in ``ALLOWED``.
 
     Raises:
         ClawError: what ``refuse`` makes.
@@ -103,9 +97,11 @@ def permissions(
             if not good(what):
                 raise refuse(f"permissions.{table}: this cannot be asked for", what[:200], allowed)
             reason(f"permissions.{table}.{what}", why, refuse)
-    for name, why in reasons.items():
-        if why:
-            reason(f"permissions.{name}", why, refuse)
+    if on_behalf_of:
+        reason("permissions.on_behalf_of", on_behalf_of, refuse)
+    elif tables["kernel"]:
+        allowed = "with on_behalf_of, as only a front asks the kernel itself"
+        raise refuse("permissions.kernel", sorted(tables["kernel"]), allowed)
     if (count := sum(map(len, tables.values()))) > PERMISSIONS:
         raise refuse("permissions: too many", count, PERMISSIONS)
 

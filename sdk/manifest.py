@@ -96,10 +96,10 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, str] = {}
     """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``; ``data`` to what its
     own files are for, which needs none."""
+    kernel: dict[str, str] = {}
+    """What it may ask of the kernel itself, as a front (``checks.RIGHTS``), to reason."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
-    timeline: str = ""
-    """Reason why it may see which tasks ran, for whom, and why they waited."""
 
 
 Value = str | int | float | bool
@@ -228,7 +228,7 @@ def _check_shown(manifest: Plugin, refuse: checks.Refuse) -> None:
     for name, why in manifest.secrets.items():
         checks.reason(f"secrets.{name}", why, refuse)
     tables = {table: getattr(wanted, table) for table in checks.ALLOWED}
-    checks.permissions(tables, {name: getattr(wanted, name) for name in checks.REASONS}, refuse)
+    checks.permissions(tables, wanted.on_behalf_of, refuse)
     for kind, had in UNASKED.items():
         key = "memory_mib" if kind == "memory" else kind
         if (got := getattr(manifest.limits, key)) > had and kind not in wanted.limits:

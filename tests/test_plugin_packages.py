@@ -74,9 +74,9 @@ def test_the_page_from_its_first_command_to_its_last(home: Kernel) -> None:
 
 def test_the_table_names_every_permission() -> None:
     table = PAGE.read_text().partition("| in `[permissions]`")[2].partition("\n\n")[0]
-    for name in (*checks.ALLOWED, *checks.REASONS):
+    for name in (*checks.ALLOWED, "on_behalf_of"):
         assert f"`{name}`" in table, name
     asked = {*checks.ALLOWED, *checks.QUANTITIES} - {"limits"}
-    assert set(KINDS) == asked | {*checks.REASONS, "secrets"}
+    assert set(KINDS) == asked | {"on_behalf_of", "secrets"}
     beyond = f"{UNASKED['memory']} MiB, {UNASKED['cpu']} processors, {UNASKED['threads']} threads"
     assert beyond in table

@@ -9,8 +9,7 @@ From the daemon:
   acceptance was not safe has an end as well, which is answered by the same error.
 - ``refused(number, error)``: the core did not take a job that was sent with ``again``.
 - ``ask(question, principal, verb, job, lives)``: answered by ``answer(question, data)`` or
-  ``refuse(question, error)``. The verb ``timeline`` has seconds as the job; a plugin that asks is
-  the principal ``front:NAME`` and needs the permission ``timeline``.
+  ``refuse(question, error)``. The verb ``timeline`` has seconds as the job.
 - ``begin(head, snapshot)``, ``events(data)``, ``crash(name)``: the event journal.
 
 To the daemon, besides: ``again(submitted)`` (a job, with what runs its operation now), ``lost()``
@@ -300,17 +299,7 @@ class Service:
         self.answer(question, data)
 
     def _timeline(self, question: int, principal: str, seconds: str) -> None:
-        kind, _, name = principal.partition(":")
-        if kind == "front":
-            self.registry.fresh(name)
-            plugin = self.registry.plugins.get(name)
-            if plugin is None or not plugin.permissions.timeline:
-                raise ClawError(
-                    "not_permitted",
-                    f"the plugin {name} may not see what ran",
-                    hint="timeline in [permissions] of plugin.toml asks for it, with the reason",
-                )
-        elif principal != f"uid:{os.getuid()}":
+        if principal != f"uid:{os.getuid()}":
             raise ClawError("not_permitted", "only the owner of the box sees what ran", principal)
         if self.past is None:
             raise self.problem or ClawError(

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from clawai.kernel.limits import MS, SECOND
+from clawai.kernel.steward import box as boxes
 from clawai.kernel.steward.registry import Registry, model_names, stored_model
+from clawai.sdk.asks import asks, words
 from clawai.sdk.errors import ClawError
 
 STATUS = (
@@ -56,6 +58,10 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "operations": [entry.name for entry in plugin.operation],
                 "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
                 "profile": plugin.permissions.profile,
+                "asks": [
+                    {"kind": ask.kind, "what": ask.what, "reason": ask.reason, "words": words(ask)}
+                    for ask in asks(plugin)
+                ],
                 "workers": len(workers),
                 "started": sum(service["started"] for service in mine),
                 "quarantined": any(s["quarantined_until"] > rows["now"] for s in mine),
@@ -169,12 +175,18 @@ def _places(tasks: list[Rows]) -> dict[int, int]:
     return {number: found for queue in ordered for found, (_, _, number) in enumerate(queue)}
 
 
+def box(rows: Rows, registry: Registry) -> Rows:
+    """The machine, as counters."""
+    return boxes.box(rows["pids"], rows["device"])
+
+
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
     "status": status,
     "plugins": plugins,
     "models": models,
     "workers": workers,
     "tasks": tasks,
+    "box": box,
 }
 
 

@@ -21,6 +21,8 @@ from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.door import Door
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.metrics import TYPE, Metrics
+from clawai.plugins.gateway.web import pages
+from clawai.plugins.gateway.web.site import ROOT, Site
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -41,6 +43,7 @@ class Gateway:
         self.kernel = kernel
         self.requests = 0
         self.metrics = Metrics(kernel)
+        self.site = Site(kernel)
         self._log = log
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
@@ -50,6 +53,7 @@ class Gateway:
             Route("/metrics", self._metrics),
             Route("/openapi.json", self._openapi),
             *(Route(path, door, methods=door.methods) for path, door in self._doors),
+            *pages.routes(self.site),
         ]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -98,6 +102,8 @@ class Gateway:
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
         self._permit(request)
+        if request.url.path == "/" and pages.is_read(request):
+            return pages.front_door()
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}
             if allowed := paths.get(request.url.path):
@@ -129,6 +135,8 @@ class Gateway:
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
     ) -> Response:
         # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
+        if request.url.path.startswith(ROOT) and pages.is_read(request):
+            return pages.trouble(self.site, request, status, text)
         headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
         body: dict[str, Any] = openai.error(status, text, param, code)
         if request.url.path.startswith("/api/"):

@@ -59,6 +59,7 @@ async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
                 told = True
                 ctx.progress(None, f"http://127.0.0.1:{listener.getsockname()[1]}")
             if ctx.stopped:
+                gateway.site.closing.set()
                 server.should_exit = True
                 break
             await asyncio.sleep(LOOK)

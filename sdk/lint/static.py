@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from clawai.sdk.checks import REASONS
 from clawai.sdk.errors import ClawError
 from clawai.sdk.lint.subject import Rule, Subject
 from clawai.sdk.manifest import read_plugin
@@ -119,7 +118,7 @@ def _reasons(subject: Subject) -> Iterator[str]:
             for thing, reason in asked.items():
                 if len(str(reason).strip()) < _REASON:
                     yield f"[permissions] {kind} {thing!r}: no reason that explains it"
-        elif kind in REASONS and len(str(asked).strip()) < _REASON:
+        elif kind == "on_behalf_of" and len(str(asked).strip()) < _REASON:
             yield f"[permissions] {kind}: no reason that explains it"
 
 

@@ -456,4 +456,3 @@ def test_without_a_journal_there_is_no_timeline_and_for_strangers_none_at_all(st
     error = recorder.ask("timeline", principal=f"uid:{os.getuid()}")
     assert error.code == "bad_state" and "[journal]" in error.hint
     assert recorder.ask("timeline", principal="uid:54321").code == "not_permitted"
-    assert recorder.ask("timeline", principal="front:tool").code == "not_permitted"

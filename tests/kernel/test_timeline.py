@@ -137,7 +137,7 @@ on_behalf_of = "it shows others what ran"
 [permissions.operations]
 "echo.*" = "it is one that asks"
 """
-PERMIT = 'timeline = "it shows what ran"'
+PERMIT = 'kernel = { timeline = "it shows what ran" }'
 
 
 def follower(kernel: Kernel) -> int:
@@ -173,7 +173,7 @@ def test_a_kernel_tells_what_ran_and_to_whom_it_may(shared_kernel: Kernel, tmp_p
     seen = client.call("viewer.look").value
     assert {task["op"] for task in seen["tasks"]} >= {"echo.say", "viewer.look"}
     refused = client.call("blind.look").value
-    assert refused["code"] == "not_permitted" and "timeline in [permissions]" in refused["hint"]
+    assert refused["code"] == "not_permitted" and "[permissions.kernel]" in refused["hint"]
     for seconds in ("0", "601", "x"):
         with pytest.raises(ClawError, match="no such stretch of time"):
             client.query(f"timeline:{seconds}")

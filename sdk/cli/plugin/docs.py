@@ -47,7 +47,7 @@ def _permissions(manifest: Plugin) -> Iterator[str]:
     asked = manifest.permissions
     yield from ("It asks for:", "") if _asks(manifest) else ("It asks for no permission.",)
     for kind in ("read", "write", "network", "listen", "programs", "devices", "operations",
-                 "models", "limits"):  # fmt: skip
+                 "models", "limits", "kernel"):  # fmt: skip
         for thing, reason in getattr(asked, kind).items():
             yield f"- {kind} `{_code(thing)}`: {_text(reason)}"
     for name, reason in manifest.secrets.items():
@@ -56,8 +56,6 @@ def _permissions(manifest: Plugin) -> Iterator[str]:
         yield f"- files of its own, {manifest.limits.data_mib} MiB at most"
     if asked.on_behalf_of:
         yield f"- acting for others: {_text(asked.on_behalf_of)}"
-    if asked.timeline:
-        yield f"- seeing which tasks ran: {_text(asked.timeline)}"
     if manifest.config:
         command = f"claw plugin config {_code(manifest.plugin.name)}"
         yield from ("", f"It can be configured (`{command}`):", "")

@@ -1,0 +1,3 @@
+import { live } from "./page.js";
+
+live("/page/now/live");
