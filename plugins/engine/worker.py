@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clawai.plugins.engine import notes
+from clawai.plugins.engine import notes, xray
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import joined
 from clawai.plugins.engine.generate import Request, Session
@@ -56,6 +56,9 @@ class Engine:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.graph: Graph | None = None
+        """Of the model, without its weights."""
+        self.device = ""
         self._kept: list[mmap.mmap] = []
         self._operations: list[Operation] = []
         """Found before there is a model, if there was time."""
@@ -98,6 +101,7 @@ class Engine:
             plan = self._plan(worker, driver, model)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
+        self.graph, self.device = xray.light(model.graph), driver.name
         self.session = Session(plan, tokenizer, template)
 
     def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
@@ -239,6 +243,38 @@ class Engine:
         """
         ids = self._loaded.tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
+
+    @operation("model.graph")
+    def model_graph(self) -> dict[str, Any]:
+        """The model as steps of its plan: what each computes, reads and weighs, and from what."""
+        assert self.graph
+        return xray.describe(self.graph, self._loaded.plan, self.device)
+
+    @operation("model.profile")
+    def model_profile(
+        self,
+        ctx: Context,
+        prompt: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 64,
+        decode: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16,
+        live: bool = False,
+    ) -> dict[str, Any]:
+        """The graph, and the nanoseconds that each of its steps takes here and now.
+
+        Args:
+            prompt: tokens that are read at once.
+            decode: tokens that follow, one by one; of their times the median is told.
+            live: run nothing: tell what ran last, for whomever.
+        """
+        session, graph = self._loaded, self.model_graph()
+        if live:
+            return graph | xray.live(session.plan)
+        try:
+            with self._seat(ctx) as seat:
+                vocabulary = session.tokenizer.vocabulary
+                took = xray.measure(seat, session.plan, vocabulary, prompt, decode, ctx.progress)
+        except Stopped:
+            raise Cancelled from None
+        return graph | took
 
 
 def shares_weights(setting: str, release: str = "") -> bool:

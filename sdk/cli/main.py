@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "models": ("models", "List the models: stored, loaded, and those that can be pulled."),
         "pull": ("models", "Fetch a model, verify it and store it."),
         "show": ("models", "Show what is known about a model."),
+        "graph": ("graph", "Measure the steps of a model, and show the slowest."),
         "quantize": ("quantize", "Make a smaller model of a stored one: 8 or 4 bits a weight."),
         "rm": ("models", "Delete a stored model."),
         "stop": ("steer", "Unload a model from memory."),

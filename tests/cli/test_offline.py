@@ -64,6 +64,7 @@ STEPS = [
     Step("run tiny hello --max-tokens 4 --json", r'"text": "'),
     Step("ps", r"engine +tiny"),
     Step("top", r"(?s)sandbox.*processor.*waiting.*engine +tiny"),
+    Step("graph tiny --prompt 4 --decode 2", r"(?s)logits.*longest chain"),
     Step("trace --minutes 2 --perfetto {home}/trace.json", r"llm\.generate .* done"),
     Step("chat tiny --max-tokens 4", r"tiny: type a message", typed="hi\n"),
     Step("pin tiny", r"stays in memory"),
