@@ -23,7 +23,7 @@ from clawai.sdk.front import Front
 
 HERE = Path(__file__).parent
 ROOT = "/page"
-VIEWS = ("now", "logs")
+VIEWS = ("now", "timeline", "graph", "logs")
 """In the order of the navigation; each is a path below ``ROOT`` and a text ``nav.NAME``."""
 THEMES = ("auto", "light", "dark")
 YEAR = 365 * 24 * 3600
@@ -113,6 +113,15 @@ class Site:
         body, headers = _packed(request, text.encode())
         headers |= {**GUARDS, "cache-control": "no-store", "vary": "accept-encoding, cookie"}
         return HTMLResponse(body, status, headers)
+
+    def json(
+        self, request: Request, value: Any, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Data for a script of the page."""
+        body, packing = _packed(request, msgspec.json.encode(value))
+        told = {**GUARDS, "cache-control": "no-store", "vary": "accept-encoding, cookie"}
+        told |= packing | dict(headers or {})
+        return Response(body, media_type="application/json", headers=told)
 
     def piece(self, request: Request, name: str, data: Mapping[str, Any]) -> str:
         """A template as text, in the language of the request."""
