@@ -55,6 +55,9 @@ def _groups(nodes: Sequence[Node]) -> list[list[int]]:
         same = last and nodes[last[0]].layer == node.layer
         if last and same and (node.layer is not None or len(last) < MOST):
             last.append(place)
+        elif node.layer is not None and len(found) > 1 and nodes[found[-2][0]].layer == node.layer:
+            # What is of no layer in the middle of one belongs to it.
+            found[-2] += [*found.pop(), place]
         else:
             found.append([place])
     return found

@@ -29,9 +29,21 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def took(seconds: float) -> str:
+    """A time that was measured: ``85.1 ms``, ``3.96 s``; a minute and more as ``span``."""
+    if seconds < 1:
+        return f"{1000 * seconds:.1f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else span(seconds)
+
+
 def percent(part: float) -> str:
     """A ratio: ``42 %``."""
     return f"{100 * part:.0f} %"
 
 
-FILTERS: dict[str, Callable[..., Any]] = {"size": size, "span": span, "percent": percent}
+FILTERS: dict[str, Callable[..., Any]] = {
+    "size": size,
+    "span": span,
+    "took": took,
+    "percent": percent,
+}

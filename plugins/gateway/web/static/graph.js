@@ -9,6 +9,7 @@ const [WIDE, HIGH] = [132, 30];
 const box = byId("picture");
 let shown; // what the server said: profile, layout, paths, before
 let before; // a saved profile, to compare with
+let links = []; // of two groups each
 let groups = []; // what is drawn of the layout's groups
 let index = new Map(); // of nodes: their group
 let values = [];
@@ -74,10 +75,14 @@ function weigh() {
   values = nodes().map((_, place) => value(place));
   const real = values.filter((each) => each > 0);
   if (heat() === "change") {
-    const most = Math.max(0.1, ...values.map(Math.abs).sort((a, b) => a - b).slice(0, -1));
+    // The largest may be far out: the one before it is the end of the colours.
+    const most = Math.max(0.1, values.map(Math.abs).sort((a, b) => a - b).at(-2) ?? 0);
     ends = [-most, most];
   } else if (heat() === "dtype") ends = [0, Math.max(1, dtypes().length - 1)];
-  else ends = [real.length ? Math.min(...real) : 0, Math.max(1, ...real)];
+  else {
+    const most = real.reduce((one, other) => Math.max(one, other), 0) || 1;
+    ends = [Math.max(real.reduce((one, other) => Math.min(one, other), most), most / 500), most];
+  }
 }
 
 /** 0 to 1 along the colours; time and bytes by their logarithm, as they differ by powers of ten. */
@@ -87,7 +92,7 @@ function along(each) {
     return Math.min(1, Math.max(0, (each - least) / (most - least)));
   }
   if (each <= 0) return -1;
-  return most > least ? Math.log(each / least) / Math.log(most / least) : 1;
+  return most > least ? Math.max(0, Math.log(each / least) / Math.log(most / least)) : 1;
 }
 
 let paint = {};
@@ -150,6 +155,17 @@ function gather() {
     groups.push(made);
     for (const member of group.members) index.set(member, made);
   }
+  links = [];
+  const done = new Set();
+  nodes().forEach((node, place) => {
+    for (const source of node.inputs) {
+      const [from, to] = [index.get(source), index.get(place)];
+      const pair = `${from.first}>${to.first}`;
+      if (from === to || done.has(pair)) continue;
+      done.add(pair);
+      links.push([from, to]);
+    }
+  });
   if (!is("fold")) return;
   let x = 0;
   for (const group of groups) {
@@ -174,7 +190,6 @@ function name(group) {
 
 function draw(context, width, height) {
   if (!shown) return;
-  mix();
   context.translate(-view.x * view.scale, -view.y * view.scale);
   context.scale(view.scale, view.scale);
   const near = view.scale >= NEAR;
@@ -227,23 +242,15 @@ function between(context) {
   context.strokeStyle = paint.dim;
   context.lineWidth = 1.2 / view.scale;
   context.globalAlpha = 0.5;
-  const done = new Set();
-  nodes().forEach((node, place) => {
-    const to = index.get(place);
-    for (const source of node.inputs) {
-      const from = index.get(source);
-      const pair = `${groups.indexOf(from)}>${groups.indexOf(to)}`;
-      if (from === to || done.has(pair)) continue;
-      done.add(pair);
-      const [x, y] = [from.x + (from.dx ?? 0) + from.w, from.y + (from.dy ?? 0) + 20];
-      const [u, v] = [to.x + (to.dx ?? 0), to.y + (to.dy ?? 0) + 20];
-      context.beginPath();
-      context.moveTo(x, y);
-      if (u >= x) context.lineTo(u, v);
-      else context.bezierCurveTo(x + 40, y + from.h, u - 40, v - 60, u, v);
-      context.stroke();
-    }
-  });
+  for (const [from, to] of links) {
+    const [x, y] = [from.x + (from.dx ?? 0) + from.w, from.y + (from.dy ?? 0) + 20];
+    const [u, v] = [to.x + (to.dx ?? 0), to.y + (to.dy ?? 0) + 20];
+    context.beginPath();
+    context.moveTo(x, y);
+    if (u >= x) context.lineTo(u, v);
+    else context.bezierCurveTo(x + 40, y + from.h, u - 40, v - 60, u, v);
+    context.stroke();
+  }
   context.globalAlpha = 1;
 }
 
@@ -364,7 +371,7 @@ function about(place) {
     [text("dtype"), node.dtype],
     [text("device"), `${shown.profile.device} ${shown.profile.isa}`.trim()],
     [text("reads"), size(node.bytes)],
-    [text("token"), time(ns(node, "decode"))],
+    [text("token"), ns(node, "decode") || !shown.profile.decode ? time(ns(node, "decode")) : text("folded")],
     [text("prompt"), time(ns(node, "prefill"))],
     [text("rate"), speed(node)],
     [text("change"), percent(change(place))],
@@ -411,14 +418,13 @@ function sums() {
     if (!all(of)) continue;
     const then = shown.before?.[`${of}_sum`];
     const more = then ? ` (${text("before")} ${time(then)}, ${percent(all(of) / then - 1)})` : "";
-    told.push(`${text(words)} ${time(all(of))}${more}, ${text("chain")} ${time(shown.paths[of].ns)}`);
+    told.push(`${text(words)} ${time(all(of))}${more}, ${text("longest")} ${time(shown.paths[of].ns)}`);
   }
   if (told.length === 1) told.push(text("idle"));
   byId("sums").textContent = told.join(" · ");
 }
 
 function legend() {
-  mix();
   const kinds = { time, bytes: size, rate: (each) => `${each.toFixed(1)} GB/s`, change: percent };
   const words = kinds[heat()];
   const place = byId("legend");
@@ -439,6 +445,7 @@ function all() {
   if (!shown) return;
   gather();
   weigh();
+  mix();
   legend();
   table();
   sums();

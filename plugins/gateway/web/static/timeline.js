@@ -6,6 +6,7 @@ const EVERY = 2500;
 const HEAD = 22; // of a group
 const ROW = 18;
 const SIDE = 8;
+const STEPS = [2, 5, 10, 15, 30, 60, 120].map((each) => each * 1000);
 const KINDS = ["c0", "c1", "c2", "c4", "c5", "c3", "warn", "bad", "dim"];
 const box = byId("picture");
 const seconds = byId("seconds");
@@ -34,7 +35,7 @@ const across = (time) =>
   SIDE + ((time - view.begin) / (view.end - view.begin)) * (picture.width - 2 * SIDE);
 
 function draw(context, width, height) {
-  const names = [...new Set([...KINDS, "ink", "dim", "line", "soft", "accent", "panel", "ground"])];
+  const names = [...new Set([...KINDS, "ink", "dim", "line", "soft", "accent", "panel", "ground", "on-accent"])];
   const paint = colours(names);
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "middle";
@@ -61,16 +62,21 @@ function draw(context, width, height) {
   marks(context, width, paint);
 }
 
+/** Milliseconds from mark to mark, a whole part of a second, a minute or ten. */
 function step() {
   const wanted = (view.end - view.begin) / 8;
+  if (wanted > 1000) return STEPS.find((each) => each >= wanted) ?? STEPS.at(-1);
   const power = 10 ** Math.floor(Math.log10(wanted));
   return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= wanted);
 }
 
+/** The first mark, at a whole time of day. */
+const mark = (each) => Math.ceil((told.begins + view.begin) / each) * each - told.begins;
+
 function scale(context, width, height, paint) {
   const each = step();
   context.fillStyle = paint.line;
-  for (let time = Math.ceil(view.begin / each) * each; time < view.end; time += each) {
+  for (let time = mark(each); time < view.end; time += each) {
     context.fillRect(Math.round(across(time)), 19, 1, height);
   }
 }
@@ -78,7 +84,7 @@ function scale(context, width, height, paint) {
 function marks(context, width, paint) {
   const each = step();
   context.fillStyle = paint.dim;
-  for (let time = Math.ceil(view.begin / each) * each; time < view.end; time += each) {
+  for (let time = mark(each); time < view.end; time += each) {
     context.fillText(clock(told.begins + time, each), across(time) + 3, 10);
   }
 }
@@ -116,22 +122,24 @@ function bars(context, width, task, at, paint) {
       context.fill();
     }
   }
-  const left = Math.max(SIDE, across(first));
-  const right = Math.min(width, across(last));
-  const label = `${task.id} ${task.op}`;
-  const room = context.measureText(label).width;
-  if (right - left > room + 10) {
-    context.fillStyle = paint.panel;
-    context.globalAlpha = 0.82;
-    context.fillRect(left + 2, at + 2, room + 6, ROW - 6);
-    context.globalAlpha = 1;
-    context.fillStyle = paint.ink;
-    context.fillText(label, left + 5, at + ROW / 2 - 1);
-  }
+  label(context, width, task, at, paint);
   if (key(task) === chosen) {
     context.strokeStyle = paint.accent;
     context.lineWidth = 2;
     context.strokeRect(across(first) - 1, at - 1, Math.max(4, across(last) - across(first) + 2), ROW);
+  }
+}
+
+/** The name of a task, in the first part of its bars that has room for it. */
+function label(context, width, task, at, paint) {
+  const words = `${task.id} ${task.op}`;
+  const room = context.measureText(words).width + 8;
+  for (const [begin, end, kind] of task.bars) {
+    const left = Math.max(SIDE - 4, across(begin));
+    if (kind !== 0 || Math.min(width, across(end)) - left < room) continue;
+    context.fillStyle = paint["on-accent"];
+    context.fillText(words, left + 4, at + ROW / 2);
+    return;
   }
 }
 
@@ -146,10 +154,10 @@ function look(begin, end) {
 }
 
 function whole() {
-  const first = Math.min(0, ...told.tasks.map((task) => task.bars[0][0]));
+  const first = Math.min(told.now - 1, ...told.tasks.map((task) => task.bars[0][0]));
   const begin = told.tasks.length ? Math.max(first, -0.2 * told.now) : 0;
   view.top = 0;
-  look(Math.min(begin, 0), told.now);
+  look(begin - 0.02 * (told.now - begin), told.now);
 }
 
 function zoom(factor, x = picture.width / 2) {
@@ -243,6 +251,7 @@ async function ask() {
     patch(byId("tasks"), table);
     view.begin += shift;
     view.end += shift;
+    box.style.height = `${Math.round(Math.max(150, Math.min(tall() + 14, innerHeight * 0.6)))}px`;
     box.dataset.tasks = told.tasks.length;
     if (following()) whole();
     else picture.again();
