@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from clawai.plugins.gateway.web import logs, now
+from clawai.plugins.gateway.web import logs, now, tries
 from clawai.plugins.gateway.web.site import GUARDS, ROOT, Site
 
-MODULES = (now, logs)
+MODULES = (now, logs, tries)
 
 
 def routes(site: Site) -> list[Route]:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from clawai.plugins.gateway.web import site, texts
 
 WEB = Path(site.__file__).parent
-FAMILIES = ("nav", "theme", "state", "class", "level")
+FAMILIES = ("nav", "theme", "state", "class", "level", "try")
 """Prefixes of keys that are made of the kernel's own words."""
 
 
