@@ -4,9 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from clawai.kernel.limits import MS, SECOND
 from clawai.kernel.steward import box as boxes
 from clawai.kernel.steward.registry import Registry, model_names, stored_model
+from clawai.sdk import schema
 from clawai.sdk.asks import asks, words
 from clawai.sdk.errors import ClawError
 
@@ -180,6 +183,14 @@ def box(rows: Rows, registry: Registry) -> Rows:
     return boxes.box(rows["pids"], rows["device"])
 
 
+def operation(name: str, registry: Registry) -> Rows:
+    """One operation: what its manifest says of it, and what it says of itself, if that is kept."""
+    offer = registry.offer(name)
+    entry, known = offer.operation, schema.read(registry.places[offer.plugin]) or {}
+    described = msgspec.to_builtins(known[name]) if name in known else None
+    return {"plugin": offer.plugin, **msgspec.to_builtins(entry), "described": described}
+
+
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
     "status": status,
     "plugins": plugins,
@@ -194,8 +205,11 @@ def view(what: str, rows: Rows, registry: Registry) -> Rows:
     """The view of a name.
 
     Raises:
-        ClawError: bad_params.
+        ClawError: bad_params, unknown_operation.
     """
+    verb, _, name = what.partition(":")
+    if verb == "operation":
+        return operation(name, registry)
     if what not in VIEWS:
         raise ClawError("bad_params", "no such listing", what[:80], allowed=sorted(VIEWS))
     return VIEWS[what](rows, registry)

@@ -91,13 +91,13 @@ class Answer:
     def drop(self) -> None:
         """Nobody waits for it any more; may be said at any time, by whoever is being cancelled."""
         if not self.task.done:
-            _later(self.task.cancel())
+            later(self.task.cancel())
 
 
 _running: set[asyncio.Task[Any]] = set()
 
 
-def _later(what: Any) -> None:
+def later(what: Any) -> None:
     """Do something apart from the task that asks for it."""
     running = asyncio.ensure_future(_quietly(what))
     _running.add(running)

@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from clawai.plugins.gateway.web import graph, logs, now, timeline
+from clawai.plugins.gateway.web import graph, logs, now, timeline, tries
 from clawai.plugins.gateway.web.site import GUARDS, ROOT, Site
 
-MODULES = (now, timeline, graph, logs)
+MODULES = (now, timeline, graph, logs, tries)
 
 
 def routes(site: Site) -> list[Route]:

@@ -23,7 +23,7 @@ from clawai.sdk.front import Front
 
 HERE = Path(__file__).parent
 ROOT = "/page"
-VIEWS = ("now", "timeline", "graph", "logs")
+VIEWS = ("now", "timeline", "graph", "logs", "try")
 """In the order of the navigation; each is a path below ``ROOT`` and a text ``nav.NAME``."""
 THEMES = ("auto", "light", "dark")
 YEAR = 365 * 24 * 3600

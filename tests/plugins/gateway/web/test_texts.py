@@ -9,7 +9,9 @@ from starlette.requests import Request
 from clawai.plugins.gateway.web import site, texts
 
 WEB = Path(site.__file__).parent
-FAMILIES = ("nav", "theme", "state", "class", "level", "kind", "why", "end", "heat", "phase")
+FAMILIES = (
+    "nav", "theme", "state", "class", "level", "try", "kind", "why", "end", "heat", "phase",
+)  # fmt: skip
 """Prefixes of keys that are made of the kernel's own words."""
 
 
