@@ -57,7 +57,8 @@ def _groups(nodes: Sequence[Node]) -> list[list[int]]:
             last.append(place)
         elif node.layer is not None and len(found) > 1 and nodes[found[-2][0]].layer == node.layer:
             # What is of no layer in the middle of one belongs to it.
-            found[-2] += [*found.pop(), place]
+            between = found.pop()
+            found[-1] += [*between, place]
         else:
             found.append([place])
     return found

@@ -190,6 +190,7 @@ function name(group) {
 
 function draw(context, width, height) {
   if (!shown) return;
+  box.dataset.scale = view.scale.toFixed(3);
   context.translate(-view.x * view.scale, -view.y * view.scale);
   context.scale(view.scale, view.scale);
   const near = view.scale >= NEAR;
@@ -561,6 +562,8 @@ if (picture) {
   byId("heat").addEventListener("change", all);
   byId("save").addEventListener("click", save);
   byId("before").addEventListener("change", (event) => event.target.files[0] && load(event.target.files[0]));
+  // The same file may be chosen again when it has changed.
+  byId("before").addEventListener("click", (event) => (event.target.value = ""));
   byId("rows").addEventListener("click", (event) => {
     const { place } = event.target.dataset;
     if (place === undefined) return;

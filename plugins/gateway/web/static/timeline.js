@@ -150,6 +150,7 @@ function look(begin, end) {
   const middle = (begin + end) / 2;
   view.begin = Math.min(Math.max(middle - span / 2, -span / 2), told.now - span / 2);
   view.end = view.begin + span;
+  box.dataset.span = Math.round(span);
   picture.again();
 }
 
