@@ -7,11 +7,14 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from doors_kit import Doors
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
@@ -85,3 +88,21 @@ class Tab:
 
     def close(self) -> None:
         self.page.close()
+
+
+@dataclass
+class Web:
+    """A browser before a gateway that serves."""
+
+    context: BrowserContext
+    doors: Doors
+    tab: Tab
+
+    @property
+    def page(self) -> Page:
+        return self.tab.page
+
+    def go(self, path: str) -> Page:
+        """Load a page of the gateway's."""
+        self.tab.go(f"{self.doors.address}{path}")
+        return self.tab.page

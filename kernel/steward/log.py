@@ -77,7 +77,7 @@ class LogFile:
         Raises:
             ClawError: bad_params.
         """
-        first, last = self._base - _size(self._older), self._base + _size(self.path)
+        first, last = max(0, self._base - _size(self._older)), self._base + _size(self.path)
         back = not place or place.startswith("-")
         number = place.removeprefix("-") or str(last)
         if not (number.isdecimal() and len(number) < 20):
