@@ -4,9 +4,10 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -48,7 +49,9 @@ class Model:
     tokenizer: Tokenizer
     template: str | None
     notes: bytes | memoryview = b""
-    """Where it comes from, if not from its file: the graph has no weights then."""
+    """Where it comes from, if not from its file: the graph is an outline then."""
+    encoded: bytes | memoryview = b""
+    """The whole graph, in these."""
 
 
 class Engine:
@@ -56,8 +59,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.session: Session | None = None
-        self.graph: Graph | None = None
-        """Of the model, without its weights."""
+        self.graph: Callable[[], Graph] | None = None
+        """Gives that of the model, without its weights."""
         self.device = ""
         self._kept: list[mmap.mmap] = []
         self._operations: list[Operation] = []
@@ -101,7 +104,10 @@ class Engine:
             plan = self._plan(worker, driver, model)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
-        self.graph, self.device = xray.light(model.graph), driver.name
+        kept = model.encoded
+        graph = xray.light(model.graph)
+        self.graph = partial(notes.graph, kept) if kept else lambda: graph
+        self.device = driver.name
         self.session = Session(plan, tokenizer, template)
 
     def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
@@ -248,7 +254,7 @@ class Engine:
     def model_graph(self) -> dict[str, Any]:
         """The model as steps of its plan: what each computes, reads and weighs, and from what."""
         assert self.graph
-        return xray.describe(self.graph, self._loaded.plan, self.device)
+        return xray.describe(self.graph(), self._loaded.plan, self.device)
 
     @operation("model.profile")
     def model_profile(
@@ -309,7 +315,7 @@ def _restored(worker: Start, driver: Driver) -> Model | None:
     except ValueError as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
-    return Model(graph, tokenizer, told.template, kept)
+    return Model(graph, tokenizer, told.template, kept, told.encoded)
 
 
 def _read(worker: Start) -> Model:

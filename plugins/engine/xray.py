@@ -48,16 +48,24 @@ def light(graph: Graph) -> Graph:
 
 
 def describe(graph: Graph, plan: Plan, device: str) -> dict[str, Any]:
-    """Nodes and edges; nodes are the steps of the plan in the order in which they run."""
+    """Nodes and edges; nodes are the steps of the plan in the order in which they run.
+
+    Raises:
+        ClawError: bad_model, if the graph is none.
+    """
     names = list(getattr(plan, "steps", ())) or [node.output for node in graph.nodes]
-    parts = _parts(graph, names)
+    try:
+        parts = _parts(graph, names)
+        nodes = [_told(graph, part) for part in parts]
+    except (LookupError, ValueError, TypeError) as error:  # of notes that were tampered with
+        raise ClawError("bad_model", f"the graph makes no sense: {error!r}") from None
     return {
         "format": FORMAT,
         "device": device,
         "isa": str(getattr(plan, "isa", "")),
         "layers": graph.layers,
         "context": plan.context,
-        "nodes": [_told(graph, part) for part in parts],
+        "nodes": nodes,
     }
 
 

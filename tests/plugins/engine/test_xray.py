@@ -1,18 +1,23 @@
 """A model as it runs: each node is in a step, edges follow the graph, stamps have their names."""
 
+from dataclasses import replace
+
 import pytest
 
-from clawai.plugins.engine import xray
+from clawai.plugins.engine import notes, xray
+from clawai.plugins.engine.tokenizer import Tokenizer
 from clawai.plugins.engine.turns import Turns
 from clawai.sdk import graphs
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model import llama
 from clawai.sdk.model.driver import Plan
 from clawai.sdk.model.gguf import parse
+from clawai.sdk.model.graph import Node, Op
 from gguf_files import tiny_llama
 from tiny_llama import compiled
 
-GRAPH = llama.graph(parse(memoryview(tiny_llama(metadata={"llama.context_length": 64}))))
+FILE = parse(memoryview(tiny_llama(metadata={"llama.context_length": 64})))
+GRAPH = llama.graph(FILE)
 
 
 @pytest.fixture
@@ -59,3 +64,16 @@ def test_what_is_measured_is_what_the_executor_stamped(plan: Plan) -> None:
     assert now["decode"] == {"tokens": 1, "ns": last} and now["prefill"] is None
     with turns.seat() as seat, pytest.raises(ClawError, match="more tokens than the context"):
         xray.measure(seat, plan, GRAPH.vocabulary, 60, 5, heard.append)
+
+
+def test_a_worker_that_read_no_file_tells_the_same(plan: Plan) -> None:
+    kept = notes.write(GRAPH, Tokenizer(FILE), None, notes.Kind(64, "f16"), b"")
+    found = notes.read(kept)
+    assert found
+    again = notes.graph(found[0].encoded)
+    assert xray.describe(again, plan, "cpu") == xray.describe(GRAPH, plan, "cpu")
+    with pytest.raises(ClawError, match="damaged"):
+        notes.graph(kept[:40])
+    odd = replace(GRAPH, nodes=(Node(Op.ADD, ("x", "nowhere"), "y"), *GRAPH.nodes))
+    with pytest.raises(ClawError, match="makes no sense"):
+        xray.describe(odd, plan, "cpu")

@@ -13,7 +13,10 @@ let links = []; // of two groups each
 let groups = []; // what is drawn of the layout's groups
 let index = new Map(); // of nodes: their group
 let values = [];
-let ends = [0, 1];
+let ends = [0, 1]; // of the colours, from near
+let far = [0, 1]; // and from afar
+let path = new Set();
+let wasNear;
 let view = { x: 0, y: 0, scale: 1 };
 let chosen = -1;
 let asking = false;
@@ -53,6 +56,20 @@ const percent = (part) => (part === null ? "–" : `${part > 0 ? "+" : ""}${(100
 
 // Heat.
 
+/** Of a step; where equal layers are folded, the mean of all of them. */
+function mean(place, figure) {
+  const group = index.get(place);
+  if (group.times === 1) return figure(place);
+  const at = group.members.indexOf(place);
+  let sum = 0;
+  for (let copy = 0; copy < group.times; copy += 1) {
+    sum += figure(group.all[copy * group.members.length + at]) ?? 0;
+  }
+  return sum / group.times;
+}
+
+const took = (place) => mean(place, (each) => ns(nodes()[each]));
+
 function value(place) {
   const node = nodes()[place];
   switch (heat()) {
@@ -72,7 +89,7 @@ function value(place) {
 const dtypes = () => [...new Set(nodes().map((node) => node.dtype))].sort();
 
 function weigh() {
-  values = nodes().map((_, place) => value(place));
+  values = nodes().map((_, place) => (drawn(place) ? mean(place, value) : 0));
   const real = values.filter((each) => each > 0);
   if (heat() === "change") {
     // The largest may be far out: the one before it is the end of the colours.
@@ -81,18 +98,34 @@ function weigh() {
   } else if (heat() === "dtype") ends = [0, Math.max(1, dtypes().length - 1)];
   else {
     const most = real.reduce((one, other) => Math.max(one, other), 0) || 1;
-    ends = [Math.max(real.reduce((one, other) => Math.min(one, other), most), most / 500), most];
+    ends = [least(real, most), most];
   }
+  const additive = heat() === "time" || heat() === "bytes";
+  far = ends;
+  for (const group of groups) {
+    const mine = group.members.map((place) => values[place]);
+    group.took = group.members.reduce((sum, place) => sum + took(place), 0);
+    group.value = additive
+      ? mine.reduce((one, other) => one + other, 0)
+      : mine.reduce((one, other) => (Math.abs(other) > Math.abs(one) ? other : one), 0);
+  }
+  if (!additive) return;
+  const sums = groups.map((group) => group.value).filter((each) => each > 0);
+  const most = Math.max(1, ...sums);
+  far = [least(sums, most), most];
 }
 
+/** Where the colours begin: small differences stay small. */
+const least = (figures, most) =>
+  Math.min(most / 4, Math.max(most / 500, figures.reduce((one, other) => Math.min(one, other), most)));
+
 /** 0 to 1 along the colours; time and bytes by their logarithm, as they differ by powers of ten. */
-function along(each) {
-  const [least, most] = ends;
+function along(each, [from, to]) {
   if (heat() === "change" || heat() === "dtype") {
-    return Math.min(1, Math.max(0, (each - least) / (most - least)));
+    return Math.min(1, Math.max(0, (each - from) / (to - from)));
   }
   if (each <= 0) return -1;
-  return most > least ? Math.max(0, Math.log(each / least) / Math.log(most / least)) : 1;
+  return Math.min(1, Math.max(0, Math.log(each / from) / Math.log(to / from)));
 }
 
 let paint = {};
@@ -115,9 +148,9 @@ function mix() {
 
 const KEYS = ["c0", "c1", "c2", "c3", "c4", "c5"];
 
-function colour(each) {
+function colour(each, between = ends) {
   if (heat() === "dtype") return paint[KEYS[each % KEYS.length]];
-  const at = along(each);
+  const at = along(each, between);
   if (at < 0) return paint.panel;
   const [red, green, blue] = ramp[Math.round(100 * at)];
   return `rgb(${red} ${green} ${blue})`;
@@ -199,7 +232,10 @@ function draw(context, width, height) {
     x + w > view.x &&
     y < view.y + height / view.scale &&
     y + h > view.y;
-  const path = new Set(shown.paths[phase()]?.nodes);
+  if (near !== wasNear) {
+    wasNear = near;
+    legend();
+  }
   context.textBaseline = "middle";
   between(context);
   for (const group of groups) {
@@ -213,10 +249,7 @@ function draw(context, width, height) {
 }
 
 function block(context, group, x, y, near) {
-  const sum = heat() === "change" || heat() === "dtype" || heat() === "rate";
-  const all = group.all.map((place) => values[place]);
-  const total = sum ? Math.max(...all) : all.reduce((one, other) => one + other, 0);
-  const fill = near ? paint.panel : colour(sum ? total : Math.min(total / group.times, ends[1]));
+  const fill = near ? paint.panel : colour(group.value, far);
   context.fillStyle = fill;
   context.strokeStyle = paint.line;
   context.lineWidth = 1 / view.scale;
@@ -224,6 +257,7 @@ function block(context, group, x, y, near) {
   context.roundRect(x, y, group.w, group.h, 8);
   context.fill();
   context.stroke();
+  if (group.w * view.scale < 30) return;
   context.fillStyle = near ? paint.dim : ink(fill);
   const tall = near ? 12 : Math.min(44, 11 / view.scale);
   context.font = `600 ${tall}px system-ui, sans-serif`;
@@ -231,9 +265,8 @@ function block(context, group, x, y, near) {
   context.clip();
   context.fillText(name(group), x + 8, y + tall * 0.85, group.w - 16);
   if (!near) {
-    const took = group.all.reduce((one, place) => one + ns(nodes()[place]), 0);
     context.font = `${tall}px system-ui, sans-serif`;
-    context.fillText(time(took), x + 8, y + tall * 2.2, group.w - 16);
+    context.fillText(time(group.took), x + 8, y + tall * 2.2, group.w - 16);
   }
   context.restore();
 }
@@ -294,7 +327,7 @@ function step(context, place, critical) {
   context.font = "600 10px system-ui, sans-serif";
   context.fillText(short(node), x - WIDE / 2 + 6, y - 6, WIDE - 12);
   context.font = "10px system-ui, sans-serif";
-  const told = heat() === "change" ? percent(change(place)) : `${time(ns(node))} · ${node.dtype}`;
+  const told = heat() === "change" ? percent(mean(place, change) || change(place)) : `${time(took(place))} · ${node.dtype}`;
   context.fillText(told, x - WIDE / 2 + 6, y + 7, WIDE - 12);
 }
 
@@ -383,7 +416,6 @@ function about(place) {
 
 function table() {
   const rows = byId("rows");
-  const path = new Set(shown.paths[phase()]?.nodes);
   const order = nodes()
     .map((node, place) => [ns(node), place])
     .sort((one, other) => other[0] - one[0] || one[1] - other[1]);
@@ -428,12 +460,13 @@ function sums() {
 function legend() {
   const kinds = { time, bytes: size, rate: (each) => `${each.toFixed(1)} GB/s`, change: percent };
   const words = kinds[heat()];
+  const scale = wasNear ? ends : far;
   const place = byId("legend");
   place.hidden = false;
   const canvas = place.querySelector("canvas");
   canvas.hidden = !words;
-  byId("least").textContent = words ? words(ends[0]) : "";
-  byId("most").textContent = words ? words(ends[1]) : dtypes().join(", ");
+  byId("least").textContent = words ? words(scale[0]) : "";
+  byId("most").textContent = words ? words(scale[1]) : dtypes().join(", ");
   if (!words) return;
   const context = canvas.getContext("2d");
   for (let x = 0; x < 140; x += 1) {
@@ -444,6 +477,7 @@ function legend() {
 
 function all() {
   if (!shown) return;
+  path = new Set(shown.paths[phase()]?.nodes);
   gather();
   weigh();
   mix();

@@ -232,8 +232,10 @@ function next(by) {
   stop();
   choose(task);
   const [first, last] = [task.bars[0][0], task.bars.at(-1)[1]];
-  const span = view.end - view.begin;
-  if (first < view.begin || last > view.end) look(first - span * 0.1, first + span * 0.9);
+  if (first < view.begin || last > view.end) {
+    const span = Math.max(view.end - view.begin, 1.1 * (last - first));
+    look(first - span * 0.05, first + span * 0.95);
+  }
   const place = tops()[task.group] + task.row * ROW;
   if (place - view.top < 40) view.top = Math.max(0, place - 40);
   if (place - view.top > picture.height - 30) view.top = place - picture.height + 40;
