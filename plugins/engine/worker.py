@@ -271,7 +271,8 @@ class Engine:
             decode: tokens that follow, one by one; of their times the median is told.
             live: run nothing: tell what ran last, for whomever.
         """
-        session, graph = self._loaded, self.model_graph()
+        session = self._loaded
+        graph: dict[str, Any] = self.model_graph()
         if live:
             return graph | xray.live(session.plan)
         try:

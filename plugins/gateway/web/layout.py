@@ -26,7 +26,7 @@ ROWS = 6
 def layout(nodes: Sequence[Node]) -> dict[str, Any]:
     """Places of nodes (the middle of each) and rectangles of groups."""
     places: list[tuple[float, float]] = [(0.0, 0.0)] * len(nodes)
-    groups = []
+    groups: list[dict[str, Any]] = []
     for members in _groups(nodes):
         spots, wide, high = _inside(nodes, members)
         for node, spot in spots.items():
