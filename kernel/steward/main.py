@@ -230,8 +230,8 @@ class Steward:
         self, question: int, what: str, lost: int, rows: dict[str, Any], _: list[int]
     ) -> None:
         """Make a listing of what the core knows; ``lost``: lines that never came here."""
-        verb, _, place = what.partition(":")
-        if verb == "logs":
+        if what.startswith("logs:"):
+            place = what.removeprefix("logs:")
             self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
             return
         proofs = self.proofs

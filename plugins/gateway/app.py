@@ -39,11 +39,11 @@ PATIENCE = 30.0
 class Gateway:
     """All doors."""
 
-    def __init__(self, kernel: Front, log: Callable[[Any, str], None]) -> None:
+    def __init__(self, kernel: Front, log: Callable[[Any, str], None], page: str = "whole") -> None:
         self.kernel = kernel
         self.requests = 0
         self.metrics = Metrics(kernel)
-        self.site = Site(kernel)
+        self.site = Site(kernel, page)
         self._log = log
         modules = openai, responses, ollama
         self._doors = [door for each in modules for door in each.doors(kernel, self.metrics)]
@@ -102,7 +102,7 @@ class Gateway:
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
         self._permit(request)
-        if request.url.path == "/" and pages.is_read(request):
+        if request.url.path == "/" and self.site.views and pages.is_read(request):
             return pages.front_door()
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}

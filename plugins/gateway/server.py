@@ -36,7 +36,7 @@ def run(ctx: Context, listener: socket.socket) -> dict[str, int]:
 
 async def _serve(ctx: Context, listener: socket.socket) -> dict[str, int]:
     async with ctx.front() as kernel:
-        gateway = Gateway(kernel, ctx.log)
+        gateway = Gateway(kernel, ctx.log, str(ctx.config.get("page", "whole")))
         config = uvicorn.Config(
             gateway,
             loop="asyncio",

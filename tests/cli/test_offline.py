@@ -122,6 +122,7 @@ BENCHES = [
     Step("bench speculate --model tiny --rounds 1 --tokens 8", r"same_ratio"),
     Step("bench roofline", r"int8_gop_s"),
     Step("bench gateway --model tiny --samples 10 --streams 20", r"idle_streams"),
+    Step("bench page --samples 1", r"first_paint"),
     Step("bench gemm --shape 16x256x256 --rounds 1", r"int4_symmetric_gop_s"),
     Step("bench urgent --quick", r"bulk_kept_ratio"),
     Step("bench wire --quick", r"rps_32"),

@@ -101,8 +101,8 @@ async def _until_closing(site: Site, events: AsyncIterator[bytes]) -> AsyncItera
         yield b": here\n\n"
         while not site.closing.is_set():
             following = following or asyncio.ensure_future(anext(events))
-            waited = {following, closing}
-            await asyncio.wait(waited, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [following, closing]
+            await asyncio.wait(both, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 try:
                     yield following.result()
@@ -112,7 +112,8 @@ async def _until_closing(site: Site, events: AsyncIterator[bytes]) -> AsyncItera
             else:
                 yield b": still here\n\n"
     finally:
-        for each in filter(None, (closing, following)):
+        waited: list[asyncio.Future[Any]] = [closing, *([following] if following else [])]
+        for each in waited:
             each.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, ClawError):
                 await each

@@ -154,7 +154,9 @@ class Now:
             "models": _models(models, workers),
             "plugins": _plugins(plugins, workers),
             "queue": _queue(tasks),
-            "rights": {each["what"] for each in asked if each["kind"] == "kernel"},
+            "rights": {each["what"] for each in asked if each["kind"] == "kernel"}
+            if self._site.changes
+            else set(),
         }
 
 

@@ -7,12 +7,15 @@ from starlette.routing import Route
 from clawai.plugins.gateway.web import graph, logs, now, timeline, tries
 from clawai.plugins.gateway.web.site import GUARDS, ROOT, Site
 
-MODULES = (now, timeline, graph, logs, tries)
+MODULES = {"now": now, "timeline": timeline, "graph": graph, "logs": logs, "try": tries}
 
 
 def routes(site: Site) -> list[Route]:
     """Every path of the page."""
-    return [*site.routes(), *(route for each in MODULES for route in each.routes(site))]
+    if not site.views:
+        return []
+    shown = [each for name, each in MODULES.items() if name in site.views]
+    return [*site.routes(), *(route for each in shown for route in each.routes(site))]
 
 
 def is_read(request: Request) -> bool:

@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 ROOT = "/page"
 VIEWS = ("now", "timeline", "graph", "logs", "try")
 """In the order of the navigation; each is a path below ``ROOT`` and a text ``nav.NAME``."""
+OPEN = ("now", "timeline")
+"""Those of a page that is only to be looked at."""
 THEMES = ("auto", "light", "dark")
 YEAR = 365 * 24 * 3600
 POLICY = "; ".join(
@@ -51,10 +53,17 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Site:
-    """The page as a whole; the views get it."""
+    """The page as a whole; the views get it.
 
-    def __init__(self, kernel: Front) -> None:
+    Args:
+        level: what its owner lets it be: whole, look or none.
+    """
+
+    def __init__(self, kernel: Front, level: str = "whole") -> None:
         self.kernel = kernel
+        self.views = {"whole": VIEWS, "look": OPEN}.get(level, ())
+        self.changes = level == "whole"
+        """It has controls that change something."""
         self.closing = asyncio.Event()
         """Set when the gateway ends: what streams has to end, too."""
         self.texts = texts.read()
@@ -71,7 +80,7 @@ class Site:
         )
         self._templates.filters.update(FILTERS)
         self._templates.globals.update(
-            views=VIEWS, languages=texts.LANGUAGES, themes=THEMES, root=ROOT
+            views=self.views, languages=texts.LANGUAGES, themes=THEMES, root=ROOT
         )
 
     def routes(self) -> list[Route]:
@@ -96,6 +105,9 @@ class Site:
 
         async def answer(request: Request, body: bytes) -> Response:
             only_ours(request)
+            if not self.changes:
+                text = "the owner of this box lets this page show things only"
+                raise BadRequest(text, status=403)
             try:
                 asked = msgspec.json.decode(body, type=kind)
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

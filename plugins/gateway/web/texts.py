@@ -5,7 +5,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-FOLDER = Path(__file__).parent / "texts"
+FOLDER = Path(__file__).parent / "languages"
 LANGUAGES = {"en": "English", "zh": "中文"}
 """In the order in which they are offered; the first serves who wants none of them."""
 

@@ -126,7 +126,7 @@ class Try:
         when, about = self._known.get((op, model), (0.0, {}))
         if time.monotonic() - when < KNOWN and about:
             return about
-        about = await self._site.kernel.query(f"operation:{op}")
+        about = dict(await self._site.kernel.query(f"operation:{op}"))
         kept = about["described"]
         about["described"] = msgspec.convert(kept, schema.Described) if kept else None
         if not kept and (model or not about["needs_model"]):
