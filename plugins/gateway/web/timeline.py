@@ -69,7 +69,9 @@ class Timeline:
     async def bars(self, request: Request) -> Response:
         """Bars for the picture, and the table as a piece."""
         told = await self._told(_seconds(request))
-        found = _bars(told, self._site.texts[texts.wanted(request)])
+        # In a thread: of a busy box this takes a while, and others want their answers meanwhile.
+        words = self._site.texts[texts.wanted(request)]
+        found = await asyncio.to_thread(_bars, told, words)
         found["table"] = self._site.piece(
             request, "timeline/tasks.html", self._table(request, told)
         )
@@ -80,7 +82,7 @@ class Timeline:
         told = await self._told(_seconds(request))
         name = time.strftime("claw-%Y%m%d-%H%M%S.json")
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return self._site.json(request, timeline.perfetto(told), headers)
+        return self._site.json(request, await asyncio.to_thread(timeline.perfetto, told), headers)
 
     async def _told(self, seconds: int) -> Any:
         async with self._asking:

@@ -267,8 +267,11 @@ async function ask() {
 
 async function forever() {
   for (;;) {
+    const began = performance.now();
     if (following() && !document.hidden) await ask();
-    await new Promise((done) => setTimeout(done, EVERY));
+    // Where there is much to tell, it is told less often.
+    const pause = Math.max(EVERY, 4 * (performance.now() - began));
+    await new Promise((done) => setTimeout(done, pause));
   }
 }
 
