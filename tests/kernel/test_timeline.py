@@ -39,11 +39,11 @@ def said(told: dict[str, Any], task: int) -> list[tuple[str, str, tuple[int, ...
 
 @pytest.mark.parametrize("name", ["chaos", "memory-squeeze", "rush-hour"])
 def test_a_run_with_faults_is_told_without_a_gap(name: str) -> None:
-    world = World(scenario(name), 7, 500)
+    world = World(scenario(name), 7, 300)
     world.core = tapped = Watched(world.core)  # type: ignore[assignment]
     world.run()
     told = tapped.told()
-    assert len(told["tasks"]) > 300
+    assert len(told["tasks"]) > 200
     assert_true(told)
     assert_perfetto(timeline.perfetto(told))
     kinds = Counter((p.phase, p.why) for mine in lives(told).values() for p in mine)
