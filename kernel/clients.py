@@ -44,6 +44,8 @@ class Client:
     """The worker whose operations ask for child tasks over it, and for nothing else."""
     front: str = ""
     """The plugin of that worker, if it may ask for others: for tasks of their own, and listings."""
+    may: tuple[str, ...] = ()
+    """What else, by its manifest."""
     urgent: bool = False
     """What it asked for last was."""
     left: bool = False
@@ -97,12 +99,12 @@ class Clients:
         client.peer.attach(self.loop, partial(self._message, client), partial(self._ended, client))
 
     def family(
-        self, worker: int, front: str, number: int, uid: int, welcome: bytes, fd: int = -1
+        self, worker: int, front: str, may: Any, number: int, uid: int, welcome: bytes, fd: int = -1
     ) -> None:
         """The steward hands over the connection of a worker for child tasks."""
         self.connected(number, uid, False, welcome, b"", fd)
         if client := self.by_number.get(number):
-            client.worker, client.front = worker, front
+            client.worker, client.front, client.may = worker, front, tuple(may)
 
     def _ended(self, client: Client, error: ClawError | None) -> None:
         if error:
@@ -325,13 +327,17 @@ class Clients:
     def _query(self, client: Client, asked: wire.Query, frames: list[bytes]) -> None:
         answer = partial(self._answer, client.number, asked.id)
         verb, _, job = asked.what.partition(":")
-        if verb in ("jobs", "job") and not client.front:
+        if client.front and verb in RIGHTS.values() and verb not in client.may:
+            raise mail.error(ev.Fault("not_asked", got=verb))
+        if verb == "timeline" or (verb in ("jobs", "job") and not client.front):
             self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
         listed = rows(self.core, asked.what, time.monotonic_ns())
         self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:
+        if client.front and RIGHTS.get(asked.command) not in client.may:
+            raise mail.error(ev.Fault("not_asked", got=asked.command))
         if asked.command == "shutdown":
             self._answer(client.number, asked.id, wire.pack({"pid": os.getpid()}))
             self.stop()
@@ -358,8 +364,10 @@ def _nothing(_: object) -> None:
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
+RIGHTS = {"logs": "logs", "timeline": "timeline", "pin": "pin", "unpin": "pin", "unload": "unload"}
+"""Of a front: what its manifest has to ask for, by what it says."""
 _FAMILY = (wire.Cancel, wire.More)
-_FRONT = (*_FAMILY, wire.Query)
+_FRONT = (*_FAMILY, wire.Query, wire.Admin)
 _REQUESTS: dict[type, Any] = {
     kind: getattr(Clients, f"_{kind.__name__.lower()}") for kind in get_args(wire.FromClient)
 }

@@ -131,4 +131,6 @@ class Records:
             self.loop.happen(ev.CancelAsked(asked.client, asked.request))
         if not self.child.link:
             self.start()
+        if verb == "timeline" and self.journal.on:
+            self.journal.flush(self.core.state.now)  # up to now
         self.child.ask("ask", principal, verb, job, bool(live), then=then)

@@ -13,11 +13,17 @@ from clawai.sdk.netrules import LAN, LOCALHOST, network_rule
 
 KINDS = (
     "read", "write", "network", "listen", "programs", "devices", "operations", "models",
-    "shared_memory", "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
+    "shared_memory", "kernel", "secrets", "data", "memory", "cpu", "threads", "on_behalf_of",
 )  # fmt: skip
 _QUANTITIES = ("data", "memory", "cpu", "threads")
 _MEMORY = ("data", "memory")
 """Of these quantities, those in MiB."""
+_RIGHTS = {
+    "logs": "read the log of the kernel, with what every plugin prints",
+    "timeline": "see which tasks ran in the last minutes, for whom, and why they waited",
+    "pin": "keep models and plugins loaded, and let them go again",
+    "unload": "unload models and plugins: their tasks end with an error",
+}
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +42,7 @@ def asks(plugin: Plugin) -> tuple[Ask, ...]:
     wanted = plugin.permissions
     found = [
         Ask(kind, what, reason)
-        for kind in KINDS[:9]
+        for kind in KINDS[:10]
         for what, reason in sorted(getattr(wanted, kind).items())
     ]
     found += [Ask("secrets", name, why) for name, why in sorted(plugin.secrets.items())]
@@ -81,6 +87,8 @@ def words(ask: Ask) -> str:
             named = f"whose name begins with {what[:-1]}" if what.endswith("*") else f"named {what}"
             said = "" if what == "*" else f" {named}"
             return f"read and change shared memory{said} of programs that ask it to"
+        case "kernel":
+            return _RIGHTS.get(what, f"ask the kernel for {what}")
         case "secrets":
             return f"be told its secret {what}, once you have typed it in"
         case "data":

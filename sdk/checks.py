@@ -29,6 +29,9 @@ MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
 SHARED_MEMORY = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\*?")
 QUANTITIES = ("memory", "cpu", "threads", "data")
 
+RIGHTS = ("logs", "timeline", "pin", "unload")
+"""Of a front beyond asking for tasks: a listing that tells more than what runs, a command."""
+
 Refuse = Callable[[str, object, object], Exception]
 """Makes the error for a key, from what was got and what is allowed."""
 
@@ -82,6 +85,7 @@ ALLOWED: dict[str, tuple[Callable[[str], object], str]] = {
         "*, or a name in /dev/shm, which may end with *",
     ),
     "limits": (QUANTITIES.__contains__, f"one of {', '.join(QUANTITIES)}"),
+    "kernel": (RIGHTS.__contains__, f"one of {', '.join(RIGHTS)}"),
 }
 """Of each table of ``[permissions]``: what its keys must be, and that in words."""
 
@@ -100,6 +104,9 @@ def permissions(tables: Mapping[str, Mapping[str, str]], on_behalf_of: str, refu
             reason(f"permissions.{table}.{what}", why, refuse)
     if on_behalf_of:
         reason("permissions.on_behalf_of", on_behalf_of, refuse)
+    elif tables["kernel"]:
+        allowed = "with on_behalf_of, as only a front asks the kernel itself"
+        raise refuse("permissions.kernel", sorted(tables["kernel"]), allowed)
     if (count := sum(map(len, tables.values()))) > PERMISSIONS:
         raise refuse("permissions: too many", count, PERMISSIONS)
 

@@ -5,8 +5,10 @@ configuration sets itself goes before the profile. The files are in ``profiles/d
 may lie in the folder of ``config.toml``, under ``devices/``.
 """
 
+import contextlib
 import importlib.util
 import os
+import platform
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +45,23 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cores(self, there: int) -> int:
         """Processors that running workers share on a box with ``there`` of them."""
         return max(1, there - self.spare_cores)
+
+
+ISA = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp")
+"""Instruction sets that have ops of their own."""
+
+
+def processor() -> tuple[str, list[str]]:
+    """The name of the processor, and which of ``ISA`` it has."""
+    model, flags = platform.machine(), set[str]()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key == "model name":
+                model = value
+            elif key in ("flags", "Features"):
+                flags = set(value.split())
+    return model, [name for name in ISA if name in flags]
 
 
 def folders() -> list[Path]:

@@ -101,6 +101,8 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, str] = {}
     """``memory``, ``cpu`` or ``threads`` to reason, for more than ``UNASKED``; ``data`` to what its
     own files are for, which needs none."""
+    kernel: dict[str, str] = {}
+    """What it may ask of the kernel itself, as a front (``checks.RIGHTS``), to reason."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
 

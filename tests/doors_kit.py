@@ -34,7 +34,7 @@ class Doors:
         said: Any = response.read()
         connection.close()
         found = {name.lower(): value for name, value in response.getheaders()}
-        if found["content-type"].startswith("application/json"):
+        if found.get("content-type", "").startswith("application/json"):
             said = json.loads(said)
         return response.status, found, said
 

@@ -9,13 +9,14 @@ From the daemon:
   acceptance was not safe has an end as well, which is answered by the same error.
 - ``refused(number, error)``: the core did not take a job that was sent with ``again``.
 - ``ask(question, principal, verb, job, lives)``: answered by ``answer(question, data)`` or
-  ``refuse(question, error)``.
+  ``refuse(question, error)``. The verb ``timeline`` has seconds as the job.
 - ``begin(head, snapshot)``, ``events(data)``, ``crash(name)``: the event journal.
 
 To the daemon, besides: ``again(submitted)`` (a job, with what runs its operation now), ``lost()``
 (the event journal has to begin again), ``log(level, text)``; one of these lines once it is ready.
 """
 
+import os
 import select
 import socket
 import time
@@ -29,6 +30,7 @@ import msgspec
 
 from clawai.kernel import events as ev
 from clawai.kernel.link import Link
+from clawai.kernel.recorder.past import Past
 from clawai.kernel.recorder.ring import Ring
 from clawai.kernel.recorder.store import Store, Written
 from clawai.kernel.replay.code import ours
@@ -77,6 +79,8 @@ class Service:
         self.problem: ClawError | None = None
         """Why there is no store."""
         self.ring: Ring | None = None
+        self.past: Past | None = None
+        self.poller = select.poll()
         self.unkept: dict[str, ClawError] = {}
         """Jobs whose acceptance is not safe: the daemon ends them with that."""
         self.owed: dict[str, ClawError] = {}
@@ -105,15 +109,18 @@ class Service:
 
     def run(self) -> None:
         """Serve until the daemon is gone, and write all that it said."""
-        poller = select.poll()
-        poller.register(self.link, select.POLLIN)
+        alone = select.poll()
+        alone.register(self.link, select.POLLIN)
+        self.poller.register(self.link, select.POLLIN)
         alive = True
         while alive:
             busy = self.waiters or self.recovery.later or self.owed
             child = self.ring.child if self.ring else None
-            poller.poll(100 if busy or child else None)
+            ready = self.poller.poll(100 if busy or child else None)
+            if self.past and self.past.link and self.past.link.fileno() in dict(ready):
+                self.past.ready()
             for _ in range(GROUP):
-                if not poller.poll(0):
+                if not alone.poll(0):
                     break
                 message = self.link.receive()
                 if message is None:
@@ -126,6 +133,8 @@ class Service:
             self.store.close()
         if self.ring:
             self.ring.close()
+        if self.past:
+            self.past.close()
 
     def _heard(self, name: str, arguments: list[Any]) -> None:
         if name in RECORDS:
@@ -200,6 +209,7 @@ class Service:
             size = journal["mib"] << 20
             ours()  # the core as the daemon has just loaded it
             self.ring = Ring(folder, size, journal["segments"], self.say)
+            self.past = Past(folder, self._watch, self.link.send)
         self.registry.folders = tuple(Path(folder) for folder in config["plugin_dirs"])
         kept = config["jobs"]
         try:
@@ -273,6 +283,9 @@ class Service:
 
     def _ask(self, question: int, principal: str, verb: str, job: str, live: bool) -> None:
         try:
+            if verb == "timeline":
+                self._timeline(question, principal, job)
+                return
             if self.store is None:
                 raise self.problem or ClawError("bad_state", "the recorder was not greeted")
             if verb == "job-wait":
@@ -284,6 +297,23 @@ class Service:
         except ClawError as error:
             data = error
         self.answer(question, data)
+
+    def _timeline(self, question: int, principal: str, seconds: str) -> None:
+        if principal != f"uid:{os.getuid()}":
+            raise ClawError("not_permitted", "only the owner of the box sees what ran", principal)
+        if self.past is None:
+            raise self.problem or ClawError(
+                "bad_state",
+                "the event journal is off, of which the timeline is read",
+                hint="set enabled = true under [journal] in config.toml, then: claw down",
+            )
+        self.past.ask(question, seconds)
+
+    def _watch(self, link: Link, wanted: bool) -> None:
+        if wanted:
+            self.poller.register(link, select.POLLIN)
+        else:
+            self.poller.unregister(link)
 
     def _done(self, store: Store, principal: str, verb: str, job: str, live: bool) -> Any:
         database = store.database

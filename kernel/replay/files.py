@@ -108,31 +108,42 @@ def read(files: list[Path]) -> Iterator[Snapshot | Entry]:
     for path in files:
         try:
             with open_regular(path, follow=True) as file:
-                yield from _read(file, str(path))
+                yield from read_from(file, str(path))
         except OSError as error:
             raise ClawError("bad_config", f"{path}: {error.strerror}") from error
 
 
-def _read(file: Any, where: str) -> Iterator[Snapshot | Entry]:
-    while start := file.read(4):
+def read_from(file: Any, where: str) -> Iterator[Snapshot | Entry]:
+    """What an open file holds from where it stands; it is left before what is not complete yet.
+
+    Raises:
+        ClawError: as ``read``.
+    """
+    while True:
+        place = file.tell()
+        if not (start := file.read(4)):
+            return
         if start == MAGIC[:4] and file.read(4) == MAGIC[4:]:
             head, data = _block(file, MAX_ENTRY), _block(file, MAX_SNAPSHOT)
             if head is None or data is None:
+                file.seek(place)
                 return
             yield Snapshot(_head(head, where), data, where)
             continue
         size = int.from_bytes(start, "little")
         if len(start) < 4:
+            file.seek(place)
             return
         if size > MAX_ENTRY:
             raise ClawError("bad_config", f"{where}: no entry at byte {file.tell() - 4}", size)
         data = file.read(size)
         if len(data) < size:
+            file.seek(place)
             return
         try:
             yield Entry(*_entry.decode(data))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            place = file.tell() - size
+            place += 4
             raise ClawError("bad_config", f"{where}: the entry at byte {place}: {error}") from None
 
 

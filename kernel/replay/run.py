@@ -71,13 +71,14 @@ class Replay:
         """
         for part in parts:
             if isinstance(part, Snapshot):
-                self._restore(part)
+                self.restore(part)
             elif self.core is None:
                 raise ClawError("bad_config", "the journal does not begin with a snapshot")
             else:
-                yield self._step(self.core, part)
+                yield self.step(self.core, part)
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, unless it stands where we are already."""
         head = snapshot.head
         self.other_code = self.other_code or head.code != ours()
         if self.core and (head.number, head.sum) == (self.number, self.sum):
@@ -87,7 +88,8 @@ class Replay:
         self.last.clear()
         self.runs += 1
 
-    def _step(self, core: Core, entry: Entry) -> Step:
+    def step(self, core: Core, entry: Entry) -> Step:
+        """One event."""
         event = thaw.event(entry.event)
         self.number += 1
         self.now = entry.now

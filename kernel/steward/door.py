@@ -14,6 +14,7 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -142,17 +143,18 @@ class Door:
         """Clients that came by themselves."""
         return sum(not client.worker for client in self.clients.values())
 
-    def children(self, worker: int, front: str = "") -> int:
+    def children(self, worker: int, front: str = "", may: Iterable[str] = ()) -> int:
         """Make a worker a client, for child tasks; its end of the connection: nobody greets.
 
         Args:
             front: its plugin, if that may act for others.
+            may: what it may ask of the kernel itself then.
         """
         ours, theirs = socket.socketpair()
         self.last += 1
         self.clients[self.last] = Client(0, worker=True)
-        told = worker, front, self.last, os.getuid(), self._welcome(os.getuid(), False)
-        self.link.send("family", *told, fds=(ours.detach(),))
+        told = worker, front, sorted(may), self.last, os.getuid()
+        self.link.send("family", *told, self._welcome(os.getuid(), False), fds=(ours.detach(),))
         return theirs.detach()
 
     def _dismiss(self, new: Newcomer) -> None:

@@ -4,8 +4,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from clawai.sdk.errors import ClawError
+from clawai.sdk.files import open_regular
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+PIECE = 64 * 1024
+"""Bytes that are read at a time."""
 
 
 class LogFile:
@@ -20,6 +28,9 @@ class LogFile:
         self._echo = echo
         self._size = 0
         self._fd = -1
+        self._older = path.with_suffix(".log.1")
+        self._base = _size(self._older)
+        """The place of the first byte of the file; places go on when it is started anew."""
 
     def write(self, level: str, text: str) -> None:
         """Add a line; control characters, which could forge lines or drive a terminal, go."""
@@ -47,13 +58,69 @@ class LogFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.close()
         if again or (self.path.exists() and self.path.stat().st_size > self._limit):
-            self.path.replace(self.path.with_suffix(".log.1"))
+            self._base += self.path.stat().st_size
+            self.path.replace(self._older)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self.path, flags, 0o600)
         self._size = os.fstat(self._fd).st_size
+
+    def read(self, place: str) -> dict[str, Any]:
+        """Whole lines of what is kept, ``PIECE`` bytes at most, from a place or up to one.
+
+        Args:
+            place: ``N``: those that begin there or later; ``-N``: the last ones before; ``-`` or
+                nothing: the last ones of all.
+
+        Returns:
+            ``text``, and the places where it begins and ends, where all that is kept does.
+
+        Raises:
+            ClawError: bad_params.
+        """
+        first, last = max(0, self._base - _size(self._older)), self._base + _size(self.path)
+        back = not place or place.startswith("-")
+        number = place.removeprefix("-") or str(last)
+        if not (number.isdecimal() and len(number) < 20):
+            raise ClawError("bad_params", "no such place in the log", place[:40], "N, -N or -")
+        at = min(max(int(number), first), last)
+        begin, end = (max(first, at - PIECE), at) if back else (at, min(last, at + PIECE))
+        data = self._bytes(begin, end)
+        if back and begin > first:
+            cut = data.find(b"\n") + 1
+            begin, data = begin + cut, data[cut:]
+        data = data[: data.rfind(b"\n") + 1]
+        text = data.decode("utf-8", "replace")
+        return {
+            "text": text,
+            "begin": begin,
+            "end": begin + len(data),
+            "first": first,
+            "last": last,
+        }
+
+    def _bytes(self, begin: int, end: int) -> bytes:
+        """What lies between two places, of both files."""
+        parts = []
+        for path, base in (
+            (self._older, self._base - _size(self._older)),
+            (self.path, self._base),
+        ):
+            start, stop = max(begin, base), min(end, base + _size(path))
+            if start < stop:
+                with open_regular(path) as file:
+                    file.seek(start - base)
+                    parts.append(file.read(stop - start))
+        return b"".join(parts)
 
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -93,7 +93,8 @@ class Steward:
         self.outputs = Outputs(self.loop, self.log)
         self.daemon = os.getppid()
         self.door = Door(self.loop, self.link, self.log, self.daemon)
-        keepers = Keepers(self.loop, self.log, choose(config.device).lock_weights)
+        self.device = choose(config.device)
+        keepers = Keepers(self.loop, self.log, self.device.lock_weights)
         self.memory = Memory(self.loop, self.link, self.log, self.door, keepers)
         self.cages = Cages(self.log, self._signal, self.daemon)
         self.memory.given = self.cages.given
@@ -228,6 +229,10 @@ class Steward:
         self, question: int, what: str, lost: int, rows: dict[str, Any], _: list[int]
     ) -> None:
         """Make a listing of what the core knows; ``lost``: lines that never came here."""
+        if what.startswith("logs:"):
+            place = what.removeprefix("logs:")
+            self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
+            return
         proofs = self.proofs
         rows["pid"], rows["clients"] = self.daemon, self.door.count
         rows["uptime_s"] = (rows["now"] - self.started) // SECOND
@@ -236,6 +241,7 @@ class Steward:
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
         started = [group.workers.items() for group in self.groups.values()]
         rows["pids"] = {number: each.pid for workers in started for number, each in workers}
+        rows["device"] = self.device.name
         rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
         self._reply(question, lambda: bytes(wire.pack(views.view(what, rows, self.registry))))
 
@@ -314,8 +320,9 @@ class Steward:
             plugin = self.registry.plugins[spec.plugin]
             if plugin.permissions.operations:
                 named["children"] = self.door.children(worker)
-                if plugin.permissions.on_behalf_of:
-                    named["front"] = self.door.children(worker, spec.plugin)
+                if permissions.on_behalf_of:
+                    may = permissions.kernel
+                    named["front"] = self.door.children(worker, spec.plugin, may)
             now, most = time.monotonic_ns(), plugin.limits.data_mib * MIB
             self.folders.watch(worker, order.args["data"], most, now)
             self.log.write("info", f"worker {worker} {' '.join(filter(None, spec.key[:2]))} starts")

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from clawai.kernel.limits import MS, SECOND
+from clawai.kernel.steward import box as boxes
 from clawai.kernel.steward.registry import Registry, model_names, stored_model
 from clawai.sdk import schema
 from clawai.sdk.asks import asks, words
@@ -60,6 +61,10 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "operations": [entry.name for entry in plugin.operation],
                 "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
                 "profile": plugin.permissions.profile,
+                "asks": [
+                    {"kind": ask.kind, "what": ask.what, "reason": ask.reason, "words": words(ask)}
+                    for ask in asks(plugin)
+                ],
                 "workers": len(workers),
                 "started": sum(service["started"] for service in mine),
                 "quarantined": any(s["quarantined_until"] > rows["now"] for s in mine),
@@ -202,6 +207,19 @@ def _places(tasks: list[Rows]) -> dict[int, int]:
     return {number: found for queue in ordered for found, (_, _, number) in enumerate(queue)}
 
 
+def box(rows: Rows, registry: Registry) -> Rows:
+    """The machine, as counters."""
+    return boxes.box(rows["pids"], rows["device"])
+
+
+def operation(name: str, registry: Registry) -> Rows:
+    """One operation: what its manifest says of it, and what it says of itself, if that is kept."""
+    offer = registry.offer(name)
+    entry, known = offer.operation, schema.read(registry.places[offer.plugin]) or {}
+    described = msgspec.to_builtins(known[name]) if name in known else None
+    return {"plugin": offer.plugin, **msgspec.to_builtins(entry), "described": described}
+
+
 VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
     "status": status,
     "plugins": plugins,
@@ -209,6 +227,7 @@ VIEWS: dict[str, Callable[[Rows, Registry], Rows]] = {
     "models": models,
     "workers": workers,
     "tasks": tasks,
+    "box": box,
 }
 
 
@@ -216,8 +235,11 @@ def view(what: str, rows: Rows, registry: Registry) -> Rows:
     """The view of a name.
 
     Raises:
-        ClawError: bad_params.
+        ClawError: bad_params, unknown_operation.
     """
+    verb, _, name = what.partition(":")
+    if verb == "operation":
+        return operation(name, registry)
     if what not in VIEWS:
         raise ClawError("bad_params", "no such listing", what[:80], allowed=sorted(VIEWS))
     return VIEWS[what](rows, registry)

@@ -70,4 +70,8 @@ class CpuBatch:
 
     def op_times(self) -> list[tuple[str, int]]:
         """(step, nanoseconds) of the last step, oldest first."""
+        return [(name, took) for name, _, took in self.stamps()]
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """(step, tokens at once, nanoseconds) of the last step, also while it goes on."""
         return self._shared.stamps(self._times, int(self._batch.stamped))

@@ -134,6 +134,7 @@ class CpuPlan:
         self.context = context = compiled.context
         tuned = tune()
         self.isa = str(tuned)
+        self.steps = tuple(compiled.names)
         vocabulary, names = compiled.vocabulary, compiled.names
         sizes = Sizes(compiled, threads)
         spec, isa = ffi.new("claw_spec *"), ffi.new("char[]", tuned.isa.encode())

@@ -47,11 +47,11 @@ class Shared:
         self.tables.reach(reach)
         return self.plan
 
-    def stamps(self, ring: Any, end: int) -> list[tuple[str, int]]:
-        """(step, nanoseconds), oldest first, of a ring where ``end`` stamps were written."""
+    def stamps(self, ring: Any, end: int) -> list[tuple[str, int, int]]:
+        """(step, tokens at once, nanoseconds), oldest first, of a ring with ``end`` stamps."""
         kept = range(max(0, end - lib.CLAW_TIMES), end)
         stamps = (ring[i % lib.CLAW_TIMES] for i in kept)
-        return [(self.names[stamp.step], int(stamp.ns)) for stamp in stamps]
+        return [(self.names[each.step], int(each.tokens), int(each.ns)) for each in stamps]
 
 
 class CpuSequence:
@@ -206,4 +206,8 @@ class CpuSequence:
 
     def op_times(self) -> list[tuple[str, int]]:
         """(step, nanoseconds) of the last run, oldest first; a prompt has one entry a chunk."""
+        return [(name, took) for name, _, took in self.stamps()]
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """(step, tokens at once, nanoseconds) of the last run, also while it goes on."""
         return self._shared.stamps(self._times, int(self._run.stamped))

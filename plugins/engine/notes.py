@@ -84,6 +84,18 @@ def read(kept: bytes | memoryview) -> tuple[Notes, Tokenizer] | None:
         return None
 
 
+def graph(encoded: bytes | memoryview) -> Graph:
+    """The whole graph, for those who want to see it.
+
+    Raises:
+        ClawError: bad_model, if it is damaged.
+    """
+    try:
+        return msgspec.msgpack.decode(encoded, type=Graph)
+    except msgspec.DecodeError as error:
+        raise ClawError("bad_model", f"the packed notes are damaged: {error}") from None
+
+
 def warm() -> None:
     """Have the decoder work once, which makes it, and a vocabulary of the 256 bytes."""
     tables = Tables("gpt-2", list(range(256)), Merges.of([0], [1], [2]), None)

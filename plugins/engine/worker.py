@@ -4,14 +4,15 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clawai.plugins.engine import notes
+from clawai.plugins.engine import notes, xray
 from clawai.plugins.engine.chat import ChatTemplate
 from clawai.plugins.engine.flow import GAP, joined
 from clawai.plugins.engine.generate import Request, Session
@@ -71,7 +72,9 @@ class Model:
     tokenizer: Tokenizer
     template: str | None
     notes: bytes | memoryview = b""
-    """Where it comes from, if not from its file: the graph has no weights then."""
+    """Where it comes from, if not from its file: the graph is an outline then."""
+    encoded: bytes | memoryview = b""
+    """The whole graph, in these."""
 
 
 class Engine:
@@ -79,6 +82,9 @@ class Engine:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.graph: Callable[[], Graph] | None = None
+        """Gives that of the model, without its weights."""
+        self.device = ""
         self._kept: list[mmap.mmap] = []
         self._operations: list[Operation] = []
         """Found before there is a model, if there was time."""
@@ -121,6 +127,10 @@ class Engine:
             plan = self._plan(worker, driver, model)
         except UnsupportedGraph as error:
             raise ClawError("bad_model", f"this engine cannot run the model: {error}") from error
+        kept = model.encoded
+        graph = xray.light(model.graph)
+        self.graph = partial(notes.graph, kept) if kept else lambda: graph
+        self.device = driver.name
         self.session = Session(plan, tokenizer, template)
 
     def _plan(self, worker: Start, driver: Driver, model: Model) -> Plan:
@@ -309,6 +319,39 @@ class Engine:
         ids = self._loaded.tokenizer.encode(text)
         return {"tokens": ids, "count": len(ids), "context": self._loaded.context}
 
+    @operation("model.graph")
+    def model_graph(self) -> dict[str, Any]:
+        """The model as steps of its plan: what each computes, reads and weighs, and from what."""
+        assert self.graph
+        return xray.describe(self.graph(), self._loaded.plan, self.device)
+
+    @operation("model.profile")
+    def model_profile(
+        self,
+        ctx: Context,
+        prompt: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 64,
+        decode: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16,
+        live: bool = False,
+    ) -> dict[str, Any]:
+        """The graph, and the nanoseconds that each of its steps takes here and now.
+
+        Args:
+            prompt: tokens that are read at once.
+            decode: tokens that follow, one by one; of their times the median is told.
+            live: run nothing: tell what ran last, for whomever.
+        """
+        session = self._loaded
+        graph: dict[str, Any] = self.model_graph()
+        if live:
+            return graph | xray.live(session.plan)
+        try:
+            with self._seat(ctx) as seat:
+                vocabulary = session.tokenizer.vocabulary
+                took = xray.measure(seat, session.plan, vocabulary, prompt, decode, ctx.progress)
+        except Stopped:
+            raise Cancelled from None
+        return graph | took
+
 
 def shares_weights(setting: str, release: str = "") -> bool:
     """Whether weights go into an object that outlives the worker.
@@ -342,7 +385,7 @@ def _restored(worker: Start, driver: Driver) -> Model | None:
     except ValueError as error:
         print(f"the packed notes are not used: {error}", file=sys.stderr)
         return None
-    return Model(graph, tokenizer, told.template, kept)
+    return Model(graph, tokenizer, told.template, kept, told.encoded)
 
 
 def _read(worker: Start) -> Model:

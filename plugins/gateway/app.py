@@ -37,6 +37,8 @@ from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Models
 from clawai.plugins.gateway.tools import Tools
+from clawai.plugins.gateway.web import pages
+from clawai.plugins.gateway.web.site import ROOT, Site
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 
@@ -61,7 +63,12 @@ class Gateway:
     """All doors."""
 
     def __init__(
-        self, kernel: Front, log: Callable[[Any, str], None], keys: Keys, regions: Regions
+        self,
+        kernel: Front,
+        log: Callable[[Any, str], None],
+        keys: Keys,
+        regions: Regions,
+        page: str = "whole",
     ) -> None:
         self.kernel = kernel
         self.keys = keys
@@ -69,6 +76,7 @@ class Gateway:
         """Set by who wants them."""
         self.requests = 0
         self.metrics = Metrics(kernel)
+        self.site = Site(kernel, page)
         self._log = log
         self._lines: list[str] = []
         modules = openai, responses, ollama, embeddings, transcripts
@@ -85,6 +93,7 @@ class Gateway:
             Route("/metrics", self._metrics),
             Route("/openapi.json", self._openapi),
             *(Route(path, door, methods=door.methods) for path, door in self._doors),
+            *pages.routes(self.site),
         ]
 
         self._exact = {
@@ -164,6 +173,8 @@ class Gateway:
         return None
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
+        if request.url.path == "/" and self.site.views and pages.is_read(request):
+            return pages.front_door()
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}
             if allowed := paths.get(request.url.path):
@@ -201,6 +212,8 @@ class Gateway:
             asker.held = held
             if path == "/metrics":
                 require(held.key, "operations", "metrics")
+            if path.startswith(ROOT):
+                require(held.key, "operations", "page")
 
     def began(self, model: str, seconds: float) -> None:
         """The first piece of an answer is there."""
@@ -219,6 +232,8 @@ class Gateway:
         self, request: Request, status: int, text: str, param: str | None, code: str = ""
     ) -> Response:
         # A deadline is the client's own: to ask for the same again is no use (OpenAI's would).
+        if request.url.path.startswith(ROOT) and pages.is_read(request):
+            return pages.trouble(self.site, request, status, text)
         headers = {"x-should-retry": "false"} if code.startswith("deadline_") else {}
         body: dict[str, Any] = choices.error(status, text, param, code)
         if request.url.path.startswith("/api/"):

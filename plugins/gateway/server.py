@@ -171,7 +171,8 @@ async def _serve(
 ) -> dict[str, int]:
     async with ctx.front(Guarded) as kernel:
         regions = Regions(ctx.shared_memory)
-        gateway = Gateway(kernel, ctx.log, keys, regions)
+        page = str(ctx.config.get("page", "whole"))
+        gateway = Gateway(kernel, ctx.log, keys, regions, page)
         gateway.traces = traces
         config = uvicorn.Config(
             gateway,
@@ -194,6 +195,7 @@ async def _serve(
                 told = True
                 ctx.progress(None, f"{'https' if tls else 'http'}://{spoken(listener)}")
             if ctx.stopped:
+                gateway.site.closing.set()
                 server.should_exit = True
                 break
             await asyncio.sleep(LOOK)

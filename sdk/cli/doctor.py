@@ -30,7 +30,6 @@ from clawai.sdk.errors import ClawError
 
 PROBE = ("-I", "-m", "clawai.sandbox.probe")
 PROBE_S = 60
-_ISA = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp")
 _LOW_DISK = 1_000_000_000
 
 
@@ -96,21 +95,11 @@ def libseccomp() -> Check:
 
 def processor() -> Check:
     """Cores that may be used, and instruction sets that have ops of their own."""
-    model, flags = platform.machine(), set[str]()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = (part.strip() for part in line.partition(":"))
-            if key == "model name":
-                model = value
-            elif key in ("flags", "Features"):
-                flags = set(value.split())
-    except OSError:
-        pass
+    model, has = device.processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    has = [name for name in _ISA if name in flags]
     found = f"{model}, {cores} cores; {' '.join(has) or 'no vector extension that counts here'}"
     details = {"cores": cores, "isa": has}
-    if not {"avx2", "fma", "f16c"} <= flags:
+    if not {"avx2", "fma", "f16c"} <= set(has):
         advice = (
             "without AVX2, FMA and F16C the ops run in their generic form, several times slower"
         )

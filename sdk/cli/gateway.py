@@ -49,9 +49,10 @@ def http_command(
     traces: bool,
     as_json: bool,
 ) -> None:
-    """Let programs that speak OpenAI's or Ollama's HTTP talk to the models of this box.
+    """Show what this box does in a browser, and let programs talk to its models over HTTP.
 
-    Only programs of this box are answered, on port 8080 or the one that plugins.ports names. Other
+    Programs that speak OpenAI's or Ollama's HTTP need the address and nothing else. Only programs
+    of this box are answered, on port 8080 or the one that plugins.ports names. Other
     boxes reach an address that is not 127.0.0.1: that needs keys (`claw http key add`) and TLS. The
     gateway is a plugin in its sandbox; Ctrl-C ends it, and the kernel goes on. It needs the
     packages of clawai[web].
@@ -240,9 +241,20 @@ def _once(client: "Client", params: dict[str, Any], as_json: bool) -> None:
 
 
 def _say(address: str, as_json: bool) -> None:
+    page = {"page": f"{address}/"} if _has_page() else {}
     if as_json:
-        output.print_json({"openai": f"{address}/v1", "ollama": address})
+        output.print_json({"openai": f"{address}/v1", "ollama": address, **page})
         return
     print(f"OpenAI's API   {address}/v1")
     print(f"Ollama's API   {address}")
+    if page:
+        print(f"The page       {page['page']}")
     print("Ctrl-C ends it; `claw logs --follow` shows what is asked.", flush=True)
+
+
+def _has_page() -> bool:
+    """Whether the owner has left the gateway its page."""
+    from clawai.sdk import settings
+
+    plugin, _ = settings.find("gateway")
+    return settings.values(plugin).get("page") != "none"

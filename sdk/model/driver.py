@@ -101,6 +101,13 @@ class Sequence(Protocol):
         """(op name, nanoseconds) of the last run, from the executor's own stamps."""
         ...
 
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """The same with the tokens that each had at once: (op name, tokens, nanoseconds).
+
+        From any thread, also while it runs: then of what has run so far.
+        """
+        ...
+
 
 class Batch(Protocol):
     """A joint step: a token for each of several sequences of a plan.
@@ -143,6 +150,10 @@ class Batch(Protocol):
         """(op name, nanoseconds) of the last step."""
         ...
 
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """As of a sequence."""
+        ...
+
 
 class Plan(Protocol):
     """A graph compiled for a device, with the KV caches of its sequences."""
@@ -151,6 +162,10 @@ class Plan(Protocol):
     sequences: tuple[Sequence, ...]
     batches: tuple[Batch, ...]
     """As many joint steps can be left at the same time; none: the driver has no joint steps."""
+
+    steps: Items[str]
+    """Names of what it runs, in order, as ``op_times`` has them: of the values that each makes,
+    joined by "+", or such a name after "cache " or "quantize "."""
 
     def preempt(self, on: bool) -> None:
         """While ``on``, have whatever runs leave between two ops. From any thread."""

@@ -38,6 +38,7 @@ def test_it_serves_until_ctrl_c_and_outlives_a_kill(web):
     try:
         assert running.stdout.readline() == f"OpenAI's API   {address}/v1\n"
         assert running.stdout.readline() == f"Ollama's API   {address}\n"
+        assert running.stdout.readline() == f"The page       {address}/\n"
         assert "Ctrl-C" in running.stdout.readline()
         assert models(address) == []
         os.kill(gateway(box), signal.SIGKILL)
@@ -58,9 +59,10 @@ def test_it_serves_until_ctrl_c_and_outlives_a_kill(web):
         return False
 
     again = box.start("http", "--json")
-    assert json.loads("".join(again.stdout.readline() for _ in range(4))) == {
+    assert json.loads("".join(again.stdout.readline() for _ in range(5))) == {
         "openai": f"{address}/v1",
         "ollama": address,
+        "page": f"{address}/",
     }
     assert not refused()
     box.run("down")

@@ -13,8 +13,8 @@ from clawai.sdk import ClawError, Context, operation
 
 async def _ask(ctx, asks, **options):
     async with ctx.front() as kernel:
-        if asks == "query":
-            return await kernel.query(**options)
+        if asks in ("query", "admin"):
+            return await getattr(kernel, asks)(**options)
         return (await kernel.call(asks, **options)).value
 
 @operation("front.ask")
@@ -52,11 +52,15 @@ ALLOWED = """
 "echo.*" = "it counts"
 """
 BEHALF = '[permissions]\non_behalf_of = "it serves others"\n'
+RIGHTS = '[permissions.kernel]\nlogs = "it shows them"\npin = "it has buttons"\n'
 
 
 @pytest.fixture(scope="module")
 def fronted(shared_kernel: Kernel) -> Kernel:
     shared_kernel.plugin("front", FRONT, OPERATIONS, slots=2, extra=f"{BEHALF}{ALLOWED}")
+    steers = FRONT.replace("front.", "steers.").replace("ctx.steers", "ctx.front")
+    mine = {"steers.ask": "", "steers.leave": ""}
+    shared_kernel.plugin("steers", steers, mine, extra=f"{BEHALF}{ALLOWED}{RIGHTS}")
     plain = FRONT.replace("front.", "plain.").replace("ctx.plain", "ctx.front")
     shared_kernel.plugin("plain", plain, {"plain.ask": "", "plain.leave": ""}, extra=ALLOWED)
     shared_kernel.plugin("who", WHO, {"who.am": ""})
@@ -80,6 +84,20 @@ def test_it_may_look_but_not_at_the_jobs_of_its_user(fronted: Kernel) -> None:
     models = ask(fronted, "query", what="models")
     assert models == {"value": {"models": []}}, models
     assert ask(fronted, "query", what="jobs")["code"] == "bad_params"
+
+
+def test_it_does_to_the_kernel_what_its_manifest_names_and_nothing_else(fronted: Kernel) -> None:
+    assert "starts" in ask(fronted, "query", by="steers", what="logs:")["value"]["text"]
+    pinned = ask(fronted, "admin", by="steers", command="pin", name="steers")["value"]["changed"]
+    assert [row["plugin"] for row in pinned] == ["steers"] * len(pinned) and pinned
+    ask(fronted, "admin", by="steers", command="unpin", name="steers")
+    for command in ("unload", "suspend", "shutdown", "job-rm", "nothing"):
+        said = ask(fronted, "admin", by="steers", command=command, name="steers")
+        assert said["code"] == "not_permitted", command
+    for asks, what in (("query", {"what": "logs:"}), ("admin", {"command": "pin"})):
+        said = ask(fronted, asks, **what)
+        assert said["code"] == "not_permitted" and "does not ask for this" in said["message"]
+    assert "cores" in ask(fronted, "query", what="box")["value"], "which plugins cannot see"
 
 
 def test_it_asks_for_nothing_that_its_manifest_does_not_name(fronted: Kernel) -> None:

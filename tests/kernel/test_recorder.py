@@ -449,3 +449,10 @@ def test_a_listing_that_nobody_knows_is_refused(start: Start) -> None:
     recorder.write("accept", "a", submitted("a"))
     refused = recorder.ask("job-fly", "a")
     assert (refused.code, refused.got) == ("bad_params", "job-fly")
+
+
+def test_without_a_journal_there_is_no_timeline_and_for_strangers_none_at_all(start: Start) -> None:
+    recorder = start()
+    error = recorder.ask("timeline", principal=f"uid:{os.getuid()}")
+    assert error.code == "bad_state" and "[journal]" in error.hint
+    assert recorder.ask("timeline", principal="uid:54321").code == "not_permitted"

@@ -248,6 +248,7 @@ def test_words_growth_and_a_short_form(folder: Path) -> None:
         ("operations", "llm.score", "call the operation llm.score"),
         ("models", "*", "have any model used"),
         ("memory", "1024", "hold 1024 MiB of memory"),
+        ("kernel", "logs", "read the log of the kernel, with what every plugin prints"),
         ("on_behalf_of", "", "act for other users of this kernel"),
     ],
 )

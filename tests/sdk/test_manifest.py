@@ -105,6 +105,8 @@ def test_bad_ones(tmp_path: Path, old: str, new: str, part: str) -> None:
         'read = { "/a" = "\\u001b]0;gone\\u0007" }',
         'read = { "/a" = "safe \\u202egnihton" }',
         'on_behalf_of = "\\u009b2J"',
+        'kernel = { logs = "x" }',
+        'on_behalf_of = "x"\nkernel = { shutdown = "x" }',
         "read = {" + ",".join(f'"/a{number}" = "x"' for number in range(65)) + "}",
     ],
 )
@@ -125,6 +127,7 @@ def test_permissions_that_cannot_be_asked_for(tmp_path: Path, line: str) -> None
         'operations = { "llm.*" = "a", "echo.say" = "b", "*" = "c" }',
         'models = { "*" = "a", "smollm2" = "b" }',
         'on_behalf_of = "It is a gateway: many users come through it."',
+        'on_behalf_of = "x"\nkernel = { logs = "a", timeline = "t", pin = "b", unload = "c" }',
         f'read = {{ "/a" = "{"x" * 200}" }}',
     ],
 )

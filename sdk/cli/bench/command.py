@@ -21,6 +21,7 @@ BENCHES = {
     "urgent": "An urgent operation on a saturated box, for each means of preemption.",
     "wire": "A small echo through client, kernel and sandbox, beside a bare ZeroMQ broker.",
     "gateway": "What HTTP adds to a request, and how many idle connections are held.",
+    "page": "How soon the gateway's page is seen in a browser, and how much comes for it.",
     "gemm": "An int8 and an int4 matrix product, beside ONNX Runtime's.",
     "tensor": "Large arrays by lease: what a copy would cost is not paid.",
     "pool": "How full the memory pool gets before it must refuse, and what recycling saves.",

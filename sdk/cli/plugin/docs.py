@@ -47,7 +47,7 @@ def _permissions(manifest: Plugin) -> Iterator[str]:
     asked = manifest.permissions
     yield from ("It asks for:", "") if _asks(manifest) else ("It asks for no permission.",)
     for kind in ("read", "write", "network", "listen", "programs", "devices", "operations",
-                 "models", "shared_memory", "limits"):  # fmt: skip
+                 "models", "shared_memory", "limits", "kernel"):  # fmt: skip
         for thing, reason in getattr(asked, kind).items():
             yield f"- {kind} `{_code(thing)}`: {_text(reason)}"
     for name, reason in manifest.secrets.items():
