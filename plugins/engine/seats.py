@@ -193,7 +193,7 @@ class Seat:
         """
         yield from self._parts(writer, writer.choose(logits, self.likeliest))
         try:
-            self.writer = writer
+            self.writer, self.fault = writer, None
             self.pend(writer.next())  # not earlier: the first token was on its way
             while (tokens := self.turns.handful(self)) is not None:
                 yield from self._parts(writer, tokens)
