@@ -47,7 +47,7 @@ def best(work: Callable[[int], Any], threads: int, runs: int = RUNS) -> float:
         work(thread)
         return start, time.perf_counter()
 
-    took = []
+    took: list[float] = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(runs):
             starts, ends = zip(*pool.map(timed, range(threads)), strict=True)
@@ -57,11 +57,12 @@ def best(work: Callable[[int], Any], threads: int, runs: int = RUNS) -> float:
 
 def fastest_read(roof: Any, held: list[Any], threads: int) -> float:
     """Seconds in which ``threads`` threads read a region each, the best way."""
-    times = []
-    for way in range(lib.CLAW_READS):
-        read = partial(roof.read, way)
-        times.append(best(lambda i, read=read: read(held[i], REGION), threads, READ_RUNS))
-    return min(times)
+
+    def read(way: int, thread: int) -> None:
+        roof.read(way, held[thread], REGION)
+
+    ways = range(lib.CLAW_READS)
+    return min(best(partial(read, way), threads, READ_RUNS) for way in ways)
 
 
 def measure(threads: int, *, huge: bool = True) -> dict[str, float]:
