@@ -16,10 +16,11 @@ import fcntl
 import gc
 import mmap
 import os
+import resource
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from clawai.sdk.errors import ClawError
@@ -27,8 +28,6 @@ from clawai.sdk.errors import ClawError
 HUGE = 2 << 20
 _MAP_FIXED, _MADV_COLLAPSE, _MADV_POPULATE_READ = 0x10, 25, 22
 _READERS, _PIECE = 3, 8 << 20
-_FROM_DISK_S = 0.0003
-"""Seconds in which 2 MiB are mapped, unless they have to be read."""
 PROBES = 3
 _PAGEMAP_SCAN, _IS_HUGE = 0xC0606610, 1 << 6
 
@@ -155,15 +154,12 @@ def _read_ahead(address: int, nbytes: int) -> None:
     page where there can be one; the usual ways to ask for pages ahead bring small ones, which stay
     small.
     """
-    libc = _libc()
+    libc, waits = _libc(), _waits()
     libc.madvise(address, nbytes, mmap.MADV_HUGEPAGE)
-    begin = 0
-    while begin < nbytes:
-        before = time.perf_counter()
-        libc.madvise(address + begin, min(HUGE, nbytes - begin), _MADV_POPULATE_READ)
-        begin += HUGE
-        if time.perf_counter() - before > _FROM_DISK_S:
-            break
+    begin, piece = 0, HUGE
+    while begin < nbytes and _waits() == waits:
+        libc.madvise(address + begin, min(piece, nbytes - begin), _MADV_POPULATE_READ)
+        begin, piece = begin + piece, min(2 * piece, _PIECE)
 
     def read(first: int) -> None:
         for at in range(begin + first * _PIECE, nbytes, _READERS * _PIECE):
@@ -171,6 +167,12 @@ def _read_ahead(address: int, nbytes: int) -> None:
 
     for first in range(_READERS if begin < nbytes else 0):
         threading.Thread(target=read, args=(first,), daemon=True).start()
+
+
+def _waits() -> int:
+    """How often this thread had to wait for a page from the disk. A clock would count, too, when
+    others had the processor."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
 
 
 def _want_huge(fd: int, nbytes: int) -> None:
@@ -214,6 +216,7 @@ def _check(address: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+@cache
 def _libc() -> Any:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p

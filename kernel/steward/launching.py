@@ -22,6 +22,8 @@ from clawai.sdk.manifest import Plugin
 from clawai.sdk.wire import MAX_MESSAGE
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+JUST_NOW_S = 0.05
+"""The request that wants a worker has had its code looked at, mostly."""
 UID_BASE, UIDS = 64000, 1500
 """A daemon that is root gives each plugin a uid of its own from here on."""
 
@@ -123,7 +125,7 @@ def order(
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fds["model"] = os.open(path, flags)
         model = {"name": record.name, "bytes": record.bytes, "capability": record.capability}
-    code = registry.code(plugin)
+    code = registry.code(plugin, JUST_NOW_S)
     bundled = folder.parent == BUNDLED
     arguments = _arguments(worker, spec, plugin, registry, config, model)
     if plugin.secrets:

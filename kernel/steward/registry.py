@@ -23,6 +23,8 @@ from clawai.sdk.grants import Guard
 from clawai.sdk.manifest import Model, OperationEntry, Permissions, Plugin, read_model
 
 BUNDLED = Path(__file__).parents[2] / "plugins"
+LATELY_S = 1.0
+"""So old may be what a request is told of a plugin's code; its worker's start looks again."""
 CODE_FILES = 4096
 """Of a plugin's folder, looked at to see whether its code has changed."""
 
@@ -78,7 +80,7 @@ class Registry:
             self.version += 1
 
     def _scan(self) -> None:
-        self.developed = develop.folders()
+        self.developed, self._codes = develop.folders(), {}
         found, self.problems = scan(BUNDLED, self.folders, self.developed)
         self.plugins = {name: each.plugin for name, each in found.items()}
         self.places = {name: each.folder for name, each in found.items()}
@@ -163,7 +165,7 @@ class Registry:
             slots=(engine and self.sequences) or plugin.limits.slots,
             identity=identity,
             lane="bulk" if batch and not entry.needs_model else "main",
-            code=self._code_lately(plugin),
+            code=self.code(plugin, LATELY_S),
             cooperative=engine,
             settings=settings.identity(plugin),
             front=bool(plugin.permissions.on_behalf_of),
@@ -210,19 +212,19 @@ class Registry:
                     hint=f"name it under [permissions.{kind}] in plugin.toml, with the reason",
                 )
 
-    def _code_lately(self, plugin: Plugin) -> str:
-        """``code``, at most a second old."""
+    def code(self, plugin: Plugin, age: float = 0.0) -> str:
+        """Identity of a plugin's files and of those of its drivers: names, sizes and times.
+
+        Args:
+            age: what was found so many seconds ago will do; to look at a hundred files takes 1 ms.
+        """
         name, now = plugin.plugin.name, time.monotonic()
         when, code = self._codes.get(name, (0.0, ""))
-        if not code or now - when > 1:
-            code = self.code(plugin)
+        if not code or now - when >= age:
+            names = (each.plugin.name for each in (plugin, *self.drivers(plugin)))
+            code = _digest([line for each in names for line in _files(self.places[each])])
             self._codes[name] = now, code
         return code
-
-    def code(self, plugin: Plugin) -> str:
-        """Identity of a plugin's files and of those of its drivers: names, sizes and times."""
-        names = (each.plugin.name for each in (plugin, *self.drivers(plugin)))
-        return _digest([line for name in names for line in _files(self.places[name])])
 
     def described(self, name: str) -> dict[str, schema.Described]:
         """What a plugin's operations say of themselves, where that is of the files as they are."""

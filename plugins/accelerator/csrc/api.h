@@ -182,7 +182,8 @@ typedef struct claw_op_row {
 const claw_op_row *claw_op_rows(uint32_t *n);
 /* Loops that reach the ceilings of a processor (roofline.c); each result depends on all of its work. */
 typedef struct claw_roof {
-    uint64_t (*read)(const uint8_t *p, uint64_t bytes);
+    /* way: less than CLAW_READS; bytes: a multiple of 1024. */
+    uint64_t (*read)(uint32_t way, const uint8_t *p, uint64_t bytes);
     float (*fma)(uint64_t rounds);
     int32_t (*dot)(uint64_t rounds);
     uint32_t flops, int_ops; /* of a round of fma and of dot: a multiply and an add are two */

@@ -83,8 +83,8 @@ def figures(side: Side) -> dict[str, float]:
     }
 
 
-def shares(side: Side, roof: Roof) -> dict[str, float]:
-    """What our figures are of the ceilings."""
+def shares(side: Side, roof: Roof, daemon: Side | None = None) -> dict[str, float]:
+    """What our figures are of the ceilings, those through the daemon too."""
     model = Model.of(side.facts)
     middle = {name: statistics.median(times) for name, times in side.times.items()}
     found = {
@@ -96,6 +96,10 @@ def shares(side: Side, roof: Roof) -> dict[str, float]:
     for name, depth in (("decode_64", 1), ("decode_64_at_1024", DEEP)):
         work = model.decode(DECODE, depth)
         found[f"{name}_tok_s"] = roof.share(model, work, middle[name] / DECODE)
+        if daemon:
+            for key, case in (("daemon", name), ("daemon_engine", f"{name}_engine")):
+                seconds = statistics.median(daemon.times[case]) / DECODE
+                found[f"{key}_{name}_tok_s"] = roof.share(model, work, seconds)
     return found | {"first_token_ms": found["prefill_128_tok_s"]}
 
 
@@ -203,8 +207,8 @@ class Run:
         settings |= {"isa": ours.facts.get("isa", "")}
         settings |= {peer: self.sides[peer].facts.get("version", "") for peer in self.peers}
         against = {peer: found[peer] for peer in self.peers}
-        ceilings = self.roof.figures()
-        return Report("decode", settings, mine, against, ceilings, shares(ours, self.roof))
+        parts = shares(ours, self.roof, self.sides.get("daemon"))
+        return Report("decode", settings, mine, against, self.roof.figures(), parts)
 
     def close(self) -> None:
         """End the sides."""

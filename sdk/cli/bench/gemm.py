@@ -107,10 +107,7 @@ class Found:
         for number, isa in enumerate(self._isas):
             more = f"_{isa}" if number else ""
             for kind in KINDS:
-                speed = self._speeds["clawai", kind, isa]
-                figures[f"{kind}{more}_gop_s"] = _shown(speed)
-                figures[f"{kind}{more}_of_peak_ratio"] = _shown(speed / self._peaks[isa])
-            figures[f"peak{more}_gop_s"] = _shown(self._peaks[isa])
+                figures[f"{kind}{more}_gop_s"] = _shown(self._speeds["clawai", kind, isa])
         figures |= self._errors("clawai")
         against = {}
         for peer in peers:
@@ -120,7 +117,18 @@ class Found:
             against[peer] |= self._errors(peer)
             same = self._digest("clawai") == self._digest(peer)
             figures["int8_same_ratio"] = min(float(same), figures.get("int8_same_ratio", 1.0))
-        return Report("gemm", settings, figures, against)
+        return Report("gemm", settings, figures, against, *self._shares())
+
+    def _shares(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What a loop of byte products reaches on each set, and our products as parts of it."""
+        ceilings, shares = {}, {}
+        for number, isa in enumerate(self._isas):
+            more = f"_{isa}" if number else ""
+            ceilings[f"int8{more}_gop_s"] = _shown(self._peaks[isa])
+            for kind in KINDS:
+                share = self._speeds["clawai", kind, isa] / self._peaks[isa]
+                shares[f"{kind}{more}_gop_s"] = _shown(share)
+        return ceilings, shares
 
     def _digest(self, name: str) -> str:
         return str(self._sides[name].tell(check="int8")["digest"])

@@ -71,7 +71,7 @@ class Roof:
         """The figures of each, under the keys that stay."""
 
     def measure(self) -> None:
-        """Look once; while nothing else is measured. About a second.
+        """Look once; while nothing else is measured. A second or two.
 
         Raises:
             ClawError: worker_failed.

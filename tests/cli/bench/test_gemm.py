@@ -30,7 +30,9 @@ def test_the_form_of_a_report_and_the_same_sums_as_the_peer() -> None:
     figures = found["figures"]
     for kind in KINDS:
         assert figures[f"{kind}_gop_s"] > 0
-        assert figures[f"{kind}_of_peak_ratio"] > 0
+        assert found["shares"][f"{kind}_gop_s"] > 0
+    assert set(found["shares"]) == {key for key in figures if key.endswith("_gop_s")}
+    assert found["ceilings"]["int8_gop_s"] > figures["int8_gop_s"]
     assert 0 < figures["int4_symmetric_error"] < 0.02
     assert 0 < figures["int4_asymmetric_error"] < 0.02
     said = {bar.key: judged(bar, found) for bar in gemm.BARS}

@@ -61,7 +61,9 @@ def test_the_code_of_a_plugin_is_its_files(registry: Registry, tmp_path: Path) -
     (cache / "m.pyc").write_bytes(b"compiled")
     assert registry.code(one) == before
     (tmp_path / "plugins" / "one" / "m.py").write_text("changed = True\n")
+    assert registry.code(one, age=3600) == before  # as it was found a moment ago
     assert registry.code(one) != before
+    assert registry.code(one, age=3600) != before
 
 
 def test_an_engine_is_its_drivers_too(registry: Registry, tmp_path: Path) -> None:

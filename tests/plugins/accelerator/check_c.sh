@@ -3,7 +3,9 @@
 # UndefinedBehaviorSanitizer. Usage: check_c.sh PYTHON [pytest arguments]
 #
 # The sanitized library lies in a folder of its own, and conftest.py loads it instead of the usual
-# one. It is built anew when a source of it has changed: that takes a minute or two, the tests as long.
+# one. It is built anew when a source of it has changed: that takes a minute or two, the tests four; on two
+# cores at once half of that (-n 2). What disassembles a library, or builds programs for another
+# processor, runs nothing of this one and is left out.
 # Leak detection is off: the interpreter itself never frees everything. What a sanitizer says is
 # captured with the rest of a test; -s shows it.
 set -eu
@@ -25,4 +27,5 @@ cd "$root"
 export CLAW_TEST_OPS="$library" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-    exec "$python" -m pytest -q -p no:cacheprovider tests/plugins/accelerator "$@"
+    exec "$python" -m pytest -q -p no:cacheprovider tests/plugins/accelerator \
+    --ignore tests/plugins/accelerator/test_counts.py --ignore tests/plugins/accelerator/test_riscv.py "$@"

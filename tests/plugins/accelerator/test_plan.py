@@ -1,10 +1,12 @@
 """Whole plans: small Llamas against numpy, and the executor's promises on numbers and stops."""
 
+import ctypes
 import gc
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from clawai.sdk.model.driver import Stopped
 from clawai.sdk.model.dtypes import DType
 from clawai.sdk.model.graph import Graph
 from clawai.sdk.model.llama import graph as llama_graph
+from support import wait_until
 from tiny_llama import FLOATS, allocate, compiled, forward, llama
 
 TOKENS = np.random.default_rng(1).integers(0, 101, 150).tolist()
@@ -293,6 +296,34 @@ def test_threads_end_with_the_plan() -> None:
     plan.close()
     with pytest.raises(ValueError, match="closed"):
         plan.sequences[0].run([1])
+
+
+def test_the_first_cache_block_is_there_before_a_run() -> None:
+    """The second thread asks for its pages, and changes nothing that a run has written."""
+    given: dict[str, memoryview] = {}
+
+    def give(nbytes: int, purpose: str) -> memoryview:
+        given[purpose] = allocate(nbytes, purpose)
+        return given[purpose]
+
+    plan = compiled(llama(), context=200, threads=2, give=give)
+    try:
+        kv = np.frombuffer(given["kv"], np.uint8)
+        block = kv.nbytes // 4  # of 64 positions
+        wait_until(lambda: set(present(kv)[: block // PAGESIZE]) == {True}, "the pages")
+        assert not kv[:block].any()
+        assert plan.sequences[0].run(TOKENS[:8]).shape == (1, 101)
+    finally:
+        plan.close()
+
+
+def present(memory: Any) -> list[bool]:
+    """Which whole pages of it there are."""
+    pages = memory.nbytes // PAGESIZE
+    found = (ctypes.c_ubyte * pages)()
+    at = ctypes.c_void_p(memory.ctypes.data)
+    assert ctypes.CDLL(None).mincore(at, ctypes.c_size_t(pages * PAGESIZE), found) == 0
+    return [bool(each & 1) for each in found]
 
 
 def threading_count() -> int:

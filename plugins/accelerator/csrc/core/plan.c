@@ -10,9 +10,12 @@
  *
  * Nobody else can run while a step does, so steps are kept short: a prompt's chunk is halved when a
  * step of it took longer than CLAW_STEP_NS, and grows again when four times as many tokens fit. */
+#define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "plan.h"
 
@@ -121,6 +124,20 @@ static void ahead(void *state, uint32_t step, uint32_t thread)
 {
     const claw_plan *p = state;
     step_ahead(p, p->steps + step, thread);
+}
+
+/* To make the first block of the cache, zeros in pages that may be huge, takes as long as a layer: one
+ * thread does that while the caller's still prepares the first prompt. */
+static void begin(void *state, uint32_t thread)
+{
+#if defined(MADV_POPULATE_WRITE)
+    const claw_plan *p = state;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)p->spec.kv & ~(page - 1);
+    const uint64_t bytes = p->spec.kv_block < p->spec.kv_bytes ? p->spec.kv_block : p->spec.kv_bytes;
+    if (thread == 1) (void)madvise((void *)first, ((uintptr_t)p->spec.kv + bytes - first) & ~(page - 1), MADV_POPULATE_WRITE);
+#else
+    (void)state, (void)thread;
+#endif
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -249,7 +266,7 @@ claw_plan *claw_plan_new(const claw_spec *spec, const claw_step *steps, uint32_t
     if (p->steps) {
         memcpy(p->steps, steps, n * sizeof *steps);
         p->layout = scratch_layout(steps, n, spec->chunk);
-        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, ahead, p}) ? CLAW_NO_THREAD : CLAW_OK;
+        *code = team_start(&p->team, spec->threads, (team_calls){work, next_step, units_of, ahead, p, begin}) ? CLAW_NO_THREAD : CLAW_OK;
     }
     if (*code == CLAW_OK) return p;
     free(p->steps);

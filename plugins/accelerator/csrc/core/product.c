@@ -89,7 +89,7 @@ int32_t claw_product_run(const claw_ops *ops, const claw_product *p, uint32_t th
     }
     if (t && j.scratch && (p->a || j.quantized)) {
         memset(j.scratch, 0, j.room * threads); /* pages are there when the clock starts */
-        code = team_start(t, threads, (team_calls){work, next, units, NULL, &j}) ? CLAW_NO_THREAD : CLAW_OK;
+        code = team_start(t, threads, (team_calls){work, next, units, NULL, &j, NULL}) ? CLAW_NO_THREAD : CLAW_OK;
         for (uint32_t i = 0; code == CLAW_OK && i < rounds; i++) {
             const uint64_t start = claw_now();
             team_run(t);

@@ -156,6 +156,7 @@ static void *member(void *arg)
 {
     const team_seat s = *(const team_seat *)arg;
     team *t = s.team;
+    if (t->calls.begin) t->calls.begin(t->calls.state, s.thread);
     for (;;) {
         const uint32_t generation = atomic_load(&t->generation);
         if (atomic_load(&t->quit)) return NULL;

@@ -38,6 +38,8 @@ typedef struct team_calls {
     /* Called while others may work, or already be elsewhere: reads what never changes. */
     void (*ahead)(void *state, uint32_t step, uint32_t thread);
     void *state;
+    /* If not NULL, called first by each thread but the caller's, whatever the others do meanwhile. */
+    void (*begin)(void *state, uint32_t thread);
 } team_calls;
 
 typedef struct team_seat { /* what a thread is told when it is started */
