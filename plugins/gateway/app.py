@@ -207,7 +207,7 @@ class Gateway:
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise BadRequest(f"the page of {origin[:100]!r} may not ask this server", status=403)
         said = headers.get("authorization", ""), headers.get("x-api-key", "")
-        if held := self.keys.find_in(*said, free=path in FREE):
+        if path not in FREE and (held := self.keys.find_in(*said)):
             held.enter()
             asker.held = held
             if path == "/metrics":

@@ -150,11 +150,8 @@ class Keys:
             return None
         return found
 
-    def find_in(self, authorization: str, other: str, free: bool) -> Pass | None:
+    def find_in(self, authorization: str, other: str) -> Pass | None:
         """Whose request it is, by its headers ``authorization`` and ``x-api-key``.
-
-        Args:
-            free: it needs no key.
 
         Raises:
             BadRequest: 401.
@@ -162,7 +159,7 @@ class Keys:
         kind, _, said = authorization.partition(" ")
         said = said.strip() if kind.lower() == "bearer" else other
         held = self.find(said) if said else None
-        if held is None and self.required and not free:
+        if held is None and self.required:
             text = "this key opens nothing here (any more)" if said else "a key is needed"
             text += ": Authorization: Bearer KEY; `claw http key add NAME` makes one"
             headers = {"www-authenticate": "Bearer"}

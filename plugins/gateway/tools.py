@@ -57,6 +57,7 @@ class Tools:
         self._kernel = kernel
         self._free = tuple(free)
         self._known: tuple[float, list[dict[str, Any]]] = (0.0, [])
+        self._looking = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._manager: Any = None
@@ -137,10 +138,11 @@ class Tools:
 
     async def _operations(self) -> dict[str, dict[str, Any]]:
         """Those that this request may see, by the name of the tool."""
-        when, rows = self._known
-        if time.monotonic() - when > LATELY:
-            rows = (await self._kernel.query("operations"))["operations"]
-            self._known = time.monotonic(), rows
+        async with self._looking:  # one looks for all
+            when, rows = self._known
+            if time.monotonic() - when > LATELY:
+                rows = (await self._kernel.query("operations"))["operations"]
+                self._known = time.monotonic(), rows
         held = ASKER.get().held
         patterns = held.key.operations if held else self._free
         names = ((row, row["described"]["name"]) for row in rows)

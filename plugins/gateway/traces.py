@@ -61,6 +61,8 @@ class Trace:
 
     def asks(self, op: str, model: str, priority: str, params: Any) -> None:
         """The kernel is asked for an operation."""
+        if not self._span.is_recording():
+            return  # of the request that began a session, long over
         given = params if isinstance(params, Mapping) else {}
         kind = "chat" if "messages" in given else "text_completion"
         kind = kind if op == "llm.generate" else "execute_tool"
@@ -84,6 +86,8 @@ class Trace:
 
     def answered(self, ended: Any, timings: Mapping[str, int], now_ns: int) -> None:
         """The kernel has answered: what, and how long each part of it took, in microseconds."""
+        if not self._span.is_recording():
+            return
         if isinstance(ended, Mapping) and isinstance(usage := ended.get("usage"), Mapping):
             self._span.set_attributes(
                 {

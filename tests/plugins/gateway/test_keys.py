@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from broker_parts import free_port
+from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.keys import Bucket, Keys
 from clawai.sdk.cli import access
 from clawai.sdk.errors import ClawError
@@ -187,6 +188,7 @@ def test_an_allowance_fills_up_again() -> None:
 def test_a_key_is_sent_by_either_header() -> None:
     keys = Keys([Key(name="a", hash=hashed("claw-a"))], required=True)
     for said in (("Bearer claw-a", ""), ("bearer  claw-a ", ""), ("", "claw-a")):
-        found = keys.find_in(*said, free=False)
+        found = keys.find_in(*said)
         assert found and found.key.name == "a"
-    assert keys.find_in("Basic claw-a", "", free=True) is None
+    with pytest.raises(BadRequest, match="a key is needed"):
+        keys.find_in("Basic claw-a", "")
