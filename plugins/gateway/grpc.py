@@ -147,7 +147,7 @@ class Doors:
         ASKER.set(asker)
         headers: Any = stream.metadata or {}
         said = str(headers.get("authorization", "")), str(headers.get("x-api-key", ""))
-        if held := self._keys.find_in(*said, free=free):
+        if not free and (held := self._keys.find_in(*said)):
             held.enter()
             asker.held = held
         try:
