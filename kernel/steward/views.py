@@ -60,6 +60,7 @@ def plugins(rows: Rows, registry: Registry) -> Rows:
                 "description": plugin.plugin.description,
                 "operations": [entry.name for entry in plugin.operation],
                 "idempotent": [entry.name for entry in plugin.operation if entry.idempotent],
+                "formats": plugin.plugin.formats,
                 "profile": plugin.permissions.profile,
                 "asks": [
                     {"kind": ask.kind, "what": ask.what, "reason": ask.reason, "words": words(ask)}

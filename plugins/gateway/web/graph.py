@@ -17,6 +17,8 @@ from clawai.sdk import graphs
 
 HEATS = ("time", "rate", "bytes", "dtype", "change")
 """What colours can tell; each has a text ``heat.NAME``."""
+FORMAT = "gguf"
+"""Of the models that have a plan of ours."""
 LISTED = 100
 """Steps in the table, the slowest."""
 
@@ -45,7 +47,7 @@ class Graph:
     async def data(self, request: Request) -> dict[str, Any]:
         """What the template needs."""
         models = (await self._site.kernel.query("models"))["models"]
-        names = [row["name"] for row in models if not row.get("problem")]
+        names = [row["name"] for row in models if row.get("format") == FORMAT]
         wanted = request.query_params.get("model", "")[:64]
         return {
             "models": sorted(names),

@@ -25,6 +25,7 @@ from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
 
 OWN = "gateway"
+CHAT = "llm.generate"
 WHO = "page"
 """For whom the kernel is asked."""
 KNOWN = 10.0
@@ -66,7 +67,7 @@ class Try:
             for row in sorted(plugins, key=lambda row: str(row["name"]))
             if row["operations"] and row["name"] != OWN
         }
-        models = [row["name"] for row in await catalogue.models(self._site.kernel)]
+        rows = await catalogue.models(self._site.kernel)
         op, model = (request.query_params.get(key, "")[:256] for key in ("op", "model"))
         about: dict[str, Any] | None = None
         form: list[Field] = []
@@ -74,9 +75,12 @@ class Try:
             self._ours(op)
             about = await self._about(op, model)
             form = fields(about["described"], about["example"]) if about["described"] else []
+        asked = op or CHAT
+        taken = next((row["formats"] for row in plugins if asked in row["operations"]), ())
         return {
             "offered": offered,
-            "models": models,
+            # Only what its plugin can read: the others would be refused.
+            "models": [row["name"] for row in rows if not taken or row["format"] in taken],
             "model": model,
             "priorities": wire.PRIORITIES,
             "op": op,

@@ -69,6 +69,8 @@ def test_it_is_opened_for_whom_it_belongs_to_and_written_down(steward: Steward, 
         (("*",), "a" * 300, "no name of"),
         (("*",), "claw-test-nobody", "cannot be opened"),
     ],
+    # The name differs between the processes that collect the tests.
+    ids=["another", "a beginning", "nothing", "a path", "no name", "a long name", "nobody's"],
 )
 def test_what_may_not_be_asked(
     steward: Steward, lent: Path, names: tuple[str, ...], name: str, words: str
