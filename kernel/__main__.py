@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
 from clawai.kernel.link import Link
 from clawai.sdk import config as configuration
 from clawai.sdk import device, paths
@@ -104,9 +102,6 @@ def boot(foreground: bool, ready_fd: int, port: str = "") -> NoReturn:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
     config = configuration.load()
-    if port:  # as plugins.ports, over what stands there
-        own = msgspec.structs.replace(config.plugins, ports=(*config.plugins.ports, port))
-        config = msgspec.structs.replace(config, plugins=own)
     folder = paths.make_private(paths.runtime_dir())
     held = lock(folder)
     doors = {
@@ -118,6 +113,7 @@ def boot(foreground: bool, ready_fd: int, port: str = "") -> NoReturn:
     told = {
         "config": configuration.as_dict(config),
         "echo": foreground,
+        "port": port,
         "started": time.monotonic_ns(),
     }
     cores = device.choose(config.device).cores(len(os.sched_getaffinity(0)))

@@ -2,12 +2,15 @@
 
 import http.client
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker_parts import free_port
 from clawai.sdk.client import Client, Task
-from support import Kernel
+from support import Kernel, no_leak
 
 
 @dataclass
@@ -53,6 +56,26 @@ def served(kernel: Kernel, port: int) -> Doors:
             return Doors(kernel, client, task, port)
     task.result()
     raise AssertionError("it never served")
+
+
+@contextmanager
+def gateway(store: Callable[[Kernel], None], config: str = "") -> Iterator[Doors]:
+    """A gateway of a kernel of its own, which leaves nothing behind.
+
+    Args:
+        store: puts the models into the kernel's store.
+        config: more of its configuration.
+    """
+    port = free_port()
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n{config}')
+    store(kernel)
+    try:
+        with no_leak():
+            yield served(kernel.start(), port)
+            assert kernel.stop() == 0, kernel.stderr()
+            kernel.check_gone()
+    finally:
+        kernel.remove()
 
 
 def written(path: Path, data: bytes) -> Path:

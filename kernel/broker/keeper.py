@@ -55,11 +55,19 @@ class Channel:
 class Network:
     """The broker and the listening sockets of all workers."""
 
-    def __init__(self, loop: Loop, log: LogFile, ask: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        log: LogFile,
+        ask: Callable[[int], None] | None = None,
+        port: str = "",
+    ) -> None:
         self.loop = loop
         self.log = log
         self._ask = ask
         """Asks the daemon what runs on a worker, which ``runs`` hears; None: nobody knows."""
+        self._port = [port] if port else []
+        """As one of ``plugins.ports``, over what stands there."""
         self._unwritten: deque[tuple[audit.Record, bool]] = deque()
         """Records in their order, and whether one waits for what ``runs`` hears."""
         self.audit = AuditLog()
@@ -148,7 +156,8 @@ class Network:
         """A copy of the listening socket of a plugin's port, which its workers share."""
         if (plugin, key) not in self._listeners:
             # Read anew: the owner may have changed it, and nobody listens there now.
-            ports = dict(each.split("=") for each in config.load().plugins.ports)
+            named = *config.load().plugins.ports, *self._port
+            ports = dict(each.split("=") for each in named)
             chosen = ports.get(f"{plugin}:{netrules.listen_rule(key)[1]}", "")
             self._listeners[plugin, key] = bind(plugin, key, chosen), set()
         sock, workers = self._listeners[plugin, key]

@@ -64,7 +64,7 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
             if first:
                 (told, last, clients), (door, lease, *ready) = first[1:]
                 config = msgspec.convert(told["config"], Config)
-                steward = Steward(link, config, told["echo"], told["started"])
+                steward = Steward(link, config, told)
                 steward.door.last = last
                 steward.door.clients = {number: Client(0) for number in clients}
                 steward.ready = ready
@@ -80,13 +80,15 @@ def become(sock: socket.socket, daemon: int) -> NoReturn:
 class Steward:
     """Everything that the steward holds."""
 
-    def __init__(self, link: Link, config: Config, echo: bool, started: int) -> None:
+    def __init__(self, link: Link, config: Config, told: dict[str, Any]) -> None:
         self.link = link
         self.config = config
-        self.started = started
+        self.started: int = told["started"]
         """When the kernel was: told to those that follow, seen by the first."""
         self.loop = Loop(_no_event)
-        self.log = LogFile(paths.log_file(), config.log.level, config.log.max_mib * MIB, echo)
+        self.log = LogFile(
+            paths.log_file(), config.log.level, config.log.max_mib * MIB, told["echo"]
+        )
         self.registry = Registry(tuple(Path(folder) for folder in config.plugin_dirs))
         self.registry.sequences = config.workers.sequences
         self.registry.guard.require_signature = config.plugins.require_signature
@@ -107,7 +109,8 @@ class Steward:
         self.memory.packs.on = config.workers.packed
         self._ended: dict[int, str] = {}
         """Workers that were killed here, and why."""
-        self.network = Network(self.loop, self.log, lambda worker: self.link.send("who", worker))
+        who: Callable[[int], None] = lambda worker: self.link.send("who", worker)  # noqa: E731
+        self.network = Network(self.loop, self.log, who, told["port"])
         self.watch = Watch(budget_bytes(config), self._processes)
         self.news = News()
         self.running = True

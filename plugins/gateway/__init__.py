@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 PORT = 8080
 """Of the manifest; ``plugins.ports`` in the configuration names another one."""
-_serving: "list[Keys]" = []
-"""The keys of what serves; one at a time does."""
-_lock = threading.Lock()
+_serving: "list[tuple[Context, Keys]]" = []
+"""What serves, with its keys; one at a time does."""
+_changed = threading.Condition()
+LOOK = 0.05
+"""Seconds between two looks at whether a task is to stop."""
 
 
 @hookimpl
@@ -80,15 +82,20 @@ def serve(
             hint = "--tls-self-signed, or --tls-cert and --tls-key; --behind-proxy if one does TLS"
             raise ClawError("not_permitted", text, address, hint=hint)
     known = Keys(keys or (), required, tuple(tools or ()))
-    with _lock:
-        if _serving:
-            text = "it serves already"
-            raise ClawError("bad_state", text, hint="end the other `claw http` first")
-        _serving.append(known)
+    with _changed:
+        while _serving:
+            if not _serving[0][0].stopped:
+                text = "it serves already"
+                raise ClawError("bad_state", text, hint="end the other `claw http` first")
+            ctx.checkpoint()
+            _changed.wait(LOOK)  # what is told to stop says farewell first
+        _serving.append((ctx, known))
     try:
         return run(ctx, listener, known, certificate, traces)
     finally:
-        _serving.remove(known)
+        with _changed:
+            _serving.clear()
+            _changed.notify_all()
 
 
 @operation("gateway.keys")
@@ -99,6 +106,6 @@ def know(keys: list[Key]) -> dict[str, bool]:
         keys: Who may ask.
     """
     serving = list(_serving)
-    for each in serving:
+    for _, each in serving:
         each.know(keys)
     return {"serving": bool(serving)}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 BEGIN = b"PRI "
 """How HTTP/2 begins where both sides know it; no method of HTTP/1 is called so."""
@@ -14,6 +14,7 @@ class Either(asyncio.Protocol):
     Args:
         open_connections: of the server, which tells each when it ends.
         http, grpc: make what takes over.
+        peer: who has connected: the socket is the broker's.
     """
 
     def __init__(
@@ -21,8 +22,9 @@ class Either(asyncio.Protocol):
         open_connections: set[Any],
         http: Callable[[], asyncio.Protocol],
         grpc: Callable[[], asyncio.Protocol],
+        peer: Any,
     ) -> None:
-        self._open = open_connections
+        self._open, self._peer = open_connections, peer
         self._http, self._grpc = http, grpc
         self._seen = b""
         self._transport: Any = None
@@ -43,7 +45,7 @@ class Either(asyncio.Protocol):
         if is_grpc:
             chosen = _Watched(chosen, self._open)
         self._transport.set_protocol(chosen)
-        chosen.connection_made(self._transport)
+        chosen.connection_made(cast(asyncio.Transport, _Named(self._transport, self._peer)))
         chosen.data_received(self._seen)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -53,6 +55,22 @@ class Either(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server ends."""
         self._transport.close()
+
+
+class _Named:
+    """A transport that says who is behind the broker's socket."""
+
+    def __init__(self, transport: Any, peer: Any) -> None:
+        self._transport, self._peer = transport, peer
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As a transport's."""
+        if name == "peername":
+            return self._peer
+        return None if name == "socket" else self._transport.get_extra_info(name, default)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _Watched(asyncio.Protocol):

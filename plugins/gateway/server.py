@@ -74,23 +74,24 @@ class _Server(uvicorn.Server):
 
     def _take(self, listener: socket.socket) -> None:
         try:
-            connection, _ = listener.accept()
+            connection, peer = listener.accept()
         except BlockingIOError:
             return
         except (OSError, ClawError):  # the broker is gone; another one is started
             return
-        opening = asyncio.ensure_future(self._open(connection))
+        opening = asyncio.ensure_future(self._open(connection, peer))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
 
-    async def _open(self, connection: socket.socket) -> None:
+    async def _open(self, connection: socket.socket, peer: Any) -> None:
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
 
         http = partial(HttpToolsProtocol, self.config, self.server_state, {}, loop)
 
         def protocol() -> asyncio.Protocol:
-            return Either(self.server_state.connections, http, self._grpc._protocol_factory)
+            grpc = self._grpc._protocol_factory
+            return Either(self.server_state.connections, http, grpc, peer)
 
         secured: dict[str, Any] = {}
         if self._tls:

@@ -207,7 +207,8 @@ def _described(session: Any, header: onnx.Header, name: str) -> dict[str, Any]:
 
 def _failed(what: str, error: Exception, code: str = "bad_params") -> ClawError:
     """ONNX Runtime's errors begin with names of its own; the rest is worth reading."""
-    return ClawError(code, f"{what}: {' '.join(str(error).split())[:1000]}")
+    text = f"{what}: {' '.join(str(error).split())[:1000]}"
+    return ClawError("bad_model", text) if code == "bad_model" else ClawError("bad_params", text)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_other_boxes_need_a_key_and_tls(box):
     assert "in the clear" in box.run("http", "--listen", where, code=1).stderr
     running = box.start("http", "--tls-self-signed", "--json")
     try:
-        served = json.loads("".join(running.stdout.readline() for _ in range(4)))
+        served = json.loads("".join(running.stdout.readline() for _ in range(5)))
         trusted = ssl.create_default_context(cafile=box.home / "config" / "clawai" / "http-tls.crt")
 
         def status(key):

@@ -9,32 +9,28 @@ import openai
 import pytest
 
 from bert_files import CONFIG, tiny_bert
-from broker_parts import free_port
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
-from doors_kit import Doors, served, written
+from doors_kit import Doors, gateway, written
 from gguf_files import tiny_llama
-from support import Kernel, no_leak
+from support import Kernel
 
 TEXTS = ["the cat sat", "the dog ran", "cats"]
 
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory, minilm_path: Path) -> Iterator[Doors]:
-    port, folder = free_port(), tmp_path_factory.mktemp("models")
-    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n')
-    kernel.model("bert", written(folder / "bert.tar", tiny_bert()), "embedding")
-    spoilt = written(folder / "spoilt.tar", tiny_bert(tokenizer_json=b"{}"))
-    kernel.model("spoilt", spoilt, "embedding")
-    kernel.model("tiny", written(folder / "tiny.gguf", tiny_llama(context=64)))
-    kernel.model("minilm", minilm_path, "embedding")
-    try:
-        with no_leak():
-            yield served(kernel.start(), port)
-            assert kernel.stop() == 0, kernel.stderr()
-            kernel.check_gone()
-    finally:
-        kernel.remove()
+    folder = tmp_path_factory.mktemp("models")
+
+    def store(kernel: Kernel) -> None:
+        kernel.model("bert", written(folder / "bert.tar", tiny_bert()), "embedding")
+        spoilt = written(folder / "spoilt.tar", tiny_bert(tokenizer_json=b"{}"))
+        kernel.model("spoilt", spoilt, "embedding")
+        kernel.model("tiny", written(folder / "tiny.gguf", tiny_llama(context=64)))
+        kernel.model("minilm", minilm_path, "embedding")
+
+    with gateway(store) as served:
+        yield served
 
 
 def vectors(client: Client, model: str = "bert", **params: object) -> np.ndarray:

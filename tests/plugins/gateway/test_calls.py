@@ -1,15 +1,12 @@
 """Functions that models ask for, by unmodified clients of all doors, the whole way round."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import ollama
 import openai
 import pytest
-
-from doors_kit import Doors
 
 TALK: Any = [{"role": "user", "content": "hot?"}]
 SCHEMA: Any = {
@@ -29,18 +26,6 @@ WEATHER: Any = {
 }
 NOW: Any = {"type": "function", "function": {"name": "now"}}
 NAMED: Any = {"type": "function", "function": {"name": "weather"}}
-
-
-@pytest.fixture
-def client(doors: Doors) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{doors.address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def peer(doors: Doors) -> Iterator[ollama.Client]:
-    with ollama.Client(host=doors.address) as client:
-        yield client
 
 
 def check(name: str, arguments: Any) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-from collections.abc import Iterator
 
 import ollama
 import openai
@@ -13,18 +12,6 @@ from doors_kit import Doors
 from support import wait_until
 
 TALK = [{"role": "system", "content": "the"}, {"role": "user", "content": "the hello"}]
-
-
-@pytest.fixture
-def client(doors: Doors) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{doors.address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def peer(doors: Doors) -> Iterator[ollama.Client]:
-    with ollama.Client(host=doors.address) as client:
-        yield client
 
 
 def engine(doors: Doors, **params: object) -> str:

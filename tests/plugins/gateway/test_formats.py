@@ -1,7 +1,6 @@
 """Answers in a given form, by unmodified clients of all doors: JSON mode and JSON schemas."""
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
@@ -9,8 +8,6 @@ import ollama
 import openai
 import pydantic
 import pytest
-
-from doors_kit import Doors
 
 TALK: Any = [{"role": "user", "content": "the hello"}]
 
@@ -27,18 +24,6 @@ class Pet(pydantic.BaseModel):
 class Pets(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     pets: list[Pet] = pydantic.Field(min_length=1, max_length=2)
-
-
-@pytest.fixture
-def client(doors: Doors) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{doors.address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def peer(doors: Doors) -> Iterator[ollama.Client]:
-    with ollama.Client(host=doors.address) as client:
-        yield client
 
 
 def test_openai_parses_what_a_chat_answers(client: openai.OpenAI) -> None:

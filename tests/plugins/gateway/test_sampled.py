@@ -2,28 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import ollama
 import openai
-import pytest
 
 from doors_kit import Doors
 
 TALK = [{"role": "user", "content": "the hello"}]
 GREEDY = {"model": "tiny", "messages": TALK, "max_tokens": 12, "temperature": 0}
-
-
-@pytest.fixture
-def client(doors: Doors) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{doors.address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def peer(doors: Doors) -> Iterator[ollama.Client]:
-    with ollama.Client(host=doors.address) as client:
-        yield client
 
 
 def test_each_token_of_a_chat_is_told_with_the_likeliest_ones(client: openai.OpenAI) -> None:

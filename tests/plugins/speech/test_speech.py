@@ -12,10 +12,9 @@ import soundfile
 import soxr
 
 from bert_files import archive
-from broker_parts import free_port
 from clawai.sdk.errors import ClawError
-from doors_kit import Doors, served, written
-from support import Kernel, no_leak
+from doors_kit import Doors, gateway, written
+from support import Kernel
 
 TALKS = Path("/usr/share/pocketsphinx/test/data/librivox")
 """Of Debian's package pocketsphinx-testdata: five sentences of a LibriVox recording."""
@@ -46,19 +45,16 @@ def distance(a: list[str], b: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory, moonshine_path: Path) -> Iterator[Doors]:
-    port, folder = free_port(), tmp_path_factory.mktemp("models")
-    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n')
-    kernel.model("moonshine", moonshine_path, "speech")
     names = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
-    spoilt = written(folder / "spoilt.tar", archive(dict.fromkeys(names, b"no model")))
-    kernel.model("spoilt", spoilt, "speech")
-    try:
-        with no_leak():
-            yield served(kernel.start(), port)
-            assert kernel.stop() == 0, kernel.stderr()
-            kernel.check_gone()
-    finally:
-        kernel.remove()
+    file = tmp_path_factory.mktemp("models") / "spoilt.tar"
+
+    def store(kernel: Kernel) -> None:
+        kernel.model("moonshine", moonshine_path, "speech")
+        spoilt = written(file, archive(dict.fromkeys(names, b"no model")))
+        kernel.model("spoilt", spoilt, "speech")
+
+    with gateway(store) as served:
+        yield served
 
 
 @pytest.fixture
