@@ -213,6 +213,13 @@ class Guarded(Front):
         return found
 
 
+def permit(what: str, name: str) -> None:
+    """Refuse what the key of this request may not ask for, if it has one; as ``require``."""
+    asker = ASKER.get(None)
+    if asker and asker.held:
+        require(asker.held.key, what, name)
+
+
 def require(key: Key, what: str, name: str) -> None:
     """Refuse what a key may not ask for.
 

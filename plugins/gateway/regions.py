@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import ASKER, require
+from clawai.plugins.gateway.keys import permit
 
+SCOPE = "shared_memory"
+"""What a key has to name: memory is this box's own."""
 MOST = 256
 """Regions at a time: a descriptor each."""
 Peer = tuple[str, int]
@@ -55,7 +57,7 @@ class Regions:
             BadRequest: it has not so many bytes, or the name is taken.
             ClawError: it cannot be opened.
         """
-        _permit()
+        permit("operations", SCOPE)
         if not 0 < len(name) <= 200:
             raise BadRequest("the name of a region has 1 to 200 characters", "name")
         self._require_free(name)
@@ -92,7 +94,7 @@ class Regions:
         Raises:
             BadRequest: 404.
         """
-        _permit()
+        permit("operations", SCOPE)
         if name:
             return [self._one(name)]
         return [self._regions[each] for each in sorted(self._regions)]
@@ -106,7 +108,7 @@ class Regions:
 
     def _part(self, name: str, offset: int, size: int) -> tuple[int, int]:
         """Descriptor and place of some bytes of a region."""
-        _permit()
+        permit("operations", SCOPE)
         region = self._one(name)
         if offset < 0 or offset + size > region.size:
             text = f"the region {name[:80]!r} has {region.size} bytes; got {offset} + {size}"
@@ -142,14 +144,3 @@ class Regions:
         for each in self._regions.values():
             os.close(each.fd)
         self._regions.clear()
-
-
-def _permit() -> None:
-    """Refuse who asks with a key that does not say so: memory is this box's own.
-
-    Raises:
-        ClawError: not_permitted.
-    """
-    asker = ASKER.get(None)
-    if asker and asker.held:
-        require(asker.held.key, "operations", "shared_memory")

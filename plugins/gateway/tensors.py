@@ -12,6 +12,7 @@ from starlette.requests import Request
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import later
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import permit
 from clawai.sdk import wire
 from clawai.sdk.context import Tensor, view
 from clawai.sdk.errors import ClawError
@@ -117,8 +118,9 @@ class Models:
         """What one takes and gives; it is loaded for that if it never was.
 
         Raises:
-            ClawError: it cannot be.
+            ClawError: it cannot be, or its key does not say so.
         """
+        permit("operations", DESCRIBE)  # what is kept is asked of nobody
         key = model.stored, model.row["sha256"], model.row["pulled_at"], model.row["bytes"]
         if (found := self._kept.get(key)) is None:
             result = await self._call(DESCRIBE, {}, model, urgency)
