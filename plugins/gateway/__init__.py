@@ -1,6 +1,6 @@
 """The gateway: existing programs talk to the models of this box, unmodified, over HTTP.
 
-    claw serve
+    claw http
 
 It is a plugin like any other. The broker accepts its connections, and what it asks the kernel for
 it asks on behalf of whoever asked it (``clawai.sdk.front``). The kernel knows nothing of HTTP.
