@@ -199,7 +199,8 @@ class _Lanes:
 
 def _task_events(told: dict[str, Any], task: dict[str, Any], lanes: _Lanes) -> None:
     process, name = task["queue"] + 1, f"{task['id']} {task['op']}"
-    same = {"cat": "task", "id": f"{task['run']}.{task['id']}", "pid": process, "tid": 0}
+    mark = f"{task['run']}.{task['id']}"
+    same = {"cat": "task", "id2": {"local": mark}, "pid": process, "tid": 0}  # a row of its process
     found = pieces(told, task)
     if not found:
         return
@@ -223,7 +224,7 @@ def _task_events(told: dict[str, Any], task: dict[str, Any], lanes: _Lanes) -> N
             | {"args": {"task": task["id"], "threads": piece.threads, "others": list(piece.others)}}
         )
         if before and before[0].end < piece.begin:  # an arrow from where it was stopped
-            flow = {"cat": "resume", "name": "resumed", "id": f"{same['id']}.{piece.begin}"}
+            flow = {"cat": "resume", "name": "resumed", "id": f"{mark}.{piece.begin}"}
             add({"ph": "s", "ts": _us(before[0].begin), "pid": process, "tid": before[1], **flow})
             add({"ph": "f", "bp": "e", "ts": _us(piece.begin), **place, **flow})
         before = piece, thread

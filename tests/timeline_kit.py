@@ -86,7 +86,7 @@ def assert_perfetto(trace: dict[str, Any]) -> None:
     assert set(trace) <= {"traceEvents", "displayTimeUnit", "otherData"}
     assert trace["displayTimeUnit"] == "ms"
     threads: dict[tuple[int, int], list[float]] = {}
-    waits: dict[tuple[str, str], list[str]] = {}
+    waits: dict[tuple[int, str], list[str]] = {}
     flows: dict[str, list[str]] = {}
     for event in trace["traceEvents"]:
         kind = event["ph"]
@@ -105,9 +105,9 @@ def assert_perfetto(trace: dict[str, Any]) -> None:
             assert not open_, "slices on one thread do not overlap"
             open_.append(end)
         elif kind == "b":
-            waits.setdefault((event["cat"], event["id"]), []).append(event["name"])
+            waits.setdefault((event["pid"], event["id2"]["local"]), []).append(event["name"])
         elif kind == "e":
-            assert waits[event["cat"], event["id"]].pop() == event["name"], "they nest"
+            assert waits[event["pid"], event["id2"]["local"]].pop() == event["name"], "they nest"
         else:
             assert kind in ("s", "f"), kind
             flows.setdefault(event["id"], []).append(kind)
