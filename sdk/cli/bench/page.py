@@ -8,46 +8,27 @@ was never here: nothing of the page is kept. Needs Chromium and ``pip install pl
 """
 
 import os
-import shutil
 from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from clawai.sdk.cli import output
+from clawai.sdk.cli.bench.browser import chromium, page_of
 from clawai.sdk.cli.bench.command import finish
 from clawai.sdk.cli.bench.gateway import free_port
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.private import Private
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.sampling import percentile
-from clawai.sdk.errors import ClawError
 
 BARS = (Bar(key="first_paint_p50_ms", most=500.0), Bar(key="page_bytes", most=120_000))
 VIEWS = ("now", "logs", "try")
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SEEN = """() => {
   const all = ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind));
   const paint = performance.getEntriesByName("first-contentful-paint")[0];
   return [paint ? paint.startTime : null, all.reduce((sum, one) => sum + one.encodedBodySize, 0)];
 }"""
-
-
-def _driver() -> Any:
-    try:
-        from playwright import sync_api
-    except ImportError:
-        hint = "pip install playwright"
-        raise ClawError("unsupported_system", "playwright is missing", hint=hint) from None
-    return sync_api.sync_playwright()
-
-
-def _program() -> str:
-    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found is None:
-        hint = "apt install chromium"
-        raise ClawError("unsupported_system", "there is no Chromium", allowed=PROGRAMS, hint=hint)
-    return found
 
 
 def look(browser: Any, address: str) -> tuple[float, int]:
@@ -66,23 +47,17 @@ def measure(samples: int) -> Report:
     Raises:
         ClawError: unsupported_system, without a browser or its driver.
     """
-    program, port = _program(), free_port()
-    rights = ["--no-sandbox"] if os.geteuid() == 0 else []
-    status = output.Status()
+    port, status = free_port(), output.Status()
     with ExitStack() as stack:
         stack.callback(status.clear)
-        driver = stack.enter_context(_driver())
+        browser = chromium(stack)
         box = stack.enter_context(Private(f'[plugins]\nports = ["gateway:8080={port}"]\n'))
-        serving = box.client(timeout=120).submit("gateway.serve")
-        next(event for event in serving if event.note.startswith("http://"))
-        options = {"executable_path": program, "args": [*rights, "--disable-dev-shm-usage"]}
-        browser = driver.chromium.launch(**options)
-        stack.callback(browser.close)
+        pages = page_of(box, port)
         neighbours = Neighbours([os.getpid(), *box.processes()])
         paints, sizes = [], []
         for number in range(-1, samples):
             status.show(f"sample {max(number, 0)} of {samples}")
-            seen = [look(browser, f"http://127.0.0.1:{port}/page/{view}") for view in VIEWS]
+            seen = [look(browser, f"{pages}/{view}") for view in VIEWS]
             if number >= 0:  # the first one warms both
                 paints += [paint for paint, _ in seen]
                 sizes += [size for _, size in seen]

@@ -15,6 +15,9 @@ The same is measured with every means of preemption that works here, each in a k
 windows in between, and with none: "nothing" has its bulk workers in the group of all others. Bulk
 throughput counts tasks that ended in the loaded windows; ``bulk_kept_ratio`` compares it with
 "nothing" under the same urgent load, ``bulk_of_alone_ratio`` with bulk work that has the box alone.
+With ``--page`` a browser of this box shows the gateway's page of the measured kernel all the time;
+its windows stand beside those of a kernel with the same means and no page ("no page").
+
 One request is under way at a time: where ``loaded_rps`` stays below what was due, the box did less
 urgent work than was asked.
 """
@@ -31,9 +34,11 @@ from typing import Any
 import click
 
 from clawai.sdk.cli import output
+from clawai.sdk.cli.bench.browser import chromium, page_of
 from clawai.sdk.cli.bench.command import finish
+from clawai.sdk.cli.bench.gateway import free_port
 from clawai.sdk.cli.bench.neighbours import Neighbours
-from clawai.sdk.cli.bench.private import Private
+from clawai.sdk.cli.bench.private import Private, family
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.sampling import percentile
 from clawai.sdk.cli.bench.saturator import Saturator
@@ -49,6 +54,7 @@ BARS = (
     Bar(key="bulk_kept_ratio", least=0.95),
 )
 NOTHING = "nothing"
+NO_PAGE = "no page"
 PERIOD_S = 0.01
 WORK_US = 1000
 TASKS = 20
@@ -59,7 +65,14 @@ SETTLE_S = 0.5
 """Bulk tasks run so long before a loaded window begins."""
 ALONE_S = 1.0
 """Bulk work has the box alone at least so long in each round."""
-CONFIG = '[preemption]\nmeans = "{}"\n[workers]\nidle_minutes = 0\n'
+CONFIG = """
+[preemption]
+means = "{}"
+[workers]
+idle_minutes = 0
+[plugins]
+ports = ["gateway:8080={}"]
+"""
 
 
 @dataclass
@@ -95,9 +108,11 @@ class Steal:
 class Side:
     """One kernel with one means, its urgent client and its bulk load."""
 
-    def __init__(self, means: str, stack: ExitStack) -> None:
+    def __init__(self, means: str, stack: ExitStack, name: str = "") -> None:
         self.means = means
-        self.kernel = stack.enter_context(Private(CONFIG.format(means)))
+        self.name = name or label(means)
+        self.port = free_port()
+        self.kernel = stack.enter_context(Private(CONFIG.format(means, self.port)))
         self.kernel.plugin("urgent")
         for name in PLUGINS:
             self.kernel.plugin("bulk", copy_as=name)
@@ -114,6 +129,10 @@ class Side:
         places = [(PLUGINS[n % len(PLUGINS)], KINDS[n % len(KINDS)]) for n in range(TASKS)]
         tasks = [(f"{plugin}.{kind}", {"units": units[kind]}) for plugin, kind in places]
         self.bulk = stack.enter_context(Saturator(self.kernel.folder, tasks))
+
+    def show(self, browser: Any) -> None:
+        """Have the page looked at until the end: what runs now, as it changes."""
+        browser.new_page().goto(f"{page_of(self.kernel, self.port)}/now", wait_until="load")
 
     def in_force(self) -> dict[str, Any]:
         """What the kernel says of its ladder; empty if it says nothing."""
@@ -197,13 +216,19 @@ def calibrate(client: Client) -> dict[str, int]:
     return found
 
 
-def measure(samples: int, rounds: int, means: str, others: Sequence[str], share: float) -> Report:
+def measure(
+    samples: int, rounds: int, means: str, others: Sequence[str], share: float, page: bool = False
+) -> Report:
     """The kernel with ``means``, and beside it one for each of ``others``.
 
     Args:
         samples: in all rounds together, solo and loaded each.
         others: further means; their windows have ``share`` of the samples. One that does not work
             on this box is left out.
+        page: a browser shows the page of the first; beside it is one that nobody looks at.
+
+    Raises:
+        ClawError: unsupported_system, without a browser where one is needed.
     """
     status = output.Status()
     with ExitStack() as stack:
@@ -211,19 +236,24 @@ def measure(samples: int, rounds: int, means: str, others: Sequence[str], share:
         status.show("starting kernels and workers")
         sides: list[Side] = []
         units: dict[str, int] = {}
+        browser = chromium(stack) if page else None
+        unseen = [(means, NO_PAGE)] if page else []
         # One after the other: each kernel measures its means at its start.
-        for name in (means, *others):
-            side = Side(name, stack)
+        for kind, name in ((means, ""), *unseen, *((each, "") for each in others)):
+            side = Side(kind, stack, name)
             units = units or calibrate(side.client)
             side.prepare(units, stack)
-            if not sides or side.in_force().get("means", {}).get("kind", name) == name:
+            if not sides or name or side.in_force().get("means", {}).get("kind", kind) == kind:
                 sides.append(side)
+        if browser:
+            sides[0].show(browser)
         steal = Steal()
         stack.callback(steal.close)
-        neighbours = Neighbours([pid for side in sides for pid in side.kernel.processes()])
+        ours = [family(os.getpid()), *(side.kernel.processes() for side in sides)]
+        neighbours = Neighbours(sorted({pid for each in ours for pid in each} - {os.getpid()}))
         for number in range(rounds):
             for side in sides if number % 2 else reversed(sides):
-                status.show(f"round {number + 1} of {rounds}: {label(side.means)}")
+                status.show(f"round {number + 1} of {rounds}: {side.name}")
                 first = side is sides[0]
                 count = max(10, round(samples / rounds * (1 if first else share)))
                 side.round(count, steal, max(ALONE_S, count * PERIOD_S / 4) if first else 0)
@@ -233,6 +263,7 @@ def measure(samples: int, rounds: int, means: str, others: Sequence[str], share:
         _keep_bulk(sides, figures)
     settings: dict[str, Any] = {
         "means": means,
+        "page": page,
         "in_force": force.get("means", {}).get("kind", ""),
         "samples": samples,
         "rounds": rounds,
@@ -242,18 +273,18 @@ def measure(samples: int, rounds: int, means: str, others: Sequence[str], share:
         "uid": os.getuid(),
         "others_busy_ratio": busy,
     }
-    against = {label(side.means): found for side, found in zip(sides, figures, strict=True)}
-    del against[label(means)]
+    against = {side.name: found for side, found in zip(sides, figures, strict=True)}
+    del against[sides[0].name]
     return Report("urgent", settings, figures[0], against)
 
 
 def _keep_bulk(sides: Sequence[Side], figures: Sequence[dict[str, float]]) -> None:
     """Add the bulk throughput in relation to "nothing", where that was measured too."""
-    rate = {side.means: side.bulk_rate() for side in sides}
+    nothing = next((side.bulk_rate() for side in sides if side.means == "none"), 0.0)
     for side, found in zip(sides, figures, strict=True):
-        found["bulk_tasks_s"] = round(rate[side.means], 2)
-        if rate.get("none"):
-            found["bulk_kept_ratio"] = round(rate[side.means] / rate["none"], 4)
+        found["bulk_tasks_s"] = round(side.bulk_rate(), 2)
+        if nothing:
+            found["bulk_kept_ratio"] = round(side.bulk_rate() / nothing, 4)
 
 
 def label(means: str) -> str:
@@ -279,6 +310,7 @@ def label(means: str) -> str:
     "--share", type=click.FloatRange(0.01, 1), default=0.2, show_default=True,
     help="Of the samples, for each of the others.",
 )  # fmt: skip
+@click.option("--page", is_flag=True, help="While a browser here shows the gateway's page.")
 @click.option("--quick", is_flag=True, help="Two rounds of 300 samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
@@ -288,6 +320,7 @@ def command(
     against: tuple[str, ...],
     every: bool,
     share: float,
+    page: bool,
     quick: bool,
     as_json: bool,
 ) -> None:
@@ -297,9 +330,10 @@ def command(
     Example:
       claw bench urgent --quick
       claw bench urgent --every --json
+      claw bench urgent --page
     """
     if quick:
         samples, rounds, share = 600, 2, 0.5
     others = [each for each in MEANS if each != "auto"] if every else list(against)
     others = [each for each in dict.fromkeys(reversed(others)) if each != means]
-    finish(measure(samples, rounds, means, others, share), as_json)
+    finish(measure(samples, rounds, means, others, share, page), as_json)

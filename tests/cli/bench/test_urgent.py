@@ -47,6 +47,15 @@ def test_the_form_of_a_report():
         assert bar.key in figures or bar.key == "bulk_kept_ratio"
 
 
+def test_a_browser_looks_on():
+    with no_leak():
+        found = urgent.measure(20, 1, "auto", [], 0.5, page=True)
+    assert found.settings["page"] is True
+    unseen = found.against[urgent.NO_PAGE]
+    assert unseen["solo_p50_ms"] >= 1 and found.figures.keys() >= KEYS
+    assert "bulk_kept_ratio" not in found.figures, "nothing was not measured"
+
+
 def test_samples_with_steal_time_are_counted_apart():
     side = urgent.Side.__new__(urgent.Side)
     side.solo = urgent.Window([1.5] * 99 + [2.0], [], 1.0)

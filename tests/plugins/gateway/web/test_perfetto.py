@@ -65,9 +65,7 @@ def opened(browser: Browser, server: http.server.ThreadingHTTPServer, trace: byt
     page.set_default_timeout(60_000)
     page.route(
         "**/*",
-        lambda route: (
-            route.continue_() if route.request.url.startswith(address) else route.abort()
-        ),
+        lambda route: route.continue_() if route.request.url.startswith(address) else route.abort(),
     )
     page.goto(f"{address}#!/")
     page.wait_for_function("() => window.app?.trace && !app.isLoadingTrace")
