@@ -1,6 +1,7 @@
 """Keys: what each opens, how much of it, and that one which is taken back opens nothing."""
 
 import ssl
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import ollama
 import openai
 import pytest
+import tritonclient.grpc as triton
 from cryptography import x509
+from tritonclient.utils import InferenceServerException
 
 from broker_parts import free_port
 from clawai.plugins.gateway.fields import BadRequest
@@ -101,6 +104,33 @@ def ollama_client(opened: Open, name: str) -> ollama.Client:
         headers={"Authorization": f"Bearer claw-{name}"},
         verify=opened.trusted,
     )
+
+
+def test_grpc_has_tls_too(opened: Open) -> None:
+    secured = {"ssl": True, "root_certificates": str(opened.roots)}
+    with triton.InferenceServerClient(f"localhost:{opened.port}", **secured) as peer:
+        assert peer.is_server_live()
+        known = {"authorization": "Bearer claw-all"}
+        assert peer.get_server_metadata(known).name
+        assert not peer.get_model_repository_index(known).models, "none takes arrays"
+        with pytest.raises(InferenceServerException) as refused:
+            peer.get_model_repository_index({"authorization": "Bearer claw-unknown"})
+        assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
+    with triton.InferenceServerClient(f"localhost:{opened.port}") as peer:
+        with pytest.raises(InferenceServerException) as refused:
+            peer.is_server_live(client_timeout=10)
+        assert refused.value.status() == "StatusCode.UNAVAILABLE", "it would be in the clear"
+
+
+def test_who_speaks_http_2_as_well_is_answered_in_http_1(opened: Open) -> None:
+    asked = ["curl", "-sS", "--http2", "--cacert", str(opened.roots), "-w", "%{http_version}"]
+    done = subprocess.run(
+        [*asked, f"https://localhost:{opened.port}/health"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ok\n1.1", "")
 
 
 def test_a_key_opens_what_it_says(opened: Open) -> None:
