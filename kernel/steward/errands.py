@@ -78,7 +78,15 @@ class Errands:
             ClawError: unknown_model, bad_params, bad_config; bad_state, if the model or its name
                 is in use; overloaded.
         """
-        now, told, already = time.monotonic_ns(), {"step": "begins"}, False
+        try:
+            return self._begin(command, name, front, rows)
+        except OSError as error:
+            text = f"the model cannot be {_DONE[command]}: {error}"
+            raise ClawError("bad_config", text, hint="claw doctor") from error
+
+    def _begin(self, command: str, name: str, front: str, rows: dict[str, Any]) -> dict[str, Any]:
+        now, already = time.monotonic_ns(), False
+        told: dict[str, Any] = {"step": "begins"}
         if command == "pull":
             model, already = _wanted(name)
             told |= {"sha256": model.sha256, "bytes": model.bytes, "already": already}
@@ -118,7 +126,7 @@ class Errands:
         return self._shown(errand)
 
     def _shown(self, errand: Errand) -> dict[str, Any]:
-        return {"errand": errand.number, "ended": bool(errand.ended), **errand.told}
+        return {**errand.told, "errand": errand.number, "ended": bool(errand.ended)}
 
     def _start(self, errand: Errand) -> None:
         verb, *options = COMMANDS[errand.command]
@@ -142,7 +150,7 @@ class Errands:
         if data := os.read(fd, 65536):
             *lines, rest = (errand.said + data).split(b"\n")
             steps = [line for line in lines if line.startswith(_STEP)]
-            if steps:
+            with contextlib.suppress(IndexError, ValueError):
                 errand.told |= json.loads(steps[-1])
             others = [line + b"\n" for line in lines if not line.startswith(_STEP)]
             errand.said = (b"".join(others) + rest)[-limits.ERRAND_SAYS :]

@@ -241,7 +241,7 @@ class Steward:
             place = what.removeprefix("logs:")
             self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
             return
-        verb, _, number = what.partition(":")
+        verb, number = what.partition(":")[::2]
         if verb in COMMANDS:
             self._reply(question, lambda: bytes(wire.pack(self.errands.look(verb, number))))
             return

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +270,16 @@ def test_no_program_is_left(
         done(client, "pull", "far")
 
 
-def test_the_program_itself_fails(
-    start_kernel: Callable[..., Kernel], web: WebFile, tmp_path: Path
-) -> None:
-    kernel = start_kernel()
+def test_a_store_that_cannot_be_used_is_told(kernel: Kernel, web: WebFile) -> None:
     kernel.offer("far", web.url, SHA, len(DATA))
-    kernel.models_dir.rmdir()
-    kernel.models_dir.write_text("this is no folder")
-    error = failed(kernel.client(), "pull", "far")
+    client = kernel.client()
+    staging = kernel.models_dir / ".staging"
+    staging.write_text("this is no folder")
+    error = failed(client, "pull", "far")
     assert error.code == "not_permitted" and "model store" in error.message
+    staging.unlink()
+    shutil.rmtree(kernel.models_dir)
+    kernel.models_dir.write_text("this is no folder")
+    with pytest.raises(ClawError, match="cannot be fetched") as refused:
+        client.admin("pull", "far")
+    assert refused.value.code == "bad_config"
