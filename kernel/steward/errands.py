@@ -247,8 +247,15 @@ def _unused(name: str, rows: dict[str, Any]) -> None:
     Raises:
         ClawError: unknown_model, bad_params, bad_state.
     """
-    if Store().known(name) != name:
-        raise catalogue.unknown(name, model_names())
+    try:
+        stored = Store().known(name) == name
+    except ClawError as error:
+        if error.code != "unknown_model":
+            raise
+        stored = False
+    if not stored:
+        text, hint = f"no model {name[:80]!r} is stored here", "`claw models --stored` lists them"
+        raise ClawError("unknown_model", text, name[:80], model_names(), hint)
     services = [each for each in rows["services"] if each["spec.model"] == name]
     workers = zip(rows["workers"], rows["running"], strict=True)
     tasks = sum(each["queue.count"] for each in services)

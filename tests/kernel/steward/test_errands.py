@@ -196,10 +196,10 @@ def test_a_model_of_the_owners_is_not_replaced(
 
 def test_what_is_not_stored_is_not_deleted(kernel: Kernel) -> None:
     client = kernel.client()
-    for name in ("nobody", "smollm2"):
-        with pytest.raises(ClawError) as refused:
+    for name in ("nobody", "smollm2", "smollm2-135m"):
+        with pytest.raises(ClawError, match="is stored here") as refused:
             client.admin("remove", name)
-        assert refused.value.code == "unknown_model"
+        assert (refused.value.code, refused.value.allowed) == ("unknown_model", [])
     for name in ("", "../models", "/etc", ".staging", "--json"):
         with pytest.raises(ClawError) as refused:
             client.admin("remove", name)
