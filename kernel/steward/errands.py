@@ -68,6 +68,8 @@ class Errands:
     def begin(self, command: str, name: str, front: str, rows: dict[str, Any]) -> dict[str, Any]:
         """Begin an errand, or join the same one that runs: ``errand`` is its number.
 
+        What is stored already is not fetched: that has no number, and has ended.
+
         Args:
             command: one of ``COMMANDS``.
             name: of a model, as a stranger may have sent it.
@@ -85,11 +87,13 @@ class Errands:
             raise ClawError("bad_config", text, hint="claw doctor") from error
 
     def _begin(self, command: str, name: str, front: str, rows: dict[str, Any]) -> dict[str, Any]:
-        now, already = time.monotonic_ns(), False
+        now = time.monotonic_ns()
         told: dict[str, Any] = {"step": "begins"}
         if command == "pull":
             model, already = _wanted(name)
             told |= {"sha256": model.sha256, "bytes": model.bytes, "already": already}
+            if already:
+                return {**told, "step": "done", "errand": 0, "ended": True}
         else:
             _unused(name, rows)
         running = [each for each in self._by_number.values() if not each.ended]
@@ -105,12 +109,9 @@ class Errands:
             raise ClawError("overloaded", text, len(running), limits.ERRANDS, retry_after_ms=5000)
         self._last += 1
         errand = Errand(self._last, command, name, now, told)
+        self._start(errand)
         self._by_number[errand.number] = errand
         self._log.write("info", f"{front or 'a user'} has the model {name} {_DONE[command]}")
-        if already:
-            self._end(errand, None)
-        else:
-            self._start(errand)
         return self._shown(errand)
 
     def look(self, command: str, number: str) -> dict[str, Any]:
@@ -209,7 +210,8 @@ def _due(errand: Errand) -> int:
 def _signal(errand: Errand, number: int) -> None:
     """To its program and to what that has started."""
     assert errand.running
-    os.killpg(errand.running.pid, number)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(errand.running.pid, number)
 
 
 def _die_with_us() -> None:

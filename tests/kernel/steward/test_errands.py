@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from clawai.kernel.steward import limits
+from clawai.kernel.loop import Loop
+from clawai.kernel.steward import errands, limits
+from clawai.kernel.steward.log import LogFile
 from clawai.sdk.client import Client
 from clawai.sdk.errors import ClawError
 from gguf_files import tiny_llama
@@ -194,6 +196,19 @@ def test_a_model_of_the_owners_is_not_replaced(
         kernel.client().admin("pull", "mine")
 
 
+def test_a_program_that_cannot_be_started_is_told_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(errands, "CLAW", [str(tmp_path / "nothing")])
+    log = LogFile(tmp_path / "log", "debug", 1 << 20, False)
+    made = errands.Errands(Loop(lambda _: None), log)
+    with pytest.raises(ClawError, match="cannot be fetched") as refused:
+        made.begin("pull", "smollm2", "", {})
+    assert refused.value.code == "bad_config" and made.next_timer() is None
+    log.close()
+
+
 def test_what_is_not_stored_is_not_deleted(kernel: Kernel) -> None:
     client = kernel.client()
     for name in ("nobody", "smollm2", "smollm2-135m"):
@@ -241,12 +256,12 @@ def test_only_so_many_run_at_a_time(kernel: Kernel, web: WebFile, halfway: threa
     client = kernel.client()
     for number in range(limits.ERRANDS + 1):
         kernel.offer(f"far{number}", web.url, SHA, len(DATA))
-    errands = [client.admin("pull", f"far{number}") for number in range(limits.ERRANDS)]
+    four = [client.admin("pull", f"far{number}") for number in range(limits.ERRANDS)]
     with pytest.raises(ClawError) as refused:
         client.admin("pull", f"far{limits.ERRANDS}")
     assert refused.value.code == "overloaded" and refused.value.retry_after_ms
     halfway.set()
-    while not all(client.query(f"pull:{each['errand']}")["ended"] for each in errands):
+    while not all(client.query(f"pull:{each['errand']}")["ended"] for each in four):
         time.sleep(0.01)
     done(client, "pull", f"far{limits.ERRANDS}")
 
