@@ -344,10 +344,15 @@ class Clients:
         elif asked.command.startswith("job-"):
             answer = partial(self._answer, client.number, asked.id)
             self.records.ask(f"uid:{client.uid}", asked.command, asked.name, answer)
+        elif asked.command in ERRANDS:
+            answer = partial(self._answer, client.number, asked.id)
+            listed = rows(self.core, asked.command, time.monotonic_ns())
+            told = asked.command, asked.name, client.front, listed
+            self._ask(client, "errand", *told, then=answer)
         elif asked.command in COMMANDS:
             self.loop.happen(ev.Commanded(client.number, asked.id, asked.command, asked.name))
         else:
-            allowed = ["shutdown", *COMMANDS]
+            allowed = ["shutdown", *COMMANDS, *ERRANDS]
             raise ClawError("bad_params", "no such command", asked.command, allowed)
 
     def close(self) -> None:
@@ -364,7 +369,9 @@ def _nothing(_: object) -> None:
 
 
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
-RIGHTS = {"logs": "logs", "timeline": "timeline", "pin": "pin", "unpin": "pin", "unload": "unload"}
+ERRANDS = ("pull", "remove")
+"""What the steward does."""
+RIGHTS = {name: name for name in ("logs", "timeline", "pin", "unload", *ERRANDS)} | {"unpin": "pin"}
 """Of a front: what its manifest has to ask for, by what it says."""
 _FAMILY = (wire.Cancel, wire.More)
 _FRONT = (*_FAMILY, wire.Query, wire.Admin)

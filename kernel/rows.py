@@ -14,7 +14,7 @@ from clawai.kernel.state import Task
 from clawai.kernel.tasks import wait_ns
 
 _SPEC = ("spec.plugin", "spec.model", "spec.lane")
-_SERVICE = (*_SPEC, "started", "quarantined_until")
+_SERVICE = (*_SPEC, "started", "quarantined_until", "pinned", "queue.count")
 _WORKER = (*_SPEC, "id", "state", "suspended", "threads", "idle_since", "holds")
 _OF_SERVICE = ("service.pinned", "service.queue.count")
 _TASK = ("id", "state", "service.key", "rank", "sort", "cost")

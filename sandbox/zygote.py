@@ -76,7 +76,10 @@ def serve(sock: socket.socket) -> Born | None:
                 answer = {"pid": pid}
         for fd in fds:
             os.close(fd)
-        sock.send(json.dumps(answer).encode())
+        try:
+            sock.send(json.dumps(answer).encode())
+        except BrokenPipeError:
+            return None
 
 
 def load(modules: list[str]) -> list[str]:

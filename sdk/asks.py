@@ -23,6 +23,8 @@ _RIGHTS = {
     "timeline": "see which tasks ran in the last minutes, for whom, and why they waited",
     "pin": "keep models and plugins loaded, and let them go again",
     "unload": "unload models and plugins: their tasks end with an error",
+    "pull": "fetch models that the catalogue lists",
+    "remove": "delete stored models that are neither pinned nor in use",
 }
 
 

@@ -229,7 +229,8 @@ class Client:
 
     def admin(self, command: str, name: str = "") -> Any:
         """Change what runs: ``shutdown``; or by the name of a model or plugin ``unload``, ``pin``,
-        ``unpin``, ``suspend``, ``resume``. The answer says what was affected.
+        ``unpin``, ``suspend``, ``resume``, which say what was affected; ``pull``, ``remove``, which
+        begin, and say how far they are, as ``query`` does of ``pull:`` and their number.
         """
         return self._ask(lambda: self._session.admin(command, name)).value
 

@@ -116,7 +116,8 @@ class Query(Message, frozen=True, kw_only=True):
 
 
 class Admin(Message, frozen=True, kw_only=True):
-    """Change what runs: shutdown; unload, pin, unpin, suspend or resume what ``name`` says."""
+    """Change what runs or is stored: shutdown; unload, pin, unpin, suspend, resume, pull or remove
+    what ``name`` says."""
 
     id: Id
     command: Name

@@ -18,6 +18,7 @@ from clawai.plugins.gateway import (
     ollama,
     openai,
     responses,
+    store,
     tfserving,
     transcripts,
 )
@@ -51,6 +52,8 @@ FORMS = (
     ("POST /api/generate", ollama.GENERATE),
     ("`options` of both", ollama.OPTIONS),
     ("POST /api/show", ollama.SHOW),
+    ("POST /api/pull", store.PULL),
+    ("DELETE /api/delete", store.DELETE),
     ("POST /api/embed", embeddings.OLLAMA),
     ("POST /api/embeddings", embeddings.OLLAMA_ONE),
     ("POST /v1/models/NAME:predict", tfserving.PREDICT),

@@ -264,6 +264,12 @@ class Kernel:
         }
         (folder / "model.json").write_text(json.dumps(record))
 
+    def offer(self, name: str, source: str, sha256: str, size: int) -> None:
+        """Put a model into the owner's catalogue."""
+        entry = f'source = "{source}"\nsha256 = "{sha256}"\nbytes = {size}\n'
+        with self.config.with_name("catalogue.toml").open("a") as file:
+            file.write(f'[model.{name}]\n{entry}licence = "MIT"\ncapability = "llm"\n')
+
     def log(self) -> str:
         """The log so far, or since ``mark``."""
         return self.log_file.read_text()[self._mark :] if self.log_file.exists() else ""

@@ -12,6 +12,15 @@ EARLY = 64 * 1024
 """Bytes that a connection may send before it has said a proper hello."""
 TOKEN_LIFE = 30 * SECOND
 
+# Errands.
+ERRANDS = 4
+"""Models that are fetched or deleted for others at a time."""
+ERRAND_SILENCE = 5 * SECOND
+"""What nobody has looked at for so long is interrupted; what has ended is told of for so long."""
+ERRAND_FAREWELL_S = 2.0
+ERRAND_SAYS = 64 * 1024
+"""Bytes that are kept of what a program prints besides its progress."""
+
 # Memory.
 PUNCH = 16 * MIB
 """Bytes that one turn of the loop gives back; it takes a millisecond."""

@@ -26,6 +26,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
+from clawai.kernel.steward.errands import COMMANDS, Errands
 from clawai.kernel.steward.folders import Folders
 from clawai.kernel.steward.groups import Group
 from clawai.kernel.steward.keepers import Keepers
@@ -104,6 +105,7 @@ class Steward:
         self.groups = {lane: Group(lane, *shared) for lane in LANES}
         self.proofs = Proofs(self.loop, self.log, config, self.daemon, self._proved)
         self.ops = Ops(self.loop, self.log, self._start_waiting)
+        self.errands = Errands(self.loop, self.log)
         self.folders = Folders(self._end_worker)
         self.memory.packs.end = self._end_worker
         self.memory.packs.on = config.workers.packed
@@ -124,6 +126,7 @@ class Steward:
             "log": lambda level, text, _: self.log.write(level, text),
             "resolve": self._resolve,
             "view": self._view,
+            "errand": self._errand,
             "news": self._news,
             "left": self._left,
             "runs": self.network.runs,
@@ -149,7 +152,7 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            timed = (self.folders, self.network, self.cages)
+            timed = (self.folders, self.network, self.cages, self.errands)
             parts = (self.door, self.memory, self.outputs, self.watch, *timed)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
@@ -160,6 +163,7 @@ class Steward:
             self.outputs.expire(now)
             self.cages.expire(now)
             self.folders.expire(now)
+            self.errands.expire(now)
             self.network.expire(now)
             if found := self.watch.look(now):
                 left = f"{found[0]:g} cores and {found[1] // MIB} MiB"
@@ -170,6 +174,7 @@ class Steward:
         self.cages.end()
         self.proofs.end()
         self.ops.end()
+        self.errands.end()
         self.network.end()
         self.outputs.drain()
         self.log.close()
@@ -236,6 +241,10 @@ class Steward:
             place = what.removeprefix("logs:")
             self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
             return
+        verb, number = what.partition(":")[::2]
+        if verb in COMMANDS:
+            self._reply(question, lambda: bytes(wire.pack(self.errands.look(verb, number))))
+            return
         proofs = self.proofs
         rows["pid"], rows["clients"] = self.daemon, self.door.count
         rows["uptime_s"] = (rows["now"] - self.started) // SECOND
@@ -247,6 +256,10 @@ class Steward:
         rows["device"] = self.device.name
         rows["launchers"] = {lane: group.pid for lane, group in self.groups.items()}
         self._reply(question, lambda: bytes(wire.pack(views.view(what, rows, self.registry))))
+
+    def _errand(self, question: int, *told: Any) -> None:
+        """Have a model fetched or deleted; it goes on while somebody looks."""
+        self._reply(question, lambda: bytes(wire.pack(self.errands.begin(*told[:-1]))))
 
     def _news(self, question: int, *rows: Any) -> None:
         self._answer(question, self.news.tell(*rows[:-1]))

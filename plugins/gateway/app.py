@@ -26,6 +26,7 @@ from clawai.plugins.gateway import (
     openai,
     openapi,
     responses,
+    store,
     tfserving,
     transcripts,
 )
@@ -69,6 +70,7 @@ class Gateway:
         keys: Keys,
         regions: Regions,
         page: str = "whole",
+        changes: str = "change",
     ) -> None:
         self.kernel = kernel
         self.keys = keys
@@ -81,6 +83,7 @@ class Gateway:
         self._lines: list[str] = []
         modules = openai, responses, ollama, embeddings, transcripts
         self._doors = [door for each in modules for door in each.doors(kernel, self)]
+        self._doors += store.doors(kernel, changes)
         models = Models(kernel)
         self.grpc = grpc.Doors(kernel, models, self.metrics, regions, keys)
         self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models, regions)]

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from clawai.plugins.gateway.fields import Form
+from clawai.plugins.gateway.fields import BadRequest, Form
 
 T = TypeVar("T")
 
@@ -54,6 +54,16 @@ def who(request: Request) -> str:
     """
     key = request.headers.get("authorization", "")
     return hashlib.sha256(key.encode()).hexdigest()[:32] if key else ""
+
+
+def of_no_other_site(request: Request) -> None:
+    """Refuse what a browser says that another site's page has asked for (``app`` looks at Origin).
+
+    Raises:
+        BadRequest: 403.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise BadRequest("only the page of this server may ask for this", status=403)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

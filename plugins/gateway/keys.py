@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from clawai.plugins.gateway.traces import Trace
 
 MINUTE = 60.0
+CHANGES = ("pull", "remove")
+"""What a key must name word for word to do it: models are fetched and deleted for everybody."""
 
 
 class Bucket:
@@ -203,6 +205,18 @@ class Guarded(Front):
             op, params, model=model, priority=priority, behalf=behalf, **options
         )
 
+    async def admin(self, command: str, name: str = "") -> Any:
+        """As ``Front.admin``.
+
+        Raises:
+            ClawError: not_permitted.
+        """
+        asker = ASKER.get(None)
+        if command in CHANGES and asker and asker.held:
+            named(asker.held.key, command)
+            require(asker.held.key, "models", name)
+        return await super().admin(command, name)
+
     async def query(self, what: str) -> Any:
         """As ``Front.query``; of the models those that the key may ask."""
         found = await super().query(what)
@@ -211,6 +225,18 @@ class Guarded(Front):
             patterns = asker.held.key.models
             found["models"] = [row for row in found["models"] if may(patterns, row["name"])]
         return found
+
+
+def named(key: Key, change: str) -> None:
+    """Refuse a change of the store to a key that does not name it: a pattern is not enough.
+
+    Raises:
+        ClawError: not_permitted.
+    """
+    if change not in key.operations:
+        text = f"the key {key.name} may not {change} models"
+        hint = f"claw http key add NAME --operations {change}"
+        raise ClawError("not_permitted", text, change, ", ".join(key.operations), hint)
 
 
 def permit(what: str, name: str) -> None:

@@ -15,12 +15,14 @@ _BAD = {
     "403": "The host or the page is not one that is answered.",
     "404": "There is no such model.",
     "408": "The body came too slowly, or the deadline has passed.",
+    "409": "The model is in use, or is to stay.",
     "413": "The body is too large.",
     "422": "The model's file cannot be used.",
     "429": "Too much waits: try again later.",
     "502": "The model's worker failed.",
     "503": "There is no memory or no kernel now.",
     "504": "The model's worker hung.",
+    "507": "The disk has no room for the model.",
 }
 
 
@@ -34,7 +36,9 @@ def document(doors: Iterable[tuple[str, Door]], models: Sequence[str]) -> dict[s
     kinds = [form.kind for _, door in doors for form in door.forms]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFS)
     for schema in schemas.values():
-        if "model" in schema["properties"] and models:
+        named = schema["properties"].get("model")
+        # One that describes itself names no stored model.
+        if named and "description" not in named and models:
             schema["properties"]["model"] = {"type": "string", "enum": list(models)}
     paths: dict[str, dict[str, Any]] = {}
     for path, door in doors:

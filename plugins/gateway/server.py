@@ -174,7 +174,8 @@ async def _serve(
     async with ctx.front(Guarded) as kernel:
         regions = Regions(ctx.shared_memory)
         page = str(ctx.config.get("page", "whole"))
-        gateway = Gateway(kernel, ctx.log, keys, regions, page)
+        models = str(ctx.config.get("models", "change"))
+        gateway = Gateway(kernel, ctx.log, keys, regions, page, models)
         gateway.traces = traces
         config = uvicorn.Config(
             gateway,

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from typing import Any
 
 import click
@@ -14,6 +15,8 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.store import Store, Stored
 
 CAPABILITIES = ("llm", "tensor")
+LINES_S = 0.1
+"""Between two lines of progress for a program."""
 
 
 def kernel_view(what: str) -> list[dict[str, Any]]:
@@ -99,14 +102,32 @@ def _cell(key: str, value: Any) -> Any:
     return output.size(value) if key == "bytes" else value
 
 
-def pull_with_bar(entry: catalogue.Entry, quiet: bool = False) -> Stored:
-    """Pull with the progress on standard error."""
+class _Lines:
+    """Progress of a pull for a program: a JSON object a line, as ``claw pull --help`` says."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINES_S or done == total:
+            self._last = now
+            output.print_line({"step": "fetching", "done": done, "total": total})
+
+    def say(self, text: str) -> None:
+        """Something else than bytes."""
+        output.print_line({"step": text})
+
+
+def pull_with_bar(entry: catalogue.Entry, quiet: bool = False, lines: bool = False) -> Stored:
+    """Pull with the progress on standard error, or with ``lines`` of it on standard output."""
     from clawai.sdk.pull import pull
 
     store, before = Store(), _identity(entry.name)
     try:
         with output.DownloadBar(entry.name, quiet) as bar:
-            found = pull(entry, store, progress=bar, say=bar.say)
+            shown = _Lines() if lines else bar
+            found = pull(entry, store, progress=shown, say=shown.say)
         if before not in (None, _identity(entry.name)) and unload(entry.name):
             output.note(f"the older {entry.name} was in memory and is unloaded")
         return found
@@ -130,7 +151,10 @@ def _identity(name: str) -> tuple[int, int] | None:
 @click.option("--sha256", default="", metavar="HEX", help="What the file must be.")
 @click.option("--capability", default="", help="What such a file can do; else by its format.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def pull_command(what: str, name: str | None, sha256: str, capability: str, as_json: bool) -> None:
+@click.option("--progress", is_flag=True, help="With --json: before it, a line for what happens.")
+def pull_command(
+    what: str, name: str | None, sha256: str, capability: str, as_json: bool, progress: bool
+) -> None:
     """Fetch a model of the catalogue, or any GGUF or ONNX file by its path or address.
 
     WHAT is a name that `claw models` lists, a path, or an address (https:, hf:OWNER/REPO/FILE,
@@ -160,7 +184,7 @@ def pull_command(what: str, name: str | None, sha256: str, capability: str, as_j
         raise click.UsageError("--name and --sha256 are for files outside of the catalogue.")
     else:
         entry = catalogue.find(what)
-    found = pull_with_bar(entry, quiet=as_json)
+    found = pull_with_bar(entry, quiet=as_json, lines=as_json and progress)
     if as_json:
         output.print_json(_details(found))
         return

@@ -54,6 +54,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str))
 
 
+def print_line(value: Any) -> None:
+    """The same as one line, now: one of several."""
+    print(json.dumps(plain(value), ensure_ascii=False, default=str), flush=True)
+
+
 def plain(value: Any) -> Any:
     """``value`` with what JSON lacks replaced: bytes as base64, NaN and the infinities as null."""
     if isinstance(value, dict):

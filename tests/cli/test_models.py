@@ -1,6 +1,7 @@
 """`claw models`, `pull`, `show`, `rm`: the store from the command line, without a kernel."""
 
 import hashlib
+import json
 import signal
 import threading
 
@@ -112,6 +113,22 @@ def test_a_pull_from_the_owners_catalogue_resumes_after_ctrl_c(box, monkeypatch)
         web.during = None
         assert "far is stored" in box.run("pull", "far").stdout
         assert web.asked[-1]["Range"].startswith("bytes=")
+
+
+def test_the_progress_of_a_pull_is_told_to_programs_line_by_line(box, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", box.env["XDG_CONFIG_HOME"])
+    user_file().parent.mkdir(parents=True)
+    with serve(DATA) as web:
+        user_file().write_text(
+            f'[model.far]\nsource = "{web.url}"\nsha256 = "{SHA}"\nbytes = {len(DATA)}\n'
+            'licence = "MIT"\ncapability = "llm"\n'
+        )
+        lines, _, last = box.run("pull", "far", "--json", "--progress").stdout.partition("{\n")
+    assert json.loads("{" + last)["sha256"] == SHA
+    *fetching, verifying = [json.loads(line) for line in lines.splitlines()]
+    assert fetching[-1] == {"step": "fetching", "done": len(DATA), "total": len(DATA)}
+    assert verifying == {"step": "verifying the sha256"}
+    assert "step" not in box.run("pull", "far", "--progress").stdout, "they are for programs"
 
 
 def test_a_hash_that_was_only_computed_is_not_called_checked(box, mine):

@@ -52,6 +52,7 @@ ALLOWED = """
 "echo.*" = "it counts"
 """
 BEHALF = '[permissions]\non_behalf_of = "it serves others"\n'
+CHANGES = '[permissions.kernel]\npull = "it fetches models"\nremove = "it deletes them"\n'
 RIGHTS = '[permissions.kernel]\nlogs = "it shows them"\npin = "it has buttons"\n'
 
 
@@ -61,6 +62,9 @@ def fronted(shared_kernel: Kernel) -> Kernel:
     steers = FRONT.replace("front.", "steers.").replace("ctx.steers", "ctx.front")
     mine = {"steers.ask": "", "steers.leave": ""}
     shared_kernel.plugin("steers", steers, mine, extra=f"{BEHALF}{ALLOWED}{RIGHTS}")
+    stores = FRONT.replace("front.", "stores.").replace("ctx.stores", "ctx.front")
+    mine = {"stores.ask": "", "stores.leave": ""}
+    shared_kernel.plugin("stores", stores, mine, extra=f"{BEHALF}{ALLOWED}{CHANGES}")
     plain = FRONT.replace("front.", "plain.").replace("ctx.plain", "ctx.front")
     shared_kernel.plugin("plain", plain, {"plain.ask": "", "plain.leave": ""}, extra=ALLOWED)
     shared_kernel.plugin("who", WHO, {"who.am": ""})
@@ -91,13 +95,24 @@ def test_it_does_to_the_kernel_what_its_manifest_names_and_nothing_else(fronted:
     pinned = ask(fronted, "admin", by="steers", command="pin", name="steers")["value"]["changed"]
     assert [row["plugin"] for row in pinned] == ["steers"] * len(pinned) and pinned
     ask(fronted, "admin", by="steers", command="unpin", name="steers")
-    for command in ("unload", "suspend", "shutdown", "job-rm", "nothing"):
+    for command in ("unload", "suspend", "shutdown", "job-rm", "nothing", "pull", "remove"):
         said = ask(fronted, "admin", by="steers", command=command, name="steers")
         assert said["code"] == "not_permitted", command
-    for asks, what in (("query", {"what": "logs:"}), ("admin", {"command": "pin"})):
+    refused = [("query", {"what": what}) for what in ("logs:", "timeline", "pull:1", "remove:1")]
+    for asks, what in (*refused, ("admin", {"command": "pin"}), ("admin", {"command": "pull"})):
         said = ask(fronted, asks, **what)
         assert said["code"] == "not_permitted" and "does not ask for this" in said["message"]
     assert "cores" in ask(fronted, "query", what="box")["value"], "which plugins cannot see"
+
+
+def test_it_changes_the_store_if_its_manifest_says_so(fronted: Kernel) -> None:
+    for command in ("pull", "remove"):
+        said = ask(fronted, "admin", by="stores", command=command, name="nobody")
+        assert said["code"] == "unknown_model"
+        said = ask(fronted, "query", by="stores", what=f"{command}:1")
+        assert said["code"] == "bad_params"
+    said = ask(fronted, "admin", by="stores", command="unload", name="echo")
+    assert said["code"] == "not_permitted"
 
 
 def test_it_asks_for_nothing_that_its_manifest_does_not_name(fronted: Kernel) -> None:

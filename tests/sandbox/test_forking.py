@@ -131,6 +131,19 @@ def test_the_code_of_a_worker_that_ends(start: Callable[..., Spawned]) -> None:
     assert spawned.stage.poll() == 7
 
 
+def test_one_whose_asker_is_gone_ends_without_a_word() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "clawai.sandbox.zygote", str(theirs.fileno())]
+    started = subprocess.Popen(
+        [*command, str(os.getpid())], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
+    )
+    theirs.close()
+    ours.send(json.dumps({"import": ["json"]}).encode())
+    ours.close()
+    _, said = started.communicate(timeout=WAIT_S)
+    assert (started.returncode, said) == (0, b"")
+
+
 def test_one_that_does_not_answer_is_killed(probed: dict[str, Any]) -> None:
     zygote = Zygote(patience=0.2)
     os.kill(zygote.pid, signal.SIGSTOP)

@@ -128,6 +128,7 @@ def test_permissions_that_cannot_be_asked_for(tmp_path: Path, line: str) -> None
         'models = { "*" = "a", "smollm2" = "b" }',
         'on_behalf_of = "It is a gateway: many users come through it."',
         'on_behalf_of = "x"\nkernel = { logs = "a", timeline = "t", pin = "b", unload = "c" }',
+        'on_behalf_of = "x"\nkernel = { pull = "p", remove = "r" }',
         f'read = {{ "/a" = "{"x" * 200}" }}',
     ],
 )

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from clawai.plugins.gateway.door import Door
+from clawai.plugins.gateway.door import Door, of_no_other_site
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.web import texts
 from clawai.plugins.gateway.web.words import FILTERS
@@ -188,8 +188,7 @@ def only_ours(request: Request) -> None:
     if media != "application/json":
         text = f"the content type {media[:80]!r} is not taken; allowed: application/json"
         raise BadRequest(text, status=415)
-    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        raise BadRequest("only the page of this server may ask for this", status=403)
+    of_no_other_site(request)
 
 
 def _packed(request: Request, body: bytes) -> tuple[bytes, dict[str, str]]:
