@@ -199,6 +199,7 @@ NEW: list[tuple[str, str, str, wire.Message]] = [
         wire.Submit(id=7, op="echo.count", params=wire.pack({"upto": 9}), window=2 << 20),
     ),
     ("submit, of a child task", "client", "kernel", wire.Submit(id=1, op="echo.say", parent=9)),
+    ("submit, of a front", "client", "kernel", wire.Submit(id=1, op="echo.say", behalf="key-anna")),
     ("more", "client", "kernel", wire.More(id=7, bytes=1 << 20)),
     (
         "welcome, with max_open",
