@@ -366,6 +366,7 @@ def _nothing(_: object) -> None:
 COMMANDS = ("pin", "resume", "suspend", "unload", "unpin")
 RIGHTS = {"logs": "logs", "timeline": "timeline", "pin": "pin", "unpin": "pin", "unload": "unload"}
 """Of a front: what its manifest has to ask for, by what it says."""
+RIGHTS["boxes"] = "boxes"
 _FAMILY = (wire.Cancel, wire.More)
 _FRONT = (*_FAMILY, wire.Query, wire.Admin)
 _REQUESTS: dict[type, Any] = {

@@ -31,6 +31,7 @@ QUANTITIES = ("memory", "cpu", "threads", "data")
 
 RIGHTS = ("logs", "timeline", "pin", "unload")
 """Of a front beyond asking for tasks: a listing that tells more than what runs, a command."""
+RIGHTS += ("boxes",)
 
 Refuse = Callable[[str, object, object], Exception]
 """Makes the error for a key, from what was got and what is allowed."""

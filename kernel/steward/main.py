@@ -41,6 +41,7 @@ from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy, SandboxRefused
 from clawai.sdk import paths, wire
+from clawai.sdk.boxes import views as boxes
 from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.device import choose
 from clawai.sdk.errors import ClawError
@@ -235,6 +236,9 @@ class Steward:
         if what.startswith("logs:"):
             place = what.removeprefix("logs:")
             self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
+            return
+        if what.partition(":")[0] == "boxes":
+            self._reply(question, lambda: bytes(wire.pack(boxes.view(what))))
             return
         proofs = self.proofs
         rows["pid"], rows["clients"] = self.daemon, self.door.count
