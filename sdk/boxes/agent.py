@@ -8,6 +8,7 @@ batch is on its way at a time. What the collector cannot take now stays where it
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import zmq
@@ -41,6 +42,8 @@ class Link:
         self, context: zmq.Context[zmq.Socket[bytes]], address: str, server: bytes,
         own: tuple[bytes, bytes],
     ) -> None:  # fmt: skip
+        self.idle: Callable[[], None] = lambda: None
+        """Called now and then while an answer is waited for."""
         self._address = address
         self._socket = context.socket(zmq.DEALER)
         for option, value in _OPTIONS.items():
@@ -89,7 +92,8 @@ class Link:
         both = zmq.Poller()
         both.register(self._socket, zmq.POLLIN)
         both.register(self._monitor, zmq.POLLIN)
-        if self._monitor not in dict(both.poll(math.ceil(1000 * left))):
+        if self._monitor not in dict(both.poll(math.ceil(1000 * min(left, LOOK)))):
+            self.idle()
             return
         told = recv_monitor_message(self._monitor)
         event = told["event"]
@@ -171,15 +175,23 @@ class Agent:
                         said = text
                 if time.monotonic() - began > PAUSES[1]:
                     pause, said = PAUSES[0], ""
-                time.sleep(pause)
+                self._rest(pause)
                 pause = min(2 * pause, PAUSES[1])
         finally:
             self._tail.close()
             self._gauges.close()
 
+    def _rest(self, seconds: float) -> None:
+        """Wait, and see meanwhile how the log goes on: what is lost then is counted."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._tail.look()
+            time.sleep(min(left, LOOK))
+
     def _ship(self) -> None:
         """Over one connection, until it breaks."""
         link = self._connect()
+        link.idle = partial(self._tail.look, drop=False)
         try:
             while True:
                 welcome = _welcomed(link.ask(wire.Hello()))
@@ -204,6 +216,7 @@ class Agent:
                 if said.why != "busy":
                     raise _refused(said)
                 time.sleep(max(LOOK, said.seconds))
+                self._tail.look(drop=False)
                 batch = msgspec.structs.replace(batch, sent=time.time())
             number += 1
             self._tail.done()

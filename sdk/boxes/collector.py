@@ -30,7 +30,7 @@ from clawai.sdk.boxes import keys, wire
 from clawai.sdk.boxes.shelf import DAY, Mark, Seen, Shelf
 from clawai.sdk.errors import ClawError
 
-MEMORY = 512 << 20
+MEMORY = 256 << 20
 """Bytes that this process may have."""
 DESCRIPTORS = 512
 ONCE = 64

@@ -76,9 +76,17 @@ class Tail:
     """What is lost since the last word of it came through."""
     _told: Gap | None = None
     """What of that is on its way."""
+    _read: Cursor | None = None
+    """Where it was read to,"""
+    _taken: Cursor | None = None
+    """and to where that was taken: lines behind it that are lost were counted."""
 
-    def look(self) -> None:
-        """See which files there are."""
+    def look(self, drop: bool = True) -> None:
+        """See which files there are.
+
+        Args:
+            drop: let go of the oldest if there are too many: not while its lines are on their way.
+        """
         while True:
             fresh = _opened(self.path)
             older = _opened(self.path.with_suffix(".log.1")) if fresh else None
@@ -90,6 +98,10 @@ class Tail:
             if same:
                 break
         self._take(older, fresh)
+        while drop and len(self.parts) > FILES:
+            gone = self.parts.pop(0)
+            self._lose(gone.left())
+            gone.file.close()
 
     def seek(self, cursor: Cursor | None) -> None:
         """Go on behind a place; from the first line on, if there was none."""
@@ -102,7 +114,8 @@ class Tail:
             for each in self.parts[: self.parts.index(found)]:
                 each.sent = each.read = each.size
             found.sent = found.read = cursor.offset
-        elif cursor:
+            self._taken = cursor
+        elif cursor and cursor != self._taken:
             self._lose(0, whole=False)
 
     def read(self, most: int) -> tuple[list[Line], Cursor | None, Gap | None]:
@@ -129,8 +142,8 @@ class Tail:
             if each.read < each.size:
                 break  # nothing of a later file before all of this one
         head = at.known_by() if at else ""
-        cursor = Cursor(at.inode, head, at.read) if at and head else None
-        return (lines, cursor, self._told) if cursor else ([], None, None)
+        self._read = Cursor(at.inode, head, at.read) if at and head else None
+        return (lines, self._read, self._told) if self._read else ([], None, None)
 
     def done(self) -> None:
         """What was read last is in the store."""
@@ -140,7 +153,7 @@ class Tail:
             more = self.gap.lines - self._told.lines
             changed = more or self.gap.whole != self._told.whole
             self.gap = Gap(more, self.gap.whole) if changed else None
-        self._told = None
+        self._told, self._taken = None, self._read
 
     def close(self) -> None:
         """Close all files."""
@@ -163,10 +176,6 @@ class Tail:
                 self.parts.append(each)
             elif each:
                 each.file.close()
-        while len(self.parts) > FILES:
-            gone = self.parts.pop(0)
-            self._lose(gone.left())
-            gone.file.close()
 
     def _lose(self, lines: int, whole: bool = True) -> None:
         if lines or not whole:
