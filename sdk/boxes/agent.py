@@ -141,14 +141,19 @@ class Agent:
     Args:
         rate: bytes of the log a second at most.
         say: for the person who looks.
+        once: what there is now, and no more.
     """
 
     def __init__(
-        self, connect: Callable[[], Link], rate: float = RATE, say: Callable[[str], None] = print
+        self,
+        connect: Callable[[], Link],
+        rate: float = RATE,
+        say: Callable[[str], None] = print,
+        once: bool = False,
     ) -> None:
         self._connect = connect
         self._rate = max(rate, 1.0)
-        self._say = say
+        self._say, self._once = say, once
         self._tail = Tail(paths.log_file())
         self._gauges = Gauges()
         self._reported = -math.inf
@@ -159,7 +164,8 @@ class Agent:
         """Ship until Ctrl-C, whatever comes in between.
 
         Raises:
-            ClawError: bad_state, if another agent of this box has begun.
+            ClawError: bad_state, if another agent of this box has begun; anything, if it is to ship
+                once.
         """
         pause, said = PAUSES[0], ""
         try:
@@ -167,8 +173,9 @@ class Agent:
                 began = time.monotonic()
                 try:
                     self._ship()
+                    return
                 except ClawError as error:
-                    if error.code == "bad_state":
+                    if error.code == "bad_state" or self._once:
                         raise
                     if (text := f"{error.message}; {error.hint}".rstrip("; ")) != said:
                         self._say(f"{text}; it is tried again")
@@ -189,7 +196,7 @@ class Agent:
             time.sleep(min(left, LOOK))
 
     def _ship(self) -> None:
-        """Over one connection, until it breaks."""
+        """Over one connection, until it breaks, or once was enough."""
         link = self._connect()
         link.idle = partial(self._tail.look, drop=False)
         try:
@@ -198,21 +205,24 @@ class Agent:
                 self._tail.seek(welcome.cursor)
                 self._say(f"ships as {welcome.name}")
                 self._reported = -math.inf
-                self._stream(link, welcome.session)
+                if self._stream(link, welcome.session):
+                    return
         finally:
             link.close()
 
-    def _stream(self, link: Link, session: int) -> None:
-        """Batch after batch, until hello has to be said anew."""
+    def _stream(self, link: Link, session: int) -> bool:
+        """Batch after batch, until hello has to be said anew, or (True) once was enough."""
         number = 0
         while True:
             batch = self._next(session, number + 1)
+            if batch is None and self._once and time.monotonic() >= self._free:
+                return True
             if batch is None:
                 time.sleep(LOOK)
                 continue
             while isinstance(said := link.ask(batch), wire.Refused):
                 if said.why == "session":
-                    return
+                    return False
                 if said.why != "busy":
                     raise _refused(said)
                 time.sleep(max(LOOK, said.seconds))

@@ -269,4 +269,15 @@ def test_one_collects_and_a_port_that_is_taken_is_said(one: Kernel) -> None:
         assert "no address" in claw(one.env, "boxes", "collect", "--listen", "here", code=1)
     words = "boxes", "ship", "tcp://127.0.0.1:1", "--server-key"
     assert "64 hexadecimal" in claw(one.env, *words, "nonsense", code=1)
-    assert "this very box" in claw(one.env, *words, key(one.env), code=1)
+    assert "nobody listens" in claw(one.env, *words, key(one.env), "--once", code=1)
+
+
+def test_once_ships_what_there_is_and_ends(one: Kernel, two: Kernel) -> None:
+    talk(two, 0, 90)
+    claw(one.env, "boxes", "add", "two", key(two.env))
+    with collecting(one) as where:
+        for turn in range(2):
+            words = where.address, "--server-key", where.key, "--once"
+            claw(two.env, "boxes", "ship", *words)
+            assert same(where, two)
+            talk(two, 100 * turn, 5)
