@@ -221,6 +221,7 @@ class Collector:
         self.books = books
         self._say = say
         self._strangers: set[bytes] = set()
+        self._stamp: Any = None
         self._context = zmq.Context()
         self._zap = self._context.socket(zmq.REP)
         self._router = self._context.socket(zmq.ROUTER)
@@ -250,14 +251,11 @@ class Collector:
         for each in (self._zap, self._router, alive):
             poller.register(each, zmq.POLLIN)
         due = swept = 0.0
-        stamp: Any = None
         while True:
             now = time.monotonic()
             if now >= due:
                 due = now + LOOK
-                if (found := _stamp()) != stamp:
-                    stamp = found
-                    self.books.know(keys.read())
+                self._know()
             if now >= swept + 60:
                 swept = now
                 self._forget()
@@ -279,6 +277,12 @@ class Collector:
         for held in self.books.held.values():
             held.shelf.close()
 
+    def _know(self) -> None:
+        """Read the file of boxes, if it is another one."""
+        if (found := _stamp()) != self._stamp:
+            self._stamp = found
+            self.books.know(keys.read())
+
     def _forget(self) -> None:
         try:
             self.books.forget()
@@ -289,6 +293,7 @@ class Collector:
         """Answer the question of libzmq whether a key is known (ZeroMQ RFC 27)."""
         version, number, domain, address, _, mechanism, *given = self._zap.recv_multipart()
         key = given[0] if mechanism == b"CURVE" and domain == DOMAIN and len(given) == 1 else b""
+        self._know()
         known = key in self.books.by_key
         status = [b"200", b"", key.hex().encode()] if known else [b"400", b"unknown key", b""]
         self._zap.send_multipart([version, number, *status, b""])

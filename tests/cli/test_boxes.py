@@ -274,8 +274,8 @@ def test_one_collects_and_a_port_that_is_taken_is_said(one: Kernel) -> None:
 
 def test_once_ships_what_there_is_and_ends(one: Kernel, two: Kernel) -> None:
     talk(two, 0, 90)
-    claw(one.env, "boxes", "add", "two", key(two.env))
     with collecting(one) as where:
+        claw(one.env, "boxes", "add", "two", key(two.env))
         for turn in range(2):
             words = where.address, "--server-key", where.key, "--once"
             claw(two.env, "boxes", "ship", *words)
