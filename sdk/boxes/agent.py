@@ -106,7 +106,7 @@ class Link:
         elif event in (zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED):
             raise ClawError("network", "nobody listens there", self._address, hint=_NOBODY)
         elif event != zmq.EVENT_CONNECTED:
-            text = "it listens, but not with this --server-key"
+            text = "it listens, but the handshake fails, as with a wrong --server-key"
             raise ClawError("not_permitted", text, self._address, hint=_KEY)
 
 

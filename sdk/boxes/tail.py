@@ -41,6 +41,11 @@ class Part:
         """Bytes that there are."""
         return os.fstat(self.file.fileno()).st_size
 
+    @property
+    def deleted(self) -> bool:
+        """Whether it has no name any more."""
+        return os.fstat(self.file.fileno()).st_nlink == 0
+
     def known_by(self) -> str:
         """What tells it from a later file of its number; empty without a first line."""
         if not self.head:
@@ -149,6 +154,9 @@ class Tail:
         """What was read last is in the store."""
         for each in self.parts:
             each.sent = each.read
+        for each in [each for each in self.parts[:-1] if each.deleted and each.sent == each.size]:
+            self.parts.remove(each)  # the disk has its room back
+            each.file.close()
         if self.gap and self._told:
             more = self.gap.lines - self._told.lines
             changed = more or self.gap.whole != self._told.whole

@@ -130,7 +130,7 @@ def test_who_is_not_known_is_told_so_and_leaves_nothing(one: Kernel, two: Kernel
         stranger.stop()
         real, where.key = where.key, "12" * 32
         fooled = Shipping(two.env, where)
-        wait_until(lambda: "not with this --server-key" in fooled.said(), "it is another one", 30)
+        wait_until(lambda: "as with a wrong --server-key" in fooled.said(), "it is another one", 30)
         fooled.stop()
         where.key = real
         assert list(where.folder.glob("*/*")) == [] and where.rows() == {}

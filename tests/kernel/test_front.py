@@ -94,7 +94,8 @@ def test_it_does_to_the_kernel_what_its_manifest_names_and_nothing_else(fronted:
     for command in ("unload", "suspend", "shutdown", "job-rm", "nothing"):
         said = ask(fronted, "admin", by="steers", command=command, name="steers")
         assert said["code"] == "not_permitted", command
-    for asks, what in (("query", {"what": "logs:"}), ("admin", {"command": "pin"})):
+    boxes = ("query", {"what": "boxes"}), ("query", {"what": "boxes:one:-"})
+    for asks, what in (*boxes, ("query", {"what": "logs:"}), ("admin", {"command": "pin"})):
         said = ask(fronted, asks, **what)
         assert said["code"] == "not_permitted" and "does not ask for this" in said["message"]
     assert "cores" in ask(fronted, "query", what="box")["value"], "which plugins cannot see"
