@@ -2,5 +2,6 @@
 
 ``tail`` follows the log of a box, ``agent`` sends it (``claw boxes ship``), ``collector`` takes it
 (``claw boxes collect``), ``shelf`` keeps it, ``views`` reads it for the kernel's listing ``boxes``.
-``wire`` has the messages and every limit, ``keys`` who may. See docs/boxes.md.
+``wire`` has the messages and every limit, ``keys`` who may, ``identity`` who this box is. See
+docs/boxes.md.
 """

@@ -26,7 +26,7 @@ import msgspec
 import zmq
 
 from clawai.sdk import paths
-from clawai.sdk.boxes import keys, wire
+from clawai.sdk.boxes import identity, keys, wire
 from clawai.sdk.boxes.shelf import DAY, Mark, Seen, Shelf
 from clawai.sdk.errors import ClawError
 
@@ -390,7 +390,7 @@ def main() -> None:
     try:
         folder = paths.make_private(paths.boxes_dir())
         with _alone(folder / "lock"):
-            collector = Collector(place, Books(folder, most, days), keys.own()[1], say)
+            collector = Collector(place, Books(folder, most, days), identity.own()[1], say)
             print(collector.address, flush=True)
             try:
                 collector.run(sys.stdin.fileno())

@@ -1,9 +1,8 @@
-"""Who this box is to other boxes, and which of them may ship here.
+"""Which boxes may ship here.
 
-A box has one CURVE key, made when it is first asked for; ``box.key`` beside ``config.toml`` holds
-its secret half. ``boxes.json`` holds the public keys of those that may ship here, each under the
-name that the owner has given it: what a box says of itself is never its name. People see keys in
-hexadecimal, as the Z85 of ZeroMQ has characters that a shell obeys.
+``boxes.json`` beside ``config.toml`` holds their public keys, each under the name that the owner
+has given it: what a box says of itself is never its name. People see keys in hexadecimal, as the
+Z85 of ZeroMQ has characters that a shell obeys.
 """
 
 import contextlib
@@ -36,30 +35,6 @@ class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boxes: tuple[Box, ...] = ()
     format: int = 1
-
-
-def own() -> tuple[bytes, bytes]:
-    """The public and the secret key of this box, 32 bytes each.
-
-    Raises:
-        ClawError: not_permitted, if others may write the file; bad_config.
-    """
-    import zmq
-    from zmq.utils import z85
-
-    path = paths.config_dir() / "box.key"
-    with private.locked(paths.config_dir() / "box.lock"):
-        try:
-            secret = bytes.fromhex(private.load(path).decode().strip())
-            if len(secret) != 32:
-                raise ValueError(f"a key of {len(secret)} bytes")
-        except FileNotFoundError:
-            secret = z85.decode(zmq.curve_keypair()[1])
-            private.save(path, f"{secret.hex()}\n".encode())
-        except ValueError as error:
-            hint = "delete it: the next command makes another one, which has to be added anew"
-            raise ClawError("bad_config", f"{path} holds no key: {error}", hint=hint) from None
-    return z85.decode(zmq.curve_public(z85.encode(secret))), secret
 
 
 def parsed(text: str, whose: str) -> bytes:

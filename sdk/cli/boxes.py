@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from clawai.sdk.boxes import keys, views, wire
+from clawai.sdk.boxes.identity import own
 from clawai.sdk.cli import output
 from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.cli.numbers import Real
@@ -83,7 +84,7 @@ def key_command(as_json: bool) -> None:
     Example:
       claw boxes key
     """
-    public = keys.own()[0].hex()
+    public = own()[0].hex()
     if as_json:
         output.print_json({"key": public})
     else:
@@ -106,7 +107,7 @@ def add_command(name: str, key: str, as_json: bool) -> None:
         output.print_json({"name": name, "added": True})
         return
     print(f"{name} may ship here")
-    public = keys.own()[0].hex()
+    public = own()[0].hex()
     output.note(f"there: claw boxes ship tcp://THIS-BOX:{wire.PORT} --server-key {public}")
 
 
@@ -201,7 +202,7 @@ def _collect(place: str, max_mib: int, days: float, as_json: bool | None) -> str
 
 
 def _say(address: str, pid: int, as_json: bool) -> None:
-    public = keys.own()[0].hex()
+    public = own()[0].hex()
     if as_json:
         output.print_json({"listens": address, "pid": pid, "key": public})
         sys.stdout.flush()
@@ -235,9 +236,9 @@ def ship_command(address: str, server_key: str, rate: int, once: bool) -> None:
     from clawai.sdk.boxes.agent import Agent, Link
 
     server = keys.parsed(server_key, "a collector")
-    own = keys.own()
+    mine = own()
     with zmq.Context() as context:
-        agent = Agent(partial(Link, context, address, server, own), rate << 10, output.note, once)
+        agent = Agent(partial(Link, context, address, server, mine), rate << 10, output.note, once)
         try:
             agent.run()
         except KeyboardInterrupt:

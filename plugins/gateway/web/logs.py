@@ -203,7 +203,8 @@ def _told(known: list[Row], names: list[str]) -> list[Row]:
     return [
         row
         for row in known
-        if row["name"] in names and (not row["heard"] or row["apart"] or row["lost"])
+        if row["name"] in names
+        and (not row["heard"] or row["apart"] or row["lost"] or not row["lost_whole"])
     ]
 
 

@@ -7,7 +7,7 @@ import zmq
 from zmq.utils import z85
 
 from clawai.sdk import paths
-from clawai.sdk.boxes import keys
+from clawai.sdk.boxes import identity, keys
 from clawai.sdk.errors import ClawError
 
 KEY = "ab" * 32
@@ -19,17 +19,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_box_has_one_key_whose_secret_only_its_owner_reads() -> None:
-    public, secret = keys.own()
-    assert keys.own() == (public, secret)
+    public, secret = identity.own()
+    assert identity.own() == (public, secret)
     assert z85.decode(zmq.curve_public(z85.encode(secret))) == public
     path = paths.config_dir() / "box.key"
     assert path.stat().st_mode & 0o777 == 0o600 and public.hex() not in path.read_text()
     path.write_text("nonsense\n")
     with pytest.raises(ClawError, match="holds no key"):
-        keys.own()
+        identity.own()
     path.chmod(0o666)
     with pytest.raises(ClawError, match="nobody else may write"):
-        keys.own()
+        identity.own()
 
 
 def test_boxes_are_added_and_removed_by_name() -> None:
