@@ -20,10 +20,14 @@ class Boxes:
         self._asked = -AGE
         self._known: list[dict[str, Any]] = []
 
-    async def known(self) -> list[dict[str, Any]]:
-        """The rows of the listing, with ``apart``: whether its clock is to be spoken of."""
+    async def known(self, fresh: bool = False) -> list[dict[str, Any]]:
+        """The rows of the listing, with ``apart``: whether its clock is to be spoken of.
+
+        Args:
+            fresh: ask at once.
+        """
         now = time.monotonic()
-        if now - self._asked >= AGE:
+        if fresh or now - self._asked >= AGE:
             self._asked = now
             try:
                 rows = (await self._kernel.query("boxes"))["boxes"]

@@ -86,8 +86,8 @@ class Logs:
         plugins = (await self._site.kernel.query("plugins"))["plugins"]
         sources = [KERNEL, *sorted(row["name"] for row in plugins)]
         asked = wanted(request)
-        known = await self._site.boxes.known()
         names = await self._chosen(asked)
+        known = await self._site.boxes.known()
         shown = {"wanted": asked, "sources": sources, "levels": LEVELS, "known": known}
         return shown | {"boxes": _told(known, names)} | await self._back(asked, names, {})
 
@@ -113,6 +113,8 @@ class Logs:
             BadRequest: there is no such box.
         """
         names = [row["name"] for row in await self._site.boxes.known()]
+        if asked.box not in (HERE, OTHERS, ALL, *names):  # it may have been added just now
+            names = [row["name"] for row in await self._site.boxes.known(fresh=True)]
         found = {HERE: [HERE], OTHERS: names, ALL: [HERE, *names]}.get(asked.box, [asked.box])
         if any(name not in ("", *names) for name in found):
             raise BadRequest(f"no box {asked.box[:80]!r} ships here", "box")

@@ -185,6 +185,15 @@ def test_it_is_sound_with_boxes_too(web: Web, other: Kernel, peer: Peer, languag
     expect(page.locator("#lines u").first).not_to_be_empty()
 
 
+def test_a_box_that_was_added_just_now_is_there(web: Web, where: Collecting) -> None:
+    for number in range(3):
+        assert web.doors.ask("GET", "/page/logs/older?box=*")[0] == 200
+        claw(where.env, "boxes", "add", f"new-{number}", f"{number:064x}")
+        status, _, said = web.doors.ask("GET", f"/page/logs/older?box=new-{number}")
+        assert status == 200 and said["lines"] == ""
+        claw(where.env, "boxes", "remove", f"new-{number}")
+
+
 def test_what_a_front_may_not_ask_and_what_makes_no_sense(web: Web, other: Kernel) -> None:
     doors = web.doors
     for path in ("logs?box=none", "logs/older?box=../attic", "logs/live?at=attic:x"):
