@@ -373,6 +373,7 @@ ERRANDS = ("pull", "remove")
 """What the steward does."""
 RIGHTS = {name: name for name in ("logs", "timeline", "pin", "unload", *ERRANDS)} | {"unpin": "pin"}
 """Of a front: what its manifest has to ask for, by what it says."""
+RIGHTS["boxes"] = "boxes"
 _FAMILY = (wire.Cancel, wire.More)
 _FRONT = (*_FAMILY, wire.Query, wire.Admin)
 _REQUESTS: dict[type, Any] = {

@@ -20,6 +20,7 @@ _MEMORY = ("data", "memory")
 """Of these quantities, those in MiB."""
 _RIGHTS = {
     "logs": "read the log of the kernel, with what every plugin prints",
+    "boxes": "read what other boxes ship here: their logs, and how they are",
     "timeline": "see which tasks ran in the last minutes, for whom, and why they waited",
     "pin": "keep models and plugins loaded, and let them go again",
     "unload": "unload models and plugins: their tasks end with an error",

@@ -29,7 +29,7 @@ MODEL = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}")
 SHARED_MEMORY = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\*?")
 QUANTITIES = ("memory", "cpu", "threads", "data")
 
-RIGHTS = ("logs", "timeline", "pin", "unload", "pull", "remove")
+RIGHTS = ("logs", "timeline", "pin", "unload", "pull", "remove", "boxes")
 """Of a front beyond asking for tasks: a listing that tells more than what runs, a command."""
 
 Refuse = Callable[[str, object, object], Exception]

@@ -68,6 +68,11 @@ def log_file() -> Path:
     return state_dir() / "kernel.log"
 
 
+def boxes_dir() -> Path:
+    """What other boxes ship here, a folder each."""
+    return state_dir() / "boxes"
+
+
 def runtime_dir() -> Path:
     """The folder of the sockets: ``CLAW_RUNTIME_DIR``, else the XDG one, else one under /tmp."""
     if chosen := os.environ.get("CLAW_RUNTIME_DIR"):

@@ -6,14 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clawai.sdk.errors import ClawError
 from clawai.sdk.files import open_regular
+from clawai.sdk.pieces import piece
 
 LEVELS = ("debug", "info", "warning", "error")
-
-
-PIECE = 64 * 1024
-"""Bytes that are read at a time."""
 
 
 class LogFile:
@@ -65,38 +61,13 @@ class LogFile:
         self._size = os.fstat(self._fd).st_size
 
     def read(self, place: str) -> dict[str, Any]:
-        """Whole lines of what is kept, ``PIECE`` bytes at most, from a place or up to one.
-
-        Args:
-            place: ``N``: those that begin there or later; ``-N``: the last ones before; ``-`` or
-                nothing: the last ones of all.
-
-        Returns:
-            ``text``, and the places where it begins and ends, where all that is kept does.
+        """A piece of what is kept (``clawai.sdk.pieces``).
 
         Raises:
             ClawError: bad_params.
         """
         first, last = max(0, self._base - _size(self._older)), self._base + _size(self.path)
-        back = not place or place.startswith("-")
-        number = place.removeprefix("-") or str(last)
-        if not (number.isdecimal() and len(number) < 20):
-            raise ClawError("bad_params", "no such place in the log", place[:40], "N, -N or -")
-        at = min(max(int(number), first), last)
-        begin, end = (max(first, at - PIECE), at) if back else (at, min(last, at + PIECE))
-        data = self._bytes(begin, end)
-        if back and begin > first:
-            cut = data.find(b"\n") + 1
-            begin, data = begin + cut, data[cut:]
-        data = data[: data.rfind(b"\n") + 1]
-        text = data.decode("utf-8", "replace")
-        return {
-            "text": text,
-            "begin": begin,
-            "end": begin + len(data),
-            "first": first,
-            "last": last,
-        }
+        return piece(place, first, last, self._bytes)
 
     def _bytes(self, begin: int, end: int) -> bytes:
         """What lies between two places, of both files."""

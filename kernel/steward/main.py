@@ -42,6 +42,7 @@ from clawai.kernel.steward.registry import Registry
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy, SandboxRefused
 from clawai.sdk import paths, wire
+from clawai.sdk.boxes import views as boxes
 from clawai.sdk.config import Config, budget_bytes
 from clawai.sdk.device import choose
 from clawai.sdk.errors import ClawError
@@ -241,9 +242,12 @@ class Steward:
             place = what.removeprefix("logs:")
             self._reply(question, lambda: bytes(wire.pack(self.log.read(place))))
             return
-        verb, number = what.partition(":")[::2]
+        verb, rest = what.partition(":")[::2]
         if verb in COMMANDS:
-            self._reply(question, lambda: bytes(wire.pack(self.errands.look(verb, number))))
+            self._reply(question, lambda: bytes(wire.pack(self.errands.look(verb, rest))))
+            return
+        if verb == "boxes":
+            self._reply(question, lambda: bytes(wire.pack(boxes.view(what))))
             return
         proofs = self.proofs
         rows["pid"], rows["clients"] = self.daemon, self.door.count

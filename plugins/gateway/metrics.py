@@ -18,6 +18,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from clawai.plugins.gateway.answers import Answer
+from clawai.plugins.gateway.boxes import Boxes
 from clawai.sdk.front import Front
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
@@ -30,6 +31,7 @@ class Metrics:
 
     def __init__(self, kernel: Front) -> None:
         self._kernel = kernel
+        self._boxes = Boxes(kernel)
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "claw_http_requests",
@@ -82,7 +84,7 @@ class Metrics:
         names = ("status", "workers", "tasks", "plugins")
         told = {name: await self._kernel.query(name) for name in names}
         now = CollectorRegistry()
-        now.register(_Told(told))
+        now.register(_Told(told, await self._boxes.known()))
         seen: bytes = generate_latest(self._registry)
         return bytes(generate_latest(now)) + seen
 
@@ -90,11 +92,12 @@ class Metrics:
 class _Told:
     """What the kernel says of itself, as metrics."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
+    def __init__(self, told: dict[str, Any], boxes: list[dict[str, Any]]) -> None:
         self._status = told["status"]
         self._workers = told["workers"]["workers"]
         self._tasks = told["tasks"]["tasks"]
         self._plugins = told["plugins"]["plugins"]
+        self._boxes = boxes
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
@@ -117,6 +120,7 @@ class _Told:
         yield ended
         yield from self._running()
         yield from self._of_plugins()
+        yield from self._of_boxes()
 
     def _running(self) -> Iterator[Metric]:
         tasks = GaugeMetricFamily(
@@ -147,3 +151,39 @@ class _Told:
             aside.add_metric([row["name"]], float(row["quarantined"]))
         yield started
         yield aside
+
+    def _of_boxes(self) -> Iterator[Metric]:
+        """Of boxes that ship here; their figures only while they are heard of."""
+        up = GaugeMetricFamily("claw_box_up", "1 for a box that is heard of.", labels=["box"])
+        silent = GaugeMetricFamily(
+            "claw_box_silent_seconds", "Since a box was last heard of.", labels=["box"]
+        )
+        lost = CounterMetricFamily(
+            "claw_box_lines_lost", "Lines of its log that were lost on the way.", labels=["box"]
+        )
+        for row in self._boxes:
+            up.add_metric([row["name"]], float(row["heard"]))
+            lost.add_metric([row["name"]], row["lost"])
+            if row["silent_s"] is not None:
+                silent.add_metric([row["name"]], row["silent_s"])
+        yield from (up, silent, lost)
+        heard = [row for row in self._boxes if row["heard"] and row["kernel"]]
+        for name, text, field in _OF_BOX:
+            family = GaugeMetricFamily(name, text, labels=["box"])
+            for row in heard:
+                if row[field] is not None:
+                    family.add_metric([row["name"]], row[field])
+            yield family
+
+
+_OF_BOX = (
+    ("claw_box_busy_ratio", "Part of the processors of a box that is busy.", "busy"),
+    ("claw_box_memory_bytes", "What a box has.", "memory_bytes"),
+    ("claw_box_available_bytes", "What of that its system could give.", "available_bytes"),
+    ("claw_box_budget_bytes", "What all may hold there.", "budget_bytes"),
+    ("claw_box_used_bytes", "What its ledger has charged.", "used_bytes"),
+    ("claw_box_tasks_running", "Tasks that run there.", "running"),
+    ("claw_box_tasks_waiting", "Tasks that wait there.", "waiting"),
+    ("claw_box_workers", "Workers there.", "workers"),
+    ("claw_box_celsius", "Of its hottest sensor.", "celsius"),
+)

@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "suspend": ("steer", "Stop a model or a plugin where it stands."),
         "resume": ("steer", "Let what was suspended go on."),
         "logs": ("logs", "Show the kernel's log."),
+        "boxes": ("boxes", "Collect the logs of other boxes here, or ship this one's there."),
     },
     "Box": {
         "doctor": ("doctor", "Check this box: what works, what does not, what to do about it."),

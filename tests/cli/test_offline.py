@@ -37,6 +37,8 @@ class Step(NamedTuple):
     """A name under which the first group of ``shows`` is kept for later steps."""
     behind: bool = False
     """It goes on behind those that follow; once it has said a line, they begin."""
+    interrupted: bool = False
+    """Ctrl-C ends it, after the last step."""
 
 
 STEPS = [
@@ -110,6 +112,13 @@ STEPS = [
     Step("audit --verify", r"the chain is whole"),
     Step("quantize tiny --to q8_0", r"tiny-q8_0"),
     Step("rm tiny", r"tiny is deleted"),
+    Step("boxes key", r"([0-9a-f]{64})", keeps="box"),
+    Step("boxes add self {box}", r"self may ship here"),
+    Step("boxes collect --listen 127.0.0.1:7187", r"listens at", code=130, behind=True,
+         interrupted=True),
+    Step("boxes ship tcp://127.0.0.1:7187 --server-key {box} --once", r"ships as self"),
+    Step("boxes", r"self .* ago"),
+    Step("boxes remove self", r"no more"),
     Step("simulate quiet-office --tasks 50", r"every invariant held"),
     Step("down", r"has stopped"),
 ]  # fmt: skip
@@ -147,7 +156,7 @@ is a step above, and what it says of one that is elsewhere is one, too."""
 
 PROGRAM = r"""
 # Runs the steps one after the other as programs.
-import json, re, subprocess, sys
+import json, re, signal, subprocess, sys
 claw, steps = sys.argv[1], json.loads(sys.argv[2])
 kept, found, behind = {}, [], {}
 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -164,6 +173,8 @@ for step in steps:
     if step["keeps"] and match:
         kept[step["keeps"]] = match[1]
 for place, (started, first) in behind.items():
+    if steps[place]["interrupted"]:
+        started.send_signal(signal.SIGINT)
     rest, _ = started.communicate(timeout=60)
     found[place] += [started.returncode, first + rest]
 json.dump(found, sys.stdout)

@@ -98,7 +98,8 @@ def test_it_does_to_the_kernel_what_its_manifest_names_and_nothing_else(fronted:
     for command in ("unload", "suspend", "shutdown", "job-rm", "nothing", "pull", "remove"):
         said = ask(fronted, "admin", by="steers", command=command, name="steers")
         assert said["code"] == "not_permitted", command
-    refused = [("query", {"what": what}) for what in ("logs:", "timeline", "pull:1", "remove:1")]
+    listings = ("logs:", "timeline", "pull:1", "remove:1", "boxes", "boxes:one:-")
+    refused = [("query", {"what": what}) for what in listings]
     for asks, what in (*refused, ("admin", {"command": "pin"}), ("admin", {"command": "pull"})):
         said = ask(fronted, asks, **what)
         assert said["code"] == "not_permitted" and "does not ask for this" in said["message"]

@@ -16,7 +16,7 @@ from clawai.plugins.gateway.web.site import ROOT, Site
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
-PIECES = ("machine", "ledger", "models", "plugins", "queue")
+PIECES = ("machine", "ledger", "models", "boxes", "plugins", "queue")
 EVERY = 1.0
 """Seconds between two looks,"""
 SELDOM = 5.0
@@ -153,6 +153,7 @@ class Now:
             "holders": _holders(workers, status["used_bytes"]),
             "models": _models(models, workers),
             "plugins": _plugins(plugins, workers),
+            "boxes": await self._site.boxes.known(),
             "queue": _queue(tasks),
             "rights": {each["what"] for each in asked if each["kind"] == "kernel"}
             if self._site.changes

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from clawai.plugins.gateway.boxes import Boxes
 from clawai.plugins.gateway.door import Door, of_no_other_site
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.web import texts
@@ -61,6 +62,7 @@ class Site:
 
     def __init__(self, kernel: Front, level: str = "whole") -> None:
         self.kernel = kernel
+        self.boxes = Boxes(kernel)
         self.views = {"whole": VIEWS, "look": OPEN}.get(level, ())
         self.changes = level == "whole"
         """It has controls that change something."""

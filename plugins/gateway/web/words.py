@@ -41,9 +41,15 @@ def percent(part: float) -> str:
     return f"{100 * part:.0f} %"
 
 
+def about(seconds: float) -> str:
+    """A time that goes on, in steps that can be read: ``40 s``, ``3 min 00 s``."""
+    return span(5 * round(seconds / 5) if seconds >= 10 else int(seconds))
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "span": span,
+    "about": about,
     "took": took,
     "percent": percent,
 }

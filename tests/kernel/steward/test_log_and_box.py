@@ -6,6 +6,7 @@ import pytest
 
 from clawai.kernel.steward import log as logs
 from clawai.kernel.steward.box import box
+from clawai.sdk import pieces
 from clawai.sdk.errors import ClawError
 
 
@@ -16,7 +17,7 @@ def texts(found: list[str]) -> list[str]:
 def test_the_log_is_read_forward_and_back_across_its_two_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "PIECE", 300)
+    monkeypatch.setattr(pieces, "PIECE", 300)
     log = logs.LogFile(tmp_path / "kernel.log", "info", 1000, echo=False)
     assert log.read("")["text"] == ""
     written = [f"line {number} {'é' * (number % 7)}" for number in range(60)]

@@ -1,5 +1,5 @@
 // Logs: lines as they come, the filters, what is older.
-import { byId, listen, say } from "./page.js";
+import { byId, listen, patch, say } from "./page.js";
 
 const MOST = 3000;
 const log = byId("log");
@@ -35,6 +35,7 @@ function follow() {
   address.set("at", log.dataset.end);
   stop = listen(`/page/logs/live?${address}`, {
     lines: (markup) => (paused() ? waiting.push(markup) : add(markup)),
+    boxes: (markup) => patch(byId("boxes"), markup),
     trouble: say,
   });
 }
@@ -49,7 +50,7 @@ async function ask(at) {
     return undefined;
   }
   log.dataset.begin = said.begin;
-  byId("older").hidden = said.begin <= said.first;
+  byId("older").hidden = !said.more;
   return said;
 }
 
