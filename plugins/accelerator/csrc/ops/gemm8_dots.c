@@ -1,9 +1,10 @@
 /* int8 products on sums of four byte products; vq_dot8 multiplies with activations plus CLAW_DOT8_OFFSET.
  *
- * The instruction is one a cycle at best, and a tile in the caches comes within 2 % of that; what costs is all
- * else. So sums stay in registers for thousands of k, and y is written once and hardly ever read; rows of the
- * weights come from the second-level cache, where the next ones are asked for a line at a time; and activations are
- * copied so that tokens, often a power of two apart, do not fight for the same sets of the first-level cache. */
+ * The instruction is one a cycle at best, and a tile within the caches comes as near as 2 % to that; what costs is all
+ * else. So sums stay in registers for thousands of k and y is written once and hardly ever read, and the rows that come
+ * next are asked for into the second-level cache, a line at a time. It need not be the first-level one: what a tile
+ * reads of it is 10 bytes a cycle. Activations are copied since signs may have to change; reading them where they
+ * are, where they need not, was no faster. */
 
 #ifndef CLAW_DOT8_VECTORS /* vectors of rows x tokens of a tile, and 8 rows a vector */
 #define CLAW_DOT8_VECTORS 2
@@ -23,9 +24,9 @@ enum {
     FLIP_U8 = 128 - CLAW_DOT8_OFFSET,
     OFFSET_S8 = -CLAW_DOT8_OFFSET,
     OFFSET_U8 = 128 - CLAW_DOT8_OFFSET,
-    TOKEN8 = CLAW_GEMM8_CHUNK + 64,                   /* bytes of a token's chunk in the scratch */
-    EACH8 = CLAW_DOT8_VECTORS * CLAW_DOT8_BLOCKS,     /* blocks of a panel */
-    RUN8 = 8                                          /* quads between two lines that are asked for */
+    TOKEN8 = CLAW_GEMM8_CHUNK + 64,               /* bytes of a token's chunk in the scratch: tokens do not all share sets of a cache */
+    EACH8 = CLAW_DOT8_VECTORS * CLAW_DOT8_BLOCKS, /* blocks of a panel */
+    RUN8 = 8                                      /* quads between two lines that are asked for */
 };
 _Static_assert(TOKEN8 <= CLAW_GEMM8_TOKEN, "the room of a token");
 

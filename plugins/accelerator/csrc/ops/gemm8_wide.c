@@ -7,7 +7,7 @@
  * 16-bit additions, one multiplication of pairs and one 32-bit addition.
  *
  * Where bytes without a sign can be multiplied with bytes that have one (AVX2), many tokens take three
- * instructions a step in place of four: see many8. */
+ * instructions a step in place of four: see product_many. */
 
 /* k are worked on in chunks: 16 rows (widened) and a few tokens then fit the first-level cache. */
 #define CHUNK8 512
