@@ -361,11 +361,11 @@ def pack_s8(rng: np.random.Generator, kind: str) -> Case:
 
 def gemm8(dtype: type) -> Maker:
     def make(rng: np.random.Generator, kind: str) -> Case:
-        blocks, k, n = pick(kind, 1, 7, 5), pick(kind, 3, 37, 1057), pick(kind, 1, 7, 37)
+        blocks, k, n = pick(kind, 1, 7, 5), pick(kind, 3, 37, 4163), pick(kind, 1, 7, 37)
         w, a = codes(rng, kind, np.int8, 8 * blocks, k), codes(rng, kind, dtype, n, k)
         zero = [pick(kind, 0, 255, 131)] if dtype is np.uint8 else []
         y = (a.astype(np.int64) - sum(zero)) @ w.astype(np.int64).T
-        scratch = Out(n * (4 + 1024) + 1024 * 16, np.uint8, scratch=True)
+        scratch = Out(n * (4096 // 64 * 80 + 128) + (1 << 14), np.uint8, scratch=True)
         args = [packed_s8(w), blocks, k, a, k, *zero, n, scratch, Out((n, 8 * blocks), np.int32)]
         return Case([*args, 8 * blocks], [y], exact=True)
 

@@ -28,10 +28,11 @@
 
 /* Bytes of the scratch of the gemm_int ops: 16 rows of codes, then 2 * 16 floats a group. */
 #define CLAW_GEMM_SCRATCH(k) ((size_t)(k) * CLAW_PANEL + (size_t)(k) / CLAW_GROUP * CLAW_PANEL * 8)
-/* The same of the int8 products: terms, a chunk of every token, 16 rows of a chunk; 4-aligned. */
-#define CLAW_GEMM8_CHUNK 512
-#define CLAW_GEMM8_SCRATCH(tokens) \
-    ((size_t)(tokens) * (4 + 2 * CLAW_GEMM8_CHUNK) + (size_t)CLAW_GEMM8_CHUNK * 2 * CLAW_PANEL)
+/* The same of the int8 products: a chunk of every token, in up to 80 bytes for 64, and its sums; rows; 4-aligned. */
+#define CLAW_GEMM8_CHUNK 4096
+#define CLAW_GEMM8_TOKEN (CLAW_GEMM8_CHUNK / 64 * 80 + 128)
+#define CLAW_GEMM8_ROOM (1 << 14)
+#define CLAW_GEMM8_SCRATCH(tokens) ((size_t)(tokens) * CLAW_GEMM8_TOKEN + CLAW_GEMM8_ROOM)
 /* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
 #define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
     ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))

@@ -19,7 +19,7 @@ static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, w,
 static inline vi vs_sum(vs a) { return a; }
 static inline vi vi_dot(vi acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w)); }
 
-/* s8 rows times u8 activations (their codes plus 128), exact for all values: gemm8.c. */
+/* s8 rows times u8 activations (their codes plus 128), exact for all values: gemm8_dots.c. */
 #define CLAW_DOT8_OFFSET 128
 static inline vi vi_dot8(vi acc, vb w, vb a) { return _mm256_dpbusd_epi32(acc, a, w); }
 /* At 512 bits, two blocks of 8 rows in a vector: 32 rows x 8 tokens a tile. */
