@@ -60,8 +60,9 @@ class Policy:
     for whoever starts the worker to enforce (``cgroups``, or a watchdog): the stage cannot.
 
     ``programs`` may be started, with everything here in force for them too; ``devices`` are shown;
-    ``accept`` lets it accept connections on a listening socket that it was given. ``explain`` has
-    the stage tell the arguments of denied calls and the paths that were not shown; for authors.
+    ``accept`` lets it accept connections on a listening socket that it was given; ``connections``
+    are accepted for it and passed: it has the options of those, such as TCP_NODELAY. ``explain``
+    has the stage tell the arguments of denied calls and the paths that were not shown; for authors.
     """
 
     name: str = "strict"
@@ -71,6 +72,7 @@ class Policy:
     programs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     accept: bool = False
+    connections: bool = False
     tmp_bytes: int = 16 << 20
     memory_bytes: int = 512 << 20
     address_bytes: int = 64 << 30

@@ -235,6 +235,7 @@ def _filter(run: Run, hands_over: _socket.socket) -> None:
         "more": not policy.executable_memory,
         "programs": bool(policy.programs),
         "accept": policy.accept,
+        "connections": policy.accept or policy.connections,
         "devices": bool(policy.devices),
     }
     chosen = [name for name, wanted in features.items() if wanted]

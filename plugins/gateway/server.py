@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from clawai.plugins.gateway.keys import Guarded, Keys
 from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.errors import ClawError
 from clawai.sdk.httpkeys import Certificate
-from clawai.sdk.net import import_httpx
+from clawai.sdk.net import Listener, import_httpx
 from clawai.sdk.plugin import Context
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: Sequence[Any] | None = None) -> None:
         """Begin to take connections."""
         self.servers = []
         self._opening: set[asyncio.Task[None]] = set()
@@ -72,9 +72,9 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().remove_reader(listener.fileno())
         await super().shutdown(sockets)
 
-    def _take(self, listener: socket.socket) -> None:
+    def _take(self, listener: Listener) -> None:
         try:
-            connection, peer = listener.accept()
+            connection, peer = listener.take()
         except BlockingIOError:
             return
         except (OSError, ClawError):  # the broker is gone; another one is started
@@ -131,7 +131,7 @@ def secured(given: Certificate) -> ssl.SSLContext:
 
 def run(
     ctx: Context,
-    listener: socket.socket,
+    listener: Listener,
     keys: Keys,
     certificate: Certificate | None,
     traces: bool,
@@ -165,7 +165,7 @@ def traced(ctx: Context) -> "Traces":
 
 async def _serve(
     ctx: Context,
-    listener: socket.socket,
+    listener: Listener,
     keys: Keys,
     tls: ssl.SSLContext | None,
     traces: "Traces | None",
