@@ -285,7 +285,9 @@ class Network:
         self._reap()
         if time.monotonic() - self._started > limits.STEADY:
             self._pause = limits.AGAIN_FIRST
-        self.log.write("error", "the network broker died; the connections that it carried have ended")
+        self.log.write(
+            "error", "the network broker died; the connections that it carried have ended"
+        )
         self._note({"event": "broker", "reason": "died; what it carried has ended"})
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, limits.AGAIN_LAST)

@@ -7,6 +7,7 @@ the loop is handed connections and never the listening socket.
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import tempfile
@@ -39,6 +40,8 @@ KEEP_ALIVE = 75
 """Seconds that a connection may be idle."""
 HANDSHAKE = 10.0
 """Seconds that one of TLS may take."""
+GARBAGE = 20_000, 20, 20
+"""Objects that are made until the youngest are looked through for cycles, and so on."""
 MOST = 4096
 """Connections at a time; the broker bounds them, too."""
 
@@ -137,6 +140,10 @@ def run(
     traces: bool,
 ) -> dict[str, int]:
     """Serve until ``ctx`` is to stop; how many requests there were."""
+    # What is imported by now stays; and to look for cycles after every request, which makes some
+    # hundreds of objects, would cost each of them a part of a millisecond.
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     tls = secured(certificate) if certificate else None
     told = traced(ctx) if traces else None
     with listener.dup() as copy:  # the server closes it, and the worker may serve again

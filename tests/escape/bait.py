@@ -110,7 +110,7 @@ class Bait:
         self.elsewhere = socket.create_server(("127.0.0.1", 0))
         self.visitors, self.handed = [], []
         for _ in range(2):
-            # Not create_connection: the names' codec that it loads is what one attempt is stopped by.
+            # Not create_connection: it loads the codec of names, on which one attempt founders.
             self.visitors.append(socket.socket())
             self.visitors[-1].connect(self.elsewhere.getsockname())
             self.handed.append(self.elsewhere.accept()[0])

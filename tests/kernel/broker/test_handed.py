@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from broker_parts import Steward, free_port, received, stewards
 from clawai.kernel.broker.handed import Counts, Handed
@@ -30,7 +29,6 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def steward() -> Iterator[Steward]:
     """One broker for all, which has to outlive them (but for the test that kills it)."""
-    uvloop.run(asyncio.sleep(0))  # it keeps a pipe for signals, for all loops that come
     with no_leak(), stewards() as made:
         yield made
 
@@ -184,7 +182,7 @@ def test_one_that_has_let_go_has_nothing_left(steward: Steward) -> None:
         assert outside.recv(1) == b""
         wait_until(lambda: select.select([inside], [], [], 0)[0], "its end is there")
         assert inside.recv(1) == b""
-        with pytest.raises(OSError):  # noqa: PT011 - broken pipe or reset
+        with pytest.raises(OSError):  # broken pipe or reset
             for _ in range(100):
                 inside.send(b"x")
 
@@ -210,9 +208,8 @@ def test_room_is_there_again_once_one_has_ended(steward: Steward) -> None:
         ended(steward, number, count)
 
 
-@pytest.mark.parametrize("runs", [asyncio.run, uvloop.run])
 @pytest.mark.parametrize("secured", [False, True])
-def test_event_loops_end_what_they_were_given(steward: Steward, runs: Any, secured: bool) -> None:
+def test_an_event_loop_ends_what_it_was_given(steward: Steward, secured: bool) -> None:
     number, _, listener, port = front(steward)
     listener.setblocking(False)
     there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -248,7 +245,7 @@ def test_event_loops_end_what_they_were_given(steward: Steward, runs: Any, secur
             outside.sendall(b"a")
             return received(outside)
 
-    assert runs(serve()) == b"A"
+    assert asyncio.run(serve()) == b"A"
     assert ended(steward, number)["reason"] == "closed"
 
 
