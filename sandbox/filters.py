@@ -35,6 +35,7 @@ MARKERS = {
     4003: ("accept", RET_ALLOW),
     4004: ("accept", RET_ERRNO),  # errno 0: the call is not made, and says that it has succeeded
     4005: ("devices", RET_ALLOW),
+    4007: ("connections", RET_ALLOW),
 }
 OBSERVED = 4006
 """Marks what is allowed to everybody, and told to the stage where ``observe`` is asked for."""

@@ -59,9 +59,14 @@ class Policy:
     together, and ``cpu`` the processors that they use, over a second; 0 means no bound. Both are
     for whoever starts the worker to enforce (``cgroups``, or a watchdog): the stage cannot.
 
+    ``slice_us``, in microseconds, is how long the scheduler lets it run at a time: less than others
+    have (some milliseconds) lets it begin sooner when it is woken, and gives it no more of the
+    processors; 0 means the system's.
+
     ``programs`` may be started, with everything here in force for them too; ``devices`` are shown;
-    ``accept`` lets it accept connections on a listening socket that it was given. ``explain`` has
-    the stage tell the arguments of denied calls and the paths that were not shown; for authors.
+    ``accept`` lets it accept connections on a listening socket that it was given; ``connections``
+    are accepted for it and passed: it has the options of those, such as TCP_NODELAY. ``explain``
+    has the stage tell the arguments of denied calls and the paths that were not shown; for authors.
     """
 
     name: str = "strict"
@@ -71,6 +76,7 @@ class Policy:
     programs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     accept: bool = False
+    connections: bool = False
     tmp_bytes: int = 16 << 20
     memory_bytes: int = 512 << 20
     address_bytes: int = 64 << 30
@@ -80,6 +86,7 @@ class Policy:
     executable_memory: bool = False
     resident_bytes: int = 0
     cpu: float = 0.0
+    slice_us: int = 0
     explain: bool = False
 
     def __post_init__(self) -> None:

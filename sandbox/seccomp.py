@@ -10,7 +10,8 @@ io_uring, userfaultfd, perf, namespaces, mounts; setsid, setpriority. Sending ne
 connection (MSG_FASTOPEN would, on any TCP socket at hand, past every rule for connect).
 
 Rules that only some policies have return a marker (``filters.MARKERS``): processes and execve for
-``programs``, accept for ``accept``, the ioctls of the usual device families for ``devices``.
+``programs``, accept for ``accept``, the options of passed TCP connections for ``connections``, the
+ioctls of the usual device families for ``devices``.
 
 The lists for aarch64 are the same names without the calls that only x86-64 has; not run on
 hardware.
@@ -259,10 +260,10 @@ def _add_other_marked_rules(rules: Any) -> None:
     for option in _TCP_OPTIONS:
         for name in ("getsockopt", "setsockopt"):
             values = _low_is(1, _IPPROTO_TCP), _low_is(2, option)
-            _add(rules, _marked("accept"), name, *values)
+            _add(rules, _marked("connections"), name, *values)
     for name in ("getsockopt", "setsockopt"):
         values = _low_is(1, _SOL_SOCKET), _low_is(2, _KEEPALIVE)
-        _add(rules, _marked("accept"), name, *values)
+        _add(rules, _marked("connections"), name, *values)
     for family in _DEVICE_FAMILIES:
         kind = seccomp.Arg(1, seccomp.MASKED_EQ, 0xFF00, family << 8)
         _add(rules, _marked("devices"), "ioctl", kind)

@@ -19,6 +19,7 @@ Refuses silently weaker runs: a layer that fails ends the worker and is named in
 """
 
 import _socket
+import contextlib
 import errno
 import importlib
 import json
@@ -197,6 +198,9 @@ def _restrict(run: Run, hands_over: _socket.socket) -> None:
     _check_access(run)
     run.layer = "rlimits"
     rlimits.apply(run.policy, run.own_user_count)
+    if run.policy.slice_us:
+        with contextlib.suppress(OSError):  # as of containers that allow no such call
+            sc.set_slice(run.policy.slice_us)
     run.layer = "capabilities"
     privileges.drop_capabilities()
     if run.policy.explain:
@@ -235,6 +239,7 @@ def _filter(run: Run, hands_over: _socket.socket) -> None:
         "more": not policy.executable_memory,
         "programs": bool(policy.programs),
         "accept": policy.accept,
+        "connections": policy.accept or policy.connections,
         "devices": bool(policy.devices),
     }
     chosen = [name for name, wanted in features.items() if wanted]

@@ -20,7 +20,7 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.home import NOTHING, Home
 from clawai.sdk.loglines import Level
-from clawai.sdk.net import network_of
+from clawai.sdk.net import Listener, network_of
 
 if TYPE_CHECKING:
     import socket
@@ -279,7 +279,7 @@ class Context:
         """
         return network_of(self.outlet).http
 
-    def listener(self, port: int) -> "socket.socket":
+    def listener(self, port: int) -> "Listener":
         """The listening socket of a port that ``permissions.listen`` asks for.
 
         Raises:

@@ -9,6 +9,7 @@ address, connects, and passes one end of a socket pair; it carries bytes and nev
 and TLS ends here. A connection that breaks is an error at the next read, never a quiet end.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -75,6 +76,8 @@ class Connection(socket.socket):
     _network: "Network"
     _number = 0
     _peer: Any = None
+    _unsaid = "gone", "gone"
+    """What an end and a reset are of which the broker has said nothing."""
 
     @classmethod
     def of(cls, network: "Network", number: int, fd: int, peer: Any = None) -> "Connection":
@@ -91,14 +94,14 @@ class Connection(socket.socket):
         """As ``socket.recv``; see the class."""
         data = self._read(lambda: super(Connection, self).recv(bufsize, flags))
         if not data and bufsize:
-            self._network.ended(self._number)
+            self._network.ended(self._number, self._unsaid[0])
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
         """As ``socket.recv_into``; see the class."""
         count = self._read(lambda: super(Connection, self).recv_into(buffer, nbytes, flags))
         if not count and len(memoryview(buffer)):
-            self._network.ended(self._number)
+            self._network.ended(self._number, self._unsaid[0])
         return count
 
     def _read(self, read: Callable[[], _T]) -> _T:
@@ -106,8 +109,33 @@ class Connection(socket.socket):
             return read()
         except ConnectionResetError:
             # The broker closed its end with bytes of ours unread: why, it has said.
-            self._network.ended(self._number)
+            self._network.ended(self._number, self._unsaid[1])
             raise
+
+
+class Taken(Connection):
+    """A connection that a front has itself: no pair, nobody between.
+
+    The broker holds it, too: it ends once the broker hears that this lets go of it. It does so by
+    ``close``, and by ``detach``, as event loops that were given a socket end it. What takes the
+    descriptor out in order to go on with it (``ssl.SSLContext.wrap_socket``) is not for these.
+    """
+
+    _unsaid = "", "reset"
+
+    def close(self) -> None:
+        """As ``socket.close``."""
+        was_open = self.fileno() >= 0
+        super().close()
+        if was_open and self.fileno() < 0:  # no file made of it holds it open
+            self._network.let_go(self._number)
+
+    def detach(self) -> int:
+        """As ``socket.detach``, by whoever has closed the descriptor or is about to."""
+        fd = super().detach()
+        if fd >= 0:
+            self._network.let_go(self._number)
+        return fd
 
 
 class Listener(socket.socket):
@@ -137,6 +165,13 @@ class Listener(socket.socket):
             OSError: as there; the port was closed.
             NetworkError: the broker is gone for good.
         """
+        return self._next(itself=False)
+
+    def take(self) -> tuple[Connection, Any]:
+        """As ``accept``; a front gets the connection itself, see ``Taken``."""
+        return self._next(itself=True)
+
+    def _next(self, itself: bool) -> tuple[Connection, Any]:
         timeout = self.gettimeout()
         until = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
@@ -146,7 +181,7 @@ class Listener(socket.socket):
             ready = poller.poll(None if left is None else left * 1000)
             if ready and ready[0][1] != select.POLLIN:
                 raise OSError(errno.EINVAL, "the port was closed")
-            if ready and (found := self._network.accept(self._port)):
+            if ready and (found := self._network.accept(self._port, itself)):
                 return found
             if until is not None and time.monotonic() >= until:
                 if timeout:
@@ -228,23 +263,34 @@ class Network:
             return Connection.of(self, n, fd)
         raise _error(told)
 
-    def accept(self, port: int) -> tuple[Connection, Any] | None:
+    def accept(self, port: int, itself: bool = False) -> tuple[Connection, Any] | None:
         """The next connection to a port, and who has made it; None if there is none just now.
+
+        Args:
+            itself: a front gets no pair to the broker, but a ``Taken``.
 
         Raises:
             ClawError: not_permitted.
             NetworkError: the broker is gone for good.
         """
-        request = {"host": "", "port": port, "timeout": 0.0, "accept": True}
+        request = {"host": "", "port": port, "timeout": 0.0, "accept": True, "itself": itself}
         n, told, fd = self._asked(request, f"port {port}", time.monotonic() + _GRACE, _nothing)
         if fd >= 0:
             peer = tuple(told["peer"])
-            return Connection.of(self, n, fd, peer), peer
+            kind = Taken if told["itself"] else Connection
+            return kind.of(self, n, fd, peer), peer
         if told.get("none") == "full":
             time.sleep(_LOOK)  # until one of the others has ended there is no use in asking again
         elif "none" not in told and told.get("reason") != "lost":  # else another broker is there
+            self.let_go(n)  # it was accepted, and there was no room for it
             raise _error(told)
         return None
+
+    def let_go(self, number: int) -> None:
+        """Tell the broker that a connection which this worker had itself is closed here."""
+        request = {"n": number, "host": "", "port": 0, "timeout": 0.0, "over": True}
+        with contextlib.suppress(NetworkError):  # without a broker nobody else holds it
+            self._ask(msgspec.msgpack.encode(request), time.monotonic() + _GRACE, _nothing)
 
     def shared_memory(self, name: str, peer: tuple[str, int]) -> int:
         """A descriptor of shared memory; see ``Context.shared_memory``."""
@@ -275,6 +321,7 @@ class Network:
                 answer = self._waiting.pop(n, None)
             if answer and answer[1] >= 0:  # it came after nobody waited any more
                 os.close(answer[1])
+                self.let_go(n)
 
     def _ask(self, request: bytes, until: float, look: Callable[[], None]) -> None:
         """Send a request; the broker takes only so many at a time."""
@@ -379,8 +426,11 @@ class Network:
             os.close(fd)
         self._state.notify_all()
 
-    def ended(self, number: int) -> None:
+    def ended(self, number: int, unsaid: str = "gone") -> None:
         """Say how a connection ended that has nothing more to read.
+
+        Args:
+            unsaid: how, if the broker has not told.
 
         Raises:
             NetworkError: not properly.
@@ -389,11 +439,11 @@ class Network:
             pass
         with self._state:
             # The broker says it before it ends the pair; if it has not, it is gone itself.
-            how = self._ends.get(number, "gone")
+            how = self._ends.get(number, unsaid)
         if why := _ENDS.get(how, "the network broker ended"):
             raise NetworkError("lost", f"the connection was lost: {why}")
 
-    def listener(self, port: int) -> socket.socket:
+    def listener(self, port: int) -> Listener:
         """The listening socket of a port.
 
         Raises:

@@ -2,7 +2,7 @@
 
 The broker is started when the first worker needs it, and again when it dies: a copy of each
 worker's channel is kept here and handed to the next one, so that the workers notice no more than
-that their connections have ended.
+that the connections which it carried have ended.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ class Channel:
     """The broker's end of the pair."""
     listeners: dict[int, socket.socket]
     """By port; the broker alone accepts on them."""
-    most: int
-    """Connections that it may have at the same time."""
+    serves: bool
+    """It serves others: it may have more connections, and those that it accepts themselves."""
     memory: tuple[str, ...] = ()
     """Names of shared memory that it may have opened."""
 
@@ -110,8 +110,7 @@ class Network:
                 fds[f"listen:{port}"] = self._listen(worker, plugin, key)
             held = {port: self._listeners[plugin, key][0] for port, key in listening.items()}
             serves = bool(held and permissions.on_behalf_of)
-            most = limits.SERVED if serves else limits.CONNECTIONS
-            fds["broker"] = self._channel(worker, plugin, network, held, most, shared)
+            fds["broker"] = self._channel(worker, plugin, network, held, serves, shared)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
@@ -141,11 +140,11 @@ class Network:
         plugin: str,
         keys: list[str],
         listeners: dict[int, socket.socket],
-        most: int,
+        serves: bool,
         shared: tuple[str, ...],
     ) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channels[worker] = Channel(plugin, keys, ours, listeners, most, shared)
+        self._channels[worker] = Channel(plugin, keys, ours, listeners, serves, shared)
         if self._link:
             self._hand_over(worker, again=False)
         elif not self._again:
@@ -193,7 +192,7 @@ class Network:
         channel = self._channels[worker]
         ports, listeners = list(channel.listeners), channel.listeners.values()
         copies = tuple(os.dup(sock.fileno()) for sock in (channel.end, *listeners))
-        told = worker, channel.plugin, channel.keys, channel.most, again, ports
+        told = worker, channel.plugin, channel.keys, channel.serves, again, ports
         self._tell("worker", *told, fds=copies)
 
     def _tell(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
@@ -279,12 +278,17 @@ class Network:
             self.log.write("error", "the audit log cannot be written; is the disk full?")
 
     def _died(self) -> None:
-        """The broker has: its connections are closed, and another one gets the channels."""
+        """The broker has: what it carried is closed, and another one gets the channels.
+
+        What it had handed over goes on, and nobody counts it any more.
+        """
         self._reap()
         if time.monotonic() - self._started > limits.STEADY:
             self._pause = limits.AGAIN_FIRST
-        self.log.write("error", "the network broker died; every plugin's connections have ended")
-        self._note({"event": "broker", "reason": "died; open connections have ended"})
+        self.log.write(
+            "error", "the network broker died; the connections that it carried have ended"
+        )
+        self._note({"event": "broker", "reason": "died; what it carried has ended"})
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, limits.AGAIN_LAST)
 

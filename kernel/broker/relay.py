@@ -118,9 +118,19 @@ class Relay:
             self._masks[sock.fileno()] = select.EPOLLIN
 
     @property
+    def sent(self) -> int:
+        """Bytes that the network has taken."""
+        return self.out.count
+
+    @property
+    def received(self) -> int:
+        """Bytes that the worker's pair has taken."""
+        return self.into.count
+
+    @property
     def carried(self) -> int:
         """Bytes of both directions."""
-        return self.out.count + self.into.count
+        return self.sent + self.received
 
     def has_moved(self) -> bool:
         """Whether a byte was carried since it was last asked."""

@@ -1,9 +1,10 @@
-"""The broker's process: takes requests of workers, and connects, relays and reports.
+"""The broker's process: takes requests of workers, and connects, relays or hands over, and reports.
 
 What a worker says is a stranger's: one that breaks the form is cut off, and costs nobody else
 anything. Of a connection the beginning and the end are told to the steward, which writes the log.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -12,7 +13,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 
 from clawai.kernel.broker import addresses, jail, limits
 from clawai.kernel.broker.dial import Dial, is_own, said
+from clawai.kernel.broker.handed import Handed
 from clawai.kernel.broker.relay import Relay
 from clawai.kernel.broker.resolve import Answer, HostsFile, Lookup, Resolver, system
 from clawai.kernel.link import Link
@@ -43,6 +45,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of shared memory of the program that is connected from ``port``; no host."""
     accept: bool = False
     """The next connection to this port of its own, if there is one; the host is left empty."""
+    itself: bool = False
+    """Of a front: that connection itself, in place of one end of a pair."""
+    over: bool = False
+    """The connection ``n``, which it had got itself, is one that it has let go of."""
 
 
 _requests = msgspec.msgpack.Decoder(Request)
@@ -81,11 +87,11 @@ class Client:
     sock: socket.socket
     listeners: dict[int, socket.socket] = field(default_factory=dict)
     """By port; only this process may accept on them."""
-    most: int = limits.CONNECTIONS
-    """Connections that it may have."""
+    serves: bool = False
+    """It is a front: it may have more connections, and those that it accepts themselves."""
     unsent: deque[tuple[bytes, socket.socket | FileIO | None]] = field(default_factory=deque)
     trades: dict[int, "Trade"] = field(default_factory=dict)
-    relays: dict[int, Relay] = field(default_factory=dict)
+    relays: dict[int, "Carried"] = field(default_factory=dict)
     held: dict[int, tuple[dict[str, Any], socket.socket | None]] = field(default_factory=dict)
     """Answers, until the steward knows for whose tasks they are: no task ends before."""
     opening: set[int] = field(default_factory=set)
@@ -103,6 +109,11 @@ class Client:
             return kept
         self.rests = now + 1 / bucket.rate
         return False
+
+    @property
+    def most(self) -> int:
+        """Connections that it may have."""
+        return limits.SERVED if self.serves else limits.CONNECTIONS
 
     @property
     def is_full(self) -> bool:
@@ -137,8 +148,8 @@ class Broker:
         self.serving = True
         self.total = total
         """Connections of all workers together."""
-        self._idle: dict[Relay, float] = {}
-        """Every relay, and when it was last seen to move."""
+        self._idle: dict[Carried, float] = {}
+        """Every connection, and when it was last seen to move."""
         self._looked = 0.0
         self._handlers: dict[str, Any] = {
             "worker": self._worker,
@@ -181,7 +192,7 @@ class Broker:
         number: int,
         plugin: str,
         keys: list[str],
-        most: int,
+        serves: bool,
         again: bool,
         ports: list[int],
         fds: list[int],
@@ -196,7 +207,7 @@ class Broker:
             port: socket.socket(fileno=fd) for port, fd in zip(ports, fds[1:], strict=True)
         }
         rules = netrules.network_rules(keys)
-        client = Client(number, plugin, keys, rules, sock, listening, most)
+        client = Client(number, plugin, keys, rules, sock, listening, serves)
         self.clients[number] = client
         self.loop.watch(sock.fileno(), lambda mask: self._asked(client, mask))
         if again:
@@ -269,10 +280,8 @@ class Broker:
             if len(data) > limits.REQUEST:
                 raise msgspec.DecodeError("too long")
             request = _requests.decode(data)
-            if request.n <= 0 or any(
-                request.n in each
-                for each in (client.trades, client.relays, client.held, client.opening)
-            ):
+            taken = client.trades, client.relays, client.held, client.opening
+            if request.n <= 0 or (not request.over and any(request.n in each for each in taken)):
                 raise msgspec.DecodeError("its number is taken")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self._report(client, 0, "cut", reason=f"it sent what is no request: {error}"[:200])
@@ -342,6 +351,10 @@ class Broker:
     # Connections.
 
     def _begin(self, client: Client, request: Request, now: float) -> None:
+        if request.over:
+            if isinstance(handed := client.relays.get(request.n), Handed):
+                handed.close("closed")
+            return  # else it has ended before, or was the broker's before this one
         if request.accept:
             self._take(client, request, now)
             return
@@ -433,21 +446,28 @@ class Broker:
 
     def _relay(self, client: Client, n: int, ours: socket.socket, sock: socket.socket) -> None:
         """Carry the bytes of a connection until it ends, which is told."""
+
+        def eof() -> None:
+            self._answer(client, {"n": n, "end": ""})
+
+        self._keep(client, n, lambda done: Relay(self.loop, ours, sock, eof, done))
+
+    def _keep(
+        self, client: Client, n: int, made: Callable[[Callable[[str], None]], "Carried"]
+    ) -> None:
+        """Count a connection until it ends, which is told."""
         began = time.monotonic()
 
         def done(why: str) -> None:
-            del client.relays[n], self._idle[relay]
-            flows = {"sent": relay.out.count, "received": relay.into.count}
+            del client.relays[n], self._idle[kept]
+            flows = {"sent": kept.sent, "received": kept.received}
             seconds = round(time.monotonic() - began, 3)
             self._report(client, n, "end", reason=why, seconds=seconds, **flows)
             if why not in ("closed", "gone"):
                 self._answer(client, {"n": n, "end": why})
 
-        relay = Relay(
-            self.loop, ours, sock, lambda: self._answer(client, {"n": n, "end": ""}), done
-        )
-        client.relays[n] = relay
-        self._idle[relay] = began
+        kept = client.relays[n] = made(done)
+        self._idle[kept] = began
 
     def _take(self, client: Client, request: Request, now: float) -> None:
         """Accept the next connection to a port of a worker, if there is one.
@@ -463,16 +483,20 @@ class Broker:
         client.keeps_rate(now, client.takes)  # if not, it rests after this one
         found = None
         full = client.is_full or len(self._idle) >= self.total
+        itself = request.itself and client.serves
         if not full:
-            found = _accepted(client.listeners[port])
+            found = _accepted(client.listeners[port], itself)
         if found is None:
             self._answer(client, {"n": n, "none": "full" if full else ""})
             return
         sock, at, ours, theirs = found
-        self._relay(client, n, ours, sock)
+        if ours:
+            self._relay(client, n, ours, sock)
+        else:
+            self._keep(client, n, lambda done: Handed(self.loop, sock, done))
         address = at[0].removeprefix("::ffff:")
         self._report(client, n, "accept", port=port, address=address, peer_port=at[1])
-        client.held[n] = {"n": n, "peer": list(at)}, theirs
+        client.held[n] = {"n": n, "peer": list(at), "itself": itself}, theirs
 
     def _open(self, client: Client, request: Request, now: float) -> None:
         """Have the steward open shared memory: this process may open nothing."""
@@ -533,16 +557,19 @@ class Broker:
         if now - self._looked < limits.IDLE / 20:
             return
         self._looked = now
-        for relay, moved in list(self._idle.items()):
-            if relay.has_moved():
-                self._idle[relay] = now
+        for kept, moved in list(self._idle.items()):
+            if kept.has_moved():
+                self._idle[kept] = now
             elif now - moved > limits.IDLE:
-                relay.close("idle")
+                kept.close("idle")
+            if kept.open and kept.carried > limits.BYTES:
+                kept.close("limit")  # a relay looks by itself
 
 
 _FIELDS = ("code", "message", "got", "allowed", "hint", "retry_after_ms")
-Accepted = tuple[socket.socket, Any, socket.socket, socket.socket]
-"""A connection, who has made it, and both ends of a pair."""
+Carried = Relay | Handed
+Accepted = tuple[socket.socket, Any, socket.socket | None, socket.socket]
+"""A connection, who has made it, our end of a pair if there is one, and what the worker gets."""
 
 
 def _as_told(error: ClawError) -> dict[str, Any]:
@@ -550,25 +577,33 @@ def _as_told(error: ClawError) -> dict[str, Any]:
     return {name: getattr(error, name) for name in _FIELDS}
 
 
-def _accepted(listener: socket.socket) -> Accepted | None:
-    """The next connection to a port; None if there is none, or no room for one."""
+def _accepted(listener: socket.socket, itself: bool) -> Accepted | None:
+    """The next connection to a port; None if there is none, or no room for one.
+
+    Args:
+        itself: the worker gets the connection, and not a pair.
+    """
     # Whether the socket blocks, its worker decides, which has it too. But nobody else can accept:
     # once the poller has seen a connection, there is one.
     poller = select.poll()
     poller.register(listener, select.POLLIN)
     if poller.poll(0) != [(listener.fileno(), select.POLLIN)]:
         return None
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError:
-        return None
-    try:
-        sock, at = listener.accept()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        ours.close()
-        theirs.close()
-        return None
+    with contextlib.ExitStack() as stack:
+        ours = None
+        try:
+            if not itself:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                stack.callback(ours.close)
+                stack.callback(theirs.close)
+            sock, at = listener.accept()
+            stack.callback(sock.close)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if itself:
+                theirs = sock.dup()
+        except OSError:
+            return None
+        stack.pop_all()
     return sock, at, ours, theirs
 
 

@@ -200,6 +200,8 @@ async def ask_all(kernel: Front, questions: Sequence[Ask], heard: Heard) -> list
     Raises:
         ClawError: what became of it.
     """
+    if len(questions) == 1:  # as nearly all are: a task of its own would be woken, and wake us
+        return [await ask(kernel, questions[0], heard)]
     asking = [asyncio.ensure_future(ask(kernel, each, heard)) for each in questions]
     try:
         return list(await asyncio.gather(*asking))
@@ -218,6 +220,11 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | 
     Raises:
         ClawError: one of them failed.
     """
+    if len(answers) == 1:
+        async for piece in answers[0].pieces:
+            yield 0, piece
+        yield 0, None
+        return
     coming: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue(len(answers))
 
     async def read(number: int, answer: Answer) -> None:

@@ -152,11 +152,14 @@ class Gateway:
             if asker.trace:
                 asker.trace.end(status or 499, asker.held.key.name if asker.held else "")
             took = time.perf_counter() - started
-            self.metrics.answered(route.path if route else "other", status or 499, took)
-            path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
-            if len(self._lines) < LINES:
-                line = f"{request.method} {path} {status or 499} {1000 * took:.1f} ms"
-                self._lines.append(line)
+            soon(self._answered, request, route, status or 499, took)
+
+    def _answered(self, request: Request, route: Route | None, status: int, took: float) -> None:
+        """Count a request that is over, and note its line for the log."""
+        self.metrics.answered(route.path if route else "other", status, took)
+        path = request.scope["path"][:100].encode("ascii", "backslashreplace").decode()
+        if len(self._lines) < LINES:
+            self._lines.append(f"{request.method} {path} {status} {1000 * took:.1f} ms")
 
     def tell(self) -> None:
         """Write to the log what was answered: later, as each line wakes another process."""
@@ -176,13 +179,14 @@ class Gateway:
         return None
 
     async def _answer(self, request: Request, route: Route | None) -> Response:
-        if request.url.path == "/" and self.site.views and pages.is_read(request):
+        path = request.scope["path"]
+        if path == "/" and self.site.views and pages.is_read(request):
             return pages.front_door()
         if route is None:
             paths = {r.path: sorted(r.methods or ()) for r in self._routes}
-            if allowed := paths.get(request.url.path):
+            if allowed := paths.get(path):
                 raise BadRequest(f"this path takes {', '.join(allowed)}", status=405)
-            raise BadRequest(f"there is nothing at {request.url.path[:100]}", status=404)
+            raise BadRequest(f"there is nothing at {path[:100]}", status=404)
         endpoint: Any = route.endpoint
         if isinstance(endpoint, Door):
             body = await _body(request)
@@ -200,16 +204,22 @@ class Gateway:
         Raises:
             BadRequest: 401, 403, 429.
         """
-        headers, path = request.headers, request.scope["path"]
-        host = headers.get("host", "")
+        path = request.scope["path"]
+        # By their bytes, all at once; of several of a name the first counts, as everywhere.
+        headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
+
+        def said_in(name: bytes) -> str:
+            return headers.get(name, b"").decode("latin-1")
+
+        host = said_in(b"host")
         # A page that has come under a name of its own knows no key, so any name will do with one.
         if not self.keys.required and _name(f"//{host}") not in HOSTS:
             text = f"the host {host[:100]!r} is none of this box: {', '.join(sorted(HOSTS))}"
             raise BadRequest(text, status=403)
-        origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        origin = said_in(b"origin")
+        if b"origin" in headers and origin not in (f"http://{host}", f"https://{host}"):
             raise BadRequest(f"the page of {origin[:100]!r} may not ask this server", status=403)
-        said = headers.get("authorization", ""), headers.get("x-api-key", "")
+        said = said_in(b"authorization"), said_in(b"x-api-key")
         if path not in FREE and (held := self.keys.find_in(*said)):
             held.enter()
             asker.held = held
@@ -220,11 +230,11 @@ class Gateway:
 
     def began(self, model: str, seconds: float) -> None:
         """The first piece of an answer is there."""
-        self.metrics.began(model, seconds)
+        soon(self.metrics.began, model, seconds)
 
     def ended(self, model: str, answer: Answer) -> None:
         """An answer is complete."""
-        self.metrics.ended(model, answer)
+        soon(self.metrics.ended, model, answer)
         asker = ASKER.get()
         if asker.trace:
             asker.trace.answered(answer.ended, answer.timings, time.time_ns())
@@ -283,6 +293,11 @@ def _said_of(asker: Asker) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in found.items()]
 
 
+def soon(act: Callable[..., None], *arguments: Any) -> None:
+    """Do something behind what is written now: a transport sends when its callback has returned."""
+    asyncio.get_running_loop().call_soon(act, *arguments)
+
+
 def _name(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
@@ -296,10 +311,14 @@ async def _body(request: Request) -> bytes:
     Raises:
         BadRequest: it is too large, or too slow.
     """
-    parts, size = [], 0
+    parts, size, more = [], 0, True
     try:
         async with asyncio.timeout(PATIENCE):
-            async for part in request.stream():
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part, more = message.get("body", b""), message.get("more_body", False)
                 size += len(part)
                 if size > BODY:
                     text = f"the body has more than {BODY >> 20} MiB"

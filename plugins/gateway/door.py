@@ -119,8 +119,12 @@ class Streamed(Response):
     async def _all(self, send: Any) -> None:
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start"} | head)
+        first = True
         async for line in self._lines:
             await send({"type": "http.response.body", "body": line, "more_body": True})
+            if first:
+                first = False
+                await asyncio.sleep(0)  # it leaves when this task waits: now, not once all is ready
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -1,7 +1,7 @@
 """OpenAI's doors: models, chat completions, completions."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clawai.plugins.gateway import catalogue, formats, functions, tfserving
-from clawai.plugins.gateway.answers import Ask, Heard, ask_all
+from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask_all
 from clawai.plugins.gateway.choices import Chat, Shape, lines
 from clawai.plugins.gateway.choices import Text as Plain
 from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
@@ -228,16 +228,24 @@ class _OpenAI:
             Ask(asked.model, params | {"seed": seed}, priority, deadline, who(request))
             for seed in _seeds(asked.seed, asked.n or 1)
         ]
-        answers = await unless_gone(request, ask_all(self._kernel, questions, self._heard))
+        asking = ask_all(self._kernel, questions, self._heard)
         if asked.stream:
+            answers = await unless_gone(request, asking)
             return streamed(lines(answers, shape, usage), EVENTS, warnings)
-        try:
-            whole = asyncio.gather(*(answer.all() for answer in answers))
-            pieces = await unless_gone(request, whole)
-        finally:
-            for answer in answers:
-                answer.drop()
+        answers, pieces = await unless_gone(request, _whole(asking))
         return Said(shape.whole(pieces, answers), headers=warned(warnings))
+
+
+async def _whole(asking: Awaitable[list[Answer]]) -> tuple[list[Answer], list[Piece]]:
+    """Answers, and all that each says; none goes on where one fails."""
+    answers = await asking
+    try:
+        if len(answers) == 1:
+            return answers, [await answers[0].all()]
+        return answers, await asyncio.gather(*(answer.all() for answer in answers))
+    finally:
+        for answer in answers:
+            answer.drop()
 
 
 def _seeds(seed: int | None, count: int) -> list[int | None]:

@@ -7,10 +7,11 @@ the loop is handed connections and never the listening socket.
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from clawai.plugins.gateway.keys import Guarded, Keys
 from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.errors import ClawError
 from clawai.sdk.httpkeys import Certificate
-from clawai.sdk.net import import_httpx
+from clawai.sdk.net import Listener, import_httpx
 from clawai.sdk.plugin import Context
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ KEEP_ALIVE = 75
 """Seconds that a connection may be idle."""
 HANDSHAKE = 10.0
 """Seconds that one of TLS may take."""
+GARBAGE = 20_000, 20, 20
+"""Objects that are made until the youngest are looked through for cycles, and so on."""
 MOST = 4096
 """Connections at a time; the broker bounds them, too."""
 
@@ -57,7 +60,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: Sequence[Any] | None = None) -> None:
         """Begin to take connections."""
         self.servers = []
         self._opening: set[asyncio.Task[None]] = set()
@@ -72,9 +75,9 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().remove_reader(listener.fileno())
         await super().shutdown(sockets)
 
-    def _take(self, listener: socket.socket) -> None:
+    def _take(self, listener: Listener) -> None:
         try:
-            connection, peer = listener.accept()
+            connection, peer = listener.take()
         except BlockingIOError:
             return
         except (OSError, ClawError):  # the broker is gone; another one is started
@@ -132,12 +135,16 @@ def secured(given: Certificate) -> ssl.SSLContext:
 
 def run(
     ctx: Context,
-    listener: socket.socket,
+    listener: Listener,
     keys: Keys,
     certificate: Certificate | None,
     traces: bool,
 ) -> dict[str, int]:
     """Serve until ``ctx`` is to stop; how many requests there were."""
+    # What is imported by now stays; and to look for cycles after every request, which makes some
+    # hundreds of objects, would cost each of them a part of a millisecond.
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     tls = secured(certificate) if certificate else None
     told = traced(ctx) if traces else None
     with listener.dup() as copy:  # the server closes it, and the worker may serve again
@@ -166,7 +173,7 @@ def traced(ctx: Context) -> "Traces":
 
 async def _serve(
     ctx: Context,
-    listener: socket.socket,
+    listener: Listener,
     keys: Keys,
     tls: ssl.SSLContext | None,
     traces: "Traces | None",

@@ -78,6 +78,8 @@ class Bait:
             "control": self.control_fd,
             "segment": self.segment,
             "terminal": self.terminal_end,
+            "handed": self.handed[0].fileno(),
+            "handed_too": self.handed[1].fileno(),
         }
         self.facts = self._facts()
 
@@ -104,6 +106,15 @@ class Bait:
         for listener in self.sockets:
             listener.listen()
         self.sockets += (self.unix_datagram, self.udp)
+        # As a front is handed them, one for each attempt that changes what it has: accepted ones.
+        self.elsewhere = socket.create_server(("127.0.0.1", 0))
+        self.visitors, self.handed = [], []
+        for _ in range(2):
+            # Not create_connection: it loads the codec of names, on which one attempt founders.
+            self.visitors.append(socket.socket())
+            self.visitors[-1].connect(self.elsewhere.getsockname())
+            self.handed.append(self.elsewhere.accept()[0])
+        self.sockets += (self.elsewhere,)
         for listener in self.sockets:
             listener.setblocking(False)
 
@@ -148,6 +159,7 @@ class Bait:
             "tcp": self.tcp.getsockname()[1],
             "fast": self.fast.getsockname()[1],
             "multipath": self.multipath.getsockname()[1],
+            "elsewhere": self.elsewhere.getsockname()[1],
             "sibling": self.sibling,
             "demoted": self.demoted,
             "held": self.held,
@@ -164,7 +176,7 @@ class Bait:
         for pid in (self.sibling, self.demoted):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        for sock in (*self.sockets, self.outer, self.inner):
+        for sock in (*self.sockets, *self.visitors, *self.handed, self.outer, self.inner):
             sock.close()
         mine = [self.memfd, self.segment, self.terminal, self.terminal_end, self.leaked]
         for fd in (*mine, self.pipe, self.leaked_pipe, self.clock):

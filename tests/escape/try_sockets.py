@@ -1,10 +1,13 @@
 """Sockets. Landlock misses UDP and named UNIX sockets, namespaces miss vsock and netlink."""
 
+import ctypes
 import os
 import socket
 import struct
 
 from registry import Facts, Sighting, attempt, is_open, is_secret, tell
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _show(facts: Facts, sock: socket.socket) -> None:
@@ -37,6 +40,28 @@ def multipath_connect(facts: Facts) -> None:
 @attempt(look=_listens)
 def tcp_listen(facts: Facts) -> None:
     _show(facts, socket.create_server(("127.0.0.1", 0)))
+
+
+def _dissolve(sock: socket.socket) -> None:
+    """Have a connection end in a way that leaves its socket as if it were new."""
+    nowhere = struct.pack("=H", socket.AF_UNSPEC) + bytes(14)
+    if _libc.connect(sock.fileno(), nowhere, len(nowhere)):
+        raise OSError(ctypes.get_errno(), "connect")
+
+
+@attempt(lambda bait, _: bait.reached(bait.elsewhere))
+def dissolve_and_connect(facts: Facts) -> None:
+    with socket.socket(fileno=os.dup(facts["handed"])) as sock:
+        _dissolve(sock)
+        sock.connect(("127.0.0.1", facts["elsewhere"]))
+
+
+@attempt(look=_listens)
+def dissolve_and_listen(facts: Facts) -> None:
+    sock = socket.socket(fileno=os.dup(facts["handed_too"]))
+    _dissolve(sock)
+    sock.listen()
+    _show(facts, sock)
 
 
 @attempt(lambda bait, _: bait.reached(bait.udp))

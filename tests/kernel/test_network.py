@@ -67,6 +67,51 @@ def attempts(ctx: Context, port: int) -> dict:
 def garbage(ctx: Context) -> None:
     ctx.outlet.network._channel.send(b"garbage")
 """
+HANDED = """
+import ctypes, errno, socket, struct
+from clawai.sdk import Context, operation
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def attempt(call) -> str:
+    try:
+        failed = call()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, "failed")
+    return errno.errorcode[ctypes.get_errno()] if failed == -1 else "worked"
+
+@operation("handed.attempts")
+def attempts(ctx: Context, port: int, own: int) -> dict:
+    \"\"\"What a connection that was handed over can do beyond carrying bytes.\"\"\"
+    with ctx.listener(own).take()[0] as sock:
+        first = sock.recv(100)
+        there = struct.pack("=H", socket.AF_INET) + struct.pack(">H", port)
+        there += socket.inet_aton("127.0.0.1") + bytes(8)
+        nowhere = struct.pack("=H", socket.AF_UNSPEC) + bytes(14)
+        fd, fast = sock.fileno(), 0x2000_0000
+        option = lambda number: lambda: sock.setsockopt(socket.IPPROTO_TCP, number, 1)
+        found = {
+            "family": sock.family,
+            "nodelay": attempt(lambda: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)),
+            "dissolve": attempt(lambda: libc.connect(fd, nowhere, 16)),
+            "connect": attempt(lambda: libc.connect(fd, there, 16)),
+            "listen": attempt(lambda: libc.listen(fd, 1)),
+            "bind": attempt(lambda: sock.bind(("127.0.0.1", 0))),
+            "accept": attempt(lambda: libc.accept4(fd, None, None, 0)),
+            "send elsewhere": attempt(lambda: libc.sendto(fd, b"out", 3, 0, there, 16)),
+            "dissolve by sending": attempt(lambda: libc.sendto(fd, b"out", 3, fast, nowhere, 16)),
+            "connect by sending": attempt(lambda: libc.sendto(fd, b"out", 3, fast, there, 16)),
+            "repair": attempt(option(19)),
+            "connect at the first byte": attempt(option(30)),
+            "another protocol on top": attempt(option(31)),
+            "bind to a device": attempt(lambda: sock.setsockopt(socket.SOL_SOCKET, 25, b"lo")),
+            "signals": attempt(lambda: libc.ioctl(fd, 0x8901, ctypes.byref(ctypes.c_int(1)))),
+            "interfaces": attempt(lambda: libc.ioctl(fd, 0x8912, ctypes.create_string_buffer(64))),
+            "a new one": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),
+        }
+        sock.sendall(first)
+        return found
+"""
 OPERATIONS = dict.fromkeys(
     ("net.echo", "net.hold", "net.read", "net.attempts", "net.garbage"), ""
 )  # fmt: skip
@@ -138,6 +183,33 @@ def test_a_passed_socket_carries_bytes_and_no_more(net: Kernel, port: int) -> No
     assert found.pop("send") == "worked"
     assert found.pop("resolve") != "worked"
     assert set(found.values()) == {"EPERM"}, found
+
+
+def test_a_front_is_handed_a_connection_that_leads_nowhere_else(net: Kernel) -> None:
+    number = free_port()
+    extra = f'[permissions]\non_behalf_of = "to test"\n[permissions.listen]\n{number} = "to test"\n'
+    net.plugin("handed", HANDED, {"handed.attempts": ""}, extra=extra)
+    with socket.create_server(("127.0.0.1", 0)) as other, net.client() as client:
+        task = client.submit("handed.attempts", {"port": other.getsockname()[1], "own": number})
+        wait_until(lambda: net.worker_pid("handed"), "it listens")
+        with wait_until(lambda: connected(number), "it is connected") as outside:
+            outside.sendall(b"x")
+            found = task.result().value
+            assert outside.recv(100) == b"x", "and it has borne all of it"
+            assert outside.recv(1) == b""
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert found.pop("family") == socket.AF_INET
+    assert found.pop("nodelay") == "worked"
+    assert set(found.values()) == {"EPERM"}, found
+
+
+def connected(number: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", number), 30)
+    except ConnectionRefusedError:
+        return None
 
 
 def test_a_dead_workers_connections_end(net: Kernel) -> None:
@@ -261,7 +333,8 @@ def test_who_connects_is_written_down_with_whose_task_it_was(net: Kernel, port: 
             ],
             "its end is written down",
         )
-        (taken,) = [r for r in records(net) if r["event"] == "accept"]
+        accepted = [r for r in records(net) if r["event"] == "accept"]
+        (taken,) = [r for r in accepted if r["plugin"] == "visited"]
         assert (taken["address"], taken["peer_port"], taken["port"]) == (*there, number)
         assert (taken["principal"], len(taken["tasks"]), end["received"]) == (me, 1, 5)
         with socket.create_connection(("127.0.0.1", number)):
