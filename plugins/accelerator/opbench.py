@@ -9,8 +9,9 @@ keys, frames, files), its large arrays are copies in turn, more than a cache hol
 
 The share of a row is the longer of two times, at the ceilings of the same run, divided by the time
 that the op took: its bytes at the speed at which memory is read, if they come from memory, and its
-products at the peak of its instruction set. Bytes that are written count as if they were read, so
-an op that mostly writes reaches half or two thirds. What stays in a cache and computes little has no share.
+products at the peak of the best instruction set here. Bytes that are written count once, as if
+they were read: memory moves them twice unless an op goes round the caches. What stays in a cache
+and computes little has no share, nor has what is too short to be told from an empty call.
 """
 
 import itertools
@@ -18,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from clawai.plugins.accelerator import timed_arrays, timed_images, timed_languag
 from clawai.plugins.accelerator.listing import set_of
 from clawai.plugins.accelerator.native import available_isas, ffi, lib
 from clawai.plugins.accelerator.roofline import REGION, best, fastest_read, region
-from clawai.plugins.accelerator.timed import Array, Case, Maker, Out, nbytes
+from clawai.plugins.accelerator.timed import Case, Maker, Out, nbytes
 from clawai.plugins.accelerator.tuned import Row, rows
 from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_fields
@@ -70,19 +71,26 @@ class Memory:
         calls, at = [], 0
         for _ in range(copies):
             given: list[Any] = []
-            for array, kind, far in zip(kept, kinds, large, strict=True):
-                if not isinstance(array, np.ndarray):
-                    given.append(array)
+            for arg, kind, far in zip(kept, kinds, large, strict=True):
+                if not isinstance(arg, np.ndarray):
+                    given.append(arg)
                     continue
+                array = arg
                 if far:
-                    place = self.bytes[at : at + array.nbytes]
-                    place[:] = array.view(np.uint8)
-                    at += _padded(array.nbytes)
-                    array = place
+                    array = self.bytes[at : at + arg.nbytes]
+                    array[:] = arg.view(np.uint8)
+                    at += _padded(arg.nbytes)
                 given.append(ffi.cast(kind, array.ctypes.data))
             calls.append(tuple(given))
         self.kept = kept
         return calls
+
+    def read(self) -> float:
+        """Bytes a second at which one thread reads all of it."""
+        roof = ffi.new("claw_roof *")
+        lib.claw_roofline(available_isas()[-1].encode(), roof)
+        held = [ffi.from_buffer("uint8_t[]", self.map)]
+        return REGION / fastest_read(roof, held, 1)
 
     @staticmethod
     def _array(arg: Any) -> Any:
@@ -95,50 +103,52 @@ def _padded(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Peaks:
-    """The ceilings of one thread."""
+    """The ceilings of one thread: the best of all instruction sets of this processor."""
 
     read: float
     """Bytes a second."""
-    compute: dict[str, dict[str, float]]
-    """By instruction set and unit: operations a second."""
+    compute: dict[str, float]
+    """By unit, operations a second."""
 
     @classmethod
-    def measure(cls, memory: Memory, isas: list[str]) -> "Peaks":
+    def measure(cls, memory: Memory) -> "Peaks":
         """Look once."""
         roof = ffi.new("claw_roof *")
-        compute: dict[str, dict[str, float]] = {}
-        for isa in isas:
+        peaks = cls(0.0, {"fma": 0.0, "int8": 0.0})
+        for isa in available_isas():
             lib.claw_roofline(isa.encode(), roof)
-            fma = best(lambda _: roof.fma(PEAK_ROUNDS), 1)
-            dot = best(lambda _: roof.dot(PEAK_ROUNDS), 1)
-            compute[isa] = {
-                "fma": PEAK_ROUNDS * roof.flops / fma,
-                "int8": PEAK_ROUNDS * roof.int_ops / dot,
-            }
-        held = [ffi.from_buffer("uint8_t[]", memory.map)]
-        return cls(REGION / fastest_read(roof, held, 1), compute)
+            fma = PEAK_ROUNDS * roof.flops / best(lambda _: roof.fma(PEAK_ROUNDS), 1)
+            dot = PEAK_ROUNDS * roof.int_ops / best(lambda _: roof.dot(PEAK_ROUNDS), 1)
+            peaks.compute["fma"] = max(peaks.compute["fma"], fma)
+            peaks.compute["int8"] = max(peaks.compute["int8"], dot)
+        peaks.look(memory)
+        return peaks
 
-    def share(self, case: Case, isa: str, seconds: float) -> tuple[str, float] | None:
+    def look(self, memory: Memory) -> None:
+        """Look at the memory again: a box that shares its own has slower seconds."""
+        self.read = max(self.read, memory.read())
+
+    def share(self, case: Case, seconds: float) -> tuple[str, float] | None:
         """The ceiling that is nearer and how much of it is reached; None: none is near."""
         least = {}
         if case.cold:
             least["read"] = case.moved / self.read
         if case.unit:
-            least[case.unit] = case.ops / self.compute[isa][case.unit]
+            least[case.unit] = case.ops / self.compute[case.unit]
         if not least:
             return None
         name = max(least, key=lambda key: least[key])
         return name, round(least[name] / seconds, 3)
 
     def figures(self) -> dict[str, float]:
-        """Under the keys of ``claw bench roofline``, the sets in them."""
-        found = {"read_1t_gb_s": round(self.read / 1e9, 2)}
-        for isa, each in self.compute.items():
-            found[f"fma_1t_{isa}_gflop_s"] = round(each["fma"] / 1e9, 2)
-            found[f"int8_1t_{isa}_gop_s"] = round(each["int8"] / 1e9, 2)
-        return found
+        """Under the keys of ``claw bench roofline``."""
+        return {
+            "read_1t_gb_s": round(self.read / 1e9, 2),
+            "fma_1t_gflop_s": round(self.compute["fma"] / 1e9, 2),
+            "int8_1t_gop_s": round(self.compute["int8"] / 1e9, 2),
+        }
 
 
 def timer(function: Any, ring: Iterator[Call], count: int) -> float:
@@ -162,7 +172,10 @@ class Bench:
     def _empty(self) -> float:
         """Seconds of a call that computes nothing."""
         nowhere = ffi.new("float[8]")
-        add, ring = lib.claw_ops_named(ffi.NULL).add, itertools.repeat((nowhere, nowhere, 0, nowhere))
+        add, ring = (
+            lib.claw_ops_named(ffi.NULL).add,
+            itertools.repeat((nowhere, nowhere, 0, nowhere)),
+        )
         return min(timer(add, ring, 2000) for _ in range(9)) / 2000
 
     def times(self, op: str, case: Case, isas: list[str]) -> dict[str, float]:
@@ -179,54 +192,54 @@ class Bench:
                 seen[isa].append(timer(function, ring, counts[isa]) / counts[isa])
         return {isa: statistics.median(each) - self.empty for isa, each in seen.items()}
 
-    def rows(self, peaks: Peaks, row: Row, case: Case, isas: list[str]) -> list[dict[str, Any]]:
-        """One for each set, the scalar reference last read but measured beside them."""
-        times = self.times(row.op, case, ["scalar", *(i for i in isas if i != "scalar")])
-        return [described(row, case, isa, times, peaks, self.empty) for isa in isas]
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """An op that was timed on its sets."""
 
-def described(
-    row: Row, case: Case, isa: str, times: dict[str, float], peaks: Peaks, empty: float
-) -> dict[str, Any]:
-    """What is told of an op on one set."""
-    seconds = times[isa]
-    clear = seconds > NOISE * empty
-    seconds = max(seconds, NOISE * empty)
-    found: dict[str, Any] = {
-        "family": row.family,
-        "op": row.op,
-        "dtype": row.dtype,
-        "isa": isa,
-        "shape": case.about,
-        "from": "memory" if case.cold else "cache",
-        "time_us": round(seconds * 1e6, 3),
-        "moved_gb_s": round(case.moved / seconds / 1e9, 3),
-    }
-    if case.ops:
-        found["done_gop_s"] = round(case.ops / seconds / 1e9, 3)
-    if isa == "scalar":
-        return found | {"why": "reference"}
-    share = peaks.share(case, isa, seconds)
-    if not clear:
-        found["why"] = "too short"
-    elif share is None:
-        found["why"] = "in cache"
-    else:
-        found["of"], found["share_ratio"] = share
-    found["scalar_us"] = round(times["scalar"] * 1e6, 3)
-    return found | {"faster_ratio": round(max(times["scalar"], 0) / seconds, 2)}
+    row: Row
+    case: Case
+    times: dict[str, float]
+    """Seconds, by set, the scalar reference among them."""
+
+    def told(self, isa: str, peaks: Peaks, empty: float) -> dict[str, Any]:
+        """The row of one set."""
+        seconds, least = self.times[isa], NOISE * empty
+        clear = seconds > least
+        seconds = max(seconds, least)
+        found: dict[str, Any] = {
+            "family": self.row.family,
+            "op": self.row.op,
+            "dtype": self.row.dtype,
+            "isa": isa,
+            "shape": self.case.about,
+            "from": "memory" if self.case.cold else "cache",
+            "time_us": round(seconds * 1e6, 3),
+        }
+        if not clear:
+            return found | {"why": "too short"}
+        found["moved_gb_s"] = round(self.case.moved / seconds / 1e9, 3)
+        if self.case.ops:
+            found["done_gop_s"] = round(self.case.ops / seconds / 1e9, 3)
+        if share := peaks.share(self.case, seconds):
+            found["of"], found["share_ratio"] = share
+        else:
+            found["why"] = "in cache"
+        if isa != "scalar":
+            found["faster_ratio"] = round(self.times["scalar"] / seconds, 2)
+        return found
 
 
 def require(wanted: list[str], allowed: list[str], what: str) -> list[str]:
     """What is wanted, by default all.
 
     Raises:
-        ClawError: bad_input: something else is wanted.
+        ClawError: bad_params: something else is wanted.
     """
     for name in wanted:
         if name not in allowed:
             raise ClawError(
-                "bad_input",
+                "bad_params",
                 f"there is no {what} {name} here",
                 got=name,
                 allowed=allowed,
@@ -235,33 +248,33 @@ def require(wanted: list[str], allowed: list[str], what: str) -> list[str]:
     return [name for name in allowed if not wanted or name in wanted]
 
 
-def bench(
-    families: list[str], isas: list[str], quick: bool, say: Callable[[str], object]
-) -> dict[str, Any]:
-    """Time them.
+def bench(families: list[str], isas: list[str], quick: bool) -> dict[str, Any]:
+    """Time the ops of some families on some sets; of none that are named on all.
 
     Raises:
-        ClawError: bad_input: no such family, or a set that cannot run here.
+        ClawError: bad_params: no such family, or a set that cannot run here.
     """
     known = list(dict.fromkeys(row.family for row in rows()))
     families = require(families, known, "family of ops")
     isas = require(isas, available_isas(), "instruction set")
     run = Bench(quick)
-    peaks = Peaks.measure(run.memory, isas)
-    found: list[dict[str, Any]] = []
+    peaks = Peaks.measure(run.memory)
+    timed = []
     for row in rows():
         if row.family in families and (own := [i for i in isas if set_of(row, i) == i]):
-            say(row.op)
-            found += run.rows(peaks, row, CASES[row.op](), own)
-    order = {family: place for place, family in enumerate(known)}
-    found.sort(key=lambda each: order[each["family"]])
+            case = CASES[row.op]()
+            times = run.times(row.op, case, ["scalar", *(i for i in own if i != "scalar")])
+            timed.append((own, Timed(row, case, times)))
+    peaks.look(run.memory)
+    timed.sort(key=lambda each: known.index(each[1].row.family))
+    found = [each.told(isa, peaks, run.empty) for own, each in timed for isa in own]
     return {"ceilings": peaks.figures(), "empty_us": round(run.empty * 1e6, 3), "rows": found}
 
 
 def main() -> None:
     """Print it."""
     try:
-        found = bench(**json.loads(sys.argv[1]), say=lambda _: None)
+        found = bench(**json.loads(sys.argv[1]))
     except ClawError as error:
         found = {"error": error_fields(error)}
     print(json.dumps(found))

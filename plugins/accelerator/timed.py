@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Maker = Callable[[], "Case"]
+Args = tuple[Any, ...]
 
 HIDDEN, FFN, HEAD, VOCABULARY = 2048, 8192, 64, 128256
 """Of Llama 3.2 1B."""
+WIDTH = 4096
+"""Of Llama 3.1 8B: what is short is timed on it, or a call would cost more than the op."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Case:
 
     about: str
     """Whose shape it is."""
-    args: tuple[Any, ...]
+    args: Args
     """Arrays (inputs), ``Out`` and numbers."""
     cold: bool = False
     """Its large arrays come from memory: a model does not find them in a cache."""
@@ -57,7 +60,7 @@ class Case:
 def nbytes(arg: Any) -> int:
     """Bytes of an argument; 0 of a number."""
     if isinstance(arg, Out):
-        return arg.n * np.dtype(arg.dtype).itemsize
+        return arg.n * int(np.dtype(arg.dtype).itemsize)
     return int(arg.nbytes) if isinstance(arg, np.ndarray) else 0
 
 
@@ -67,14 +70,16 @@ def _rng() -> np.random.Generator:
 
 def floats(n: int, low: float = -2.0, high: float = 2.0) -> Array:
     """float32, none of them tiny."""
-    x = _rng().uniform(low, high, n).astype(np.float32)
-    return np.where(np.abs(x) < 1e-3, np.float32(1e-3), x)
+    x: Array = _rng().uniform(low, high, n).astype(np.float32)
+    x[np.abs(x) < 1e-3] = 1e-3
+    return x
 
 
 def codes(n: int, dtype: Any = np.int8) -> Array:
     """All codes of a byte or of 16 bits but the lowest of signed ones."""
     limits = np.iinfo(dtype)
-    return _rng().integers(limits.min + (limits.min < 0), limits.max + 1, n, dtype)
+    found: Array = _rng().integers(limits.min + (limits.min < 0), limits.max + 1, n, dtype)
+    return found
 
 
 def integers(n: int, low: int, high: int) -> Array:
@@ -84,7 +89,9 @@ def integers(n: int, low: int, high: int) -> Array:
 
 def ordinary(n: int, dtype: Any = np.uint8) -> Array:
     """Bytes that are ordinary numbers in any float format, and any code: of packed weights."""
-    return _rng().integers(0x20, 0x40, n * np.dtype(dtype).itemsize, np.uint8).view(dtype)
+    size = n * int(np.dtype(dtype).itemsize)
+    found: Array = _rng().integers(0x20, 0x40, size, np.uint8).view(dtype)
+    return found
 
 
 def Y(n: int) -> Out:  # noqa: N802 - as the lists of ops.def call it

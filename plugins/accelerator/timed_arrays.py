@@ -6,6 +6,9 @@ from clawai.plugins.accelerator import sound
 from clawai.plugins.accelerator.timed import (
     FFN,
     HIDDEN,
+    VOCABULARY,
+    Args,
+    Array,
     Case,
     Maker,
     Out,
@@ -28,6 +31,7 @@ LARGE = "1 M numbers, weights or samples"
 MID = "width 8192, Llama 3.2 1B"
 _UNITS = 1024
 LSTM = "1024 units"
+LOGITS = "128256 logits, Llama 3.2 1B"
 
 
 def transform_ops(n: int) -> float:
@@ -46,7 +50,7 @@ def rfft(back: bool) -> Case:
     half = n // 2 + 1
     tools = (n, sound.rfft_table(n), scratch(sound.rfft_scratch(n)))
     if back:
-        args = (floats(half), floats(half), *tools, Y(n))
+        args: Args = (floats(half), floats(half), *tools, Y(n))
     else:
         args = (floats(n), *tools, Y(half), Y(half))
     return Case("512 samples", args, ops=transform_ops(n) / 2, unit="fma")
@@ -86,7 +90,7 @@ def fir(step: int) -> Case:
 
 
 def biquad() -> Case:
-    sections = np.float32([0.2, 0.4, 0.2, -0.6, 0.3, 1, -2, 1, -1.6, 0.7])
+    sections = np.array([0.2, 0.4, 0.2, -0.6, 0.3, 1, -2, 1, -1.6, 0.7], np.float32)
     args = (floats(SECOND), SECOND, sections, 2, floats(4), Y(4), Y(SECOND))
     return Case(f"{PIECE}, 2 sections", args)
 
@@ -110,9 +114,10 @@ def converted(read: type, write: type, *numbers: float) -> Maker:
     """A million numbers from one type to another."""
 
     def make() -> Case:
-        x = floats(MANY).astype(read) if np.issubdtype(read, np.floating) else None
-        if x is None:
-            x = codes(MANY, read) if read is not np.uint16 else ordinary(MANY, np.uint16)
+        if np.issubdtype(read, np.floating):
+            x: Array = floats(MANY).astype(read)
+        else:
+            x = ordinary(MANY, read) if read is np.uint16 else codes(MANY, read)
         return case(LARGE, x, MANY, *numbers, Out(MANY, write), cold=True)
 
     return make
@@ -130,7 +135,9 @@ def samples(width: int, dtype: type, out: Out, *numbers: float) -> Maker:
 
 
 def reduced(*numbers: float, dtype: type = np.float32, n: int = 1) -> Maker:
-    return lambda: case(MID, floats(FFN), FFN, *numbers, Out(n, dtype))
+    """All numbers of a row of logits to one or two."""
+    size = VOCABULARY
+    return lambda: case(LOGITS, floats(size), size, *numbers, Out(n, dtype))
 
 
 def rows_of(dtype: type, unit: str, factor: float = 2, out: type = np.float32) -> Maker:
@@ -163,7 +170,7 @@ def gated(inputs: int, outputs: int = 1) -> Maker:
 
 
 def gather(f16: bool) -> Case:
-    rows, n, width = 32000, 256, HIDDEN
+    rows, n, width = 512, 256, HIDDEN
     table = ordinary(rows * width, np.uint16)
     index = integers(n, 0, rows)
     if f16:
@@ -171,7 +178,7 @@ def gather(f16: bool) -> Case:
     else:
         args = (table.view(np.uint8), rows, 2 * width, index, n, bytes_out(2 * n * width))
     moved = n * width * (6 if f16 else 4)
-    return Case("256 rows of 32000 x 2048", args, True, reads=moved)
+    return Case("256 rows of 512 x 2048", args, True, reads=moved)
 
 
 def scatter_add() -> Case:
@@ -210,9 +217,7 @@ CASES: dict[str, Maker] = {
     "magnitude_f32": lambda: case(MID, floats(_M), floats(_M), _M, Y(_M)),
     "mel_f32": mel,
     "dct_f32": dct,
-    "log_f32": lambda: case(
-        "100 frames of 80", floats(8000, 0.01, 9), 8000, 1e-10, 1.0, Y(8000)
-    ),
+    "log_f32": lambda: case("100 frames of 80", floats(8000, 0.01, 9), 8000, 1e-10, 1.0, Y(8000)),
     "fir_f32": lambda: fir(1),
     "fir_decimate_f32": lambda: fir(3),
     "biquad_f32": biquad,
@@ -252,7 +257,7 @@ CASES: dict[str, Maker] = {
     "min_of_f32": reduced(),
     "absmax_f32": reduced(),
     "level_f32": reduced(n=2),
-    "cumsum_f32": reduced(0.5, n=FFN),
+    "cumsum_f32": over(VOCABULARY, 0.5, about=LOGITS),
     "count_nonfinite_f32": reduced(dtype=np.int32),
     "dot_rows_f32": rows_of(np.float32, "fma"),
     "dot_rows_f16": rows_of(np.uint16, "fma"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from clawai.plugins.accelerator.timed import (
+    Args,
     Array,
     Case,
     Maker,
@@ -116,7 +117,7 @@ def conv_image() -> Case:
     side, channels, n = 224, 64, 112
     kernel = weights(49, 3, channels)
     x = floats(side * side * 3)
-    args = (x, side, side, 3, 3 * side, 7, 7, 2, 3, 3, kernel, channels // 8, 50, n, 0.0, INF)
+    args: Args = (x, side, side, 3, 3 * side, 7, 7, 2, 3, 3, kernel, channels // 8, 50, n, 0.0, INF)
     ops = 2.0 * n * 147 * channels
     reads = 4 * (7 * side * 3 + kernel.size + n * channels)
     args = (*args, Y(n * channels), channels)
@@ -195,9 +196,7 @@ def grown(width: int, out: Out, x: Maker | Callable[[int], Array]) -> Maker:
     about = "40 x 40 to 80 x 80, YOLO"
     made: Callable[[int], object] = x  # type: ignore[assignment]
     tail = (out, 80 * width)
-    return lambda: case(
-        about, made(1600 * width), 40, 40, width, 40 * width, 80, 80, 0, 80, *tail
-    )
+    return lambda: case(about, made(1600 * width), 40, 40, width, 40 * width, 80, 80, 0, 80, *tail)
 
 
 def warp() -> Case:
@@ -250,7 +249,10 @@ def copied() -> Case:
     return Case(about, (x, WIDTH * 3, nbytes, rows, y, nbytes), True, reads=moved)
 
 
-_rgb = lambda: u8(3 * N)  # noqa: E731
+def _rgb() -> Array:
+    """An image."""
+    return u8(3 * N)
+
 
 CASES: dict[str, Maker] = {
     "conv_f32": lambda: conv(False),
@@ -268,9 +270,7 @@ CASES: dict[str, Maker] = {
     "global_avgpool_f32": whole(False),
     "global_avgpool_u8": whole(True, 128, 1.1, 128),
     "global_maxpool_f32": whole(False),
-    "add_u8": codes_of_map(
-        *(u8, 128, 0.7, u8, 128, 0.6), lambda n: n, 128, 0, 255, bytes_out
-    ),
+    "add_u8": codes_of_map(*(u8, 128, 0.7, u8, 128, 0.6), lambda n: n, 128, 0, 255, bytes_out),
     "mul_u8": codes_of_map(u8, 128, u8, 128, 0.01, lambda n: n, 128, bytes_out),
     "lut_u8": codes_of_map(u8, lambda _: u8(256), lambda n: n, bytes_out),
     "scale_channels_u8": scale_channels_u8,
@@ -289,7 +289,14 @@ CASES: dict[str, Maker] = {
         INPUT, _rgb(), N, 3, *colors(), bytes_out(8 * N), 8, 128, cold=True
     ),
     "denormalize_u8": lambda: case(
-        INPUT, floats(3 * N), 3, N, 3, floats(3, 30, 60), floats(3, 90, 99), bytes_out(3 * N),
+        INPUT,
+        floats(3 * N),
+        3,
+        N,
+        3,
+        floats(3, 30, 60),
+        floats(3, 90, 99),
+        bytes_out(3 * N),
         cold=True,
     ),
     "swap_rb_u8": lambda: case(INPUT, _rgb(), N, 3, bytes_out(3 * N), cold=True),

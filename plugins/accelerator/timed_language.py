@@ -11,6 +11,8 @@ from clawai.plugins.accelerator.timed import (
     HEAD,
     HIDDEN,
     VOCABULARY,
+    WIDTH,
+    Args,
     Array,
     Case,
     Maker,
@@ -33,7 +35,7 @@ POSITIONS = 4096
 QUERIES = 4
 """Heads that share one of keys and values."""
 GROUP = 32
-ROW, MID = "width 2048, Llama 3.2 1B", "width 8192, Llama 3.2 1B"
+ROW, MID = "width 4096, Llama 3.1 8B", "width 8192, Llama 3.2 1B"
 LOGITS = "128256 logits, Llama 3.2 1B"
 
 
@@ -54,8 +56,8 @@ def quantized(n: int) -> tuple[Array, Array, Array]:
 
 def row(fmt: str) -> Maker:
     """One row of a table of embeddings, of 8 that are packed together."""
-    nbytes = packed_bytes(fmt, 8, HIDDEN) // 8 + 4 * HIDDEN
-    return lambda: case(ROW, weights(fmt, 8, HIDDEN), HIDDEN, 3, Y(HIDDEN), reads=nbytes)
+    nbytes = packed_bytes(fmt, 8, WIDTH) // 8 + 4 * WIDTH
+    return lambda: case(ROW, weights(fmt, 8, WIDTH), WIDTH, 3, Y(WIDTH), reads=nbytes)
 
 
 def gemv(fmt: str) -> Maker:
@@ -78,7 +80,14 @@ def gemm(fmt: str) -> Maker:
         k, n = HIDDEN, TOKENS * HIDDEN
         head = (weights(fmt, 16, k), 2, k)
         if fmt.startswith("q"):
-            args = (*head, *quantized(n), TOKENS, scratch(24 * k, np.uint8), Y(16 * TOKENS), 16)
+            args: Args = (
+                *head,
+                *quantized(n),
+                TOKENS,
+                scratch(24 * k, np.uint8),
+                Y(16 * TOKENS),
+                16,
+            )
         else:
             args = (*head, floats(n), k, TOKENS, Y(16 * TOKENS), 16)
         unit = "int8" if fmt.startswith("q") else "fma"
@@ -163,9 +172,9 @@ def gates(n: int, *tail: Out) -> Case:
 
 
 def requantize(dtype: type) -> Maker:
-    n = 256
+    n = 2048
     return lambda: case(
-        "256 channels, ResNet-50",
+        "2048 channels, ResNet-50",
         *(integers(n, -60000, 60000), integers(n, -999, 999), floats(n, 0.001, 0.004)),
         *(n, 3, Out(n, dtype)),
     )
@@ -191,15 +200,15 @@ def normed(*parts: int) -> Callable[[bool], Maker]:
 
     def pick(into_q8: bool) -> Maker:
         def make() -> Case:
-            out = q8(HIDDEN) if into_q8 else (Y(HIDDEN),)
-            return case(ROW, *[floats(HIDDEN) for _ in parts], HIDDEN, 1e-5, *out)
+            out = q8(WIDTH) if into_q8 else (Y(WIDTH),)
+            return case(ROW, *[floats(WIDTH) for _ in parts], WIDTH, 1e-5, *out)
 
         return make
 
     return pick
 
 
-_H, _F, _V = HIDDEN, FFN, VOCABULARY
+_H, _F, _V = WIDTH, FFN, VOCABULARY
 _rms, _layer = normed(0, 0), normed(0, 0, 0)
 _FMTS_INT, _FMTS_FLOAT = ("q4a", "q4s", "q8a", "q8s"), ("f16", "bf16", "f32")
 _PLAIN = "relu hardswish sigmoid tanh silu quick_gelu gelu gelu_tanh softplus exp"
@@ -208,24 +217,24 @@ CASES: dict[str, Maker] = {
     "quantize_q8": lambda: case(ROW, floats(_H), _H, *q8(_H)),
     "quantize_a7": lambda: case(ROW, floats(_H), _H, *q8(_H)),
     "dequantize_q8": lambda: case(ROW, codes(_H), floats(_H // GROUP), _H, Y(_H)),
-    "quantize_q8_row": lambda: case(
-        ROW, floats(_H), _H, Out(_H, np.int8), Y(1), Out(1, np.int32)
-    ),
+    "quantize_q8_row": lambda: case(ROW, floats(_H), _H, Out(_H, np.int8), Y(1), Out(1, np.int32)),
     **affine_codes(np.uint8),
     **affine_codes(np.int8),
     "rmsnorm": _rms(False),
     "rmsnorm_q8": _rms(True),
     "layernorm_f32": _layer(False),
     "layernorm_q8": _layer(True),
-    "add_rmsnorm": lambda: case(
-        ROW, floats(_H), floats(_H), floats(_H), _H, 1e-5, Y(_H), Y(_H)
-    ),
-    "l2norm_f32": over(384, 1e-6, about="width 384, MiniLM"),
+    "add_rmsnorm": lambda: case(ROW, floats(_H), floats(_H), floats(_H), _H, 1e-5, Y(_H), Y(_H)),
+    "l2norm_f32": over(_H, 1e-6, about="width 4096, Mistral 7B as an embedder"),
     "groupnorm_f32": groupnorm,
     "add": over(_H, about=ROW, inputs=2),
     "silu_mul": over(_F, about=MID, inputs=2),
-    "silu_mul_tile": lambda: case("48 tokens of a tile", floats(48 * 16), 48, Y(48 * 8), 8),
-    "gelu_mul_tile": lambda: case("48 tokens of a tile", floats(48 * 16), 48, Y(48 * 8), 8),
+    "silu_mul_tile": lambda: case(
+        "a tile, 256 tokens", floats(TOKENS * 16), TOKENS, Y(TOKENS * 8), 8
+    ),
+    "gelu_mul_tile": lambda: case(
+        "a tile, 256 tokens", floats(TOKENS * 16), TOKENS, Y(TOKENS * 8), 8
+    ),
     "rope_split": lambda: case("a head of 64", floats(HEAD), floats(HEAD), HEAD, HEAD, Y(HEAD)),
     "rope_interleaved": lambda: case(
         "a head of 64", floats(HEAD), floats(2 * HEAD), HEAD, HEAD, Y(HEAD)
@@ -264,7 +273,5 @@ CASES: dict[str, Maker] = {
     "repack_q8_0": repack(34, GROUP, "q8s"),
     "repack_f16": repack(2, 1, "f16"),
     "repack_f32": repack(4, 1, "f32"),
-    "hadamard_f32": lambda: case(
-        "4096", floats(4096), 4096, Y(4096), ops=4096 * math.log2(4096)
-    ),
+    "hadamard_f32": lambda: case("4096", floats(4096), 4096, Y(4096), ops=4096 * math.log2(4096)),
 }

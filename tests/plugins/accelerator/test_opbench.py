@@ -1,8 +1,4 @@
-"""What ``claw bench ops`` gives each op: within bounds, ordinary numbers, the results as checked."""
-
-import json
-import subprocess
-import sys
+"""What ``claw bench ops`` gives each op: in bounds, ordinary numbers, the results as checked."""
 
 import numpy as np
 import pytest
@@ -17,7 +13,6 @@ from op_cases import Out as CheckedOut
 from op_cases.native import run
 
 OPS = {op.name: op for op in read_ops()}
-PROGRAM = [sys.executable, "-I", "-B", "-m", "clawai.plugins.accelerator.opbench"]
 STEPS_OF_CODES = 1
 """By which codes may differ where the floats that become codes do in the last place."""
 
@@ -51,7 +46,9 @@ def test_a_timed_call_is_one_that_is_checked(op: OpRow) -> None:
                 np.testing.assert_array_equal(got, expected)
                 continue
             error = np.abs(got.astype(np.float64) - expected)
-            scale = STEPS_OF_CODES if got.dtype.kind in "iu" else op.tolerance * np.abs(expected).max()
+            scale = (
+                STEPS_OF_CODES if got.dtype.kind in "iu" else op.tolerance * np.abs(expected).max()
+            )
             assert error.max() <= max(scale, 2 * op.tolerance * np.abs(expected).max())
 
 
@@ -64,3 +61,44 @@ def test_a_cold_case_lies_beyond_the_caches() -> None:
     assert len(weights) == len(calls)
     assert len(calls) * nbytes(case.args[0]) > 0.9 * opbench.REGION
     assert len({int(opbench.ffi.cast("uintptr_t", call[3])) for call in calls}) == 1
+
+
+@pytest.mark.parametrize(
+    ("cold", "unit", "ops", "expected"),
+    [
+        (False, "", 0, None),
+        (True, "", 0, ("read", 0.5)),
+        (True, "fma", 1e6, ("read", 0.5)),  # its products would take less time than its bytes
+        (True, "fma", 8e9, ("fma", 0.8)),
+        (False, "int8", 8e9, ("int8", 0.4)),
+    ],
+)
+def test_the_share_is_of_the_nearer_ceiling(
+    cold: bool, unit: str, ops: float, expected: tuple[str, float] | None
+) -> None:
+    peaks = opbench.Peaks(read=10e9, compute={"fma": 10e9, "int8": 20e9})
+    case = Case("", (), cold, ops, unit, reads=5 * 10**9)
+    assert peaks.share(case, 1.0) == expected
+
+
+def test_what_is_too_short_is_not_judged() -> None:
+    row = opbench.rows()[0]
+    timed = opbench.Timed(row, Case("", (), reads=4), {"scalar": 9e-6, "avx2": 1e-8})
+    peaks = opbench.Peaks(read=10e9, compute={})
+    told = timed.told("avx2", peaks, 4e-7)
+    assert told["why"] == "too short" and told["time_us"] == 0.2
+    assert "faster_ratio" not in told and "moved_gb_s" not in told
+    assert timed.told("scalar", peaks, 4e-7)["why"] == "in cache"
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [({"families": ["waltz"], "isas": []}, "waltz"), ({"families": [], "isas": ["mmx"]}, "mmx")],
+)
+def test_a_family_or_a_set_that_is_not_here(asked: dict[str, list[str]], got: str) -> None:
+    with pytest.raises(ClawError) as caught:
+        opbench.bench(**asked, quick=True)
+    error = caught.value
+    assert (error.code, error.got) == ("bad_params", got)
+    assert "gemv_int" in error.allowed or "scalar" in error.allowed
+    assert error.hint
