@@ -133,6 +133,7 @@ BENCHES = [
     Step("bench prefix --model tiny --rounds 1", r"warm_ratio"),
     Step("bench speculate --model tiny --rounds 1 --tokens 8", r"same_ratio"),
     Step("bench roofline", r"int8_gop_s"),
+    Step("bench ops --quick --family gemv_int", r"gemv_q4a +scalar"),
     Step("bench gateway --model tiny --samples 10 --streams 20 --seconds 0.2", r"idle_streams"),
     Step("bench page --samples 1", r"first_paint"),
     Step("bench gemm --shape 16x256x256 --rounds 1", r"int4_symmetric_gop_s"),

@@ -18,6 +18,7 @@ BENCHES = {
     "prefix": "What a prompt costs that begins like an earlier one.",
     "speculate": "What it gains to guess tokens from what was said before, and what it costs.",
     "roofline": "What the processor and its memory can do at most.",
+    "ops": "Every op on every instruction set here, as a share of what the box can do.",
     "urgent": "An urgent operation on a saturated box, for each means of preemption.",
     "wire": "A small echo through client, kernel and sandbox, beside a bare ZeroMQ broker.",
     "gateway": "What HTTP adds to a request, and how many idle connections are held.",

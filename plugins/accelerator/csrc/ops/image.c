@@ -40,6 +40,15 @@ static void CLAW_FN(quantize_image)(
             vf t = vf_add(vf_mul(vf_load(v), vf_set1(scale[j])), vf_set1(shift[j]));
             vf_store_u8(table[j] + i, vf_round(vf_min(vf_max(t, vf_zero()), vf_set1(255.0f))));
         }
+    if (ychannels == 8) { /* as wide as a word, and bytes of words go lowest first on all targets */
+        const uint64_t rest = (0x0101010101010101ull * (uint8_t)fill) << (8 * c);
+        for (int32_t p = 0; p < pixels; p++, x += c, y += 8) {
+            uint64_t word = rest;
+            for (int32_t j = 0; j < c; j++) word |= (uint64_t)table[j][x[j]] << (8 * j);
+            memcpy(y, &word, 8);
+        }
+        return;
+    }
     for (int32_t p = 0; p < pixels; p++, x += c, y += ychannels) {
         for (int32_t j = 0; j < c; j++) y[j] = table[j][x[j]];
         for (int32_t j = c; j < ychannels; j++) y[j] = (uint8_t)fill;

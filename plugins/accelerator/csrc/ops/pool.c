@@ -93,7 +93,17 @@ static void CLAW_FN(global_avgpool_u8)(
 
 static void CLAW_FN(global_maxpool_f32)(const float *x, int32_t stride, int32_t pixels, int32_t channels, float *y)
 {
-    for (int32_t c = 0; c < channels; c += 8) {
+    int32_t c = 0;
+    for (; c + 32 <= channels; c += 32) { /* two lines of a cache at a time, each once */
+        vf m[4];
+        for (int i = 0; i < 4; i++) m[i] = vf_set1(-INFINITY);
+        for (int32_t p = 0; p < pixels; p++) {
+            const float *at = x + (size_t)p * (size_t)stride + c;
+            for (int i = 0; i < 4; i++) m[i] = vf_max(vf_load(at + 8 * i), m[i]);
+        }
+        for (int i = 0; i < 4; i++) vf_store(y + c + 8 * i, m[i]);
+    }
+    for (; c < channels; c += 8) {
         vf m = vf_set1(-INFINITY);
         for (int32_t p = 0; p < pixels; p++) m = vf_max(vf_load(x + (size_t)p * (size_t)stride + c), m);
         vf_store(y + c, m);

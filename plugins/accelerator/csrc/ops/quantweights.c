@@ -18,6 +18,14 @@ static inline int spannable(const float *x)
     return good;
 }
 
+/* The largest magnitude; no value is NaN. */
+static inline float magnitude(const float *x)
+{
+    vf most = vf_zero();
+    for (int i = 0; i < 32; i += 8) most = vf_max(most, vf_abs(vf_load(x + i)));
+    return vf_hmax(most);
+}
+
 /* 1 / d, or 0 where that is no finite number. */
 static inline float inverse(float d)
 {
@@ -36,9 +44,7 @@ static void CLAW_FN(weights_q8_0)(const float *x, int32_t n, uint8_t *y)
         memset(y, 0, 34);
         put_half(y, NAN_F16);
         if (!spannable(x)) continue;
-        float largest = 0.0f;
-        for (int i = 0; i < 32; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
-        const float d = largest / 127.0f, id = inverse(d);
+        const float d = magnitude(x) / 127.0f, id = inverse(d);
         put_half(y, f32_to_f16(d));
         for (int i = 0; i < 32; i++) { /* to nearest, halves away from zero */
             const float v = x[i] * id, a = fabsf(v);
@@ -54,9 +60,10 @@ static void CLAW_FN(weights_q4_0)(const float *x, int32_t n, uint8_t *y)
         memset(y, 0, 18);
         put_half(y, NAN_F16);
         if (!spannable(x)) continue;
-        float largest = 0.0f;
-        for (int i = 0; i < 32; i++) largest = fabsf(x[i]) > fabsf(largest) ? x[i] : largest;
-        const float d = largest / -8.0f, id = inverse(d);
+        const float most = magnitude(x);
+        int at = 0;
+        while (fabsf(x[at]) < most) at++; /* the first of equals gives the sign */
+        const float d = (most > 0.0f ? x[at] : 0.0f) / -8.0f, id = inverse(d);
         put_half(y, f32_to_f16(d));
         int8_t codes[32];
         for (int i = 0; i < 32; i++) {
