@@ -8,8 +8,8 @@ and only among candidates that give the same bits (``tuned.SAME_BITS``). Weights
 second-level cache, as a model's are. The whole stays within ``BUDGET_S`` of processor time: what is
 left out for want of time stays at its default.
 
-In order: the instruction set of each family that is measured; how far the products of one token ask
-ahead; the tile of the products of many; and whether fewer threads are faster than all.
+In order: the instruction set of each family that is measured; in how many streams the products of
+one token read their weights, and how far they ask ahead; the tile of the products of many; and whether fewer threads are faster than all.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ BUDGET_S = 0.8
 HANGS_S = 10
 WINS_BY = 0.05
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+STREAMS = (1, int(lib.CLAW_STREAMS))
 AHEAD = (2048, 4096, 8192, 16384)
 TILES = (2, 3)
 WIDTH = 1024
@@ -50,7 +51,7 @@ PANELS = 4
 QUIET = 0.9
 """Part of the cores that all threads must have got, spinning ones too: where others compute, fewer
 threads look better, and that must not decide for the time when they do not."""
-SHARES = {"isa": 0.5, "ahead": 0.15, "tile": 0.15, "threads": 0.2}
+SHARES = {"isa": 0.5, "streams": 0.1, "ahead": 0.1, "tile": 0.12, "threads": 0.18}
 """Of the budget."""
 
 Call = Callable[[], object]
@@ -231,7 +232,7 @@ class Measurement:
             if (best := winner(ratios, self.tuned.isa)) != self.tuned.isa:
                 self.choices[family] = best
 
-    def number(self, name: str, op: str, field: str, values: Iterable[int]) -> None:
+    def number(self, name: str, op: str, values: Iterable[int]) -> None:
         """The best value of a hint for an op, measured as it will run."""
         candidates = sorted({*values, DEFAULTS[name]})
         now = tune(tuning.line(self.choices))
@@ -240,7 +241,7 @@ class Measurement:
 
         def tried(value: int) -> Call:
             def both() -> None:
-                setattr(lib.claw_tune, field, value)
+                setattr(lib.claw_tune, name, value)
                 run()
 
             return both
@@ -294,8 +295,9 @@ class Measurement:
     def run(self) -> dict[str, Any]:
         """Everything, in order; see ``clawai.sdk.tuning.Profile``."""
         self.isas()
-        self.number("ahead", "gemv_q4a", "ahead", AHEAD)
-        self.number("tile", "gemm_q4a", "tile", TILES)
+        self.number("streams", "gemv_q4a", STREAMS)
+        self.number("ahead", "gemv_q4a", AHEAD)
+        self.number("tile", "gemm_q4a", TILES)
         self.threads()
         return {
             "choices": self.choices,
