@@ -9,7 +9,8 @@ second-level cache, as a model's are. The whole stays within ``BUDGET_S`` of pro
 left out for want of time stays at its default.
 
 In order: the instruction set of each family that is measured; in how many streams the products of
-one token read their weights, and how far they ask ahead; the tile of the products of many; and whether fewer threads are faster than all.
+one token read their weights, and how far they ask ahead; the tile of the products of many; and
+whether fewer threads are faster than all.
 """
 
 import contextlib
