@@ -6,9 +6,9 @@ keeps it, and each worker with a driver for the processor is told it as one line
     gemv_int=avx2 ahead=2048 tile=3 one_threads=1
 
 ``FAMILY=ISA`` picks the implementation of a family of ops, ``isa=ISA`` that of all of them;
-``ahead``, ``tile`` and the numbers of threads are those of ``claw_tuning`` in the accelerator's
-``api.h``. What stands later wins; ``off`` forgets all before it. No setting changes a result but an
-``isa`` that the owner names. The owner overrides with the environment variable
+``ahead``, ``tile``, ``streams`` and the numbers of threads are those of ``claw_tuning`` in the
+accelerator's ``api.h``. What stands later wins; ``off`` forgets all before it. No setting changes a
+result but an ``isa`` that the owner names. The owner overrides with the environment variable
 ``CLAW_OPS_PROFILE``, in the same form, and ``CLAW_ISA``, a short form of ``isa=``.
 
 What was measured holds for one processor, its cores that may be used, and one build of the library;
@@ -40,7 +40,13 @@ MEASURE_S = 30.0
 """A measurement that takes longer hangs; it ends itself long before."""
 LIMIT = 1 << 20
 """Bytes of the file, and of what a program may say."""
-NUMBERS = {"ahead": (0, 65536), "tile": (1, 4), "one_threads": (0, 64), "many_threads": (0, 64)}
+NUMBERS = {
+    "ahead": (0, 65536),
+    "tile": (1, 4),
+    "streams": (1, 4),
+    "one_threads": (0, 64),
+    "many_threads": (0, 64),
+}
 """Settings that are numbers, and their range."""
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _VERSION = 1

@@ -36,6 +36,7 @@ def listing(line: str) -> dict[str, Any]:
     hints = {
         "ahead": lib.claw_tune.ahead,
         "tile": lib.claw_tune.tile,
+        "streams": lib.claw_tune.streams,
         "one_threads": lib.claw_tune.one,
         "many_threads": lib.claw_tune.many,
     }

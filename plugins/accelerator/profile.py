@@ -231,7 +231,7 @@ class Measurement:
             if (best := winner(ratios, self.tuned.isa)) != self.tuned.isa:
                 self.choices[family] = best
 
-    def number(self, name: str, op: str, field: str, values: Iterable[int]) -> None:
+    def number(self, name: str, op: str, values: Iterable[int]) -> None:
         """The best value of a hint for an op, measured as it will run."""
         candidates = sorted({*values, DEFAULTS[name]})
         now = tune(tuning.line(self.choices))
@@ -240,7 +240,7 @@ class Measurement:
 
         def tried(value: int) -> Call:
             def both() -> None:
-                setattr(lib.claw_tune, field, value)
+                setattr(lib.claw_tune, name, value)
                 run()
 
             return both
@@ -294,8 +294,8 @@ class Measurement:
     def run(self) -> dict[str, Any]:
         """Everything, in order; see ``clawai.sdk.tuning.Profile``."""
         self.isas()
-        self.number("ahead", "gemv_q4a", "ahead", AHEAD)
-        self.number("tile", "gemm_q4a", "tile", TILES)
+        self.number("ahead", "gemv_q4a", AHEAD)
+        self.number("tile", "gemm_q4a", TILES)
         self.threads()
         return {
             "choices": self.choices,

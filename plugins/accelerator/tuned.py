@@ -110,8 +110,8 @@ def _tuned(line: str | None, _: object) -> tuple[Tuned, tuning.Settings]:
 
 def _hints(settings: tuning.Settings) -> None:
     """The numbers; what is not set goes back to its default."""
-    for name, field in (("ahead", "ahead"), ("tile", "tile")):
-        setattr(lib.claw_tune, field, settings.get(name, DEFAULTS[name]))
+    for name, default in DEFAULTS.items():
+        setattr(lib.claw_tune, name, settings.get(name, default))
     lib.claw_tune.one = settings.get("one_threads", 0)
     lib.claw_tune.many = settings.get("many_threads", 0)
 
@@ -134,5 +134,5 @@ def _require(name: str, what: str, allowed: list[str]) -> None:
     )
 
 
-DEFAULTS = {"ahead": int(lib.claw_tune.ahead), "tile": int(lib.claw_tune.tile)}
+DEFAULTS = {name: int(getattr(lib.claw_tune, name)) for name in ("ahead", "tile", "streams")}
 """As the library was loaded."""

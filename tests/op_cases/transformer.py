@@ -202,7 +202,9 @@ def row(fmt: str) -> Callable[[np.random.Generator, str], Case]:
 
 def gemv_int(fmt: str) -> Callable[[np.random.Generator, str], Case]:
     def make(rng: np.random.Generator, kind: str) -> Case:
-        blocks, k = pick(kind, 1, 3, 4), 32 * pick(kind, 1, 3, 18)
+        blocks, k = pick(kind, 1, 3, 5), 32 * pick(kind, 1, 3, 18)
+        if kind == "large":
+            k = 32 * 97  # where rows of a middle length may be read otherwise (claw_streams)
         p, (q, d, s) = packed_int(rng, kind, fmt, blocks, k), activations(rng, kind, 1, k)
         y, scale = product(p, q, d, s)
         exact = kind == "extreme" and fmt != "q4s"

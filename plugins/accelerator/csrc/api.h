@@ -167,6 +167,7 @@ const claw_ops *claw_ops_named(const char *isa);
 typedef struct claw_tuning {
     uint32_t ahead;     /* bytes that the integer products of one token ask for ahead of themselves */
     uint32_t tile;      /* tokens of a tile of the integer products of many, 1..CLAW_MAX_TILE */
+    uint32_t streams;   /* of weights that they read side by side: 1 (rows of some length only), or any other number for CLAW_STREAMS */
     uint32_t one, many; /* threads that one token, many tokens run on at most; 0: all */
 } claw_tuning;
 extern claw_tuning claw_tune;
@@ -190,4 +191,10 @@ typedef struct claw_roof {
 } claw_roof;
 void claw_roofline(const char *isa, claw_roof *roof);
 /* END CDEF */
+
+/* Blocks of rows of k elements that a product of one token reads side by side. */
+static inline uint32_t claw_streams(uint32_t k)
+{
+    return claw_tune.streams == 1 && k >= CLAW_ONE_LEAST && k <= CLAW_ONE_MOST ? 1 : CLAW_STREAMS;
+}
 #endif

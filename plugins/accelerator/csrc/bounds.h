@@ -7,6 +7,8 @@
 #define CLAW_PANEL 16           /* rows of a prefill panel */
 #define CLAW_MAX_TILE 4         /* tokens of a tile in the integer products of many; more did not pay */
 #define CLAW_STREAMS 4          /* blocks of rows that the products of one token read side by side */
+#define CLAW_ONE_LEAST 3072     /* elements of a row from which they may read one block after the other, */
+#define CLAW_ONE_MOST 6144      /* and up to which */
 #define CLAW_MAX_AHEAD 65536    /* bytes asked for ahead */
 #define CLAW_READS 5            /* ways in which a region is read to find how fast that can be */
 #define CLAW_POSITIONS 64       /* positions of one attention block */

@@ -5,6 +5,7 @@ figure of the language-model benchmarks can be read as a share of these.
 """
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -19,17 +20,19 @@ PROGRAM = "clawai.plugins.accelerator.roofline"
 TIMEOUT = 120.0
 
 
-def ceilings(threads: int | None = None) -> dict[str, Any]:
+def ceilings(threads: int | None = None, seconds: float = 0) -> dict[str, Any]:
     """``isa``, ``threads`` and ``figures`` as the program prints them.
 
     Args:
         threads: None: as many as this process has cores.
+        seconds: of reading without a pause, for ``read_steady_gb_s``; 0: without that figure.
 
     Raises:
         ClawError: worker_failed, with what it said.
     """
+    count = threads or len(os.sched_getaffinity(0))
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM, *([str(threads)] if threads else [])],
+        [sys.executable, "-m", PROGRAM, str(count), str(seconds)],
         check=False,
         capture_output=True,
         text=True,

@@ -59,8 +59,8 @@ def test_every_piece_of_a_large_tensor_is_written(monkeypatch: pytest.MonkeyPatc
 def test_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = shape.measure("7b", None, 1, 1, (), forget=True).as_dict()
     assert set(found["figures"]) == {
-        "decode_16_tok_s", "token_bytes", "read_gb_s", "read_ratio", "huge_ratio",
-        "resident_bytes", "peak_bytes",
+        "decode_16_tok_s", "token_bytes", "read_gb_s", "read_ratio",
+        "read_peak_ratio", "huge_ratio", "resident_bytes", "peak_bytes",
     }  # fmt: skip
     matrices = [each for each in SMALL.tensors() if each.name != "token_embd.weight"]
     assert found["figures"]["token_bytes"] > sum(each.nbytes for each in matrices)
@@ -69,6 +69,12 @@ def test_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not list(cache.iterdir()), "--forget deletes it"
     report.show(found)
     assert "at most 4.2 GB: reached" in capsys.readouterr().out
+
+
+def test_steady_reading_is_told_when_it_is_asked_for() -> None:
+    plain, steady = roofline.ceilings(1), roofline.ceilings(1, 0.2)
+    assert set(steady["figures"]) - set(plain["figures"]) == {"read_steady_gb_s"}
+    assert steady["figures"]["read_steady_gb_s"] > 0.1
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
@@ -91,7 +97,7 @@ def test_too_little_memory_is_told_before_anything_is_loaded() -> None:
 def test_a_share_is_the_slower_of_reading_and_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter((9.0, 10.0, 30.0))
 
-    def ceilings(threads: int | None = None) -> dict:
+    def ceilings(threads: int | None = None, seconds: float = 0) -> dict:
         most = {"read_2t_gb_s": next(looks), "int8_gop_s": 100.0, "fma_gflop_s": 50.0}
         return {"figures": most | {"read_1t_gb_s": 99.0}}
 

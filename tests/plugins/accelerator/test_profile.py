@@ -70,7 +70,10 @@ def test_no_hint_changes_a_bit(name: str) -> None:
     target = available_isas()[-1]
     tuned.tune("")
     expected = bits(name, target, "large")
-    for line in ("ahead=0", "ahead=65536", "tile=1", "tile=2 ahead=1000", "tile=3"):
+    for line in (
+        *("ahead=0", "ahead=65536", "tile=1", "tile=2 ahead=1000", "tile=3"),
+        *("streams=1", "streams=4", "streams=1 ahead=0"),
+    ):
         tuned.tune(line)
         assert bits(name, target, "large") == expected, line
 
@@ -93,6 +96,8 @@ def test_a_model_gives_the_same_bits_with_any_profile(monkeypatch: pytest.Monkey
     for isa in tuned.alike(best):
         assert logits(f"gemv_int={isa} gemm_int={isa} attention={isa}", monkeypatch) == expected
     assert logits("tile=2 ahead=0 one_threads=1 many_threads=1", monkeypatch) == expected
+    for streams in (1, lib.CLAW_STREAMS):
+        assert logits(f"streams={streams}", monkeypatch) == expected
 
 
 def test_a_measurement_of_this_box() -> None:
@@ -186,6 +191,7 @@ def test_the_table_in_the_document_is_that_of_the_library() -> None:
 
 def test_numbers_of_the_sdk_are_those_of_the_library() -> None:
     assert tuning.NUMBERS["tile"] == (1, lib.CLAW_MAX_TILE)
+    assert tuning.NUMBERS["streams"] == (1, lib.CLAW_STREAMS)
     assert tuning.NUMBERS["ahead"] == (0, lib.CLAW_MAX_AHEAD)
     assert tuning.NUMBERS["one_threads"] == (0, lib.CLAW_MAX_THREADS)
     assert np.isin(list(tuned.DEFAULTS), list(tuning.NUMBERS)).all()

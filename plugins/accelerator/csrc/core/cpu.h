@@ -14,4 +14,6 @@ typedef enum {
 } cpu_feature;
 
 int cpu_has(cpu_feature feature);
+/* Streams in which one core reads memory fastest, 1 or CLAW_STREAMS, as far as is known: see gemv.c. */
+unsigned cpu_streams(void);
 #endif

@@ -115,15 +115,16 @@ static uint32_t units_of(void *state, uint32_t step, uint32_t *grab, uint32_t *n
 {
     claw_plan *p = state;
     uint32_t i = step + 1;
-    while (i < p->n && step_skipped(p, p->steps + i)) i++;
+    /* What comes before the next product takes so short that its weights are still there then. */
+    while (i < p->n && (step_skipped(p, p->steps + i) || p->steps[i].code == CLAW_KV || p->steps[i].code == CLAW_ATTEND)) i++;
     if (p->count == 1 && i < p->n && p->steps[i].code == CLAW_MATMUL) *next = i;
     return step_units(p, p->steps + step, grab);
 }
 
-static void ahead(void *state, uint32_t step, uint32_t thread)
+static int ahead(void *state, uint32_t step, uint32_t thread, uint32_t piece)
 {
     const claw_plan *p = state;
-    step_ahead(p, p->steps + step, thread);
+    return step_ahead(p, p->steps + step, thread, piece);
 }
 
 /* To make the first block of the cache, zeros in pages that may be huge, takes as long as a layer: one

@@ -58,8 +58,8 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab);
 /* fresh: the first call for this step on this thread. */
 void step_run(claw_plan *p, const claw_step *s, uint32_t first, uint32_t last, uint32_t thread, int fresh);
 int step_skipped(const claw_plan *p, const claw_step *s);
-/* Asks for the weights with which a thread will begin a product of one token. */
-void step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread);
+/* Asks for a piece of the weights with which a thread will begin a product of one token; 0: there is no more. */
+int step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread, uint32_t piece);
 /* CLAW_OK, or CLAW_BAD_PLAN if the step reads or writes outside of the areas of the plan. */
 int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes);
 /* Whether threads note their largest logit in a step: it is the last one, a product of one row. */

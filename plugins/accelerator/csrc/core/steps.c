@@ -356,14 +356,27 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }
 
-/* As much as the product itself does not ask for, because it begins so far ahead of itself (gemv.c). */
-void step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread)
+/* First as much as the product itself does not ask for, because it begins so far ahead of itself (gemv.c). Then,
+ * if it reads one stream, what follows, for memory would be idle: up to a part of the second-level cache. */
+#define AHEAD_PIECE 2048u
+#define AHEAD_MOST (128u << 10)
+
+int step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread, uint32_t piece)
 {
     const uint32_t units = up_div(matmul_blocks(s), unit_blocks(s)), active = team_active(&p->team);
-    const size_t block = claw_block_bytes(s->format, s->k), most = claw_tune.ahead / CLAW_STREAMS;
-    const uint8_t *w = p->spec.weights + s->weight + (size_t)team_part(units, thread, active) * unit_blocks(s) * block;
+    const size_t first = team_part(units, thread, active), last = team_part(units, thread + 1, active);
+    const size_t block = claw_block_bytes(s->format, s->k);
+    const uint8_t *w = p->spec.weights + s->weight + first * unit_blocks(s) * block;
+    if (claw_streams(s->k) == 1) {
+        const size_t part = (last - first) * unit_blocks(s) * block, most = part < AHEAD_MOST ? part : AHEAD_MOST;
+        const size_t from = (size_t)piece * AHEAD_PIECE, to = from + AHEAD_PIECE < most ? from + AHEAD_PIECE : most;
+        for (size_t at = from; at < to; at += 64) __builtin_prefetch(w + at, 0, 2);
+        return to < most;
+    }
+    const size_t most = claw_tune.ahead / CLAW_STREAMS;
     for (size_t at = 0; at < (most < block ? most : block); at += 64)
         for (size_t b = 0; b < CLAW_STREAMS; b++) __builtin_prefetch(w + b * block + at, 0, 2);
+    return 0;
 }
 
 /* ---- dispatch ---- */

@@ -140,7 +140,9 @@ static void take_units(team *t, uint32_t generation, uint32_t thread)
             }
         }
     }
-    if (next != TEAM_NONE) t->calls.ahead(t->calls.state, next, thread);
+    if (next == TEAM_NONE) return;
+    for (uint32_t piece = 0; t->calls.ahead(t->calls.state, next, thread, piece); piece++)
+        if (get(&t->generation) != generation) return;
 }
 
 void team_run(team *t)

@@ -35,8 +35,9 @@ typedef struct team_calls {
     /* Called alone before a step: its units, not 0, how many of them are worth a turn, and the step that
      * `ahead` is told by those that find no unit left (TEAM_NONE: it is not called). */
     uint32_t (*units)(void *state, uint32_t step, uint32_t *grab, uint32_t *next);
-    /* Called while others may work, or already be elsewhere: reads what never changes. */
-    void (*ahead)(void *state, uint32_t step, uint32_t thread);
+    /* Called while others may work, or already be elsewhere: reads what never changes. Again and again, with
+     * piece 0, 1, ... while the thread waits, until it returns 0: there is nothing more to ask for. */
+    int (*ahead)(void *state, uint32_t step, uint32_t thread, uint32_t piece);
     void *state;
     /* If not NULL, called first by each thread but the caller's, whatever the others do meanwhile. */
     void (*begin)(void *state, uint32_t thread);

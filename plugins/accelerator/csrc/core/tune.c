@@ -2,10 +2,13 @@
 #include <string.h>
 
 #include "../api.h"
+#include "cpu.h"
 #undef CLAW_DOT
 
 /* Measured: 2 KB ahead in each stream of gemv.c (Sapphire Rapids), and a tile that fits 16 registers (Zen 3). */
 claw_tuning claw_tune = {.ahead = 8192, .tile = 4};
+
+__attribute__((constructor)) static void choose_streams(void) { claw_tune.streams = cpu_streams(); }
 
 uint32_t claw_ops_take(claw_ops *into, const char *family, const claw_ops *from)
 {

@@ -1,11 +1,18 @@
 /* Packed weights times one vector of activations, 8 rows a time.
  *
  * What a row of weights costs is its way from memory, and a core alone can ask for only so many lines at a
- * time. So four blocks of 8 rows run side by side: as many streams keep more of those requests under way
- * than one, and go into the second-level cache, where more of them fit than in the first.
+ * time. How most of them are kept under way depends on the processor (claw_tune.streams):
+ *   - Four blocks of 8 rows side by side, every line asked for into the second-level cache, where more
+ *     requests fit than in the first: where the processor itself looks only a short way ahead.
+ *   - One block after the other, a single stream: where what the second-level cache asks for by itself, once it
+ *     has seen where a stream goes, is more than a program can ask for. Then it is only shown the way: one line
+ *     in ASK_BYTES is asked for, further ahead than it looks, so that it is there already in the next page.
+ *     Not where rows are so long that the activations, read again for each block, would not stay in L1, nor
+ *     where they are so short that a small model's lie in the caches anyway: there it was a tenth slower.
  *
  * Sums run over k in order, in one chain a row (scales and minima apart), exactly as in gemm.c, so
  * that a token gives the same bits alone and in a batch. */
+#define ASK_BYTES 512
 
 /* The sums of one group of n blocks of 8 rows, `block` bytes apart. */
 static inline __attribute__((always_inline)) void group_dots_q4(int n, const uint8_t *w, size_t block, const int8_t *q, vi *dots)
@@ -51,23 +58,29 @@ static inline stream stream_ahead(const uint8_t *w, int32_t groups, size_t bytes
     return (stream){w + n / (size_t)groups * CLAW_STREAMS * whole + rest * bytes, groups - (int32_t)rest};
 }
 
-/* n blocks of 8 rows. */
+static inline __attribute__((always_inline)) void ask(int n, int bytes, size_t block, int32_t groups, stream *far)
+{
+    for (int b = 0; b < n; b++)
+        for (int p = 0; p < bytes; p += 64) PREFETCH_FAR(far->at + (size_t)b * block + p);
+    far->at += bytes;
+    if (!--far->left) {
+        far->at += (CLAW_STREAMS - 1) * block;
+        far->left = groups;
+    }
+}
+
+/* n blocks of 8 rows; far: NULL if they are one stream. */
 static inline __attribute__((always_inline)) void gemv_blocks(
     int n, int bits, int bytes, int has_min, int shift, stream *far, const uint8_t *w, int32_t groups, const int8_t *q,
     const float *d, const float *s, float *y)
 {
-    const size_t block = (size_t)groups * (size_t)bytes;
+    const size_t block = (size_t)groups * (size_t)bytes, ahead = claw_tune.ahead;
     vf scaled[CLAW_STREAMS], minima[CLAW_STREAMS];
     for (int b = 0; b < n; b++) scaled[b] = minima[b] = vf_zero();
     for (int32_t g = 0; g < groups; g++, w += bytes) {
         vi dots[CLAW_STREAMS];
-        for (int b = 0; b < n; b++)
-            for (int p = 0; p < bytes; p += 64) PREFETCH_FAR(far->at + (size_t)b * block + p);
-        far->at += bytes;
-        if (!--far->left) {
-            far->at += (CLAW_STREAMS - 1) * block;
-            far->left = groups;
-        }
+        if (far) ask(n, bytes, block, groups, far);
+        else if (!(g % (ASK_BYTES / (bits * 32)))) PREFETCH_FAR(w + ahead);
         if (bits == 4) group_dots_q4(n, w, block, q + 32 * g, dots);
         else group_dots_q8(n, w, block, q + 32 * g, dots);
         const vf scale = vf_set1(d[g]), sum = vf_set1(s[g]);
@@ -92,6 +105,11 @@ static inline __attribute__((always_inline)) void gemv_blocks(
         const int32_t groups = k / 32;                                                             \
         const size_t block = (size_t)groups * (bytes);                                             \
         stream far = stream_ahead(w, groups, bytes);                                               \
+        if (claw_streams((uint32_t)k) == 1) {                                                        \
+            for (; blocks > 0; blocks--, w += block, y += 8)                                       \
+                gemv_blocks(1, bits, bytes, has_min, shift, NULL, w, groups, q, d, s, y);          \
+            return;                                                                                \
+        }                                                                                          \
         for (; blocks >= CLAW_STREAMS; blocks -= CLAW_STREAMS, w += CLAW_STREAMS * block, y += 8 * CLAW_STREAMS) \
             gemv_blocks(CLAW_STREAMS, bits, bytes, has_min, shift, &far, w, groups, q, d, s, y);   \
         for (; blocks > 0; blocks--, w += block, y += 8)                                           \
