@@ -90,7 +90,7 @@ class Memory:
         roof = ffi.new("claw_roof *")
         lib.claw_roofline(available_isas()[-1].encode(), roof)
         held = [ffi.from_buffer("uint8_t[]", self.map)]
-        return REGION / fastest_read(roof, held, 1)
+        return REGION / fastest_read(roof, held, 1)[0]
 
     @staticmethod
     def _array(arg: Any) -> Any:
