@@ -112,7 +112,7 @@ def gemm8(kind: str) -> Maker:
         rows, k, tokens = 256, 768, 64
         given = codes(tokens * k, np.int8 if kind == "s8" else np.uint8)
         zero = () if kind == "s8" else (128,)
-        work = scratch(tokens * (4 + 2 * 512) + 512 * 32, np.uint8)
+        work = scratch(tokens * (4096 // 64 * 80 + 128) + (1 << 14), np.uint8)  # GEMM8_SCRATCH
         out = Out(tokens * rows, np.int32)
         args = (packed_s8(rows, k), rows // 8, k, given, k, *zero, tokens, work, out, rows)
         about = "256 x 768, 64 tokens, BERT"
