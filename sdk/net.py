@@ -422,8 +422,11 @@ class Network:
                 text = f"the plugin {self.plugin} has too many files open"
                 told = {"reason": "too_many", "error": {"code": "network", "message": text}}
             self._waiting[n] = told, fds.pop() if fds else -1
+        late = bool(fds)
         for fd in fds:
             os.close(fd)
+        if late:  # nobody waits any more, and the broker holds it too
+            self.let_go(n)
         self._state.notify_all()
 
     def ended(self, number: int, unsaid: str = "gone") -> None:

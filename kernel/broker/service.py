@@ -12,9 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,15 @@ from typing import Any
 import msgspec
 
 from clawai.kernel.broker import addresses, jail, limits
+from clawai.kernel.broker.asking import (
+    Carried,
+    Client,
+    Failed,
+    Request,
+    Trade,
+    as_told,
+    requests,
+)
 from clawai.kernel.broker.dial import Dial, is_own, said
 from clawai.kernel.broker.handed import Handed
 from clawai.kernel.broker.relay import Relay
@@ -31,110 +38,7 @@ from clawai.kernel.loop import Loop
 from clawai.sandbox import syscalls as sc
 from clawai.sdk import netrules
 from clawai.sdk.errors import ClawError
-from clawai.sdk.netrules import Address, Rule
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a worker asks for; host and port are looked at later."""
-
-    n: int
-    host: str
-    port: int
-    timeout: float
-    memory: str = ""
-    """Name of shared memory of the program that is connected from ``port``; no host."""
-    accept: bool = False
-    """The next connection to this port of its own, if there is one; the host is left empty."""
-    itself: bool = False
-    """Of a front: that connection itself, in place of one end of a pair."""
-    over: bool = False
-    """The connection ``n``, which it had got itself, is one that it has let go of."""
-
-
-_requests = msgspec.msgpack.Decoder(Request)
-_encode = msgspec.msgpack.Encoder().encode
-
-
-@dataclass
-class Bucket:
-    """How often something may be done."""
-
-    rate: float
-    """A second, over a time."""
-    burst: float
-    """At once."""
-    tokens: float
-    counted: float = 0.0
-
-    def take(self, now: float) -> bool:
-        """Count one; whether that keeps to the rate."""
-        more = (now - self.counted) * self.rate if self.counted else 0.0
-        self.tokens, self.counted = min(self.burst, self.tokens + more), now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
-@dataclass
-class Client:
-    """One worker."""
-
-    number: int
-    plugin: str
-    keys: list[str]
-    rules: tuple[Rule, ...]
-    sock: socket.socket
-    listeners: dict[int, socket.socket] = field(default_factory=dict)
-    """By port; only this process may accept on them."""
-    serves: bool = False
-    """It is a front: it may have more connections, and those that it accepts themselves."""
-    unsent: deque[tuple[bytes, socket.socket | FileIO | None]] = field(default_factory=deque)
-    trades: dict[int, "Trade"] = field(default_factory=dict)
-    relays: dict[int, "Carried"] = field(default_factory=dict)
-    held: dict[int, tuple[dict[str, Any], socket.socket | None]] = field(default_factory=dict)
-    """Answers, until the steward knows for whose tasks they are: no task ends before."""
-    opening: set[int] = field(default_factory=set)
-    """Requests for shared memory, which the steward opens."""
-    rests: float = 0.0
-    """Until when its requests are not read, because it asks too often; 0: they are."""
-    asks: Bucket = field(default_factory=lambda: Bucket(limits.RATE, limits.BURST, limits.BURST))
-    takes: Bucket = field(
-        default_factory=lambda: Bucket(limits.TAKES_RATE, limits.TAKES_BURST, limits.TAKES_BURST)
-    )
-
-    def keeps_rate(self, now: float, bucket: Bucket) -> bool:
-        """Count a request; whether the worker keeps to the rate."""
-        if kept := bucket.take(now):
-            return kept
-        self.rests = now + 1 / bucket.rate
-        return False
-
-    @property
-    def most(self) -> int:
-        """Connections that it may have."""
-        return limits.SERVED if self.serves else limits.CONNECTIONS
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has as many connections as one may."""
-        return len(self.relays) + len(self.trades) >= self.most
-
-
-@dataclass
-class Trade:
-    """A connection in the making."""
-
-    n: int
-    host: str
-    port: int
-    until: float
-    question: int = 0
-    dial: Dial | None = None
-
-    def due(self) -> float:
-        """When something is to be given up."""
-        return self.dial.due if self.dial else self.until
+from clawai.sdk.netrules import Address
 
 
 class Broker:
@@ -279,7 +183,7 @@ class Broker:
         try:
             if len(data) > limits.REQUEST:
                 raise msgspec.DecodeError("too long")
-            request = _requests.decode(data)
+            request = requests.decode(data)
             taken = client.trades, client.relays, client.held, client.opening
             if request.n <= 0 or (not request.over and any(request.n in each for each in taken)):
                 raise msgspec.DecodeError("its number is taken")
@@ -453,7 +357,7 @@ class Broker:
         self._keep(client, n, lambda done: Relay(self.loop, ours, sock, eof, done))
 
     def _keep(
-        self, client: Client, n: int, made: Callable[[Callable[[str], None]], "Carried"]
+        self, client: Client, n: int, made: Callable[[Callable[[str], None]], Carried]
     ) -> None:
         """Count a connection until it ends, which is told."""
         began = time.monotonic()
@@ -478,7 +382,7 @@ class Broker:
         if port not in client.listeners:
             text = f"the plugin {client.plugin} does not listen on port {port}"
             error = ClawError("not_permitted", text, port, sorted(client.listeners))
-            self._answer(client, {"n": n, "reason": "", "error": _as_told(error)})
+            self._answer(client, {"n": n, "reason": "", "error": as_told(error)})
             return
         client.keeps_rate(now, client.takes)  # if not, it rests after this one
         found = None
@@ -504,7 +408,7 @@ class Broker:
         try:
             self._require_rate(client, now)
         except Failed as error:
-            self._answer(client, {"n": n, "reason": error.reason, "error": _as_told(error)})
+            self._answer(client, {"n": n, "reason": error.reason, "error": as_told(error)})
             return
         client.opening.add(n)
         self.link.send("memory", client.number, n, request.memory, request.port)
@@ -531,7 +435,7 @@ class Broker:
         trade = Trade(n, host, port, 0)
         verdict = "failed" if isinstance(error, Failed) else "denied"
         self._tell_connect(client, trade, address, verdict, error.message)
-        told = _as_told(error)
+        told = as_told(error)
         client.held[n] = {"n": n, "reason": getattr(error, "reason", ""), "error": told}, None
 
     def _tell_connect(
@@ -558,6 +462,8 @@ class Broker:
             return
         self._looked = now
         for kept, moved in list(self._idle.items()):
+            if not kept.open:
+                continue  # the end of another one has ended all that its worker had
             if kept.has_moved():
                 self._idle[kept] = now
             elif now - moved > limits.IDLE:
@@ -566,15 +472,9 @@ class Broker:
                 kept.close("limit")  # a relay looks by itself
 
 
-_FIELDS = ("code", "message", "got", "allowed", "hint", "retry_after_ms")
-Carried = Relay | Handed
+_encode = msgspec.msgpack.Encoder().encode
 Accepted = tuple[socket.socket, Any, socket.socket | None, socket.socket]
 """A connection, who has made it, our end of a pair if there is one, and what the worker gets."""
-
-
-def _as_told(error: ClawError) -> dict[str, Any]:
-    """An error for a worker."""
-    return {name: getattr(error, name) for name in _FIELDS}
 
 
 def _accepted(listener: socket.socket, itself: bool) -> Accepted | None:
@@ -605,22 +505,6 @@ def _accepted(listener: socket.socket, itself: bool) -> Accepted | None:
             return None
         stack.pop_all()
     return sock, at, ours, theirs
-
-
-class Failed(ClawError):
-    """No permission is missing, but there is no connection."""
-
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        got: Any = None,
-        allowed: Any = None,
-        hint: str = "",
-        retry_after_ms: int | None = None,
-    ) -> None:
-        super().__init__("network", message, got, allowed, hint, retry_after_ms)
-        self.reason = reason
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -31,7 +31,7 @@ from clawai.sdk.errors import ClawError
 from clawai.sdk.plain import error_fields
 from clawai.sdk.store import Store
 
-CLAW = [sys.executable, "-I", "-B", "-m", "clawai.sdk.cli.main"]
+CLAW = [sys.executable, "-P", "-B", "-m", "clawai.sdk.cli.main"]
 COMMANDS = {"pull": ["pull", "--json", "--progress"], "remove": ["rm", "--json"]}
 _STEP = b'{"step"'
 """So begins each line of progress of `claw pull`."""

@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 from clawai.plugins.gateway.fields import BadRequest, Form
 
 T = TypeVar("T")
+UNWATCHED = 0.02
+"""Seconds that a question is asked before anybody looks whether its client is still there."""
 
 
 class Door:
@@ -83,7 +85,11 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         gone = True
         task.cancel()
 
-    watching = asyncio.ensure_future(watch())
+    watching: list[asyncio.Task[None]] = []
+    # Not at once: most answers that are short are there before it would be of use.
+    begin = asyncio.get_running_loop().call_later(
+        UNWATCHED, lambda: watching.append(asyncio.ensure_future(watch()))
+    )
     try:
         return await work
     except asyncio.CancelledError:
@@ -91,7 +97,9 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
             raise
         raise ClientDisconnect from None
     finally:
-        watching.cancel()
+        begin.cancel()
+        for each in watching:
+            each.cancel()
 
 
 class Said(JSONResponse):

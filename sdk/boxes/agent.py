@@ -22,6 +22,8 @@ from clawai.sdk.errors import ClawError
 
 LOOK = 0.25
 """Seconds between two looks at the log."""
+REST = 5.0
+"""Seconds that a busy collector is left alone at most, whatever it says."""
 PAUSES = 0.5, 30.0
 """Seconds before the next try: at first, and at most."""
 RATE = 256 << 10
@@ -68,7 +70,10 @@ class Link:
         until = time.monotonic() + wire.PATIENCE
         while not self._up:
             self._wait(until)
-        self._socket.send(wire.encode(message), zmq.NOBLOCK)
+        try:
+            self._socket.send(wire.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            raise ClawError("connection_lost", "the connection broke", self._address) from None
         while not self._socket.poll(0):
             self._wait(until)
         try:
@@ -225,7 +230,7 @@ class Agent:
                     return False
                 if said.why != "busy":
                     raise _refused(said)
-                time.sleep(max(LOOK, said.seconds))
+                time.sleep(min(max(LOOK, said.seconds), REST))  # the log turns meanwhile
                 self._tail.look(drop=False)
                 batch = msgspec.structs.replace(batch, sent=time.time())
             number += 1

@@ -55,7 +55,7 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> float:
         """Take it; or else the seconds until it is worth another try."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._rate)
         self._at = now
         if amount <= self._left:
             self._left -= amount

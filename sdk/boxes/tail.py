@@ -138,8 +138,9 @@ class Tail:
             while most > 0 and len(lines) < LINES:
                 data = os.pread(each.file.fileno(), min(most, BLOCK), each.read)
                 whole = _whole(data, LINES - len(lines))
-                if not whole and each is not self.parts[-1]:
-                    whole = data  # a line that nobody ends any more
+                to_the_end = each.read + len(data) >= each.size or len(data) >= BLOCK
+                if not whole and each is not self.parts[-1] and to_the_end:
+                    whole = data  # a line that nobody ends any more, or longer than any is
                 if not whole:
                     break
                 lines += [parsed(line) for line in whole.removesuffix(b"\n").split(b"\n")]

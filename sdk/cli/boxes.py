@@ -18,7 +18,7 @@ from clawai.sdk.cli.main import CANCELLED
 from clawai.sdk.cli.numbers import Real
 from clawai.sdk.errors import ClawError
 
-COLLECTOR = (sys.executable, "-m", "clawai.sdk.boxes.collector")
+COLLECTOR = (sys.executable, "-P", "-m", "clawai.sdk.boxes.collector")
 PAUSES = 0.1, 10.0
 """Seconds before a collector that died is started again: at first, and at most."""
 STEADY = 60.0
@@ -136,7 +136,7 @@ def remove_command(name: str, as_json: bool) -> None:
     help="Where the boxes come to.",
 )  # fmt: skip
 @click.option(
-    "--max-mib", type=click.IntRange(4, 1 << 20), default=64, show_default=True,
+    "--max-mib", type=click.IntRange(4, 512), default=64, show_default=True,
     help="Lines of one box; the oldest go first.",
 )  # fmt: skip
 @click.option(

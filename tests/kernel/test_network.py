@@ -90,6 +90,7 @@ def attempts(ctx: Context, port: int, own: int) -> dict:
         nowhere = struct.pack("=H", socket.AF_UNSPEC) + bytes(14)
         fd, fast = sock.fileno(), 0x2000_0000
         option = lambda number: lambda: sock.setsockopt(socket.IPPROTO_TCP, number, 1)
+        wait = struct.pack("ii", 1, 3600)
         found = {
             "family": sock.family,
             "nodelay": attempt(lambda: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)),
@@ -105,6 +106,7 @@ def attempts(ctx: Context, port: int, own: int) -> dict:
             "connect at the first byte": attempt(option(30)),
             "another protocol on top": attempt(option(31)),
             "bind to a device": attempt(lambda: sock.setsockopt(socket.SOL_SOCKET, 25, b"lo")),
+            "have who closes wait": attempt(lambda: sock.setsockopt(socket.SOL_SOCKET, 13, wait)),
             "signals": attempt(lambda: libc.ioctl(fd, 0x8901, ctypes.byref(ctypes.c_int(1)))),
             "interfaces": attempt(lambda: libc.ioctl(fd, 0x8912, ctypes.create_string_buffer(64))),
             "a new one": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),

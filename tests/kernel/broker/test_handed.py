@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker_parts import Steward, free_port, received, stewards
+from clawai.kernel.broker import limits
 from clawai.kernel.broker.handed import Counts, Handed
+from clawai.kernel.broker.service import Broker
+from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
 from clawai.sdk.manifest import Permissions
 from clawai.sdk.net import Connection, Listener, Network, NetworkError, Taken
@@ -90,6 +94,38 @@ def test_an_end_of_the_other_side_is_quiet_and_counts_for_nothing(steward: Stewa
     assert (end["sent"], end["received"], end["reason"]) == (6, 5, "closed")
     inside.close()
     outside.close()
+
+
+def test_the_end_of_one_may_end_others_that_were_idle_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
+        broker = Broker(Link(ours))
+        stack.callback(os.close, broker.resolver._event)  # else it is there until the process ends
+        held: list[Handed] = []
+        for _ in range(3):
+            stack.enter_context(visitor(server.getsockname()[1]))
+            held.append(
+                Handed(
+                    broker.loop,
+                    server.accept()[0],
+                    lambda _: [each.close("gone") for each in held],
+                )
+            )
+        broker._idle = dict.fromkeys(held, 0.0)
+        broker._expire(limits.IDLE + 1)
+        assert not any(each.open for each in held)
+
+
+def test_an_answer_that_nobody_waits_for_lets_go_of_its_connection() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        network = Network("late", channel=ours)
+        with network._state:
+            network._told({"n": 7}, [os.open("/dev/null", os.O_RDONLY)], False)
+        said = msgspec.msgpack.decode(theirs.recv(4096))
+        assert (said["n"], said["over"]) == (7, True)
 
 
 def test_megabytes_are_counted_to_the_byte(steward: Steward) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from boxes_kit import cursor
 from clawai.sdk.boxes import keys, shelf, wire
-from clawai.sdk.boxes.collector import Books, lost
+from clawai.sdk.boxes.collector import Books, Bucket, lost
 from clawai.sdk.boxes.wire import Batch, Figures, Gap, Hello, Line, Refused, Taken, Welcome
 
 ONE, TWO = bytes(range(32)), bytes(range(32, 64))
@@ -125,6 +125,13 @@ def test_what_is_lost_stands_where_it_is_missing(desk: Desk) -> None:
     assert "17 lines" in texts[1] and "may be" in texts[3] and "2 or more" in lost(Gap(2, False))
     seen = shelf.seen(desk.folder / "one")
     assert (seen.lost, seen.whole, seen.lines) == (17, False, 2)
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting() -> None:
+    bucket = Bucket((1.0, 2.0), 10_000.0)
+    assert bucket.take(1, 10_000.0) == 0
+    assert bucket.take(1, 10.0) == 0, "as if no time had passed"
+    assert bucket.take(1, 10.5) == pytest.approx(0.5)
 
 
 def test_who_sends_too_much_waits_and_others_do_not(desk: Desk) -> None:

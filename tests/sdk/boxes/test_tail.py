@@ -145,6 +145,20 @@ def test_a_batch_takes_no_more_than_it_may_and_the_next_goes_on(tmp_path: Path) 
     log.file.close()
 
 
+def test_no_line_is_cut_where_a_batch_ends(tmp_path: Path) -> None:
+    path, tail = tmp_path / "kernel.log", Tail(tmp_path / "kernel.log")
+    texts = [f"{number} {number % 7 * 40 * 'x'}" for number in range(400)]
+    lines = [f"2027-01-15 08:00:00 info {text}\n" for text in texts]
+    path.with_suffix(".log.1").write_text("".join(lines[:300]))
+    path.write_text("".join(lines[300:]))
+    found = list[str]()
+    while part := tail.read(1000)[0]:
+        found += [line.text for line in part]
+        tail.done()
+    assert found == texts
+    tail.close()
+
+
 def test_the_time_of_a_line_is_the_clocks_of_its_box() -> None:
     assert parsed(b"2027-01-15 08:00:01 info a").at - parsed(b"2027-01-15 08:00:00 info b").at == 1
     assert parsed(b"9999-99-99 08:00:01 info a").at == 0
