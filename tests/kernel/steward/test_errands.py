@@ -98,8 +98,10 @@ def test_a_model_comes_answers_and_goes(kernel: Kernel, web: WebFile) -> None:
     assert len(web.asked) == 1
     done(client, "remove", "far")
     assert stored(client) == [], "though it was loaded"
-    held = client.query("workers")["workers"]
-    assert not [row for row in held if row["model"] == "far"], "and it is loaded no more"
+    wait_until(
+        lambda: all(row["model"] != "far" for row in client.query("workers")["workers"]),
+        "and it is loaded no more",
+    )
     log = kernel.log()
     assert "a user has the model far fetched" in log and "the model far is deleted" in log
     done(client, "pull", "far")
