@@ -131,8 +131,12 @@ def test_what_nobody_looks_at_stops_and_goes_on_the_next_time(
     client = kernel.client()
     one = begun(kernel, client, "far")
     wait_until(lambda: not programs(kernel), "its program is interrupted")
-    told = client.query(f"pull:{one['errand']}")
-    assert told["ended"] and told["error"][0] == "cancelled"
+
+    def end() -> Any:
+        told = client.query(f"pull:{one['errand']}")
+        return told["ended"] and told
+
+    assert wait_until(end, "that is noted")["error"][0] == "cancelled"
     half = part(kernel, "far").stat().st_size
     assert 0 < half < len(DATA) and stored(client) == []
     web.during = None
