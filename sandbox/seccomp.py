@@ -84,7 +84,7 @@ _SOL_SOCKET = 1
 # TYPE ERROR SNDBUF RCVBUF LINGER PEERCRED RCVTIMEO SNDTIMEO ACCEPTCONN PROTOCOL DOMAIN;
 # not PEERPIDFD, which would hand out the daemon.
 _GETSOCKOPTS = (3, 4, 7, 8, 13, 17, 20, 21, 30, 38, 39)
-# Nor LINGER: who closes last would wait, and of a connection that was handed over the broker does.
+# LINGER is only read: who closes last would wait, and the broker does of what it has handed over.
 _SETSOCKOPTS = (7, 8, 20, 21)
 # Of accepted TCP connections: NODELAY CORK KEEPIDLE KEEPINTVL KEEPCNT QUICKACK USER_TIMEOUT; and
 # KEEPALIVE of the socket level. Not FASTOPEN_CONNECT, not ULP, not REPAIR.

@@ -105,7 +105,7 @@ static inline __attribute__((always_inline)) void gemv_blocks(
         const int32_t groups = k / 32;                                                             \
         const size_t block = (size_t)groups * (bytes);                                             \
         stream far = stream_ahead(w, groups, bytes);                                               \
-        if (claw_streams((uint32_t)k) == 1) {                                                        \
+        if (claw_streams((uint32_t)k) == 1) {                                                      \
             for (; blocks > 0; blocks--, w += block, y += 8)                                       \
                 gemv_blocks(1, bits, bytes, has_min, shift, NULL, w, groups, q, d, s, y);          \
             return;                                                                                \
