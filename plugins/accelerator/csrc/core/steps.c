@@ -164,6 +164,18 @@ static void attend(claw_plan *p, const claw_step *s, uint32_t t0, uint32_t kv, c
         p->ops->attention_f16(query, n, hd, s->scale, limit, stride_halves(p), kh, vh, work, y);
 }
 
+static uint32_t first_seen(const claw_step *s, uint32_t end) { return s->window && s->window < end ? end - s->window : 0; }
+
+/* Rows of a batch lie far apart: a row's units ask, each for its part, for the keys that the next row begins with. */
+static void ask_row(const claw_plan *p, const claw_step *s, uint32_t t, uint32_t unit, uint32_t units)
+{
+    if (!p->batch || t >= p->count || row_gone(p, t)) return;
+    const uint32_t end = row_position(p, t) + 1, block = first_seen(s, end) / CLAW_POSITIONS;
+    const uint8_t *keys = cache_of(p, s, t, 0, 0) + block * p->spec.kv_block;
+    const size_t bytes = head_cache_bytes(s) * min_u32(end - block * CLAW_POSITIONS, CLAW_POSITIONS) / CLAW_POSITIONS;
+    for (size_t i = bytes * unit / units; i < bytes * (unit + 1) / units; i += 64) __builtin_prefetch(keys + i, 0, 2);
+}
+
 static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
 {
     const uint32_t group = s->heads / s->kv_heads, take = attend_heads(s), subs = up_div(group, take);
@@ -173,13 +185,14 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     const size_t hd = s->head_dim;
     float *query = mine(p, thread, p->layout.query), *y = mine(p, thread, p->layout.attend);
     int32_t *limit = mine(p, thread, p->layout.limit), *first = limit + CLAW_ATTENTION_ROWS;
+    ask_row(p, s, t0 + 1, sub, s->kv_heads * subs);
     if (row_gone(p, t0)) return;
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
             memmove(query + (t * heads + h) * hd, at(p, &s->a, t0 + t) + (h0 + h) * hd, hd * sizeof *query);
             const uint32_t end = row_position(p, t0 + t) + 1;
             limit[t * heads + h] = (int32_t)end;
-            first[t * heads + h] = (int32_t)(s->window && s->window < end ? end - s->window : 0);
+            first[t * heads + h] = (int32_t)first_seen(s, end);
         }
     attend(p, s, t0, kv, query, tokens * heads, first, limit, mine(p, thread, p->layout.work), y);
     for (uint32_t t = 0; t < tokens; t++) {

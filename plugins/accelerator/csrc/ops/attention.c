@@ -70,10 +70,12 @@ static inline void tile_rows(int32_t rows, int nb, int end, int32_t n, const flo
 }
 
 /* A matrix in the cache: f16 or, eight != 0, int8. In elements: from row to row, and between the vectors
- * of a row. */
+ * of a row. ask: what is read after it. Of that as much is asked for with each step as a step reads: blocks lie apart,
+ * and the processor's own guesses begin anew in each. */
 typedef struct {
     const void *at;
     int32_t row, vector;
+    const uint8_t *ask;
 } cached;
 
 /* The same straight from the cache, for so few rows that converting a block first does not pay. */
@@ -81,11 +83,13 @@ static inline __attribute__((always_inline)) void tile_few_small(
     int nr, int nb, int eight, int end, int32_t n, const float *a, int32_t as, const cached *b, const uint8_t *d, float *y, int32_t ys)
 {
     const size_t row = (size_t)as, step = (size_t)b->row, apart = (size_t)b->vector;
+    const uint8_t *ask = b->ask;
     vf acc[FEW_ROWS][4];
     for (int r = 0; r < nr; r++)
         for (int j = 0; j < nb; j++) acc[r][j] = end == TILE_ADD ? vf_load(y + r * ys + 8 * j) : vf_zero();
-    for (size_t first = 0; n > 0; n--, a++, first += step) {
+    for (size_t first = 0; n > 0; n--, a++, first += step, ask += nb * (eight ? 8 : 16)) {
         vf v[4];
+        PREFETCH_FAR(ask);
         for (int j = 0; j < nb; j++) {
             const size_t at = first + (size_t)j * apart;
             v[j] = eight ? vf_load_i8((const int8_t *)b->at + at) : vf_load_f16((const uint16_t *)b->at + at);
@@ -148,20 +152,26 @@ static inline void scale_row(float *y, int32_t n, float factor)
     for (int32_t i = 0; i < n; i += 8) vf_store(y + i, vf_mul(vf_load(y + i), vf_set1(factor)));
 }
 
-/* A block of n positions, converted: keys as [4][head_dim][16], values as [n][head_dim]. */
-static inline void load_block(const uint16_t *keys, const uint16_t *values, int32_t n, int32_t head_dim, float *fk, float *fv)
+/* A block of n positions, converted: keys as [4][head_dim][16], values as [n][head_dim]. ask: the next keys. */
+static inline void load_block(const uint16_t *keys, const uint16_t *values, int32_t n, int32_t head_dim, const uint8_t *ask, float *fk, float *fv)
 {
     const size_t hd = (size_t)head_dim;
-    for (int32_t g = 0; g < (n + 7) / 8; g++) {
-        const uint16_t *src = keys + (size_t)g * 8 * hd;
-        float *dst = fk + (size_t)(g / 2) * 16 * hd + (size_t)(g % 2) * 8;
-        for (size_t i = 0; i < hd; i++) vf_store(dst + 16 * i, vf_load_f16(src + 8 * i));
+    for (size_t g = 0; g < (size_t)(n + 7) / 8; g++) {
+        const uint16_t *src = keys + g * 8 * hd;
+        float *dst = fk + g / 2 * 16 * hd + g % 2 * 8;
+        for (size_t i = 0; i < hd; i++) {
+            PREFETCH_FAR((const uint8_t *)(values + g * 8 * hd) + 16 * i);
+            vf_store(dst + 16 * i, vf_load_f16(src + 8 * i));
+        }
     }
-    for (size_t i = 0; i < (size_t)n * hd; i += 8) vf_store(fv + i, vf_load_f16(values + i));
+    for (size_t i = 0; i < (size_t)n * hd; i += 8) {
+        PREFETCH_FAR(ask + 2 * i);
+        vf_store(fv + i, vf_load_f16(values + i));
+    }
 }
 
-/* Scores of a block: p[r][0..64), at least the first n of each row. */
-static inline void block_scores(const float *query, int32_t rows, int32_t hd, const uint16_t *keys, const float *fk, int32_t n, float *p)
+/* Scores of a block: p[r][0..64), at least the first n of each row. ask: its values. */
+static inline void block_scores(const float *query, int32_t rows, int32_t hd, const uint16_t *keys, const float *fk, const uint16_t *ask, int32_t n, float *p)
 {
     if (rows > FEW_ROWS) {
         for (int32_t j = 0; j < (n + 15) / 16; j++)
@@ -169,19 +179,20 @@ static inline void block_scores(const float *query, int32_t rows, int32_t hd, co
         return;
     }
     for (int32_t j = 0, groups = (n + 7) / 8, nb; j < groups; j += nb) {
-        const cached k = {keys + (size_t)j * 8 * (size_t)hd, 8, 8 * hd};
+        const size_t at = (size_t)j * 8 * (size_t)hd;
+        const cached k = {keys + at, 8, 8 * hd, (const uint8_t *)(ask + at)};
         nb = groups - j < 4 ? groups - j : 4;
         tile_few(rows, nb, 0, TILE_SET, hd, query, hd, &k, NULL, p + 8 * j, 64);
     }
 }
 
-/* y += p * values of a block of n positions. */
-static inline void block_values(const float *p, int32_t rows, int32_t hd, const uint16_t *values, const float *fv, int32_t n, float *y)
+/* y += p * values of a block of n positions. ask: the next keys. */
+static inline void block_values(const float *p, int32_t rows, int32_t hd, const uint16_t *values, const float *fv, const uint8_t *ask, int32_t n, float *y)
 {
     int32_t i = 0;
     if (rows <= FEW_ROWS) {
         for (int32_t nb; i < hd; i += 8 * nb) {
-            const cached v = {values + i, hd, 8};
+            const cached v = {values + i, hd, 8, ask + (size_t)i * (size_t)n * sizeof *values};
             nb = hd - i < 32 ? (hd - i) / 8 : 4;
             tile_few(rows, nb, 0, TILE_ADD, n, p, 64, &v, NULL, y + i, hd);
         }
@@ -189,6 +200,19 @@ static inline void block_values(const float *p, int32_t rows, int32_t hd, const 
     }
     for (; i + 16 <= hd; i += 16) tile_rows(rows, 2, TILE_ADD, n, p, 64, fv + i, hd, NULL, y + i, hd);
     if (i < hd) tile_rows(rows, 1, TILE_ADD, n, p, 64, fv + i, hd, NULL, y + i, hd);
+}
+
+/* The keys that are read after those of the block at `base`: of the next one, or the first ones of the next head, which
+ * lie behind those of this head (`head` bytes). stride: in bytes. */
+static inline const uint8_t *next_keys(const void *keys, int32_t begin, int32_t base, int32_t end, int64_t stride, int64_t head)
+{
+    return (const uint8_t *)keys + (base + 64 < end ? (base / 64 + 1) * stride : begin / 64 * stride + head);
+}
+
+/* A last block is shorter than what it asks for while it is read; it asks for the rest at once. */
+static inline void ask_rest(const uint8_t *ask, size_t read, size_t whole)
+{
+    for (; read < whole; read += 64) PREFETCH_FAR(ask + read);
 }
 
 static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t head_dim, float scale, const int32_t *limit,
@@ -206,8 +230,10 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
     for (int32_t base = 0; base < end; base += 64) {
         const int32_t n = end - base < 64 ? end - base : 64;
         const uint16_t *k = keys + base / 64 * stride, *v = values + base / 64 * stride;
-        if (rows > FEW_ROWS) load_block(k, v, n, head_dim, fk, fv);
-        block_scores(query, rows, head_dim, k, fk, n, p);
+        const uint8_t *ask = next_keys(keys, 0, base, end, 2 * stride, 128 * head_dim);
+        if (rows > FEW_ROWS) load_block(k, v, n, head_dim, ask, fk, fv);
+        block_scores(query, rows, head_dim, k, fk, v, n, p);
+        if (base) ask_rest(ask, (size_t)(2 * n * head_dim), (size_t)(128 * head_dim));
         for (int32_t r = 0; r < rows; r++) {
             const int32_t visible = limit[r] - base;
             if (visible <= 0) {
@@ -217,7 +243,7 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
             float shrink = softmax_block(p + 64 * r, visible, scale, top + r, total + r);
             if (shrink != 1.0f) scale_row(y + r * head_dim, head_dim, shrink);
         }
-        block_values(p, rows, head_dim, v, fv, n, y);
+        block_values(p, rows, head_dim, v, fv, ask, n, y);
     }
     for (int32_t r = 0; r < rows; r++) scale_row(y + r * head_dim, head_dim, 1.0f / total[r]);
 }

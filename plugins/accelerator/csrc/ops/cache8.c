@@ -37,26 +37,33 @@ static void CLAW_FN(kv_append_q8)(const float *key, const float *value, int32_t 
 }
 
 /* load_block of attention.c for codes: their scales come later, as they do straight from the cache. */
-static inline void load_block_i8(const uint8_t *keys, const uint8_t *values, int32_t n, int32_t head_dim, float *fk, float *fv)
+static inline void load_block_i8(const uint8_t *keys, const uint8_t *values, int32_t n, int32_t head_dim, const uint8_t *ask, float *fk, float *fv)
 {
     const size_t hd = (size_t)head_dim;
-    for (int32_t g = 0; g < (n + 7) / 8; g++) {
-        const int8_t *src = (const int8_t *)keys + (size_t)g * 8 * hd;
-        float *dst = fk + (size_t)(g / 2) * 16 * hd + (size_t)(g % 2) * 8;
-        for (size_t i = 0; i < hd; i++) vf_store(dst + 16 * i, vf_load_i8(src + 8 * i));
+    for (size_t g = 0; g < (size_t)(n + 7) / 8; g++) {
+        const int8_t *src = (const int8_t *)keys + g * 8 * hd;
+        float *dst = fk + g / 2 * 16 * hd + g % 2 * 8;
+        for (size_t i = 0; i < hd; i++) {
+            PREFETCH_FAR(values + (g * hd + i) * 8);
+            vf_store(dst + 16 * i, vf_load_i8(src + 8 * i));
+        }
     }
-    for (size_t i = 0; i < (size_t)n * hd; i += 8) vf_store(fv + i, vf_load_i8((const int8_t *)values + i));
+    for (size_t i = 0; i < (size_t)n * hd; i += 8) {
+        PREFETCH_FAR(ask + i);
+        vf_store(fv + i, vf_load_i8((const int8_t *)values + i));
+    }
 }
 
 /* Scores of a block as of block_scores: each group is summed on its own, and its sum meets its scale. */
-static inline void block_scores_q8(const float *query, int32_t rows, int32_t hd, const uint8_t *keys, const float *fk, int32_t n, float *p)
+static inline void block_scores_q8(const float *query, int32_t rows, int32_t hd, const uint8_t *keys, const float *fk, const uint8_t *ask, int32_t n, float *p)
 {
     const uint8_t *scales = keys + 64 * (size_t)hd;
     for (int32_t i = 0; i < hd; i += 32, scales += 128) {
         const int32_t len = hd - i < 32 ? hd - i : 32, groups = (n + 7) / 8;
         const int end = i ? TILE_SCALE_ADD : TILE_SCALE;
         for (int32_t j = 0, nb; j < groups; j += nb) {
-            const cached k = {keys + (size_t)(j * hd + i) * 8, 8, 8 * hd};
+            const size_t at = (size_t)(j * hd + i) * 8;
+            const cached k = {keys + at, 8, 8 * hd, ask + at};
             if (rows > FEW_ROWS) {
                 nb = 2;
                 tile_rows(rows, nb, end, len, query + i, hd, fk + (j / 2 * hd + i) * 16, 16, scales + 16 * j, p + 8 * j, 64);
@@ -69,13 +76,13 @@ static inline void block_scores_q8(const float *query, int32_t rows, int32_t hd,
 }
 
 /* y += p * values of a block of n positions; the weights of a group, p * scale, go to `part`. */
-static inline void block_values_q8(const float *p, int32_t rows, int32_t hd, const uint8_t *values, const float *fv, int32_t n,
-                                   float *part, float *y)
+static inline void block_values_q8(const float *p, int32_t rows, int32_t hd, const uint8_t *values, const float *fv, const uint8_t *ask,
+                                   int32_t n, float *part, float *y)
 {
     const uint8_t *scales = values + 64 * (size_t)hd;
     for (int32_t i = 0; i < hd; i += 32, scales += 128) {
         const int32_t len = hd - i < 32 ? hd - i : 32;
-        const cached v = {values + i, hd, 8};
+        const cached v = {values + i, hd, 8, ask + (size_t)i * (size_t)n};
         for (int32_t j = 0; j < n; j += 8) {
             const vf d = vf_load_f16(scales + 2 * j);
             for (int32_t r = 0; r < rows; r++) vf_store(part + 64 * r + j, vf_mul(vf_load(p + 64 * r + j), d));
@@ -154,10 +161,12 @@ static void CLAW_FN(attention_q8)(const float *query, int32_t rows, int32_t head
     for (int32_t base = w.begin; base < w.end; base += 64) {
         const int32_t n = w.end - base < 64 ? w.end - base : 64;
         const uint8_t *k = keys + base / 64 * stride, *v = values + base / 64 * stride;
-        if (rows > FEW_ROWS) load_block_i8(k, v, n, head_dim, fk, fv);
-        block_scores_q8(query, rows, head_dim, k, fk, n, w.p);
+        const uint8_t *ask = next_keys(keys, w.begin, base, w.end, stride, (int64_t)CLAW_CACHE8_BYTES(head_dim));
+        if (rows > FEW_ROWS) load_block_i8(k, v, n, head_dim, ask, fk, fv);
+        block_scores_q8(query, rows, head_dim, k, fk, v, n, w.p);
+        if (base > w.begin) ask_rest(ask, (size_t)(n * head_dim), CLAW_CACHE8_BYTES(head_dim));
         window_weights(&w, base, y);
-        block_values_q8(w.p, rows, head_dim, v, fv, n, part, y);
+        block_values_q8(w.p, rows, head_dim, v, fv, ask, n, part, y);
     }
     window_finish(&w, y);
 }
@@ -171,10 +180,12 @@ static void CLAW_FN(attention_window_f16)(const float *query, int32_t rows, int3
     for (int32_t base = w.begin; base < w.end; base += 64) {
         const int32_t n = w.end - base < 64 ? w.end - base : 64;
         const uint16_t *k = keys + base / 64 * stride, *v = values + base / 64 * stride;
-        if (rows > FEW_ROWS) load_block(k, v, n, head_dim, fk, fv);
-        block_scores(query, rows, head_dim, k, fk, n, w.p);
+        const uint8_t *ask = next_keys(keys, w.begin, base, w.end, 2 * stride, 128 * head_dim);
+        if (rows > FEW_ROWS) load_block(k, v, n, head_dim, ask, fk, fv);
+        block_scores(query, rows, head_dim, k, fk, v, n, w.p);
+        if (base > w.begin) ask_rest(ask, (size_t)(2 * n * head_dim), (size_t)(128 * head_dim));
         window_weights(&w, base, y);
-        block_values(w.p, rows, head_dim, v, fv, n, y);
+        block_values(w.p, rows, head_dim, v, fv, ask, n, y);
     }
     window_finish(&w, y);
 }

@@ -11,50 +11,126 @@
 #define CLAW_FEW 16 /* up to so many tokens are few: from there on an unpacked panel is faster */
 #endif
 
-/* One block of 8 rows of 4 bits: the codes of a group stay in 8 registers while all tokens pass by. A token needs
- * few registers then and no token waits for another; sums lie in L1 between groups. */
-static inline __attribute__((always_inline)) void few_rows_q4(
-    int bytes, int has_min, int shift, const uint8_t *w, int32_t k, const int8_t *q, const float *d, const float *s,
-    int32_t tokens, float *y, int32_t ystride)
+/* Whether tokens are few. Of 4 bits all of their activations are read together, k bytes apart: those that are a
+ * multiple of 4 KiB apart share a set of the first-level cache, and 8 places are as good as everywhere. */
+static inline int few_tokens(int bits, int32_t tokens, int32_t k)
 {
-    const int32_t groups = k / 32;
-    const size_t row = (size_t)k, step = (size_t)groups;
-    const uint8_t *next = w + step * (size_t)bytes;
-    vf sums[2 * CLAW_FEW]; /* scaled, then minima */
-    for (int32_t t = 0; t < tokens; t++) sums[t] = sums[CLAW_FEW + t] = vf_zero();
-    for (int32_t g = 0; g < groups; g++, w += bytes, next += bytes, q += 32, d++, s++) {
-        vb codes[8];
-        for (int p = 0; p < bytes; p += 64) PREFETCH(next + p);
+    const int32_t lowest = k & -k, apart = lowest < 4096 ? lowest : 4096;
+#if defined(CLAW_FEW_WIDE)
+    return tokens <= CLAW_FEW;
+#elif defined(CLAW_BYTES_TIMES_SIGNED)
+    if (bits == 8) return 1;
+#endif
+    return tokens <= CLAW_FEW && (bits == 8 || tokens * apart <= 8 * 4096);
+}
+
+/* nb blocks of 8 rows of 4 bits, `block` bytes apart. Codes stay in registers while all tokens pass by: a token needs
+ * few registers then, and no token waits for another. Of two blocks half of a group's codes fit, so tokens pass twice,
+ * but a quad of activations is then loaded once for both blocks: loads are what was slowest. Sums lie in L1. */
+static inline __attribute__((always_inline)) void few_half_q4(int nb, int high, const uint8_t *w, size_t block, vb codes[2][4])
+{
+    for (int b = 0; b < nb; b++)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            const vb both = vb_load(w + 32 * j);
-            codes[j] = vb_low(both);
-            codes[j + 4] = vb_high(both);
-            KEEP(codes[j]);
-            KEEP(codes[j + 4]);
+            const vb both = vb_load(w + (size_t)b * block + 32 * j);
+            codes[b][j] = high ? vb_high(both) : vb_low(both);
+            KEEP(codes[b][j]);
         }
-        const vf dw = vf_load_f16(w + 128), mw = has_min ? vf_load_f16(w + 144) : dw;
-        const int8_t *const end = q + (size_t)tokens * row;
-        size_t at = 0;
-        vf *sum = sums;
-        for (const int8_t *a = q; a < end; a += row, at += step, sum++) {
-            vs acc = vs_zero();
-#pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) {
-                acc = vs_dot(acc, codes[j], vb_bcast(a + 4 * j));
-                KEEP(acc);
-            }
-            *sum = vf_fma(vf_from_vi(vs_sum(acc)), vf_mul(dw, vf_set1(d[at])), *sum);
-            if (has_min || shift) sum[CLAW_FEW] = vf_fma(mw, vf_set1(s[at]), sum[CLAW_FEW]);
+}
+
+static inline __attribute__((always_inline)) void few_dots_q4(int nb, vb codes[2][4], const int8_t *a, vs *acc)
+{
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const vb quad = vb_bcast(a + 4 * j);
+        for (int b = 0; b < nb; b++) {
+            acc[b] = vs_dot(acc[b], codes[b][j], quad);
+            KEEP(acc[b]);
         }
-    }
-    for (int32_t t = 0; t < tokens; t++, y += ystride) {
-        vf minima = sums[CLAW_FEW + t];
-        if (shift) minima = vf_mul(minima, vf_set1(-(float)shift));
-        vf_store(y, vf_add(sums[t], minima));
     }
 }
 
+/* y: the minima (or, of symmetric codes, scales) times the sums of nt tokens, apart so that the products above have
+ * all registers. */
+static inline __attribute__((always_inline)) void few_minima_q4(
+    int nb, int nt, int bytes, int shift, const uint8_t *w, size_t block, int32_t groups, const float *s, float *y, int32_t ystride)
+{
+    vf sums[4][2];
+    for (int t = 0; t < nt; t++)
+        for (int b = 0; b < nb; b++) sums[t][b] = vf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes, s++) {
+        vf mw[2];
+        for (int b = 0; b < nb; b++) mw[b] = vf_load_f16(w + (size_t)b * block + (shift ? 128 : 144));
+        for (int t = 0; t < nt; t++)
+            for (int b = 0; b < nb; b++) sums[t][b] = vf_fma(mw[b], vf_set1(s[(size_t)t * (size_t)groups]), sums[t][b]);
+    }
+    for (int t = 0; t < nt; t++, y += ystride)
+        for (int b = 0; b < nb; b++) vf_store(y + 8 * b, shift ? vf_mul(sums[t][b], vf_set1(-(float)shift)) : sums[t][b]);
+}
+
+static inline __attribute__((always_inline)) void few_rows_q4(
+    int nb, int bytes, int shift, const uint8_t *w, int32_t k, const int8_t *q, const float *d, const float *s, int32_t tokens,
+    float *y, int32_t ystride)
+{
+    const int32_t groups = k / 32;
+    const size_t row = (size_t)k, step = (size_t)groups, block = step * (size_t)bytes;
+    const uint8_t *next = w + (size_t)nb * block;
+    vs halves[CLAW_FEW][2];
+    vf scaled[CLAW_FEW][2];
+    for (int32_t t = 0; t < tokens; t += 4)
+        if (tokens - t >= 4) few_minima_q4(nb, 4, bytes, shift, w, block, groups, s + (size_t)t * step, y + (size_t)t * (size_t)ystride, ystride);
+        else
+            for (int32_t i = t; i < tokens; i++)
+                few_minima_q4(nb, 1, bytes, shift, w, block, groups, s + (size_t)i * step, y + (size_t)i * (size_t)ystride, ystride);
+    for (int32_t t = 0; t < tokens; t++)
+        for (int b = 0; b < nb; b++) scaled[t][b] = vf_zero();
+    for (int32_t g = 0; g < groups; g++, w += bytes, next += nb * bytes, q += 32, d++) {
+        vb codes[2][4];
+        vf dw[2];
+        const int8_t *a = q;
+        for (int p = 0; p < nb * bytes; p += 64) PREFETCH(next + p);
+        few_half_q4(nb, 0, w, block, codes);
+        for (int32_t t = 0; t < tokens; t++, a += row) {
+            vs acc[2] = {vs_zero(), vs_zero()};
+            few_dots_q4(nb, codes, a, acc);
+            for (int b = 0; b < nb; b++) halves[t][b] = acc[b];
+        }
+        few_half_q4(nb, 1, w, block, codes);
+        for (int b = 0; b < nb; b++) dw[b] = vf_load_f16(w + (size_t)b * block + 128);
+        const float *at = d;
+        a = q + 16;
+        for (int32_t t = 0; t < tokens; t++, a += row, at += step) {
+            vs acc[2] = {halves[t][0], halves[t][nb - 1]};
+            few_dots_q4(nb, codes, a, acc);
+            const vf scale = vf_set1(*at);
+            for (int b = 0; b < nb; b++) scaled[t][b] = vf_fma(vf_from_vi(vs_sum(acc[b])), vf_mul(dw[b], scale), scaled[t][b]);
+        }
+    }
+    for (int32_t t = 0; t < tokens; t++, y += ystride)
+        for (int b = 0; b < nb; b++) vf_store(y + 8 * b, vf_add(scaled[t][b], vf_load(y + 8 * b)));
+}
+
+#if defined(CLAW_BYTES_TIMES_SIGNED)
+/* Sizes of weights times activations, and a sign goes to the activation: a w = |w| (a ^ m) - |w| m, m = w < 0 ? -1 : 0,
+ * since -a = ~a + 1. What is taken away does not depend on the token. An exclusive or is done by ports that have time;
+ * to negate a itself takes one that multiplies. No sum leaves int16: it is 2 * 128 * -128 .. 2 * 128 * 127. */
+static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
+{
+    vi ones = vi_zero();
+    for (int t = 0; t < nt; t++) dots[t] = vi_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        const vb codes = vb_load(w + 32 * j), sizes = vb_abs(codes), minus = vb_minus(codes);
+        ones = vi_bytes(ones, sizes, minus);
+#pragma GCC unroll 8
+        for (int t = 0; t < nt; t++) {
+            dots[t] = vi_bytes(dots[t], sizes, vb_xor(vb_bcast(q + (size_t)t * (size_t)k + 4 * j), minus));
+            KEEP(dots[t]);
+        }
+    }
+    for (int t = 0; t < nt; t++) dots[t] = vi_sub(dots[t], ones);
+}
+#else
 static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint8_t *w, const int8_t *q, int32_t k, vi *dots)
 {
     for (int t = 0; t < nt; t++) dots[t] = vi_zero();
@@ -68,6 +144,7 @@ static inline __attribute__((always_inline)) void few_dots_q8(int nt, const uint
         }
     }
 }
+#endif
 
 /* One block of 8 rows of 8 bits. `next`: the weights that are asked for meanwhile, `share` bytes with each group. */
 static inline __attribute__((always_inline)) void few_tile(
@@ -184,7 +261,9 @@ static inline __attribute__((always_inline)) void few_int(
     for (; blocks > 1; blocks -= 2, w += 2 * (size_t)(k / 32 * bytes), y += 16)
         few_pair(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
 #endif
+    for (; bits == 4 && blocks > 1; blocks -= 2, w += 2 * (size_t)(k / 32 * bytes), y += 16)
+        few_rows_q4(2, bytes, shift, w, k, q, d, s, tokens, y, ystride);
     for (; blocks > 0; blocks--, w += (size_t)(k / 32 * bytes), y += 8)
-        if (bits == 4) few_rows_q4(bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
+        if (bits == 4) few_rows_q4(1, bytes, shift, w, k, q, d, s, tokens, y, ystride);
         else few_block(bits, bytes, has_min, shift, w, k, q, d, s, tokens, y, ystride);
 }

@@ -226,7 +226,7 @@ static inline __attribute__((always_inline)) void panel_int(
     static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q, const float *d, \
                               const float *s, int32_t tokens, uint8_t *scratch, float *y, int32_t ystride)  \
     {                                                                                              \
-        if (tokens <= CLAW_FEW) few_int(bits, bytes, has_min, shift, w, blocks, k, q, d, s, tokens, y, ystride); \
+        if (few_tokens(bits, tokens, k)) few_int(bits, bytes, has_min, shift, w, blocks, k, q, d, s, tokens, y, ystride); \
         else if (blocks == 2) panel_int(bits, bytes, has_min, shift, 2, w, k, q, d, s, tokens, scratch, y, ystride); \
         else panel_int(bits, bytes, has_min, shift, 1, w, k, q, d, s, tokens, scratch, y, ystride); \
     }
