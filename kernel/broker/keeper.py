@@ -26,7 +26,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk import audit, config, netrules
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import Permissions
+from clawai.sdk.manifest import Permissions, covers
 
 UID = 63999
 """Of the broker under a daemon that is root: below those of the plugins."""
@@ -224,7 +224,7 @@ class Network:
         fds: tuple[int, ...] = ()
         owner = None
         try:
-            if not any(_matches(name, pattern) for pattern in channel.memory):
+            if not covers(channel.memory, name):
                 text = f"the plugin {channel.plugin} may not have this shared memory opened"
                 allowed = sorted(channel.memory)
                 raise ClawError("not_permitted", text, name[:200], allowed, _ASK_FOR_MEMORY)
@@ -339,11 +339,6 @@ class Network:
 
 _FIELDS = ("code", "message", "got", "allowed", "hint")
 _ASK_FOR_MEMORY = "name it in plugin.toml, [permissions.shared_memory], with the reason"
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def bind(plugin: str, key: str, chosen: str = "") -> socket.socket:
