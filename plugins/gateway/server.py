@@ -182,7 +182,7 @@ async def _serve(
         regions = Regions(ctx.shared_memory)
         page = str(ctx.config.get("page", "whole"))
         models = str(ctx.config.get("models", "change"))
-        gateway = Gateway(kernel, ctx.log, keys, regions, page, models)
+        gateway = Gateway(kernel, ctx.log, keys, regions, ctx.caller, page, models)
         gateway.traces = traces
         config = uvicorn.Config(
             gateway,
