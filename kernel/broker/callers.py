@@ -34,13 +34,20 @@ def caller(peer: Place, listening: Iterable[Place], table: str = "") -> int | No
         return None
     mine = _written(home, peer[1])
     theirs = {_written(there, port) for there, port in _reached(home, listening)}
-    tables = [table] if table else [each.read_text("ascii") for each in TABLES if each.exists()]
-    for line in "".join(tables).splitlines():
-        fields = line.split()
-        ends = [each.removeprefix(_MAPPED) for each in fields[1:3]]
-        if ends[0] == mine and ends[1] in theirs and fields[3] == _ESTABLISHED:
-            return int(fields[7])
+    for text in [table] if table else _tables():
+        for line in text.splitlines():
+            fields = line.split()
+            ends = [each.removeprefix(_MAPPED) for each in fields[1:3]]
+            if ends[0] == mine and ends[1] in theirs and fields[3] == _ESTABLISHED:
+                return int(fields[7])
     return None
+
+
+def _tables() -> Iterator[str]:
+    """One after the other: the system needs some milliseconds for each, however short it is."""
+    for each in TABLES:
+        if each.exists():
+            yield each.read_text("ascii")
 
 
 def plain(said: str) -> Address | None:

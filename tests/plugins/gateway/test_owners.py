@@ -152,7 +152,6 @@ def test_grpc_asks_whose_it_is_too(doors: Doors) -> None:
             assert done.stdout == ""
 
 
-@only_root
 def test_a_connection_that_was_kept_open_is_asked_each_time(doors: Doors) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", doors.port, timeout=60)
     for _ in range(3):
@@ -177,6 +176,27 @@ def test_who_has_left_has_changed_nothing(doors: Doors) -> None:
     assert doors.ask("GET", "/health")[0] == 200
     (row,) = (row for row in doors.client.query("workers")["workers"] if row["model"] == "tiny")
     assert not row["pinned"]
+
+
+def test_the_owner_is_known_at_an_address_of_ipv6() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as found:
+            port = found.getsockname()[1]
+    except OSError:
+        pytest.skip("this box has no IPv6")
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080=[::1]:{port}"]\n')
+    try:
+        task = kernel.start().client().submit("gateway.serve")
+        assert any(event.note.startswith("http://") for event in task)
+        connection = http.client.HTTPConnection("::1", port, timeout=60)
+        connection.request("DELETE", "/api/delete", json.dumps({"model": "nobody"}))
+        response = connection.getresponse()
+        assert response.status == 404 and b"no model 'nobody'" in response.read()
+        connection.close()
+        assert kernel.stop() == 0
+    finally:
+        kernel.close_clients()
+        kernel.remove()
 
 
 # Without a gateway.
