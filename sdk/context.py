@@ -20,7 +20,7 @@ from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.home import NOTHING, Home
 from clawai.sdk.loglines import Level
-from clawai.sdk.net import Listener, network_of
+from clawai.sdk.net import Caller, Listener, network_of
 
 if TYPE_CHECKING:
     import socket
@@ -299,6 +299,19 @@ class Context:
             ClawError: not_permitted, bad_params; network, with ``reason``.
         """
         return network_of(self.outlet).shared_memory(name, peer)
+
+    def caller(self, peer: tuple[str, int]) -> Caller:
+        """Who has made a connection to a listener of this plugin, as the system knows it.
+
+        Ask while it is open, and look afterwards whether it still is.
+
+        Args:
+            peer: its address, as ``accept`` has told it.
+
+        Raises:
+            ClawError: not_permitted; network, with ``reason``.
+        """
+        return network_of(self.outlet).caller(peer)
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, or None."""

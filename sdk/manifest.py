@@ -5,7 +5,7 @@ Both are read without running anything of theirs, are limited in size, and are c
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -105,6 +105,17 @@ class Permissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it may ask of the kernel itself, as a front (``checks.RIGHTS``), to reason."""
     on_behalf_of: str = ""
     """Reason why it may act for other principals."""
+
+
+def covers(granted: Iterable[str], name: str) -> bool:
+    """Whether a name is one that permissions say, or begins as one of them does before its ``*``.
+
+    Args:
+        granted: such as ``Permissions.operations``.
+    """
+    return any(
+        name.startswith(each[:-1]) if each.endswith("*") else name == each for each in granted
+    )
 
 
 Value = str | int | float | bool

@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -28,7 +29,7 @@ from clawai.sdk.errors import ClawError
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Connection", "Network", "NetworkError", "network_of"]
+__all__ = ["Caller", "Connection", "Network", "NetworkError", "network_of"]
 
 _T = TypeVar("_T")
 _LOOK = 0.1
@@ -64,6 +65,23 @@ class NetworkError(ClawError):
 
 def _nothing() -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has made a connection to a plugin's port."""
+
+    uid: int | None
+    """The user; None: of another box, of a plugin, or the connection has ended."""
+    owner: int
+    """The user whose kernel this is."""
+    plugin: str = ""
+    """The plugin, if it is one of this kernel's."""
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether it is the kernel's owner, or root."""
+        return self.uid is not None and self.uid in (self.owner, 0)
 
 
 class Connection(socket.socket):
@@ -298,12 +316,25 @@ class Network:
             hint = "ask for it in plugin.toml: [permissions.shared_memory], with the reason"
             text = f"the plugin {self.plugin} may have no shared memory opened"
             raise ClawError("not_permitted", text, got=name[:200], hint=hint)
-        request = {"host": "", "port": peer[1], "timeout": 0.0, "memory": name[:250] or "."}
+        request = {**_from(peer), "memory": name[:250] or "."}
         until = time.monotonic() + _GRACE
         _, told, fd = self._asked(request, f"the shared memory {name[:80]}", until, _nothing)
         if fd >= 0:
             return fd
         raise _error(told)
+
+    def caller(self, peer: tuple[str, int]) -> Caller:
+        """Whose a connection is; see ``Context.caller``."""
+        if self._channel is None:
+            hint = "ask for a port in plugin.toml: [permissions.listen], with the reason"
+            text = f"nobody is connected to the plugin {self.plugin}"
+            raise ClawError("not_permitted", text, hint=hint)
+        request = {**_from(peer), "whose": True}
+        until = time.monotonic() + _GRACE
+        _, told, _ = self._asked(request, "whose a connection is", until, _nothing)
+        if "error" in told:
+            raise _error(told)
+        return Caller(told["uid"], told["owner"], told["plugin"])
 
     def _asked(
         self, request: dict[str, Any], where: str, until: float, look: Callable[[], None]
@@ -492,6 +523,11 @@ def network_of(outlet: object) -> Network:
     """The network of a task's outlet: where there is none, everything is refused."""
     network = getattr(outlet, "network", None)
     return network if isinstance(network, Network) else Network("under test")
+
+
+def _from(peer: tuple[str, int]) -> dict[str, Any]:
+    """The fields of a request about a connection to one of the ports."""
+    return {"host": peer[0], "port": peer[1], "timeout": 0.0}
 
 
 def _error(answer: dict[str, Any]) -> ClawError:

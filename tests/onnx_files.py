@@ -55,6 +55,32 @@ def mixed() -> bytes:
     )
 
 
+KINDS = {
+    "f2": TensorProto.FLOAT16,
+    "f4": TensorProto.FLOAT,
+    "f8": TensorProto.DOUBLE,
+    "i1": TensorProto.INT8,
+    "i2": TensorProto.INT16,
+    "i4": TensorProto.INT32,
+    "i8": TensorProto.INT64,
+    "u1": TensorProto.UINT8,
+    "u2": TensorProto.UINT16,
+    "u4": TensorProto.UINT32,
+    "u8": TensorProto.UINT64,
+    "bool": TensorProto.BOOL,
+    "text": TensorProto.STRING,
+}
+"""By numpy's name, and ``text``."""
+
+
+def kinds() -> bytes:
+    """Of every type an input (n) of its name, and the same as the output ``same_NAME``."""
+    nodes = [helper.make_node("Identity", [name], [f"same_{name}"]) for name in KINDS]
+    inputs = [info(name, ["n"], kind) for name, kind in KINDS.items()]
+    outputs = [info(f"same_{name}", ["n"], kind) for name, kind in KINDS.items()]
+    return model(nodes, inputs, outputs)
+
+
 def classifier() -> bytes:
     """Of x (n, 3) the scores of three classes, and the class of the highest."""
     nodes = [

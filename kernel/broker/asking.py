@@ -27,7 +27,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int
     timeout: float
     memory: str = ""
-    """Name of shared memory of the program that is connected from ``port``; no host."""
+    """Name of shared memory of the program that is connected from this host and port."""
+    whose: bool = False
+    """Whose the connection from this host and port is."""
     accept: bool = False
     """The next connection to this port of its own, if there is one; the host is left empty."""
     itself: bool = False
@@ -79,12 +81,15 @@ class Client:
     held: dict[int, tuple[dict[str, Any], socket.socket | None]] = field(default_factory=dict)
     """Answers, until the steward knows for whose tasks they are: no task ends before."""
     opening: set[int] = field(default_factory=set)
-    """Requests for shared memory, which the steward opens."""
+    """Requests for shared memory, and whose a connection is: the steward answers them."""
     rests: float = 0.0
     """Until when its requests are not read, because it asks too often; 0: they are."""
     asks: Bucket = field(default_factory=lambda: Bucket(limits.RATE, limits.BURST, limits.BURST))
     takes: Bucket = field(
         default_factory=lambda: Bucket(limits.TAKES_RATE, limits.TAKES_BURST, limits.TAKES_BURST)
+    )
+    looks: Bucket = field(
+        default_factory=lambda: Bucket(limits.LOOKS_RATE, limits.LOOKS_BURST, limits.LOOKS_BURST)
     )
 
     def keeps_rate(self, now: float, bucket: Bucket) -> bool:

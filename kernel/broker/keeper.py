@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clawai.kernel.broker import limits, memory
+from clawai.kernel.broker import callers, limits, memory
 from clawai.kernel.broker.audit import AuditLog
 from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
@@ -26,7 +26,7 @@ from clawai.kernel.loop import Loop
 from clawai.kernel.steward.log import LogFile
 from clawai.sdk import audit, config, netrules
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import Permissions
+from clawai.sdk.manifest import Permissions, covers
 
 UID = 63999
 """Of the broker under a daemon that is root: below those of the plugins."""
@@ -84,7 +84,7 @@ class Network:
         self._handlers: dict[str, Callable[..., None]] = {
             "jailed": self._jailed,
             "audit": self._audit,
-            "memory": self._memory,
+            "look": self._look,
         }
 
     # Workers.
@@ -216,27 +216,43 @@ class Network:
     def _jailed(self, layers: list[str], _: list[int]) -> None:
         self.log.write("info", f"network broker {self.pid}, jailed by {', '.join(layers)}")
 
-    def _memory(self, worker: int, n: int, name: str, port: int, _: list[int]) -> None:
-        """Open shared memory for a worker, and write down that it was asked for."""
+    def _look(
+        self, worker: int, n: int, name: str, host: str, port: int, plugin: str, _: list[int]
+    ) -> None:
+        """Say whose a connection is to a port of a worker's, or open shared memory of his.
+
+        Args:
+            name: of the memory; else it is not asked for.
+            plugin: the one that the broker has made the connection for.
+        """
         if (channel := self._channels.get(worker)) is None:
             return
+        listening = [sock.getsockname()[:2] for sock in channel.listeners.values()]
+        uid = None if plugin else callers.caller((host, port), listening)
+        if name:
+            told, fds = self._opened(worker, channel, n, name, uid)
+        else:
+            told, fds = {"uid": uid, "owner": os.getuid(), "plugin": plugin}, ()
+        self._tell("found", worker, n, told, fds=fds)
+
+    def _opened(
+        self, worker: int, channel: Channel, n: int, name: str, owner: int | None
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Open shared memory for a worker, and write down that it was asked for."""
         told: dict[str, Any] = {}
         fds: tuple[int, ...] = ()
-        owner = None
         try:
-            if not any(_matches(name, pattern) for pattern in channel.memory):
+            if not covers(channel.memory, name):
                 text = f"the plugin {channel.plugin} may not have this shared memory opened"
                 allowed = sorted(channel.memory)
                 raise ClawError("not_permitted", text, name[:200], allowed, _ASK_FOR_MEMORY)
-            ports = [sock.getsockname()[1] for sock in channel.listeners.values()]
-            owner = memory.caller(port, ports)
             fds = (memory.opened(name, owner),)
         except ClawError as error:
             told = {"reason": "", "error": {each: getattr(error, each) for each in _FIELDS}}
         record = {"event": "memory", "plugin": channel.plugin, "worker": worker, "n": n}
         reason = told["error"]["message"] if told else ""
         self._note(record | {"name": name[:200], "owner": owner, "reason": reason})
-        self._tell("memory", worker, n, told, fds=fds)
+        return told, fds
 
     def _audit(self, record: dict[str, Any], _: list[int]) -> None:
         self._note(record)
@@ -339,11 +355,6 @@ class Network:
 
 _FIELDS = ("code", "message", "got", "allowed", "hint")
 _ASK_FOR_MEMORY = "name it in plugin.toml, [permissions.shared_memory], with the reason"
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def bind(plugin: str, key: str, chosen: str = "") -> socket.socket:

@@ -14,6 +14,9 @@ RATE = 10.0
 BURST = 300
 TAKES_RATE, TAKES_BURST = 200.0, 1000
 """Connections that it accepts, in the same way; more wait at the port."""
+LOOKS_RATE, LOOKS_BURST = 10.0, 60
+"""Times that it asks whose a connection is, in the same way; each time, all of the box's are
+looked through."""
 REQUEST = 2048
 """Of one request."""
 UNSENT = 256

@@ -1,43 +1,19 @@
 """Named shared memory of this box, opened for a plugin that may: POSIX's, a file in ``/dev/shm``.
 
 A program that talks to the plugin over a port of it may have its own memory opened, and nobody
-else's: the system's table of connections says who has made the one that is named. The name is one
-component of a path, links are not followed, and what is opened is a regular file of that user.
+else's (``callers`` says whose a connection is). The name is one component of a path, links are not
+followed, and what is opened is a regular file of that user.
 """
 
 import os
 import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from clawai.sdk.errors import ClawError
 
 FOLDER = Path("/dev/shm")
 NAME = re.compile(r"(?!\.\.?$)[A-Za-z0-9_.-]{1,200}")
-TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_ESTABLISHED = "01"
-_LOOPBACK = "0100007F"
-"""127.0.0.1 as the table has it."""
-_MAPPED = "0000000000000000FFFF0000"
-"""What stands before it where a socket of IPv6 connects there."""
-
-
-def caller(port: int, listening: Iterable[int], table: str = "") -> int | None:
-    """The user whose connection from ``port`` leads to one of ``listening``, on the loopback.
-
-    Args:
-        table: what the system says of its connections; else it is asked.
-    """
-    mine = f"{_LOOPBACK}:{port:04X}"
-    theirs = {f"{_LOOPBACK}:{each:04X}" for each in listening}
-    tables = [table] if table else [each.read_text("ascii") for each in TABLES if each.exists()]
-    for line in "".join(tables).splitlines():
-        fields = line.split()
-        ends = [each.removeprefix(_MAPPED) for each in fields[1:3]]
-        if ends[0] == mine and ends[1] in theirs and fields[3] == _ESTABLISHED:
-            return int(fields[7])
-    return None
 
 
 def opened(name: str, owner: int | None, folder: Path = FOLDER) -> int:

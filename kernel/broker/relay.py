@@ -118,6 +118,15 @@ class Relay:
             self._masks[sock.fileno()] = select.EPOLLIN
 
     @property
+    def address(self) -> tuple[str, int] | None:
+        """Of the network's socket, on this box; None if it has none any more."""
+        try:
+            host, port = self.out.target.getsockname()[:2]
+        except OSError:
+            return None
+        return host, port
+
+    @property
     def sent(self) -> int:
         """Bytes that the network has taken."""
         return self.out.count

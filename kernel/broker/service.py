@@ -12,14 +12,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from clawai.kernel.broker import addresses, jail, limits
+from clawai.kernel.broker import addresses, callers, jail, limits
 from clawai.kernel.broker.asking import (
     Carried,
     Client,
@@ -59,7 +59,7 @@ class Broker:
             "worker": self._worker,
             "gone": self._gone,
             "noted": self._noted,
-            "memory": self._opened,
+            "found": self._found,
         }
 
     def serve(self) -> None:
@@ -262,8 +262,8 @@ class Broker:
         if request.accept:
             self._take(client, request, now)
             return
-        if request.memory:
-            self._open(client, request, now)
+        if request.memory or request.whose:
+            self._look(client, request, now)
             return
         try:
             self._require_rate(client, now)
@@ -402,19 +402,43 @@ class Broker:
         self._report(client, n, "accept", port=port, address=address, peer_port=at[1])
         client.held[n] = {"n": n, "peer": list(at), "itself": itself}, theirs
 
-    def _open(self, client: Client, request: Request, now: float) -> None:
-        """Have the steward open shared memory: this process may open nothing."""
-        n = request.n
+    def _look(self, client: Client, request: Request, now: float) -> None:
+        """Have the steward look whose a connection is, or open shared memory of that program.
+
+        This process may open nothing.
+        """
+        n, host, port = request.n, request.host, request.port
         try:
-            self._require_rate(client, now)
+            if request.memory:
+                self._require_rate(client, now)
+            else:
+                self._require_looks(client, now)
         except Failed as error:
             self._answer(client, {"n": n, "reason": error.reason, "error": as_told(error)})
             return
+        # A plugin's connections are this process's, so to the system those of its user.
+        here = callers.plain(host), port
+        plugin = next((each for each, at in self._dialled_from() if at == here), "")
         client.opening.add(n)
-        self.link.send("memory", client.number, n, request.memory, request.port)
+        self.link.send("look", client.number, n, request.memory, host, port, plugin)
         self.loop.rewatch(self.link.fileno(), self.link.mask)
 
-    def _opened(self, number: int, n: int, told: dict[str, Any], fds: list[int]) -> None:
+    def _require_looks(self, client: Client, now: float) -> None:
+        # As others decide how often it asks, what it is to accept does not wait for these.
+        client.keeps_rate(now, client.takes)
+        if not client.looks.take(now):
+            text = f"the plugin {client.plugin} asks too often whose a connection is"
+            wait = int(1000 / limits.LOOKS_RATE)
+            raise Failed("too_many", text, None, f"{limits.LOOKS_RATE:g} a second", "", wait)
+
+    def _dialled_from(self) -> Iterator[tuple[str, tuple[Address | None, int]]]:
+        """Every connection that was made for a plugin, and where it begins on this box."""
+        for client in self.clients.values():
+            for each in client.relays.values():
+                if isinstance(each, Relay) and (at := each.address):
+                    yield client.plugin, (callers.plain(at[0]), at[1])
+
+    def _found(self, number: int, n: int, told: dict[str, Any], fds: list[int]) -> None:
         held = FileIO(fds[0], "r+") if fds else None
         client = self.clients.get(number)
         if client and n in client.opening:

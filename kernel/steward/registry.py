@@ -20,7 +20,7 @@ from clawai.sdk import develop, paths, schema, settings
 from clawai.sdk.errors import ClawError
 from clawai.sdk.found import scan
 from clawai.sdk.grants import Guard
-from clawai.sdk.manifest import Model, OperationEntry, Permissions, Plugin, read_model
+from clawai.sdk.manifest import Model, OperationEntry, Permissions, Plugin, covers, read_model
 
 BUNDLED = Path(__file__).parents[2] / "plugins"
 LATELY_S = 1.0
@@ -203,7 +203,7 @@ class Registry:
             ("operations", op, asked.operations),
             ("models", model, asked.models),
         ):
-            if name and not any(_matches(name, pattern) for pattern in granted):
+            if name and not covers(granted, name):
                 raise ClawError(
                     "not_permitted",
                     f"the plugin {caller} may not use {name[:80]!r} in a child task",
@@ -237,11 +237,6 @@ class Registry:
         """The driver plugins that an engine's worker loads beside it."""
         names = plugin.plugin.drivers
         return [self.plugins[name] for name in names if name in self.plugins]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a name is the one that a permission says, or begins as it does before its ``*``."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ from clawai.plugins.gateway import (
 from clawai.plugins.gateway.answers import Answer, status_of, told
 from clawai.plugins.gateway.door import Door, warned
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, Look, require
 from clawai.plugins.gateway.metrics import TYPE, Metrics
 from clawai.plugins.gateway.regions import Regions
 from clawai.plugins.gateway.tensors import Models
@@ -69,11 +69,14 @@ class Gateway:
         log: Callable[[Any, str], None],
         keys: Keys,
         regions: Regions,
+        look: Look,
         page: str = "whole",
         changes: str = "change",
     ) -> None:
         self.kernel = kernel
         self.keys = keys
+        self.look = look
+        """Says whose a connection is."""
         self.traces: Traces | None = None
         """Set by who wants them."""
         self.requests = 0
@@ -85,7 +88,7 @@ class Gateway:
         self._doors = [door for each in modules for door in each.doors(kernel, self)]
         self._doors += store.doors(kernel, changes)
         models = Models(kernel)
-        self.grpc = grpc.Doors(kernel, models, self.metrics, regions, keys)
+        self.grpc = grpc.Doors(kernel, models, self.metrics, regions, keys, look)
         self._doors += [*tfserving.doors(models), *kserve.doors(kernel, models, regions)]
         self.tools = Tools(kernel, keys.tools)
         self._routes = [
@@ -113,7 +116,8 @@ class Gateway:
             return
         self.requests += 1
         started, status = time.perf_counter(), 0
-        asker = Asker()
+        request = Request(scope, receive)
+        asker = Asker(scope["client"], self.look, request.is_disconnected)
         ASKER.set(asker)
 
         async def watched(message: Message) -> None:
@@ -123,7 +127,6 @@ class Gateway:
                 message["headers"] = [*message["headers"], *_said_of(asker)]
             await send(message)
 
-        request = Request(scope, receive)
         route = self._route(request)
         if self.traces:
             path = route.path if route else ""

@@ -19,7 +19,7 @@ from grpclib.server import Server, Stream
 from clawai.plugins.gateway import inference
 from clawai.plugins.gateway.answers import status_of, told
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import ASKER, Asker, Keys
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, Look
 from clawai.plugins.gateway.messages import DATA_TYPES, PACKAGE, classes
 from clawai.plugins.gateway.metrics import Metrics
 from clawai.plugins.gateway.regions import Regions
@@ -69,10 +69,16 @@ class Doors:
     """What answers the service's methods; grpclib finds them by ``__mapping__``."""
 
     def __init__(
-        self, kernel: Front, models: Models, metrics: Metrics, regions: Regions, keys: Keys
+        self,
+        kernel: Front,
+        models: Models,
+        metrics: Metrics,
+        regions: Regions,
+        keys: Keys,
+        look: Look,
     ) -> None:
         self._kernel, self._models, self._metrics = kernel, models, metrics
-        self._regions, self._keys = regions, keys
+        self._regions, self._keys, self._look = regions, keys, look
         self._kinds = classes()
 
     def server(self) -> Server:
@@ -143,7 +149,7 @@ class Doors:
         Raises:
             BadRequest: 401, 429.
         """
-        asker = Asker()
+        asker = Asker(stream.peer.addr(), self._look)
         ASKER.set(asker)
         headers: Any = stream.metadata or {}
         said = str(headers.get("authorization", "")), str(headers.get("x-api-key", ""))

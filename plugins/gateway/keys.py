@@ -5,10 +5,11 @@ may is decided where the kernel is asked (``Guarded``), behind every door, so th
 forget it.
 """
 
+import asyncio
 import hmac
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -20,6 +21,7 @@ from clawai.sdk.aclient import AsyncTask
 from clawai.sdk.errors import ClawError
 from clawai.sdk.front import Front
 from clawai.sdk.httpkeys import Key, hashed
+from clawai.sdk.net import Caller
 
 if TYPE_CHECKING:
     from clawai.plugins.gateway.traces import Trace
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 CHANGES = ("pull", "remove")
 """What a key must name word for word to do it: models are fetched and deleted for everybody."""
+Peer = tuple[str, int]
+Look = Callable[[Peer], Caller]
 
 
 class Bucket:
@@ -106,9 +110,23 @@ class Pass:
 
 
 class Asker:
-    """Who asks for one request, and what is to be said of that in its answer."""
+    """Who asks for one request, and what is to be said of that in its answer.
 
-    def __init__(self) -> None:
+    Args:
+        peer: the address of the connection that it has come by.
+        look: says whose that is, if it is open.
+        is_gone: whether it has ended; None: what it asks for ends with it.
+    """
+
+    def __init__(
+        self,
+        peer: Peer | None = None,
+        look: Look | None = None,
+        is_gone: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self.peer, self.look, self.is_gone = peer, look, is_gone
+        self.is_owner = False
+        """The connection is known to be the owner's."""
         self.held: Pass | None = None
         self.trace: Trace | None = None
         self.warnings: list[str] = []
@@ -206,7 +224,7 @@ class Guarded(Front):
         )
 
     async def admin(self, command: str, name: str = "") -> Any:
-        """As ``Front.admin``.
+        """As ``Front.admin``: for who has a key that says so, else for the box's owner.
 
         Raises:
             ClawError: not_permitted.
@@ -215,6 +233,7 @@ class Guarded(Front):
         if command in CHANGES and asker and asker.held:
             named(asker.held.key, command)
             require(asker.held.key, "models", name)
+        await require_owner(command, command if command in CHANGES else "page")
         return await super().admin(command, name)
 
     async def query(self, what: str) -> Any:
@@ -237,6 +256,41 @@ def named(key: Key, change: str) -> None:
         text = f"the key {key.name} may not {change} models"
         hint = f"claw http key add NAME --operations {change}"
         raise ClawError("not_permitted", text, change, ", ".join(key.operations), hint)
+
+
+async def require_owner(what: str, operation: str) -> None:
+    """Refuse a change of the box to who has no key, unless the box is his or he is root.
+
+    Nothing that a program says decides it, but whose its connection is to the system. Other
+    requests ask for no such thing, so that it costs them nothing.
+
+    Args:
+        what: is done, for the error.
+        operation: what a key has to name to do it.
+
+    Raises:
+        ClawError: not_permitted; network, if it cannot be told in time.
+    """
+    asker = ASKER.get(None) or Asker()
+    if asker.held or asker.is_owner:
+        return
+    who, owner = "nobody whom the system can name", "its owner"
+    if asker.peer and asker.look:
+        found = await asyncio.to_thread(asker.look, asker.peer[:2])
+        owner = f"its owner (uid {found.owner})"
+        await asyncio.sleep(0)  # what came before the answer is seen before it
+        if asker.is_gone and await asker.is_gone():
+            pass  # the address may have been somebody else's by then
+        elif found.is_owner:
+            asker.is_owner = True
+            return
+        elif found.plugin:
+            who = f"the plugin {found.plugin}"
+        elif found.uid is not None:
+            who = f"uid {found.uid}"
+    text = f"what changes this box ({what}) is its owner's, and this connection is of {who}"
+    hint = f"as another user send a key: claw http key add NAME --operations '{operation}'"
+    raise ClawError("not_permitted", text, who, f"{owner}, root, who has a key for it", hint)
 
 
 def permit(what: str, name: str) -> None:

@@ -74,6 +74,8 @@ class Infer(msgspec.Struct):
     inputs: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=256)]
     outputs: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=256)] | None = None
     id: str | None = None
+    model_name: str | None = None
+    """KServe's client says it here, too."""
     parameters: dict[str, Any] | None = None
 
 
@@ -223,6 +225,8 @@ class _KServe:
         asked, warnings = INFER.take(_loads(head))
         parameters, urgency, more = read_parameters(asked.parameters, urgency_of(request))
         warnings += more
+        if asked.model_name not in (None, request.path_params["name"]):
+            warnings.append("model_name is ignored: the path says another one")
         arrays = _Inputs(tail, warnings, self._regions).arrays(asked.inputs)
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))

@@ -169,11 +169,11 @@ class _OpenAI:
         return Said({"object": "list", "data": [_row(row) for row in rows]})
 
     async def model(self, request: Request, body: bytes) -> Response:
-        """One of them; with its versions, for TensorFlow Serving's clients, if it takes tensors."""
+        """One of them; if it takes tensors, also as TensorFlow Serving and KServe V1 tell it."""
         name = request.path_params["name"]
         versions = [each for each in await self._models.all() if each.name == name]
         row = versions[0].row if versions else await catalogue.model(self._kernel, name)
-        served = tfserving.statuses(versions) if versions else {}
+        served = {"name": name, "ready": True} | tfserving.statuses(versions) if versions else {}
         return Said(_row(row) | {"id": name} | served)
 
     async def chat(self, request: Request, body: bytes) -> Response:

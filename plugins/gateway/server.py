@@ -94,7 +94,8 @@ class _Server(uvicorn.Server):
 
         def protocol() -> asyncio.Protocol:
             grpc = self._grpc._protocol_factory
-            return Either(self.server_state.connections, http, grpc, peer)
+            # Address and port; what IPv6 has besides, uvicorn does not take for an address.
+            return Either(self.server_state.connections, http, grpc, peer[:2])
 
         secured: dict[str, Any] = {}
         if self._tls:
@@ -182,7 +183,7 @@ async def _serve(
         regions = Regions(ctx.shared_memory)
         page = str(ctx.config.get("page", "whole"))
         models = str(ctx.config.get("models", "change"))
-        gateway = Gateway(kernel, ctx.log, keys, regions, page, models)
+        gateway = Gateway(kernel, ctx.log, keys, regions, ctx.caller, page, models)
         gateway.traces = traces
         config = uvicorn.Config(
             gateway,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from clawai.plugins.gateway import catalogue
 from clawai.plugins.gateway.answers import later
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import permit
+from clawai.plugins.gateway.keys import permit, require_owner
 from clawai.sdk import wire
 from clawai.sdk.context import Tensor, view
 from clawai.sdk.errors import ClawError
@@ -164,7 +164,12 @@ class Models:
         await self._call(DESCRIBE, {}, model, urgency)
 
     async def unload(self, model: Version, urgency: Urgency) -> None:
-        """Let go of it, once nobody uses it."""
+        """Let go of it, once nobody uses it.
+
+        Raises:
+            ClawError: not_permitted.
+        """
+        await require_owner("unload", "tensor.*")
         if model.state != "stored":
             await self._call(DESCRIBE, {}, model, urgency, keep_alive=0.0)
 

@@ -56,8 +56,10 @@ def abort(_: Fds, __: Args) -> None:
     os.abort()
 
 
-def wait(fds: Fds, _: Args) -> None:
-    """Until killed."""
+def wait(fds: Fds, args: Args) -> None:
+    """Until killed, with as many more threads as ``args`` says."""
+    for _ in range(args.get("threads", 0)):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     os.write(fds["wire"], b"ready\n")
     while True:
         time.sleep(60)

@@ -6,7 +6,7 @@ import pytest
 
 from clawai.sdk.asks import asks
 from clawai.sdk.errors import ClawError
-from clawai.sdk.manifest import LIMIT, UNASKED, read_model, read_plugin
+from clawai.sdk.manifest import LIMIT, UNASKED, covers, read_model, read_plugin
 
 GOOD = """
 [plugin]
@@ -205,3 +205,17 @@ def test_a_model_must_be_that_of_its_folder(tmp_path: Path) -> None:
         if file:
             with pytest.raises(ClawError, match="those of its own folder"):
                 read_model(folder)
+
+
+def test_a_permission_covers_a_name_or_all_that_begin_so() -> None:
+    for granted, name, covered in (
+        ({"llm.generate": "why"}, "llm.generate", True),
+        ({"llm.generate": "why"}, "llm.generate_more", False),
+        ({"llm.*": "why", "echo.say": "why"}, "echo.say", True),
+        ({"llm.*": "why"}, "llm.x", True),
+        ({"llm.*": "why"}, "llm", False),
+        ({"*": "why"}, "anything", True),
+        ({"a*b": "why"}, "aab", False),
+        ({}, "llm.x", False),
+    ):
+        assert covers(granted, name) is covered, (granted, name)

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from clawai.plugins.gateway.boxes import Boxes
 from clawai.plugins.gateway.door import Door, of_no_other_site
 from clawai.plugins.gateway.fields import BadRequest
+from clawai.plugins.gateway.keys import require_owner
 from clawai.plugins.gateway.web import texts
 from clawai.plugins.gateway.web.words import FILTERS
 from clawai.sdk.front import Front
@@ -103,13 +104,17 @@ class Site:
         return Route(f"{ROOT}/{name}", show)
 
     def act(self, path: str, kind: type[T], do: Callable[[Request, T], Awaitable[Any]]) -> Route:
-        """A path below ``ROOT`` that changes something: ``do(request, body)`` for our page only."""
+        """A path below ``ROOT`` for what a person has pressed: ``do(request, body)``.
+
+        For our page only, and for the owner of the box or a key.
+        """
 
         async def answer(request: Request, body: bytes) -> Response:
             only_ours(request)
             if not self.changes:
                 text = "the owner of this box lets this page show things only"
                 raise BadRequest(text, status=403)
+            await require_owner(f"{ROOT}{path}", "page")
             try:
                 asked = msgspec.json.decode(body, type=kind)
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -82,21 +82,6 @@ def test_what_may_not_be_asked(
         assert words in steward.record(worker=number, event="memory")["reason"]
 
 
-def test_whose_a_connection_is() -> None:
-    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
-    none = "00000000:00000000 00:00000000 00000000"
-    line = f"   0: 0100007F:{{:04X}} 0100007F:{{:04X}} {{}} {none} {{}} 0 1\n"
-    mapped = "0000000000000000FFFF00000100007F"
-    table = head + line.format(5000, 8080, "01", 1000) + line.format(5001, 8080, "06", 1001)
-    table += line.format(5002, 9090, "01", 1002)
-    table += f"   0: {mapped}:{5003:04X} {mapped}:{8080:04X} 01 {none} 1003 0 1\n"
-    assert memory.caller(5000, [8080], table) == 1000
-    assert memory.caller(5003, [8080], table) == 1003, "by a socket of IPv6"
-    assert memory.caller(5001, [8080], table) is None, "it has ended"
-    assert memory.caller(5002, [8080], table) is None, "it leads elsewhere"
-    assert memory.caller(8080, [5000], table) is None, "the other side of it"
-
-
 def test_only_a_regular_file_of_the_owner(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"x")
     os.close(memory.opened("mine", os.getuid(), tmp_path))

@@ -34,6 +34,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     models = {
         "half": onnx_files.half_plus(2.0),
         "mixed": onnx_files.mixed(),
+        "kinds": onnx_files.kinds(),
         "classes": onnx_files.classifier(),
         "slow": onnx_files.slow(),
         "plus.2": onnx_files.half_plus(20.0),

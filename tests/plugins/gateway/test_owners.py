@@ -1,0 +1,258 @@
+"""What changes the box: without a key only its owner does it, whatever door it comes by."""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import onnx_files
+from broker_parts import free_port
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require_owner
+from clawai.sdk.errors import ClawError
+from clawai.sdk.httpkeys import Key, hashed
+from clawai.sdk.net import Caller
+from doors_kit import OTHER_UID, Doors, written
+from gguf_files import tiny_llama
+from support import Kernel, no_leak
+
+PEER = ("127.0.0.1", 5000)
+JSON = {"content-type": "application/json"}
+CHANGES = [
+    ("POST", "/api/pull", {"model": "far", "stream": False}, "pull"),
+    ("DELETE", "/api/delete", {"model": "tiny"}, "remove"),
+    ("POST", "/v2/repository/models/half/unload", {}, "tensor.*"),
+    ("POST", "/page/now/pin", {"name": "tiny", "pinned": True}, "page"),
+    ("POST", "/page/now/stop", {"name": "tiny"}, "page"),
+    ("POST", "/page/try/run", {"op": "echo.say", "params": {"text": "hello"}}, "page"),
+    ("POST", "/page/graph/profile", {"model": "tiny", "live": False}, "page"),
+]
+KEYS = {
+    "desk": ["page", "llm.*", "echo.*", "tensor.*", "model.*"],
+    "store": ["pull", "remove"],
+    "plain": ["llm.*"],
+}
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root asks as another user")
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """Nobody needs a key here; there are some."""
+    port, folder = free_port(), tmp_path_factory.mktemp("models")
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080={port}"]\n')
+    kernel.model("tiny", written(folder / "tiny.gguf", tiny_llama(context=512)))
+    kernel.model("half", written(folder / "half.onnx", onnx_files.half_plus(2.0)), "tensor")
+    kernel.offer("far", "http://127.0.0.1:1/far", "0" * 64, 1000)
+    keys = [
+        {"name": name, "hash": hashed(f"claw-{name}"), "operations": scopes}
+        for name, scopes in KEYS.items()
+    ]
+    try:
+        with no_leak():
+            client = kernel.start().client()
+            task = client.submit("gateway.serve", {"keys": keys})
+            assert any(event.note.startswith("http://") for event in task)
+            yield Doors(kernel, client, task, port)
+            assert kernel.stop() == 0, kernel.stderr()
+            kernel.check_gone()
+    finally:
+        kernel.remove()
+
+
+def message(said: Any) -> str:
+    """Of an error, in whichever form a door tells it."""
+    error = said["error"]
+    return str(error["message"] if isinstance(error, dict) else error)
+
+
+@only_root
+@pytest.mark.parametrize(("method", "path", "body", "operation"), CHANGES)
+def test_another_user_changes_nothing(
+    doors: Doors, method: str, path: str, body: Any, operation: str
+) -> None:
+    before = doors.client.query("models")["models"], doors.client.query("workers")["workers"]
+    status, said = doors.ask_as(OTHER_UID, method, path, body, JSON)
+    assert status == 403, said
+    text = message(said)
+    assert "its owner's" in text and f"this connection is of uid {OTHER_UID}" in text
+    assert "its owner (uid 0), root" in text
+    assert f"claw http key add NAME --operations '{operation}'" in text
+    after = doors.client.query("models")["models"], doors.client.query("workers")["workers"]
+    assert [row["name"] for row in after[0]] == [row["name"] for row in before[0]]
+    assert [row["pinned"] for row in after[1]] == [row["pinned"] for row in before[1]]
+
+
+@only_root
+def test_another_user_asks_models_as_ever(doors: Doors) -> None:
+    asked = {"model": "tiny", "prompt": "the", "max_tokens": 2}
+    assert doors.ask_as(OTHER_UID, "POST", "/v1/completions", asked)[0] == 200
+    x = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    status, said = doors.ask_as(OTHER_UID, "POST", "/v2/models/half/infer", {"inputs": [x]})
+    assert status == 200 and said["outputs"][0]["data"] == [2.5]
+    # What the first question does by itself is no change.
+    assert doors.ask_as(OTHER_UID, "POST", "/v2/repository/models/half/load", {})[0] == 200
+    assert doors.ask_as(OTHER_UID, "GET", "/page/now", None, {"Accept": "text/html"})[0] == 200
+
+
+@only_root
+def test_a_key_does_it_for_whoever_has_it(doors: Doors) -> None:
+    def ask(name: str, *asked: Any) -> tuple[int, Any]:
+        return doors.ask_as(OTHER_UID, *asked, JSON | {"Authorization": f"Bearer claw-{name}"})
+
+    for method, path, body, operation in CHANGES:
+        name = "store" if operation in ("pull", "remove") else "desk"
+        asked = {"model": "nobody"} if path == "/api/delete" else body
+        status, said = ask(name, method, path, asked)
+        assert status != 403, (path, said)
+        if operation != "tensor.*":
+            assert ask("plain", method, path, body)[0] == 403, path
+    assert ask("desk", "POST", "/page/now/pin", {"name": "tiny", "pinned": False})[0] == 200
+
+
+def test_the_owner_changes_it(doors: Doors) -> None:
+    for method, path, body, _ in CHANGES[2:]:
+        status, _, said = doors.ask(method, path, body, JSON)
+        assert status == 200, (path, said)
+    assert doors.ask("POST", "/page/now/pin", {"name": "tiny", "pinned": False}, JSON)[0] == 200
+    status, _, said = doors.ask("POST", "/api/pull", {"model": "nobody", "stream": False})
+    assert status == 404, said
+
+
+GRPC = """
+import sys, os
+import tritonclient.grpc as triton
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+client = triton.InferenceServerClient(f"127.0.0.1:{sys.argv[1]}")
+try:
+    client.unload_model("half")
+except triton.InferenceServerException as error:
+    print(error.status(), error.message())
+client.close()
+"""
+
+
+@only_root
+def test_grpc_asks_whose_it_is_too(doors: Doors) -> None:
+    for uid in (OTHER_UID, 0):
+        command = [sys.executable, "-c", GRPC, str(doors.port), str(uid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        if uid:
+            assert done.stdout.startswith("StatusCode.PERMISSION_DENIED"), done
+            assert f"of uid {uid};" in done.stdout and "tensor.*" in done.stdout
+        else:
+            assert done.stdout == ""
+
+
+def test_a_connection_that_was_kept_open_is_asked_each_time(doors: Doors) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", doors.port, timeout=60)
+    for _ in range(3):
+        body = json.dumps({"name": "tiny", "pinned": False})
+        connection.request("POST", "/page/now/pin", body, JSON)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+    connection.close()
+
+
+def test_who_has_left_has_changed_nothing(doors: Doors) -> None:
+    doors.client.call("llm.generate", {"prompt": "a", "max_tokens": 1}, model="tiny")
+    body = json.dumps({"name": "tiny", "pinned": True})
+    head = f"POST /page/now/pin HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", doors.port)) as sock:
+            # Closed at once, with a reset: there is no connection any more when it is looked at.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall((head + body).encode())
+    assert doors.ask("GET", "/health")[0] == 200
+    (row,) = (row for row in doors.client.query("workers")["workers"] if row["model"] == "tiny")
+    assert not row["pinned"]
+
+
+def test_the_owner_is_known_at_an_address_of_ipv6() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as found:
+            port = found.getsockname()[1]
+    except OSError:
+        pytest.skip("this box has no IPv6")
+    kernel = Kernel(f'[plugins]\nports = ["gateway:8080=[::1]:{port}"]\n')
+    try:
+        task = kernel.start().client().submit("gateway.serve")
+        assert any(event.note.startswith("http://") for event in task)
+        connection = http.client.HTTPConnection("::1", port, timeout=60)
+        connection.request("DELETE", "/api/delete", json.dumps({"model": "nobody"}))
+        response = connection.getresponse()
+        assert response.status == 404 and b"no model 'nobody'" in response.read()
+        connection.close()
+        assert kernel.stop() == 0
+    finally:
+        kernel.close_clients()
+        kernel.remove()
+
+
+# Without a gateway.
+
+
+def refusal(asker: Asker | None) -> str:
+    """Of a change that this one asks for; empty: there is none."""
+
+    async def ask() -> str:
+        if asker:
+            ASKER.set(asker)
+        try:
+            await require_owner("pull", "pull")
+        except ClawError as error:
+            assert error.code == "not_permitted" and "key add" in error.hint
+            return error.message
+        return ""
+
+    return asyncio.run(ask())
+
+
+async def stays() -> bool:
+    return False
+
+
+async def left() -> bool:
+    return True
+
+
+def test_it_is_the_system_who_says_whose_a_connection_is() -> None:
+    def look(found: Caller) -> Asker:
+        return Asker(PEER, lambda peer: found if peer == PEER else Caller(None, 0), stays)
+
+    assert refusal(look(Caller(1000, 1000))) == refusal(look(Caller(0, 1000))) == ""
+    assert "of uid 1001" in refusal(look(Caller(1001, 1000)))
+    assert "of the plugin evil" in refusal(look(Caller(None, 1000, "evil")))
+    for unknown in (look(Caller(None, 1000)), Asker(), Asker(PEER), None):
+        assert "nobody whom the system can name" in refusal(unknown)
+
+
+def test_an_address_that_was_left_may_be_the_owners_by_now() -> None:
+    asked = Asker(PEER, lambda _: Caller(1000, 1000), left)
+    assert "nobody whom the system can name" in refusal(asked)
+    asked = Asker(PEER, lambda _: Caller(1000, 1000))
+    assert refusal(asked) == "", "what ends with its connection is not asked"
+
+
+def test_it_is_looked_up_once_and_not_for_a_key() -> None:
+    looked: list[Any] = []
+
+    def look(peer: Any) -> Caller:
+        looked.append(peer)
+        return Caller(1000, 1000)
+
+    asked = Asker(PEER, look, stays)
+    assert refusal(asked) == refusal(asked) == "" and looked == [PEER]
+    asked = Asker(PEER, look, stays)
+    asked.held = Keys([Key(name="a", hash=hashed("claw-a"))], False).find("claw-a")
+    assert refusal(asked) == "" and len(looked) == 1
