@@ -188,7 +188,11 @@ class TestCgroup1:
         assert not Path(made.folder).exists()
 
     def test_bulk_has_the_least_weight(self, made: Means):
-        assert Path(made.folder, "cpu.shares").read_text().strip() == str(means.SHARES)
+        idle = Path(made.folder, "cpu.idle")
+        if idle.exists():  # Linux 5.15: it weighs still less, and stands back at once
+            assert idle.read_text() == "1\n"
+        else:
+            assert Path(made.folder, "cpu.shares").read_text().strip() == str(means.SHARES)
 
         def where() -> str:
             means.enter("bulk", made)
