@@ -113,7 +113,7 @@ class Answer:
             raise StopAsyncIteration
         try:
             async for event in self.task:
-                if event.kind == "chunk" and any(event.data.values()):
+                if event.kind == "chunk" and not self.whole and any(event.data.values()):
                     return Piece(**event.data)
             result = await self.task.result()
         except BaseException:
@@ -215,8 +215,10 @@ async def _asked(kernel: Front, question: Ask, heard: Heard) -> Answer:
         behalf=question.behalf,
     )
     answer = Answer(task, question.model, heard, whole)
-    with contextlib.suppress(StopAsyncIteration):
+    try:
         answer.first = await answer.__anext__()
+    except StopAsyncIteration:
+        pass  # it says nothing
     return answer
 
 

@@ -82,8 +82,8 @@ def of_no_other_site(request: Request) -> None:
         raise BadRequest("only the page of this server may ask for this", status=403)
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Wait for ``work``, but not for longer than the client does.
+async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Awaitable[T]) -> T:
+    """Wait for ``work``, but not for longer than the client does, whose hanging up is received.
 
     Raises:
         ClientDisconnect: it has hung up.
@@ -94,7 +94,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
     async def watch() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
         gone = True
         task.cancel()
@@ -136,20 +136,14 @@ class Streamed(Response):
     """A response that comes line by line, until the client has left."""
 
     def __init__(self, lines: AsyncIterator[bytes], media: str, headers: dict[str, str]) -> None:
-        self._lines, self.media_type = lines, media
-        super().__init__(headers=headers)
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """What it is; nobody knows how long."""
-        media = str(self.media_type)
+        self.status_code, self._lines = 200, lines
         media += "; charset=utf-8" if media.startswith("text/") else ""
         self.raw_headers = [(b"content-type", media.encode()), *raw(headers)]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
-        request = Request(scope, receive)
         async with contextlib.aclosing(self._lines):  # type: ignore[type-var]
-            await unless_gone(request, self._all(send))
+            await unless_gone(receive, self._all(send))
 
     async def _all(self, send: Any) -> None:
         head = {"status": self.status_code, "headers": self.raw_headers}

@@ -260,7 +260,7 @@ class _Ollama:
         seconds = seconds_of(asked.keep_alive)
         whole = asked.stream is False
         question = Ask(asked.model, params, behalf=who(request), keep_alive=seconds, whole=whole)
-        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+        answer = await unless_gone(request.receive, ask(self._kernel, question, self._heard))
 
         def line(piece: Piece, done: bool) -> dict[str, Any]:
             head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}
@@ -271,7 +271,7 @@ class _Ollama:
         if asked.stream is not False:
             return streamed(_lines(answer, line), LINES, warnings)
         try:
-            piece = await unless_gone(request, answer.all())
+            piece = await unless_gone(request.receive, answer.all())
         finally:
             answer.drop()
         return Said(line(piece, True), headers=warned(warnings))

@@ -237,9 +237,9 @@ class _OpenAI:
         ]
         asking = ask_all(self._kernel, questions, self._heard)
         if asked.stream:
-            answers = await unless_gone(request, asking)
+            answers = await unless_gone(request.receive, asking)
             return streamed(lines(answers, shape, usage), EVENTS, warnings)
-        answers, pieces = await unless_gone(request, _whole(asking))
+        answers, pieces = await unless_gone(request.receive, _whole(asking))
         return Said(shape.whole(pieces, answers), headers=warned(warnings))
 
 

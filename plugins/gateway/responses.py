@@ -139,12 +139,12 @@ class _Responses:
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
         whole = not asked.stream
         question = Ask(asked.model, params, priority, deadline, who(request), whole=whole)
-        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+        answer = await unless_gone(request.receive, ask(self._kernel, question, self._heard))
         said = Said(_head(asked, tools), talks=not tools)
         if asked.stream:
             return streamed(_lines(answer, said), openai.EVENTS, warnings)
         try:
-            said.add(await unless_gone(request, answer.all()))
+            said.add(await unless_gone(request.receive, answer.all()))
         finally:
             answer.drop()
         return Whole(said.ended(answer), headers=warned(warnings))
