@@ -303,7 +303,7 @@ def _said_of(asker: Asker) -> list[tuple[bytes, bytes]]:
 
 
 def soon(act: Callable[..., None], *arguments: Any) -> None:
-    """Do something behind what is written now: a transport sends when its callback has returned."""
+    """Do something behind what is written now: nobody has to wait for it."""
     asyncio.get_running_loop().call_soon(act, *arguments)
 
 
