@@ -9,8 +9,9 @@ async with AsyncClient() as client:
 
 import asyncio
 import contextlib
+import math
 import select
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,14 +43,17 @@ class AsyncTask:
         """Whether the task has ended."""
         return self._request.end is not None
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> Self:
         """The events until the end of the task; its error is raised by ``result`` only."""
-        while True:
-            while (event := await self._client._next(self._request)) is not None:
-                yield event
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next of them. No generator: the loop keeps a book of those."""
+        while (event := await self._client._next(self._request)) is None:
             if self._request.end is not None:
-                return
+                raise StopAsyncIteration
             await self._client._news(self._heard)
+        return event
 
     async def result(self) -> Result:
         """Wait for the end.
@@ -305,20 +309,26 @@ class AsyncClient:
             return
         due = self._session.due
         pause = max(0.0, min(SILENCE, due - self._loop.time()))
-        if not await self._hear(lambda: heard() or self._session.due < due, pause) and (
-            pause >= SILENCE
-        ):
+        if not await self._hear(heard, pause, due) and pause >= SILENCE:
             self._lose("it does not answer")
-        self._session.resend(self._loop.time())
-        await self._flush()
+        if self._session.due < math.inf:
+            self._session.resend(self._loop.time())
+        if self._session.outbox:
+            await self._flush()
         if self._lost:
             raise self._lost
 
-    async def _hear(self, heard: Callable[[], bool], seconds: float) -> bool:
-        """Wait until ``heard``, or lost; False: all that time there was only silence."""
+    async def _hear(
+        self, heard: Callable[[], bool], seconds: float, due: float = -math.inf
+    ) -> bool:
+        """Wait until ``heard``, or something is to be sent before ``due``, or the connection is
+        lost; False: all that time there was only silence."""
+        session = self._session
 
         def news() -> bool:
-            return heard() or self._down or bool(self._lost) or self._connecting.locked()
+            if heard() or self._down or self._lost is not None or session.due < due:
+                return True
+            return self._connecting.locked()
 
         began = self._loop.time()
         return await self._until(news, seconds) or self._heard_at > began

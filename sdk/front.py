@@ -105,9 +105,10 @@ class Front(AsyncClient):
                 self._session.receive(frames, self._loop.time())
             if due := self._zmtp.outgoing():
                 self._transport.write(due)
-            for said in self._session.outbox:
-                self._transport.writelines(self._zmtp.message(said))
-            self._session.outbox.clear()
+            if self._session.outbox:
+                for said in self._session.outbox:
+                    self._transport.writelines(self._zmtp.message(said))
+                self._session.outbox.clear()
         except ClawError as error:
             self._broken(error)
         self._tell()

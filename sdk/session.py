@@ -260,29 +260,28 @@ class Session:
             ClawError: bad_message; or what the kernel complains of about the whole connection.
         """
         message = wire.decode(frames, wire.ToClient)
-        payload = tuple(frames[1:])
-        if isinstance(message, wire.Welcome):
+        kind = type(message)
+        if kind is wire.Welcome:
             self.welcome = message
             return
-        if isinstance(message, wire.Drop):
+        if kind is wire.Drop:
             self.drops.add(message.segment)
             return
-        if isinstance(message, wire.Error) and message.id is None:
-            raise error_from(message)
         request = self.requests.get(message.id)
         if request is None:
+            if message.id is None:
+                raise error_from(message)
             return  # of a request that this side has given up
-        news = _NEWS.get(type(message))
-        if news is not None:
-            self._note(request, news(message))
-        elif isinstance(message, wire.Done):
-            if (value := self._value(request, message.result)) is not _BAD:
-                self._end(request, Result(value, payload, message.timings))
-        elif isinstance(message, wire.Chunk):
+        if kind is wire.Chunk:
             if (data := self._value(request, message.data)) is not _BAD:
                 request.streamed = True
-                size = len(message.data) + sum(map(len, payload))
-                self._note(request, Event("chunk", data=data, frames=payload), size)
+                size = len(message.data) + sum(map(len, frames[1:]))
+                self._note(request, Event("chunk", data=data, frames=tuple(frames[1:])), size)
+        elif kind is wire.Done:
+            if (value := self._value(request, message.result)) is not _BAD:
+                self._end(request, Result(value, tuple(frames[1:]), message.timings))
+        elif (news := _NEWS.get(kind)) is not None:
+            self._note(request, news(message))
         elif isinstance(message, wire.Answer):
             self._end(request, Result(unpack(message.data)))
         elif isinstance(message, wire.Leased):
@@ -327,6 +326,8 @@ class Session:
     @property
     def due(self) -> float:
         """When ``resend`` has something to do; infinity: never."""
+        if not self._again:
+            return math.inf
         known = self._idempotent is not None
         waiting = self._again.values()
         due: float = min([math.inf, *[each.due for each in waiting if known or _sure(each)]])

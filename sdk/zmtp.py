@@ -78,6 +78,8 @@ class Connection:
 
     def outgoing(self) -> bytes:
         """PONG bytes to send now; empty when there are none."""
+        if not self._outgoing:
+            return b""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data

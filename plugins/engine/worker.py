@@ -217,6 +217,7 @@ class Engine:
         tool_choice: Literal["auto", "none", "required"] = "auto",
         allowed_tools: list[str] | None = None,
         max_calls: int = MAX_CALLS,
+        whole: bool = False,
     ) -> Any:
         """Answer a prompt or a conversation, piece by piece.
 
@@ -242,7 +243,11 @@ class Engine:
             tool_choice: auto leaves it to the model, required calls one at least, none none.
             allowed_tools: names of those that may be called; else all.
             max_calls: how many calls there may be in the answer, up to 16.
+            whole: the text comes with the result only, not piece by piece, so without logprobs.
         """
+        if whole and logprobs is not None:
+            text = "logprobs come with the pieces, and whole leaves those away"
+            raise ClawError("bad_params", text, hint="leave one of both away")
         rules: list[Rule] = []
         calls = splitter = None
         if tools and tool_choice != "none":
@@ -266,9 +271,9 @@ class Engine:
             penalties=Penalties(frequency_penalty, presence_penalty, repeat_penalty, repeat_last_n),
             rules=[*rules, witness] if witness else rules,
         )
-        return self._stream(ctx, request, News(witness, splitter))
+        return self._stream(ctx, request, News(witness, splitter), whole)
 
-    def _stream(self, ctx: Context, request: Request, news: News) -> Any:
+    def _stream(self, ctx: Context, request: Request, news: News, whole: bool) -> Any:
         try:
             ids = self._loaded.encode(request)
             with self._seat(ctx, ids) as seat:
@@ -287,9 +292,9 @@ class Engine:
                     except StopIteration as end:
                         outcome = end.value
                         break
-                    if piece := news.of(text):
+                    if (piece := news.of(text)) and not whole:
                         yield piece
-                if piece := news.rest(outcome):
+                if (piece := news.rest(outcome)) and not whole:
                     yield piece
         except Stopped:
             raise Cancelled from None

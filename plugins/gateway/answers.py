@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from clawai.plugins.gateway import catalogue
 from clawai.sdk import wire
@@ -67,6 +67,8 @@ class Ask:
     """Seconds from now."""
     behalf: str = ""
     keep_alive: float | None = None
+    whole: bool = False
+    """Nobody reads it piece by piece: every piece would wake the kernel, and us."""
 
 
 @dataclass(slots=True)
@@ -93,17 +95,40 @@ class Answer:
     task: AsyncTask
     model: str
     """Its name in the store."""
+    heard: "Heard"
+    whole: bool = False
+    """It comes in one piece, at its end."""
     first: Piece = field(default_factory=Piece)
-    ended: dict[str, Any] = field(default_factory=dict)
-    """What the operation returned; empty until then."""
+    ended: Any = None
+    """What the operation returned; None until then."""
     timings: dict[str, int] = field(default_factory=dict)
-    pieces: AsyncIterator[Piece] = field(init=False)
-    """What comes behind ``first``."""
+
+    def __aiter__(self) -> Self:
+        """What comes behind ``first``, once."""
+        return self
+
+    async def __anext__(self) -> Piece:
+        """The next piece."""
+        if self.ended is not None:
+            raise StopAsyncIteration
+        try:
+            async for event in self.task:
+                if event.kind == "chunk" and not self.whole and any(event.data.values()):
+                    return Piece(**event.data)
+            result = await self.task.result()
+        except BaseException:
+            self.drop()
+            raise
+        self.ended, self.timings = result.value, dict(result.timings)
+        self.heard.ended(self.model, self)
+        if self.whole and self.ended.get("text"):
+            return Piece(self.ended["text"])
+        raise StopAsyncIteration
 
     async def all(self) -> Piece:
         """The whole of it."""
         whole = self.first
-        async for piece in self.pieces:
+        async for piece in self:
             whole.add(piece)
         return whole
 
@@ -170,27 +195,30 @@ async def ask(kernel: Front, question: Ask, heard: Heard) -> Answer:
         # Only now: to look first whether it is there would cost each request a listing.
         named = (await catalogue.model(kernel, question.model))["name"]
         answer = await _asked(kernel, replace(question, model=named), heard)
-    heard.began(answer.model, time.perf_counter() - began)
+    # Of one that comes whole: its first token was there before the others were written.
+    written = answer.ended.get("decode_us", 0) / 1e6 if answer.whole else 0.0
+    heard.began(answer.model, time.perf_counter() - began - written)
     return answer
 
 
 async def _asked(kernel: Front, question: Ask, heard: Heard) -> Answer:
+    params = question.params
+    # What is told besides text comes with the pieces only.
+    whole = question.whole and params.get("logprobs") is None and not params.get("tools")
     task = await kernel.submit(
         "llm.generate",
-        question.params,
+        params | {"whole": True} if whole else params,
         model=question.model,
         priority=question.priority,
         deadline=question.deadline,
         keep_alive=question.keep_alive,
         behalf=question.behalf,
     )
-    answer = Answer(task, question.model)
-    answer.pieces = _pieces(answer, heard)
+    answer = Answer(task, question.model, heard, whole)
     try:
-        answer.first = await anext(answer.pieces, Piece())
-    except BaseException:
-        answer.drop()
-        raise
+        answer.first = await answer.__anext__()
+    except StopAsyncIteration:
+        pass  # it says nothing
     return answer
 
 
@@ -221,7 +249,7 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | 
         ClawError: one of them failed.
     """
     if len(answers) == 1:
-        async for piece in answers[0].pieces:
+        async for piece in answers[0]:
             yield 0, piece
         yield 0, None
         return
@@ -229,7 +257,7 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | 
 
     async def read(number: int, answer: Answer) -> None:
         try:
-            async for piece in answer.pieces:
+            async for piece in answer:
                 await coming.put((number, piece))
             await coming.put((number, None))
         except Exception as error:
@@ -248,15 +276,3 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | 
         for each in reading:
             each.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-
-
-async def _pieces(answer: Answer, heard: Heard) -> AsyncIterator[Piece]:
-    try:
-        async for event in answer.task:
-            if event.kind == "chunk" and any(event.data.values()):
-                yield Piece(**event.data)
-        result = await answer.task.result()
-        answer.ended, answer.timings = result.value, dict(result.timings)
-        heard.ended(answer.model, answer)
-    finally:
-        answer.drop()

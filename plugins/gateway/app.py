@@ -31,7 +31,8 @@ from clawai.plugins.gateway import (
     transcripts,
 )
 from clawai.plugins.gateway.answers import Answer, status_of, told
-from clawai.plugins.gateway.door import Door, warned
+from clawai.plugins.gateway.door import Door, header, warned
+from clawai.plugins.gateway.exchange import EXCHANGE, Exchange
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.keys import ASKER, Asker, Keys, Look, require
 from clawai.plugins.gateway.metrics import TYPE, Metrics
@@ -52,6 +53,8 @@ Send = Callable[[Message], Awaitable[None]]
 FREE = frozenset({"/health", "/ready"})
 """Paths that need no key: they tell whether there is a server, and nothing of it."""
 HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+SEEN = 64
+"""Of which so many are kept: a port is part of them, and anybody may say one."""
 LINES = 100
 """Answers between two looks that the log tells of."""
 BODY = 8 << 20
@@ -84,6 +87,8 @@ class Gateway:
         self.site = Site(kernel, page)
         self._log = log
         self._lines: list[str] = []
+        self._hosts: set[str] = set()
+        """Hosts that clients have said, which are names of this box."""
         modules = openai, responses, ollama, embeddings, transcripts
         self._doors = [door for each in modules for door in each.doors(kernel, self)]
         self._doors += store.doors(kernel, changes)
@@ -115,17 +120,24 @@ class Gateway:
         if scope["type"] != "http":
             return
         self.requests += 1
-        started, status = time.perf_counter(), 0
+        started, status, begun = time.perf_counter(), 0, False
         request = Request(scope, receive)
+        exchange: Exchange | None = scope.get(EXCHANGE)
         asker = Asker(scope["client"], self.look, request.is_disconnected)
         ASKER.set(asker)
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_said_of(asker)]
+                if asker.held or asker.warnings:
+                    message["headers"] = [*message["headers"], *_said_of(asker)]
+                await send(message)
+                return
             await send(message)
+            if exchange and not (begun and message.get("more_body")):
+                begun = True
+                exchange.flush()  # the head left with it
 
         route = self._route(request)
         if self.traces:
@@ -208,21 +220,18 @@ class Gateway:
             BadRequest: 401, 403, 429.
         """
         path = request.scope["path"]
-        # By their bytes, all at once; of several of a name the first counts, as everywhere.
-        headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
-
-        def said_in(name: bytes) -> str:
-            return headers.get(name, b"").decode("latin-1")
-
-        host = said_in(b"host")
+        host = header(request, b"host") or ""
         # A page that has come under a name of its own knows no key, so any name will do with one.
-        if not self.keys.required and _name(f"//{host}") not in HOSTS:
-            text = f"the host {host[:100]!r} is none of this box: {', '.join(sorted(HOSTS))}"
-            raise BadRequest(text, status=403)
-        origin = said_in(b"origin")
-        if b"origin" in headers and origin not in (f"http://{host}", f"https://{host}"):
+        if not (self.keys.required or host in self._hosts):
+            if _name(f"//{host}") not in HOSTS:
+                text = f"the host {host[:100]!r} is none of this box: {', '.join(sorted(HOSTS))}"
+                raise BadRequest(text, status=403)
+            if len(self._hosts) < SEEN:
+                self._hosts.add(host)
+        origin = header(request, b"origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise BadRequest(f"the page of {origin[:100]!r} may not ask this server", status=403)
-        said = said_in(b"authorization"), said_in(b"x-api-key")
+        said = header(request, b"authorization") or "", header(request, b"x-api-key") or ""
         if path not in FREE and (held := self.keys.find_in(*said)):
             held.enter()
             asker.held = held
@@ -297,7 +306,7 @@ def _said_of(asker: Asker) -> list[tuple[bytes, bytes]]:
 
 
 def soon(act: Callable[..., None], *arguments: Any) -> None:
-    """Do something behind what is written now: a transport sends when its callback has returned."""
+    """Do something behind what is written now: nobody has to wait for it."""
     asyncio.get_running_loop().call_soon(act, *arguments)
 
 
@@ -314,6 +323,9 @@ async def _body(request: Request) -> bytes:
     Raises:
         BadRequest: it is too large, or too slow.
     """
+    exchange: Exchange | None = request.scope.get(EXCHANGE)
+    if exchange and (whole := exchange.body(BODY)) is not None:
+        return whole  # as nearly always: nobody has to watch the time
     parts, size, more = [], 0, True
     try:
         async with asyncio.timeout(PATIENCE):

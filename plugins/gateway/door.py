@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 from clawai.plugins.gateway.fields import BadRequest, Form
 
 T = TypeVar("T")
+SAID = "clawai.said"
+"""Of a scope: the request's headers by their names."""
 UNWATCHED = 0.02
 """Seconds that a question is asked before anybody looks whether its client is still there."""
 
@@ -49,12 +51,24 @@ class Door:
         return await self.answer(request, await request.body())
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """A header of a request; of several of a name the first counts.
+
+    They are sorted once for a request, by their bytes.
+    """
+    headers: dict[bytes, bytes] | None = request.scope.get(SAID)
+    if headers is None:
+        headers = request.scope[SAID] = dict(reversed(request.scope["headers"]))
+    found = headers.get(name)
+    return None if found is None else found.decode("latin-1")
+
+
 def who(request: Request) -> str:
     """For whom the kernel is asked: those who send the same key are one.
 
     A key opens nothing here, but what is kept of a prompt then serves nobody who does not know it.
     """
-    key = request.headers.get("authorization", "")
+    key = header(request, b"authorization")
     return hashlib.sha256(key.encode()).hexdigest()[:32] if key else ""
 
 
@@ -68,8 +82,8 @@ def of_no_other_site(request: Request) -> None:
         raise BadRequest("only the page of this server may ask for this", status=403)
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Wait for ``work``, but not for longer than the client does.
+async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Awaitable[T]) -> T:
+    """Wait for ``work``, but not for longer than the client does, whose hanging up is received.
 
     Raises:
         ClientDisconnect: it has hung up.
@@ -80,7 +94,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
     async def watch() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
         gone = True
         task.cancel()
@@ -109,30 +123,33 @@ class Said(JSONResponse):
         """Its body."""
         return msgspec.json.encode(content)
 
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """What it is, and how long."""
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(self.body)),
+            (b"content-type", b"application/json"),
+            *raw(headers),
+        ]
+
 
 class Streamed(Response):
     """A response that comes line by line, until the client has left."""
 
     def __init__(self, lines: AsyncIterator[bytes], media: str, headers: dict[str, str]) -> None:
-        super().__init__(headers=headers, media_type=media)
-        del self.headers["content-length"]
-        self._lines = lines
+        self.status_code, self._lines = 200, lines
+        media += "; charset=utf-8" if media.startswith("text/") else ""
+        self.raw_headers = [(b"content-type", media.encode()), *raw(headers)]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
-        request = Request(scope, receive)
         async with contextlib.aclosing(self._lines):  # type: ignore[type-var]
-            await unless_gone(request, self._all(send))
+            await unless_gone(receive, self._all(send))
 
     async def _all(self, send: Any) -> None:
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start"} | head)
-        first = True
         async for line in self._lines:
             await send({"type": "http.response.body", "body": line, "more_body": True})
-            if first:
-                first = False
-                await asyncio.sleep(0)  # it leaves when this task waits: now, not once all is ready
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -141,7 +158,16 @@ def streamed(lines: AsyncIterator[bytes], media: str, warnings: list[str]) -> Re
     return Streamed(lines, media, {"cache-control": "no-store"} | warned(warnings))
 
 
+def raw(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    """Headers as their bytes."""
+    return [
+        (name.lower().encode(), each.encode("latin-1")) for name, each in (headers or {}).items()
+    ]
+
+
 def warned(warnings: list[str]) -> dict[str, str]:
     """The header that says what was left out; a field's name may hold anything."""
+    if not warnings:
+        return {}
     text = "; ".join(warnings)[:1000].encode("unicode_escape").decode().strip()
     return {"x-claw-warning": text} if text else {}

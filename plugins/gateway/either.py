@@ -58,10 +58,32 @@ class Either(asyncio.Protocol):
 
 
 class _Named:
-    """A transport that says who is behind the broker's socket."""
+    """A transport that says who is behind the broker's socket, and sends in one piece what is
+    written in one go: each write would wake the client, and be overtaken by it."""
 
     def __init__(self, transport: Any, peer: Any) -> None:
         self._transport, self._peer = transport, peer
+        self._loop = asyncio.get_running_loop()
+        self._written: list[bytes] = []
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """As a transport's; it leaves with ``flush``, at the latest when its writer waits."""
+        if not self._written:
+            self._loop.call_soon(self.flush)
+        self._written.append(data)
+
+    def flush(self) -> None:
+        """Let go of what was written."""
+        if self._written:
+            written, self._written = self._written, []
+            if not self.is_closing():
+                self._transport.write(b"".join(written))
+
+    def close(self) -> None:
+        """As a transport's."""
+        self.flush()
+        self._transport.close()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As a transport's."""

@@ -134,7 +134,7 @@ class _Embeddings:
         asked = self._kernel.call(
             "text.embed", params, model=row["name"], behalf=who(request), **options
         )
-        result: Result = await unless_gone(request, asked)
+        result: Result = await unless_gone(request.receive, asked)
         told = result.value["vectors"]
         count, width = told["shape"]
         whole = array("f", result.frames[told["frame"]])

@@ -8,13 +8,13 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server, Stream
+from starlette.requests import Request
 
 from clawai.plugins.gateway import inference
 from clawai.plugins.gateway.answers import status_of, told
@@ -338,8 +338,9 @@ def _values(given: Any) -> dict[str, Any]:
 
 
 def _urgency(stream: "Stream[Any, Any]") -> Urgency:
-    asked: Any = SimpleNamespace(headers=stream.metadata or {})
-    found = urgency_of(asked)
+    told = (stream.metadata or {}).items()
+    headers = [(k.encode(), v.encode("latin-1", "replace")) for k, v in told if isinstance(v, str)]
+    found = urgency_of(Request({"type": "http", "headers": headers}))
     if stream.deadline and found.deadline is None:
         left = max(0.001, stream.deadline.time_remaining())
         return Urgency(found.priority, left, found.behalf)

@@ -184,7 +184,7 @@ class _KServe:
         asked, warnings = LOAD.read(body)
         warnings += check_load(asked.parameters)
         model = await self._models.version(request.path_params["name"])
-        await unless_gone(request, self._models.load(model, urgency_of(request)))
+        await unless_gone(request.receive, self._models.load(model, urgency_of(request)))
         return JSONResponse({}, headers=warned(warnings))
 
     async def unload(self, request: Request, body: bytes) -> Response:
@@ -231,7 +231,7 @@ class _KServe:
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))
         running = infer(self._models, model, arrays, wanted, urgency)
-        found = await unless_gone(request, running)
+        found = await unless_gone(request.receive, running)
         for each, _ in found:
             each.binary |= parameters.binary_data_output
         said = {"model_name": model.name, "model_version": str(model.number)}

@@ -258,8 +258,9 @@ class _Ollama:
         }
         started = time.perf_counter_ns()
         seconds = seconds_of(asked.keep_alive)
-        question = Ask(asked.model, params, behalf=who(request), keep_alive=seconds)
-        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+        whole = asked.stream is False
+        question = Ask(asked.model, params, behalf=who(request), keep_alive=seconds, whole=whole)
+        answer = await unless_gone(request.receive, ask(self._kernel, question, self._heard))
 
         def line(piece: Piece, done: bool) -> dict[str, Any]:
             head = {"model": asked.model, "created_at": _stamp(time.time()), "done": done}
@@ -270,10 +271,10 @@ class _Ollama:
         if asked.stream is not False:
             return streamed(_lines(answer, line), LINES, warnings)
         try:
-            whole = await unless_gone(request, answer.all())
+            piece = await unless_gone(request.receive, answer.all())
         finally:
             answer.drop()
-        return Said(line(whole, True), headers=warned(warnings))
+        return Said(line(piece, True), headers=warned(warnings))
 
 
 def _turn(given: OllamaMessage, where: str, warnings: list[str]) -> dict[str, Any]:
@@ -295,7 +296,7 @@ async def _lines(
     try:
         if answer.first != Piece():
             yield _packed(line(answer.first, False))
-        async for piece in answer.pieces:
+        async for piece in answer:
             said = line(piece, False)
             # A call is told when it is whole; there is nothing to say before.
             if piece.text or piece.logprobs or any("whole" in each for each in piece.calls):

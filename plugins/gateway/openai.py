@@ -12,7 +12,7 @@ from clawai.plugins.gateway import catalogue, formats, functions, tfserving
 from clawai.plugins.gateway.answers import Answer, Ask, Heard, Piece, ask_all
 from clawai.plugins.gateway.choices import Chat, Shape, lines
 from clawai.plugins.gateway.choices import Text as Plain
-from clawai.plugins.gateway.door import Door, Said, streamed, unless_gone, warned, who
+from clawai.plugins.gateway.door import Door, Said, header, streamed, unless_gone, warned, who
 from clawai.plugins.gateway.fields import BadRequest, Form
 from clawai.plugins.gateway.tensors import Models
 from clawai.sdk import wire
@@ -225,14 +225,21 @@ class _OpenAI:
             warnings += more
         priority, deadline = urgency(request, asked.priority, asked.deadline_ms)
         questions = [
-            Ask(asked.model, params | {"seed": seed}, priority, deadline, who(request))
+            Ask(
+                asked.model,
+                params | {"seed": seed},
+                priority,
+                deadline,
+                who(request),
+                whole=not asked.stream,
+            )
             for seed in _seeds(asked.seed, asked.n or 1)
         ]
         asking = ask_all(self._kernel, questions, self._heard)
         if asked.stream:
-            answers = await unless_gone(request, asking)
+            answers = await unless_gone(request.receive, asking)
             return streamed(lines(answers, shape, usage), EVENTS, warnings)
-        answers, pieces = await unless_gone(request, _whole(asking))
+        answers, pieces = await unless_gone(request.receive, _whole(asking))
         return Said(shape.whole(pieces, answers), headers=warned(warnings))
 
 
@@ -274,10 +281,12 @@ def urgency(
     Raises:
         BadRequest: a header says neither.
     """
-    chosen: Any = priority or request.headers.get("x-claw-priority", "interactive")
+    chosen: Any = priority or header(request, b"x-claw-priority")
+    if chosen is None:
+        chosen = "interactive"
     if chosen not in wire.PRIORITIES:
         raise BadRequest(f"X-Claw-Priority must be one of {', '.join(wire.PRIORITIES)}")
-    if deadline_ms is None and (text := request.headers.get("x-claw-deadline-ms")):
+    if deadline_ms is None and (text := header(request, b"x-claw-deadline-ms")):
         if not (text.isascii() and text.isdigit() and 0 < int(text[:16]) <= 1 << 40):
             raise BadRequest("X-Claw-Deadline-Ms must be a number of milliseconds from now on")
         deadline_ms = int(text)

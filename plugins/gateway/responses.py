@@ -137,16 +137,16 @@ class _Responses:
         params |= {"messages": turns, "max_tokens": asked.max_output_tokens}
         params["logprobs"] = _logprobs(asked, warnings)
         priority, deadline = openai.urgency(request, asked.priority, asked.deadline_ms)
-        question = Ask(asked.model, params, priority, deadline, who(request))
-        answer = await unless_gone(request, ask(self._kernel, question, self._heard))
+        whole = not asked.stream
+        question = Ask(asked.model, params, priority, deadline, who(request), whole=whole)
+        answer = await unless_gone(request.receive, ask(self._kernel, question, self._heard))
         said = Said(_head(asked, tools), talks=not tools)
         if asked.stream:
             return streamed(_lines(answer, said), openai.EVENTS, warnings)
         try:
-            whole = await unless_gone(request, answer.all())
+            said.add(await unless_gone(request.receive, answer.all()))
         finally:
             answer.drop()
-        said.add(whole)
         return Whole(said.ended(answer), headers=warned(warnings))
 
 
@@ -236,7 +236,7 @@ async def _lines(answer: Answer, said: Said) -> AsyncIterator[bytes]:
             yield line
         for line in events.of(answer.first):
             yield line
-        async for piece in answer.pieces:
+        async for piece in answer:
             for line in events.of(piece):
                 yield line
         for line in events.end(answer):

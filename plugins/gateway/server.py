@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import grpclib.server
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clawai.plugins.gateway.app import Gateway
 from clawai.plugins.gateway.either import Either
+from clawai.plugins.gateway.exchange import Protocol
 from clawai.plugins.gateway.keys import Guarded, Keys
 from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.errors import ClawError
@@ -90,7 +90,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
 
-        http = partial(HttpToolsProtocol, self.config, self.server_state, {}, loop)
+        http = partial(Protocol, self.config, self.server_state, {}, loop)
 
         def protocol() -> asyncio.Protocol:
             grpc = self._grpc._protocol_factory
@@ -187,7 +187,7 @@ async def _serve(
         gateway.traces = traces
         config = uvicorn.Config(
             gateway,
-            http=HttpToolsProtocol,
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -85,14 +85,14 @@ class _Store:
         lines = _told(self._news("pull", begun))
         if asked.stream is not False:
             return streamed(_packed(lines), LINES, warnings)
-        await unless_gone(request, _last(lines))
+        await unless_gone(request.receive, _last(lines))
         return Said({"status": "success"}, headers=warned(warnings))
 
     async def delete(self, request: Request, body: bytes) -> Response:
         """Delete a model that is neither pinned nor in use."""
         asked, warnings = DELETE.read(body)
         begun = await self._begin(request, "remove", asked)
-        await unless_gone(request, _last(self._news("remove", begun)))
+        await unless_gone(request.receive, _last(self._news("remove", begun)))
         return Said({"status": "success"}, headers=warned(warnings))
 
     async def _begin(

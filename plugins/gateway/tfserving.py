@@ -207,7 +207,7 @@ class _Serving:
         wanted: Sequence[str] | None = None,
     ) -> dict[str, Array]:
         running = self._models.run(model, arrays, urgency_of(request), wanted)
-        return await unless_gone(request, running)
+        return await unless_gone(request.receive, running)
 
 
 def _answer(said: dict[str, Any], warnings: list[str] | None = None) -> Response:

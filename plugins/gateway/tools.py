@@ -104,7 +104,7 @@ class Tools:
         asked = self._kernel.submit(
             name, params, model=model, priority=priority, deadline=deadline, behalf=who(request)
         )
-        chunks, result = await unless_gone(request, _collected(await asked))
+        chunks, result = await unless_gone(request.receive, _collected(await asked))
         left = f"{len(result.frames)} arrays are left out: ask for them over the wire"
         said = {"result": result.value} | ({"chunks": chunks} if chunks else {})
         headers = warned([left] if result.frames else [])

@@ -86,15 +86,15 @@ class _Transcripts:
             deadline=deadline,
             behalf=who(request),
         )
-        task = await unless_gone(request, submitted)
+        task = await unless_gone(request.receive, submitted)
         try:
             # Until the first part an error still can be a status.
             parts = _parts(task)
-            first = await unless_gone(request, anext(parts, None))
+            first = await unless_gone(request.receive, anext(parts, None))
             if asked.stream.lower() in ("true", "1"):
                 return streamed(_events(task, first, parts), EVENTS, warnings)
             said = [] if first is None else [first]
-            said += await unless_gone(request, _rest(parts))
+            said += await unless_gone(request.receive, _rest(parts))
             value = (await task.result()).value
         except BaseException:
             later(task.cancel())

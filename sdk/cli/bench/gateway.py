@@ -9,6 +9,9 @@ are as many as asked for or one is not answered; all are asked again at the end.
     p50_added_ms, p99_added_ms     one token, whole answer
     first_added_ms                 median, to the first piece of a stream
     wire_p50_ms, http_p50_ms       what these are differences of
+    library_p50_added_ms, library_first_added_ms
+                                   the same with Python's http.client, which takes a part of a
+                                   millisecond for each answer's head: no gateway can give it back
     idle_streams                   connections that were answered, stayed idle, and were again
     busy_rps, busy_p50_ms, busy_p99_ms
                                    32 clients at once, a text said back: through the gateway, the
@@ -52,18 +55,86 @@ PIECES = 4
 """Tokens of a streamed answer."""
 
 
+def asked(tokens: int, stream: bool) -> str:
+    """What is asked over HTTP."""
+    body = {"model": NAME, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0}
+    return json.dumps(body | {"stream": stream})
+
+
+class Plain:
+    """An HTTP/1.1 client that does what one has to and no more: its request leaves in one piece, as
+    most clients' do, and of an answer it reads the status, the headers, and the body by its length
+    or its chunks."""
+
+    def __init__(self, port: int) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._host = f"127.0.0.1:{port}"
+        self._buffer = b""
+
+    def ask(self, tokens: int, stream: bool) -> float:
+        """As ``Web.ask``."""
+        start = time.perf_counter()
+        body = asked(tokens, stream).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nAccept: */*\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._sock.sendall(head.encode() + body)
+        status, headers = self._head()
+        took, said = 0.0, b""
+        if headers.get(b"transfer-encoding") == b"chunked":
+            while size := int(self._line(), 16):
+                said += self._take(size + 2)[:-2]
+                took = took or time.perf_counter() - start
+            self._take(2)
+        else:
+            said = self._take(int(headers[b"content-length"]))
+        took = took if stream else time.perf_counter() - start
+        if status != 200:
+            raise ClawError("worker_failed", "the gateway refused", got=said[:200].decode())
+        return took
+
+    def _head(self) -> tuple[int, dict[bytes, bytes]]:
+        """Status and headers of an answer."""
+        _, status, *_ = self._line().split(b" ")
+        headers = {}
+        while line := self._line():
+            name, _, value = line.partition(b":")
+            headers[name.lower()] = value.strip()
+        return int(status), headers
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            self._more()
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        return line
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more()
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def _more(self) -> None:
+        data = self._sock.recv(65536)
+        if not data:
+            raise ClawError("worker_failed", "the gateway has hung up")
+        self._buffer += data
+
+    def close(self) -> None:
+        """Hang up."""
+        self._sock.close()
+
+
 class Web:
-    """A client over HTTP whose connection stays open."""
+    """Python's own client, whose connection stays open."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(self, tokens: int, stream: bool) -> float:
         """Seconds to the whole answer, or to the first piece of a stream."""
-        body = {"model": NAME, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0}
         start = time.perf_counter()
-        text = json.dumps(body | {"stream": stream})
-        self._connection.request("POST", "/v1/completions", text)
+        self._connection.request("POST", "/v1/completions", asked(tokens, stream))
         response = self._connection.getresponse()
         if stream:
             response.readline()
@@ -89,8 +160,9 @@ class Web:
 
 
 def over_the_wire(client: Client, tokens: int, stream: bool) -> float:
-    """The same as ``Web.ask``, without the gateway."""
-    params = {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    """The same as they ask, without the gateway."""
+    params: dict[str, Any] = {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
+    params |= {"top_p": 1.0, "top_k": 0, "whole": not stream}  # as the gateway asks
     start, took = time.perf_counter(), 0.0
     task = client.submit("llm.generate", params, model=NAME)
     if stream:
@@ -150,11 +222,13 @@ def measure(
         stack.callback(status.clear)
         status.show("loading the model")
         box, client, port = started(model, stack)
-        web = Web(port)
+        plain, web = Plain(port), Web(port)
+        stack.callback(plain.close)
         stack.callback(web.close)
         ways: dict[str, Callable[[int, bool], float]] = {
             "wire": lambda tokens, stream: over_the_wire(client, tokens, stream),
-            "http": web.ask,
+            "http": plain.ask,
+            "library": web.ask,
         }
         times: dict[tuple[str, bool], list[float]] = {
             (name, stream): [] for name in ways for stream in (False, True)
@@ -163,7 +237,9 @@ def measure(
         neighbours = Neighbours([os.getpid(), *box.processes()])
         for number in range(-20, samples):
             status.show(f"sample {max(number, 0)} of {samples}")
-            for name in sorted(ways, reverse=bool(number % 2)):
+            names = sorted(ways, reverse=bool(number % 2))
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
                 for stream in (False, True):
                     took = ways[name](PIECES if stream else 1, stream)
                     if number >= 0:  # the first ones warm both
@@ -188,8 +264,8 @@ def measure(
 def figures(times: dict[tuple[str, bool], list[float]]) -> dict[str, float]:
     """Of milliseconds by way, and whether streamed."""
 
-    def added(share: float, stream: bool) -> float:
-        both = [percentile(times[name, stream], share) for name in ("http", "wire")]
+    def added(share: float, stream: bool, client: str = "http") -> float:
+        both = [percentile(times[name, stream], share) for name in (client, "wire")]
         return round(both[0] - both[1], 3)
 
     return {
@@ -198,6 +274,8 @@ def figures(times: dict[tuple[str, bool], list[float]]) -> dict[str, float]:
         "first_added_ms": added(50, True),
         "wire_p50_ms": round(percentile(times["wire", False], 50), 3),
         "http_p50_ms": round(percentile(times["http", False], 50), 3),
+        "library_p50_added_ms": added(50, False, "library"),
+        "library_first_added_ms": added(50, True, "library"),
     }
 
 

@@ -12,7 +12,10 @@ from gguf_files import tiny_llama
 def test_what_is_added_is_the_difference_of_the_percentiles() -> None:
     times = {("wire", False): [1.0, 2.0, 9.0], ("http", False): [2.0, 3.5, 4.0]}
     times |= {("wire", True): [1.0], ("http", True): [1.25]}
+    times |= {("library", False): [2.5, 4.0, 4.5], ("library", True): [1.5]}
     found = gateway.figures(times)
+    library = found["library_p50_added_ms"], found["library_first_added_ms"]
+    assert library == (2.0, 0.5)
     assert (found["p50_added_ms"], found["first_added_ms"]) == (1.5, 0.25)
     assert found["p99_added_ms"] < 0, "what the wire was slower at"
 
