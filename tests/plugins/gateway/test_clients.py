@@ -153,11 +153,14 @@ def test_urgency_comes_by_body_and_by_header(doors: Doors, client: openai.OpenAI
     wait_until(lambda: doors.running() == ["gateway.serve"], "the answer is cancelled")
 
 
+@pytest.mark.parametrize("padding", [0, 200_000], ids=["short", "long"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_hangs_up_is_not_answered_any_more(doors: Doors, stream: bool) -> None:
+def test_who_hangs_up_is_not_answered_any_more(doors: Doors, stream: bool, padding: int) -> None:
+    """Also behind a body so long that the server stopped reading."""
     connection = http.client.HTTPConnection("127.0.0.1", doors.port, timeout=60)
     body = {"model": "long", "prompt": "the", "max_tokens": 10_000, "stream": stream}
-    connection.request("POST", "/v1/completions", json.dumps(body | {"temperature": 0}))
+    text = json.dumps(body | {"temperature": 0}) + " " * padding
+    connection.request("POST", "/v1/completions", text)
     wait_until(lambda: "llm.generate" in doors.running(), "the answer has begun")
     if stream:
         connection.getresponse().read(64)
