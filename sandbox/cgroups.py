@@ -179,11 +179,25 @@ def clean_stale(places: Places) -> None:
     """Remove the groups of daemons that are dead; one in which something lives stays."""
     for base in dict.fromkeys(places.folders.values()):
         # Those of a lane with a group of its own lie in there.
-        for folder in (*base.glob(f"{PREFIX}*"), *base.glob(f"*/{PREFIX}*")):
-            pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        for place in (base, *_folders(base)):
+            for folder in _folders(place):
+                pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+                if folder.name.startswith(PREFIX) and pid.isdigit() and not _lives(pid):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+
+
+def _lives(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _folders(base: Path) -> list[Path]:
+    """In ``base``, which may be gone: other daemons make and remove theirs meanwhile."""
+    try:
+        with os.scandir(base) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def _own_folder(controller: str) -> Path | None:

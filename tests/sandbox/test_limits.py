@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,29 @@ def test_groups_of_dead_daemons_are_removed() -> None:
     assert not any(folder.exists() for folder in folders)
     assert all(folder.exists() for folder in living.folders.values())
     assert living.remove()
+
+
+def test_others_may_remove_theirs_meanwhile(tmp_path: Path) -> None:
+    """A whole steward has ended at a folder that was there and then was not."""
+    places = cgroups.Places({"pids": tmp_path})
+    stop = threading.Event()
+
+    def others() -> None:
+        while not stop.is_set():
+            for number in range(50):
+                (tmp_path / f"{cgroups.PREFIX}{os.getpid()}-{number}").mkdir()
+            for number in range(50):
+                (tmp_path / f"{cgroups.PREFIX}{os.getpid()}-{number}").rmdir()
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        for _ in range(300):
+            cgroups.clean_stale(places)
+    finally:
+        stop.set()
+        thread.join()
+    cgroups.clean_stale(cgroups.Places({"pids": tmp_path / "gone"}))
 
 
 def test_version_2_gets_its_own_files(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import http.client
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from clawai.sdk.httpkeys import Key, hashed
 from clawai.sdk.net import Caller
 from doors_kit import OTHER_UID, Doors, written
 from gguf_files import tiny_llama
-from support import Kernel, no_leak
+from support import Kernel, no_leak, wait_until
 
 PEER = ("127.0.0.1", 5000)
 JSON = {"content-type": "application/json"}
@@ -163,16 +165,35 @@ def test_a_connection_that_was_kept_open_is_asked_each_time(doors: Doors) -> Non
     connection.close()
 
 
+def unread(here: int, there: int) -> int:
+    """Bytes that have come from port ``there`` to ``here`` and that nobody has read."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if [int(end.partition(":")[2], 16) for end in (local, remote)] == [here, there]:
+            return int(queues.partition(":")[2], 16)
+    raise AssertionError("there is no such connection")
+
+
 def test_who_has_left_has_changed_nothing(doors: Doors) -> None:
     doors.client.call("llm.generate", {"prompt": "a", "max_tokens": 1}, model="tiny")
     body = json.dumps({"name": "tiny", "pinned": True})
     head = f"POST /page/now/pin HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     head += "Content-Type: application/json\r\n\r\n"
+    steward = doors.kernel.steward()
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", doors.port)) as sock:
-            # Closed at once, with a reset: there is no connection any more when it is looked at.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.sendall((head + body).encode())
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while b"ok\n" not in sock.recv(4096):
+                pass
+            os.kill(steward, signal.SIGSTOP)  # which looks whose it is: only when it has gone
+            try:
+                sock.sendall((head + body).encode())
+                mine = sock.getsockname()[1]
+                wait_until(lambda mine=mine: not unread(doors.port, mine), "the request is read")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+            finally:
+                os.kill(steward, signal.SIGCONT)
     assert doors.ask("GET", "/health")[0] == 200
     (row,) = (row for row in doors.client.query("workers")["workers"] if row["model"] == "tiny")
     assert not row["pinned"]
