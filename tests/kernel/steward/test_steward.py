@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,12 @@ def test_a_bulk_task_of_a_tool_runs_in_a_worker_of_its_own(kernel: Kernel) -> No
     client = kernel.client()
     bulk = client.submit("lane.nap", {"seconds": 1000.0}, priority="batch")
     assert client.call("lane.nap", {"seconds": 0.0}, priority="critical").value == "slept"
-    workers = {w["lane"]: w for w in client.query("workers")["workers"]}
-    launchers = kernel.launchers()
+
+    def by_lane() -> dict[str, Any]:
+        return {w["lane"]: w for w in client.query("workers")["workers"] if w["pid"]}
+
+    wait_until(lambda: len(by_lane()) == 2, "the bulk one, which stands back, has begun")
+    workers, launchers = by_lane(), kernel.launchers()
     for lane in ("main", "bulk"):
         assert stage_parent(workers[lane]["pid"]) == launchers[lane]
     (task,) = client.query("tasks")["tasks"]
