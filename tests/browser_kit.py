@@ -69,6 +69,11 @@ class Tab:
         source = resources.files("axe_playwright_python") / "axe.min.js"
         if not self.page.evaluate("() => 'axe' in window"):
             self.page.evaluate(source.read_text("utf-8"))
+        # What is out of sight and so not laid out is looked at, too.
+        self.page.evaluate(
+            "() => document.querySelectorAll('.panel')"
+            ".forEach((each) => { each.style.contentVisibility = 'visible' })"
+        )
         found = self.page.evaluate(
             "() => axe.run({resultTypes: ['violations']}).then((r) => r.violations)"
         )

@@ -5,6 +5,7 @@ The kernel is asked by one ``Watch`` for all who look at the same, and only whil
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from clawai.sdk.errors import ClawError
 
 SILENCE = 15.0
 """Seconds after which something is sent all the same, so that a browser that is gone is noticed."""
+ROW = re.compile(r'<tr data-key="([^"]*)">.*?</tr>', re.DOTALL)
+"""A row of a table that is told apart by a key; there is no table in it."""
 
 
 class Watch:
@@ -24,10 +27,12 @@ class Watch:
 
     Args:
         look: what is seen now.
-        pause: seconds between two looks.
+        pause: seconds between two looks, after what was seen.
     """
 
-    def __init__(self, site: Site, look: Callable[[], Awaitable[Any]], pause: float) -> None:
+    def __init__(
+        self, site: Site, look: Callable[[], Awaitable[Any]], pause: Callable[[Any], float]
+    ) -> None:
         self._site = site
         self._look = look
         self._pause = pause
@@ -76,7 +81,7 @@ class Watch:
                 self._seen, self._count = seen, self._count + 1
                 self._news.notify_all()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause):
+                async with asyncio.timeout(self._pause(seen)):
                     await self._hurry.wait()
 
 
@@ -122,13 +127,32 @@ async def _until_closing(site: Site, events: AsyncIterator[bytes]) -> AsyncItera
 
 
 class Pieces:
-    """The pieces of a view as one who looks has them: only what differs is sent."""
+    """The pieces of a view as one who looks has them: only what differs is sent.
+
+    Of a row that is as it was only the key is sent: who has the page open pays for each row that
+    a browser reads and compares, and so does whoever else wants that processor.
+    """
 
     def __init__(self) -> None:
         self._sent: dict[str, str] = {}
+        self._rows: dict[str, dict[str, str]] = {}
 
     def changed(self, pieces: Mapping[str, str]) -> dict[str, str]:
         """Those that are new, by the id of the element whose contents they are."""
         new = {key: text for key, text in pieces.items() if self._sent.get(key) != text}
         self._sent.update(new)
-        return new
+        return {key: self._thinned(key, text) for key, text in new.items()}
+
+    def _thinned(self, piece: str, text: str) -> str:
+        found = list(ROW.finditer(text))
+        rows = {each[1]: each[0] for each in found}
+        old = self._rows.get(piece, {})
+        self._rows[piece] = rows
+        if len(rows) < len(found):  # a key that two have tells nothing apart
+            return text
+
+        def thin(row: re.Match[str]) -> str:
+            same = old.get(row[1]) == row[0]
+            return f'<tr data-key="{row[1]}" data-same></tr>' if same else row[0]
+
+        return ROW.sub(thin, text)

@@ -19,6 +19,10 @@ from clawai.sdk.errors import ClawError
 PIECES = ("machine", "ledger", "models", "boxes", "plugins", "queue")
 EVERY = 1.0
 """Seconds between two looks,"""
+BUSY_EVERY = 2.0
+"""while the box has nothing to spare, so that who looks takes less of it,"""
+BUSY = 0.9
+"""which is where more of its processors is in use;"""
 SELDOM = 5.0
 """and between two at what is read from files."""
 LEAST = 0.2
@@ -92,7 +96,7 @@ class Now:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._watch = Watch(site, self._look, EVERY)
+        self._watch = Watch(site, self._look, _pause)
         self._rates = Rates()
         self._files: tuple[float, list[Any], list[Any]] = (0.0, [], [])
 
@@ -159,6 +163,12 @@ class Now:
             if self._site.changes
             else set(),
         }
+
+
+def _pause(seen: dict[str, Any] | Exception) -> float:
+    """Seconds until the next look."""
+    busy = None if isinstance(seen, Exception) else seen["rates"]["busy"]
+    return EVERY if busy is None or busy < BUSY else BUSY_EVERY
 
 
 def _line(history: list[float]) -> str:

@@ -49,6 +49,7 @@ function update(old, next) {
     if (old.data !== next.data) old.data = next.data;
     return;
   }
+  if (next.dataset.same !== undefined) return; // the server knows that we have it as it is
   // What the person has opened or typed stays theirs.
   const theirs = old.nodeName === "DETAILS" ? ["open"] : [];
   for (const { name } of [...old.attributes]) {

@@ -158,6 +158,37 @@ def test_now_shows_the_queue_the_machine_and_what_plugins_may(web: Web) -> None:
 # Logs.
 
 
+def test_rows_that_stay_as_they_are_are_not_sent_again_and_stay(web: Web) -> None:
+    web.doors.client.call("echo.say", {"text": "here"})
+    page = web.go("/page/now")
+    page.evaluate(
+        """() => {
+          document.rows = [];
+          const row = (name) => document.querySelector(`#plugins tr[data-key="${name}"]`);
+          document.talker = row("talker");
+          const source = new EventSource("/page/now/live");
+          source.addEventListener("pieces", (event) => {
+            const {plugins} = JSON.parse(event.data);
+            if (plugins) document.rows.push(plugins);
+          });
+        }"""
+    )
+    rows = page.locator("#plugins tbody tr")
+    count, texts = rows.count(), page.locator("#plugins tr[data-key=talker]").inner_text()
+    web.doors.client.call("form.talk", {"lines": 0})  # this row changes, talker's does not
+    try:
+        expect(page.locator("#plugins tr[data-key=form]")).to_contain_text("Stop")
+        page.wait_for_function("() => document.rows.length > 1")
+        first, *later = page.evaluate("() => document.rows")
+        assert "<td" in first.split('data-key="talker"')[1].split("</tr>")[0]
+        assert all('<tr data-key="talker" data-same></tr>' in each for each in later)
+        row = page.locator("#plugins tr[data-key=talker]")
+        assert row.inner_text() == texts and rows.count() == count
+        assert page.evaluate("() => document.talker.isConnected")
+    finally:
+        web.doors.client.admin("unload", "form")
+
+
 def test_logs_come_live_and_are_chosen_by_every_filter(web: Web) -> None:
     page = web.go("/page/logs?source=form")
     lines = page.locator("#lines p")
