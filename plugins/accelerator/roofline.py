@@ -1,12 +1,17 @@
 """What the processor and its memory can do at most, by loops that do nothing else.
 
-    python -m clawai.plugins.accelerator.roofline [THREADS [SECONDS]]
+    python -m clawai.plugins.accelerator.roofline [THREADS]
 
 prints one JSON object: bytes a second read by one thread and by THREADS (else as many as this
 process has cores), float32 and byte operations a second (a multiply and an add are two). Each is
 the best of several short runs, and of several ways to read: a ceiling is what was reached, not what
-was typical. With SECONDS, ``read_steady_gb_s`` is what THREADS read in so long a time without a
-pause, the way that is the fastest: what a figure that takes seconds, too, can be compared with.
+was typical.
+
+    python -m clawai.plugins.accelerator.roofline THREADS steady
+
+stays, and reads by the fastest way for as long as it is told to, without a pause: what a
+figure that takes seconds, too, can be compared with. It takes orders as a side of ``claw bench
+decode`` does: ``{"read": SECONDS}`` is answered with ``{"bytes": ..., "seconds": ...}``.
 """
 
 import json
@@ -71,16 +76,29 @@ def fastest_read(roof: Any, held: list[Any], threads: int) -> tuple[float, int]:
     return min((tried(way), way) for way in range(lib.CLAW_READS))
 
 
-def steady_read(roof: Any, held: list[Any], threads: int, seconds: float) -> float:
-    """Bytes a second that are read in so long a time, by the way that is the fastest now."""
-    first, way = fastest_read(roof, held, threads)
-    times = max(1, round(seconds / first))
-    took = best(partial(reading, roof, held, way, times), threads, 1)
-    return threads * REGION * times / took
+class Steady:
+    """Reads for seconds on end.
+
+    Args:
+        threads: each reads a region of its own, in huge pages where the system gives them.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._roof = ffi.new("claw_roof *")
+        lib.claw_roofline(choose_isa().encode(), self._roof)
+        self._kept = [region(huge=True) for _ in range(threads)]
+        self._held = [ffi.from_buffer("uint8_t[]", memory) for memory in self._kept]
+        self._first, self._way = fastest_read(self._roof, self._held, threads)
+
+    def read(self, seconds: float) -> dict[str, float]:
+        """Read about so long: the bytes of all threads, and the seconds that they took."""
+        times, threads = max(1, round(seconds / self._first)), len(self._held)
+        took = best(partial(reading, self._roof, self._held, self._way, times), threads, 1)
+        return {"bytes": threads * REGION * times, "seconds": took}
 
 
-def measure(threads: int, seconds: float = 0, *, huge: bool = True) -> dict[str, float]:
-    """The ceilings, under the keys of ``claw bench roofline``; ``seconds``: of steady reading."""
+def measure(threads: int, *, huge: bool = True) -> dict[str, float]:
+    """The ceilings, under the keys of ``claw bench roofline``."""
     roof = ffi.new("claw_roof *")
     lib.claw_roofline(choose_isa().encode(), roof)
     kept = [region(huge) for _ in range(threads)]
@@ -89,8 +107,6 @@ def measure(threads: int, seconds: float = 0, *, huge: bool = True) -> dict[str,
     for count in sorted({1, threads}):
         took, _ = fastest_read(roof, held, count)
         figures[f"read_{count}t_gb_s"] = count * REGION / took / 1e9
-    if seconds:
-        figures["read_steady_gb_s"] = steady_read(roof, held, threads, seconds) / 1e9
     for count, name in ((1, "_1t"), (threads, "")):
         took = best(lambda _: roof.fma(ROUNDS), count)
         figures[f"fma{name}_gflop_s"] = count * ROUNDS * roof.flops / took / 1e9
@@ -100,10 +116,15 @@ def measure(threads: int, seconds: float = 0, *, huge: bool = True) -> dict[str,
 
 
 def main() -> None:
-    """Print them."""
+    """Print them, or take orders."""
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else max(1, len(os.sched_getaffinity(0)))
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    figures = measure(threads, seconds)
+    if sys.argv[2:] == ["steady"]:
+        steady = Steady(threads)
+        print(json.dumps({"ready": {"threads": threads}}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(steady.read(float(json.loads(line)["read"]))), flush=True)
+        return
+    figures = measure(threads)
     print(json.dumps({"isa": choose_isa(), "threads": threads, "figures": figures}))
 
 

@@ -63,13 +63,10 @@ class Roof:
 
     Each look is the best of several short runs; but a box that shares its memory with others has
     slower and faster seconds, and the figures that are compared with these are medians, too.
-
-    Args:
-        seconds: of reading in each look without a pause, for what takes as long itself; 0: none.
     """
 
-    def __init__(self, threads: int, seconds: float = 0) -> None:
-        self._threads, self._seconds = threads, seconds
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self.looks: list[dict[str, float]] = []
         """The figures of each, under the keys that stay."""
 
@@ -79,9 +76,8 @@ class Roof:
         Raises:
             ClawError: worker_failed.
         """
-        found = roofline.ceilings(self._threads, self._seconds)["figures"]
+        found = roofline.ceilings(self._threads)["figures"]
         look = {"read_gb_s": found[f"read_{self._threads}t_gb_s"]}
-        look |= {key: found[key] for key in ("read_steady_gb_s",) if key in found}
         self.looks.append(look | {key: found[key] for key in ("int8_gop_s", "fma_gflop_s")})
 
     def figures(self) -> dict[str, float]:

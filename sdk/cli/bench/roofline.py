@@ -20,19 +20,18 @@ PROGRAM = "clawai.plugins.accelerator.roofline"
 TIMEOUT = 120.0
 
 
-def ceilings(threads: int | None = None, seconds: float = 0) -> dict[str, Any]:
+def ceilings(threads: int | None = None) -> dict[str, Any]:
     """``isa``, ``threads`` and ``figures`` as the program prints them.
 
     Args:
         threads: None: as many as this process has cores.
-        seconds: of reading without a pause, for ``read_steady_gb_s``; 0: without that figure.
 
     Raises:
         ClawError: worker_failed, with what it said.
     """
     count = threads or len(os.sched_getaffinity(0))
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM, str(count), str(seconds)],
+        [sys.executable, "-m", PROGRAM, str(count)],
         check=False,
         capture_output=True,
         text=True,

@@ -8,8 +8,8 @@ after a prompt of one, in turn.
     decode_16_tok_s   tokens a second of one answer
     token_bytes       what the file stores of the weights that a token reads, and its cache
     read_gb_s         the product of both
-    read_ratio        read_gb_s over what as many threads read from huge pages right after each
-                      round in two seconds, as long as it took, doing nothing else
+    read_ratio        read_gb_s over what as many threads read from huge pages in a second right
+                      before and one right after, as long as it took, doing nothing else
     read_peak_ratio   the same over what they read at most in any of 25 pieces of 15 ms
     huge_ratio        part of our resident bytes that lie in huge pages, too
     resident_bytes    of the process at the end; peak_bytes: at most, loading included
@@ -19,7 +19,9 @@ import hashlib
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from clawai.sdk.cli import output
 from clawai.sdk.cli.bench.neighbours import Neighbours
 from clawai.sdk.cli.bench.report import Bar, Report
 from clawai.sdk.cli.bench.roof import Model, Roof
-from clawai.sdk.cli.bench.side import OURS, Side, alternating
+from clawai.sdk.cli.bench.side import OURS, Reader, Side, alternating
 from clawai.sdk.errors import ClawError
 from clawai.sdk.files import Unnamed
 from clawai.sdk.model.dtypes import DType
@@ -42,7 +44,7 @@ BARS = (
 )
 DECODE = 16
 STEADY_S = 2.0
-"""Of reading after each round, as long as 16 tokens take: short runs reach more now and then."""
+"""Of reading around each round, as long as 16 tokens take: short runs reach more now and then."""
 CONTEXT = 256
 PIECE = 1 << 17
 """Blocks that are made at a time."""
@@ -213,21 +215,19 @@ def require_memory(size: int, sides: int) -> None:
         )
 
 
-def figures(side: Side, nbytes: float, roof: Roof) -> dict[str, float]:
-    """Of one side."""
+def figures(side: Side, nbytes: float, steady: Sequence[float], roof: Roof) -> dict[str, float]:
+    """Of one side; ``steady``: bytes a second that were read around each of its rounds."""
     seconds = statistics.median(side.times["decode_16"]) / DECODE
     memory = side.tell(resident=True)
-    # Each round beside the look at the box that followed it.
-    of_ceiling = [
-        (nbytes * DECODE / took / 1e9 / look["read_steady_gb_s"], took * look["read_gb_s"])
-        for took, look in zip(side.times["decode_16"], roof.looks, strict=True)
-    ]
-    steady, peak = zip(*of_ceiling, strict=True)
+    rounds = list(zip(side.times["decode_16"], steady, roof.looks, strict=True))
+    peak = [took * look["read_gb_s"] for took, _, look in rounds]
     return {
         "decode_16_tok_s": round(1 / seconds, 2),
         "token_bytes": round(nbytes),
         "read_gb_s": round(nbytes / seconds / 1e9, 2),
-        "read_ratio": round(statistics.median(steady), 3),
+        "read_ratio": round(
+            statistics.median(nbytes * DECODE / took / read for took, read, _ in rounds), 3
+        ),
         "read_peak_ratio": round(nbytes * DECODE / 1e9 / statistics.median(peak), 3),
         "huge_ratio": round(memory["huge"] / memory["bytes"], 3),
         "resident_bytes": memory["bytes"],
@@ -255,22 +255,29 @@ def measure(
     status, sides = output.Status(), dict[str, Side]()
     modules = {"clawai": OURS} | {peer: BATCHING[peer] for peer in peers}
     path = file(name, layers, status)
-    try:
+    with ExitStack() as stack:
+        if forget:
+            stack.callback(path.unlink, missing_ok=True)
+        stack.callback(status.clear)
         require_memory(path.stat().st_size, len(modules))
         for each, module in modules.items():
             status.show(f"loading {path.name} in {each}")
             more = (kv,) if each == "clawai" else ()
-            sides[each] = Side(module, path, threads, CONTEXT, 1, *more)
-        roof = Roof(threads, STEADY_S)
+            side = Side(module, path, threads, CONTEXT, 1, *more)
+            sides[each] = stack.enter_context(closing(side))
+        roof, reader = Roof(threads), stack.enter_context(closing(Reader(threads)))
+        steady: dict[str, list[float]] = {each: [] for each in sides}
         for number in range(rounds + 1):
             for each, side in alternating(sides, number):
                 status.show(f"round {number} of {rounds}: {each}")
                 side.tell(prefill=[PROMPT])
-                side.measure("decode_16", decode=DECODE)
+                decode = partial(side.measure, "decode_16", decode=DECODE)
+                steady[each].append(reader.around(STEADY_S, decode))
             if number == 0:  # only warms caches and clocks
-                for side in sides.values():
+                for each, side in sides.items():
                     side.forget()
-                neighbours = Neighbours([side.pid for side in sides.values()])
+                    steady[each].clear()
+                neighbours = Neighbours([reader.pid, *(side.pid for side in sides.values())])
             else:
                 roof.measure()
         settings = {"shape": name, "layers": layers or SHAPES[name].layers, "threads": threads}
@@ -279,12 +286,6 @@ def measure(
         settings |= {peer: sides[peer].facts.get("version", "") for peer in peers}
         model = Model.of(sides["clawai"].facts)
         nbytes = model.decode(DECODE, 1).nbytes
-        found = {each: figures(side, nbytes, roof) for each, side in sides.items()}
-    finally:
-        status.clear()
-        for side in sides.values():
-            side.close()
-        if forget:
-            path.unlink(missing_ok=True)
+        found = {each: figures(side, nbytes, steady[each], roof) for each, side in sides.items()}
     share = {"decode_16_tok_s": found["clawai"]["read_ratio"]}
     return Report("shape", settings, found.pop("clawai"), found, roof.figures(), share)

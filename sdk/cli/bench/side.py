@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clawai.sdk import tuning
 from clawai.sdk.cli import ops
+from clawai.sdk.cli.bench import roofline
 from clawai.sdk.errors import ClawError
 
 OURS = "clawai.plugins.engine.bench"
@@ -114,6 +115,24 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+class Reader(Side):
+    """What reads memory for seconds on end, in turn with the sides: a ceiling of their seconds.
+
+    A box that shares its memory with others has faster and slower seconds, and by turns a half
+    faster: what was read just before and just after is what a side could have read.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.start(roofline.PROGRAM, [str(threads), "steady"])
+
+    def around(self, seconds: float, work: Callable[[], None]) -> float:
+        """Bytes a second that were read for half of ``seconds`` before ``work``, and after it."""
+        parts = [self.tell(read=seconds / 2)]
+        work()
+        parts.append(self.tell(read=seconds / 2))
+        return float(sum(each["bytes"] for each in parts) / sum(each["seconds"] for each in parts))
 
 
 def told_ops() -> dict[str, str]:

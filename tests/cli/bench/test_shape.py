@@ -1,11 +1,15 @@
 """`claw bench decode --shape`: the file that it writes, its report, and what it refuses."""
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from clawai.plugins.accelerator.roofline import REGION
 from clawai.sdk.cli.bench import report, roof, roofline, shape
+from clawai.sdk.cli.bench.side import Reader
 from clawai.sdk.cli.output import Status
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model import gguf, llama
@@ -71,10 +75,24 @@ def test_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "at most 4.2 GB: reached" in capsys.readouterr().out
 
 
-def test_steady_reading_is_told_when_it_is_asked_for() -> None:
-    plain, steady = roofline.ceilings(1), roofline.ceilings(1, 0.2)
-    assert set(steady["figures"]) - set(plain["figures"]) == {"read_steady_gb_s"}
-    assert steady["figures"]["read_steady_gb_s"] > 0.1
+def test_memory_is_read_before_and_after_what_is_measured() -> None:
+    with closing(Reader(1)) as reader:
+        orders: list[Any] = []
+        tell = reader.tell
+
+        def heard(**order: Any) -> dict[str, Any]:
+            answer = tell(**order)
+            orders.append((order, answer))
+            return answer
+
+        reader.tell = heard  # type: ignore[method-assign]
+        rate = reader.around(0.4, lambda: orders.append("work"))
+        (before, first), work, (after, last) = orders
+        assert before == after == {"read": 0.2} and work == "work"
+        assert first["bytes"] % REGION == 0 and last["bytes"] >= REGION
+        assert 0.05 < first["seconds"] < 5
+        total = first["bytes"] + last["bytes"]
+        assert rate == total / (first["seconds"] + last["seconds"]) > 1e8
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
@@ -97,7 +115,7 @@ def test_too_little_memory_is_told_before_anything_is_loaded() -> None:
 def test_a_share_is_the_slower_of_reading_and_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter((9.0, 10.0, 30.0))
 
-    def ceilings(threads: int | None = None, seconds: float = 0) -> dict:
+    def ceilings(threads: int | None = None) -> dict:
         most = {"read_2t_gb_s": next(looks), "int8_gop_s": 100.0, "fma_gflop_s": 50.0}
         return {"figures": most | {"read_1t_gb_s": 99.0}}
 
