@@ -18,7 +18,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from clawai.kernel.limits import PING, SECOND
 from clawai.kernel.steward.log import LogFile
@@ -105,13 +104,20 @@ def _waited(pid: int) -> dict[str, int]:
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             name = f"{pid}/task/{thread}"
             with contextlib.suppress(OSError, IndexError, ValueError):
-                text = Path(f"/proc/{name}/schedstat").read_bytes()
-                found[name] = int(text.split()[1])
+                found[name] = int(_read(f"{name}/schedstat").split()[1])
     return found
 
 
 def _children(pid: int) -> list[int]:
     """The processes that a process with one thread has forked."""
     with contextlib.suppress(OSError):
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(each) for each in _read(f"{pid}/task/{pid}/children").split()]
     return []
+
+
+def _read(name: str) -> bytes:
+    handle = os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(handle, 65536)
+    finally:
+        os.close(handle)
