@@ -147,6 +147,7 @@ _FROM_WORKER: dict[type, Any] = {
     ev.WorkerUnready: workers.unready,
     ev.WorkerBroke: workers.broke,
     ev.WorkerAnswered: workers.answered,
+    ev.WorkerWaited: workers.waited,
     ev.Output: tasks.output,
     ev.WorkerDropped: shared.dropped,
 }

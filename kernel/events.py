@@ -250,6 +250,13 @@ class WorkerAnswered(Event, frozen=True):
     worker: int
 
 
+class WorkerWaited(Event, frozen=True):
+    """A worker wanted a processor for so many more nanoseconds, and others had them all."""
+
+    worker: int
+    span: int
+
+
 class Output(Event, frozen=True):
     """A worker says something of a task: yielded is that it gives it back, as it was asked to."""
 

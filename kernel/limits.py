@@ -78,7 +78,8 @@ HUNG = 20 * SECOND
 """A busy worker that answers no ping for so long is killed."""
 BULK_PATIENCE = 9
 """So many times longer a bulk worker may be silent, and take to start: it stands back, so beside
-other busy programs it waits for the processor, and what waits does not hang."""
+other busy programs it waits for the processor, and what waits does not hang. What the steward sees
+it wait (``WorkerWaited``) is not counted at all; this is for what it cannot see."""
 MISSED = 4
 """Pings sent in that time."""
 PING = HUNG // MISSED

@@ -265,6 +265,14 @@ def answered(state: State, worker: Worker, event: ev.WorkerAnswered) -> None:
     worker.missed = 0
 
 
+def waited(state: State, worker: Worker, event: ev.WorkerWaited) -> None:
+    """It stood back for so long: what was asked of it meanwhile it may do so much later."""
+    if worker.state in ("starting", "loading"):
+        due, worker.look = worker.look + event.span, NEVER
+        state.look(worker, due)
+    worker.missed = max(0, worker.missed - event.span // limits.PING)
+
+
 # The end.
 
 

@@ -27,6 +27,8 @@ CONTROLLERS = ("memory", "pids", "cpu")
 PREFIX = "claw-worker-"
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1000
+WEIGHT = 1
+"""Of a group of version 2 that stands back and cannot be idle; others have 100. The least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,12 @@ def find(base2: Path | None = None) -> Places:
     return places
 
 
-def make(places: Places, name: str, bounds: Bounds, weight: int = 0) -> Cage:
+def make(places: Places, name: str, bounds: Bounds, bulk: bool = False) -> Cage:
     """Make the groups of one worker, those that it has a bound for.
 
     Args:
-        weight: of version 2 only, where a worker's group stands beside that of its lane.
+        bulk: it stands back for everybody else. Matters in version 2 only, where a worker's group
+            stands beside that of its lane and would otherwise weigh as much as any.
 
     Raises:
         OSError: the system refuses one; nothing is left behind.
@@ -151,13 +154,30 @@ def make(places: Places, name: str, bounds: Bounds, weight: int = 0) -> Cage:
                 cage.folders[controller] = folder
                 for file, text in _settings(controller, places.kind(controller), bounds):
                     _write(folder / file, text)
-                if weight and places.kind(controller) == "cgroup2":
-                    with contextlib.suppress(OSError):
-                        _write(folder / "cpu.weight", str(weight))
+        second = [each for name, each in cage.folders.items() if places.kind(name) == "cgroup2"]
+        for folder in dict.fromkeys(second) if bulk else ():
+            stand_back(folder, "cpu.weight", WEIGHT)
     except OSError:
         cage.remove()
         raise
     return cage
+
+
+def stand_back(folder: Path, name: str, least: int) -> None:
+    """Have the scheduler interrupt a group at once for any other: it is idle work (Linux 5.15).
+
+    By weight alone whoever is woken may have to wait for the next tick of the clock, up to 4 ms.
+
+    Args:
+        name, least: the file and the value of its weight, where no group can be idle.
+
+    Raises:
+        OSError: the system refuses both.
+    """
+    try:
+        _write(folder / "cpu.idle", "1")  # its weight can then not be set any more
+    except OSError:
+        _write(folder / name, str(least))
 
 
 def _settings(controller: str, kind: str, bounds: Bounds) -> list[tuple[str, str]]:

@@ -284,6 +284,12 @@ def pong(world: World, choose: Choose) -> None:
         world.do(ev.WorkerAnswered(proc.id))
 
 
+def wait(world: World, choose: Choose) -> None:
+    """A worker waited for a processor."""
+    if proc := _pick(world, choose, lambda p: True):
+        world.do(ev.WorkerWaited(proc.id, choose((1, 3, 60)) * limits.PING))
+
+
 def drop(world: World, choose: Choose) -> None:
     """A worker unmaps what it was told to."""
     if proc := _pick(world, choose, lambda p: p.drops):
@@ -497,6 +503,7 @@ ACTIONS = (
     say,
     give_way,
     pong,
+    wait,
     drop,
     die,
     obey,
@@ -509,6 +516,6 @@ ACTIONS = (
 )
 WEIGHTS = (
     *(30, 8, 4, 8, 6, 2, 8, 6, 4, 6, 3, 2),
-    *(8, 6, 4, 16, 1, 30, 12, 2, 8, 2, 8, 1, 8, 1),
+    *(8, 6, 4, 16, 1, 30, 12, 2, 2, 8, 2, 8, 1, 8, 1),
     *(16, 0.2, 0.05),
 )

@@ -165,7 +165,7 @@ class Timeline:
         self.now = core.state.now
         event = step.event
         says = type(event) is ev.Output and event.kind in ("chunk", "progress")
-        if type(event) is ev.WorkerAnswered or (
+        if isinstance(event, ev.WorkerAnswered | ev.WorkerWaited) or (
             says and all(type(told) is ev.Pass for told in step.told)
         ):
             return  # of what is looked at here, nothing has changed

@@ -27,7 +27,7 @@ from typing import Any
 from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.steward import limits
 from clawai.kernel.steward.log import LogFile
-from clawai.kernel.steward.means import WEIGHT, Means
+from clawai.kernel.steward.means import Means
 from clawai.sandbox import cgroups
 from clawai.sandbox.policy import Policy
 
@@ -84,7 +84,6 @@ class Cages:
     wards: dict[int, Ward] = field(default_factory=dict)
     places: cgroups.Places = field(default_factory=cgroups.Places)
     _bulk: cgroups.Places = field(default_factory=cgroups.Places)
-    _second: bool = False
     _leaving: list[cgroups.Cage] = field(default_factory=list)
     _due: int | None = None
 
@@ -92,7 +91,6 @@ class Cages:
         """Find out what bounds there are, now that the weight groups are made."""
         base = Path(means.folder).parent if means.kind == "cgroup2" else None
         self.places = self._bulk = cgroups.find(base)
-        self._second = base is not None
         if means.kind == "cgroup1" and "cpu" in self.places.folders:
             # Below the group of their lane, whose weight they keep.
             folders = self.places.folders | {"cpu": Path(means.folder)}
@@ -109,10 +107,9 @@ class Cages:
             ward.bound(), policy.max_threads + limits.CAGE_PROCESSES, policy.cpu
         )
         places = self._bulk if lane == "bulk" else self.places
-        weight = WEIGHT if lane == "bulk" and self._second else 0
         name = f"{cgroups.PREFIX}{self.daemon}-{worker}"
         try:
-            ward.cage = cgroups.make(places, name, bounds, weight)
+            ward.cage = cgroups.make(places, name, bounds, lane == "bulk")
         except OSError as error:
             self.log.write("error", f"worker {worker} {title}: no groups for it: {error}")
             return []

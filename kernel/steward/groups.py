@@ -77,6 +77,10 @@ class Group:
         if self._link:
             self.send("enter", apart, means)
 
+    def pids(self) -> tuple[int, dict[int, int]]:
+        """The launcher, and of each worker its process, 0 until it is started."""
+        return self.pid, {worker: each.pid for worker, each in self.workers.items()}
+
     def send(self, name: str, *arguments: Any, fds: tuple[int, ...] = ()) -> None:
         """Tell the launcher something."""
         assert self._link

@@ -39,6 +39,7 @@ from clawai.kernel.steward.packed import Pack
 from clawai.kernel.steward.pressure import Watch
 from clawai.kernel.steward.proofs import Proofs
 from clawai.kernel.steward.registry import Registry
+from clawai.kernel.steward.waits import Waits
 from clawai.sandbox import syscalls as sc
 from clawai.sandbox.policy import Policy, SandboxRefused
 from clawai.sdk import paths, wire
@@ -115,6 +116,7 @@ class Steward:
         who: Callable[[int], None] = lambda worker: self.link.send("who", worker)  # noqa: E731
         self.network = Network(self.loop, self.log, who, told["port"])
         self.watch = Watch(budget_bytes(config), self._processes)
+        self.waits = Waits(self.log, self._waited, self.groups["bulk"].pids)
         self.news = News()
         self.running = True
         self.ready: list[int] = []
@@ -153,7 +155,8 @@ class Steward:
         now = time.monotonic_ns()
         while self.running:
             self.watch.attend(any(group.workers for group in self.groups.values()), now)
-            timed = (self.folders, self.network, self.cages, self.errands)
+            self.waits.attend(now)
+            timed = (self.folders, self.network, self.cages, self.errands, self.waits)
             parts = (self.door, self.memory, self.outputs, self.watch, *timed)
             planned = [when for part in parts if (when := part.next_timer()) is not None]
             due = min(planned, default=None)
@@ -163,6 +166,7 @@ class Steward:
             self.memory.expire(now)
             self.outputs.expire(now)
             self.cages.expire(now)
+            self.waits.expire(now)
             self.folders.expire(now)
             self.errands.expire(now)
             self.network.expire(now)
@@ -179,13 +183,6 @@ class Steward:
         self.network.end()
         self.outputs.drain()
         self.log.close()
-
-    def _ours(self) -> list[int]:
-        """What the box does for us; the rest is others' doing."""
-        pids = [os.getpid(), self.proofs.daemon, self.network.pid]
-        for group in self.groups.values():
-            pids += [group.pid, *(each.pid for each in group.workers.values())]
-        return [pid for pid in pids if pid]
 
     def _told(self, _: int) -> None:
         message = self.link.receive()
@@ -226,6 +223,10 @@ class Steward:
         launchers = [group.pid for group in self.groups.values()]
         alone = self.daemon, os.getpid(), self.network.pid
         return [pid for pid in (*alone, *launchers, *workers) if pid]
+
+    def _waited(self, worker: int, span: int) -> None:
+        """A bulk worker has wanted a processor for so long, and had none."""
+        self.link.send("happened", "WorkerWaited", worker, span)
 
     # Questions.
 

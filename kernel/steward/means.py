@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from clawai.sandbox.cgroups import WEIGHT, stand_back
+
 ORDER = ("cgroup2", "cgroup1", "autogroup", "nice", "realtime")
 PREFIX = "clawai-"
 LOWEST_NICE = 19
 SHARES = 15
 """Of cgroup v1, where a process has 1024: what nice 19 weighs. The least (2) gains nothing more for
-urgent work. Where groups can be idle (``_stand_back``) they weigh 3."""
-WEIGHT = 1
-"""Of cgroup v2, where a process has 100: the least."""
+urgent work. Where groups can be idle (``stand_back``) they weigh 3."""
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
 _AUTOGROUP = Path("/proc/self/autogroup")
@@ -190,7 +190,7 @@ def _make_cgroup1(owner: int) -> Means:
     folder = base / f"{PREFIX}{owner}"
     folder.mkdir(exist_ok=True)
     try:
-        _stand_back(folder, "cpu.shares", SHARES)
+        stand_back(folder, "cpu.shares", SHARES)
     except OSError:
         _remove(folder)
         raise
@@ -219,22 +219,11 @@ def _make_cgroup2(owner: int) -> Means:
     folder = base / f"{PREFIX}{owner}"
     folder.mkdir(exist_ok=True)
     try:
-        _stand_back(folder, "cpu.weight", WEIGHT)
+        stand_back(folder, "cpu.weight", WEIGHT)
     except OSError:
         _remove(folder)
         raise
     return Means("cgroup2", str(folder), main)
-
-
-def _stand_back(folder: Path, name: str, least: int) -> None:
-    """Have the scheduler interrupt a group at once for any other: it is idle work (Linux 5.15).
-
-    By weight alone whoever is woken may have to wait for the next tick of the clock, up to 4 ms.
-    """
-    try:
-        _write(folder / "cpu.idle", "1")  # its weight can then not be set any more
-    except FileNotFoundError:
-        _write(folder / name, str(least))
 
 
 def _delegated(folder: Path) -> bool:

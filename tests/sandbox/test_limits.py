@@ -145,24 +145,90 @@ def test_version_2_gets_its_own_files(tmp_path: Path) -> None:
     places = cgroups.Places(
         dict.fromkeys(cgroups.CONTROLLERS, tmp_path), dict.fromkeys(cgroups.CONTROLLERS, "cgroup2")
     )
-    names = ("memory.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.weight")
+    names = ("memory.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.idle", "cpu.weight")
     (tmp_path / "one").mkdir()
     for name in names:
         (tmp_path / "one" / name).touch()
-    cage = cgroups.make(places, "one", cgroups.Bounds(64 * MIB, 9, 0.25), weight=1)
+    cage = cgroups.make(places, "one", cgroups.Bounds(64 * MIB, 9, 0.25))
     said = {name: (tmp_path / "one" / name).read_text() for name in names}
     assert said == {
         "memory.max": str(64 * MIB),
         "memory.oom.group": "1",
         "pids.max": "9",
         "cpu.max": "25000 100000",
-        "cpu.weight": "1",
+        "cpu.idle": "",
+        "cpu.weight": "",
     }
     assert cage.procs() == [str(tmp_path / "one" / "cgroup.procs")]
     (tmp_path / "one" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     (tmp_path / "one" / "memory.stat").write_text("anon 4096\nfile 8192\n")
     assert cage.out_of_memory()
     assert cage.private_bytes() == 4096
+
+
+@pytest.mark.parametrize("idle", ["taken", "missing", "refused"])
+def test_a_bulk_worker_of_version_2_stands_back(tmp_path: Path, idle: str) -> None:
+    """Its group stands beside that of its lane, so it has to be idle itself."""
+    places = cgroups.Places({"pids": tmp_path}, {"pids": "cgroup2"})
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for name in ("pids.max", "cpu.weight"):
+        (folder / name).touch()
+    if idle == "taken":
+        (folder / "cpu.idle").touch()
+    elif idle == "refused":
+        (folder / "cpu.idle").mkdir()  # what refuses a write to everybody, also to root
+    cgroups.make(places, "one", cgroups.Bounds(processes=9), bulk=True)
+    said = (folder / "cpu.weight").read_text()
+    if idle == "taken":  # the weight of an idle group cannot be set: EINVAL
+        assert ((folder / "cpu.idle").read_text(), said) == ("1", "")
+    else:
+        assert said == str(cgroups.WEIGHT)
+
+
+def test_a_bulk_worker_that_cannot_stand_back_gets_no_group(tmp_path: Path) -> None:
+    """It stays in that of its lane: bounds are worth less than urgent work."""
+    places = cgroups.Places({"pids": tmp_path}, {"pids": "cgroup2"})
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "pids.max").touch()
+    with pytest.raises(FileNotFoundError):
+        cgroups.make(places, "one", cgroups.Bounds(processes=9), bulk=True)
+
+
+def test_which_lanes_stand_back(tmp_path: Path) -> None:
+    """The steward's own choice: bulk workers are idle, others are not."""
+    log = LogFile(tmp_path / "log", "info", MIB, False)
+    cages = Cages(log, lambda *_: None, os.getpid())
+    cages.places = cages._bulk = cgroups.Places({"pids": tmp_path}, {"pids": "cgroup2"})
+    for worker, lane in enumerate(("main", "bulk")):
+        folder = tmp_path / f"{cgroups.PREFIX}{os.getpid()}-{worker}"
+        folder.mkdir()
+        for name in ("pids.max", "cpu.idle"):
+            (folder / name).touch()
+        assert cages.add(worker, "test", Policy(), lane) == [str(folder / "cgroup.procs")]
+        assert (folder / "cpu.idle").read_text() == ("1" if lane == "bulk" else "")
+    log.close()
+
+
+def test_an_idle_group_takes_no_weight() -> None:
+    """What the system says, where it can be asked: so idle is written first, and alone."""
+    places = cgroups.find()
+    base = places.folders.get("cpu")
+    if base is None:
+        pytest.skip("no cpu groups for this user here, as the prober says")
+    name, least = ("cpu.shares", 15) if places.kind("cpu") == "cgroup1" else ("cpu.weight", 1)
+    folder = base / f"{cgroups.PREFIX}{os.getpid()}-idle"
+    folder.mkdir()
+    try:
+        if not (folder / "cpu.idle").exists():
+            pytest.skip("this system has no idle groups (Linux 5.15)")
+        for _ in range(2):  # a second time changes nothing
+            cgroups.stand_back(folder, name, least)
+        assert (folder / "cpu.idle").read_text() == "1\n"
+        with pytest.raises(OSError, match="Invalid argument"):
+            (folder / name).write_text(str(least))
+    finally:
+        folder.rmdir()
 
 
 def test_shared_memory_that_a_worker_was_given_widens_its_group() -> None:

@@ -9,7 +9,9 @@ Latency is counted at the client: the moment it has the answer, minus the moment
 request was due. A client that is woken late, or held up by the request before, counts as late, so
 nothing is left out of the tail. Samples during which the hypervisor took time from this box (the
 steal count of /proc/stat rose) say nothing about us: they are counted apart (``_stolen``) and are
-part of no other figure.
+part of no other figure. So are those that became due before such a sample ended, and on until the
+client has caught up (``Theft``): they began late for the same reason, although nothing was taken
+while they ran. A client that never catches up would show nearly all of its samples there.
 
 The same is measured with every means of preemption that works here, each in a kernel of its own, in
 windows in between, and with none: "nothing" has its bulk workers in the group of all others. Bulk
@@ -23,6 +25,7 @@ urgent work than was asked.
 """
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -81,7 +84,7 @@ class Window:
 
     late_ms: list[float] = field(default_factory=list)
     stolen_ms: list[float] = field(default_factory=list)
-    """The same of samples during which steal time rose."""
+    """The same of samples that the hypervisor made late."""
     seconds: float = 0.0
 
     def over(self, limit_ms: float) -> int:
@@ -103,6 +106,26 @@ class Steal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+class Theft:
+    """Which samples the hypervisor made late: one after the other, as one client asks them."""
+
+    def __init__(self) -> None:
+        self._ended = -math.inf
+        """When the last of them ended."""
+
+    def hit(self, due: float, ended: float, taken: bool) -> bool:
+        """Whether the next sample is one of them.
+
+        Args:
+            due, ended: when it was to begin and when it had its answer, on one clock.
+            taken: steal time rose between the end of the sample before and this one's.
+        """
+        found = taken or due < self._ended
+        if found:
+            self._ended = ended
+        return found
 
 
 class Side:
@@ -183,15 +206,16 @@ def ask(client: Client, samples: int, into: Window, steal: Steal) -> None:
     gc.disable()
     try:
         start = time.perf_counter() + PERIOD_S
-        before = steal.read()
+        before, theft = steal.read(), Theft()
         for number in range(samples):
             due = start + number * PERIOD_S
             if (pause := due - time.perf_counter()) > 0:
                 time.sleep(pause)
             client.call("urgent.work", {"cpu_us": WORK_US}, priority="critical")
-            late = (time.perf_counter() - due) * 1000
+            ended = time.perf_counter()
             after = steal.read()
-            (into.late_ms if after == before else into.stolen_ms).append(late)
+            stolen = theft.hit(due, ended, after != before)
+            (into.stolen_ms if stolen else into.late_ms).append((ended - due) * 1000)
             before = after
         into.seconds += time.perf_counter() - start
     finally:

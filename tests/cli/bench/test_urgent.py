@@ -73,6 +73,33 @@ def test_samples_with_steal_time_are_counted_apart():
     assert found["loaded_rps"] == 100
 
 
+def test_what_was_due_while_time_was_taken_is_counted_apart_too():
+    """A freeze of 35 ms in the second sample: the next three begin late, and nothing is taken."""
+    theft, found = urgent.Theft(), []
+    samples = [  # due, ended, taken
+        (0, 2, False),
+        (10, 47, True),
+        (20, 49, False),
+        (30, 51, False),
+        (40, 53, False),
+        (50, 55, False),  # due before the last of those ended: not caught up yet
+        (60, 62, False),
+        (70, 95, False),  # slow by itself: that is ours to answer for
+        (80, 97, False),  # and so is what waited behind it
+        (90, 99, True),
+        (100, 102, False),  # began when it was due
+    ]
+    for due, ended, taken in samples:
+        found.append(theft.hit(due, ended, taken))
+    assert found == [False, True, True, True, True, True, False, False, False, True, False]
+
+
+def test_a_sample_due_at_the_end_of_a_stolen_one_began_in_time():
+    theft = urgent.Theft()
+    assert theft.hit(0.0, 10.0, taken=True)
+    assert not theft.hit(10.0, 12.0, taken=False)
+
+
 def test_steal_time_is_read():
     steal = urgent.Steal()
     try:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from doors_kit import Doors
 
 PROGRAM = Path(__file__).parents[2] / "kserve_checks.py"
+ANSWER_S = 60
 
 
 def checks() -> list[str]:
@@ -38,15 +40,31 @@ def peer(tensors: Doors) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         ours, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as made:
-        yield made
-        assert made.stdin
-        made.stdin.close()
-        assert made.wait(30) == 0
+        try:
+            yield made
+            assert made.stdin
+            made.stdin.close()
+            assert made.wait(30) == 0
+        finally:
+            made.kill()  # the end of the block waits for it, however long
+
+
+def answer(peer: subprocess.Popen[str]) -> str:
+    """Its next line, which must come in time; one that gave none is killed."""
+    assert peer.stdout
+    late = threading.Timer(ANSWER_S, peer.kill)
+    late.start()
+    try:
+        return peer.stdout.readline()
+    finally:
+        late.cancel()
 
 
 @pytest.mark.parametrize("check", checks())
 def test_as_its_client_sees_it(peer: subprocess.Popen[str], check: str) -> None:
-    assert peer.stdin and peer.stdout
+    assert peer.stdin
     print(check, file=peer.stdin, flush=True)
-    said = json.loads(peer.stdout.readline())
+    line = answer(peer)
+    assert line, f"its client ended, or did not answer within {ANSWER_S} s"
+    said = json.loads(line)
     assert not said, said
