@@ -1,10 +1,12 @@
 """How long bulk workers wait for a processor, which their clocks do not count.
 
 A bulk worker stands back, so while others want every processor it hardly runs: it starts and
-answers late, and does not hang. The system counts for each thread how long it was ready to run and
-did not (the second number of /proc/PID/schedstat, in nanoseconds). Every five seconds the longest
-wait of a worker's threads is added up, and told to the core in whole pings. What waits for anything
-else, a lock or a reply, is not counted: that may hang.
+answers late, and does not hang. The system counts for each thread how long it ran, and how long it
+was ready to run and did not (the first two numbers of /proc/PID/schedstat, in nanoseconds). Every
+five seconds the longest wait of a worker's threads is added up, less what all of them ran, and told
+to the core in whole pings: more threads than processors keep one another waiting, and a worker that
+has these may hang as well as any. What waits for anything else, a lock or a reply, is not counted
+either.
 
 Until a worker's process is known, what starts it is looked at: the launcher of its lane and the
 processes that this has forked.
@@ -43,8 +45,8 @@ class Waits:
     told: Callable[[int, int], object]
     bulk: Callable[[], tuple[int, Mapping[int, int]]]
     _workers: dict[int, Wait] = field(default_factory=dict)
-    _threads: dict[str, int] = field(default_factory=dict)
-    """How long each had waited at the last look."""
+    _threads: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """How long each had run and waited at the last look."""
     _due: int | None = None
 
     def attend(self, now: int) -> None:
@@ -68,12 +70,12 @@ class Waits:
         self._due = now + PING
         launcher, workers = self.bulk()
         before, self._threads = self._threads, {}
-        launching = self._longest([launcher, *_children(launcher)], before)
+        launching = self._kept_waiting([launcher, *_children(launcher)], before)
         for worker in self._workers.keys() - workers.keys():
             del self._workers[worker]
         for worker, pid in workers.items():
             wait = self._workers.setdefault(worker, Wait(now))
-            span = self._longest([pid], before) if pid else launching
+            span = self._kept_waiting([pid], before) if pid else launching
             wait.total = min(wait.total + span, now - wait.since)
             if (whole := (wait.total - wait.told) // PING * PING) > 0:
                 self._tell(worker, wait, whole)
@@ -87,24 +89,30 @@ class Waits:
         self.log.write("debug", waited)
         self.told(worker, span)
 
-    def _longest(self, pids: Iterable[int], before: Mapping[str, int]) -> int:
-        """The most that one of their threads has waited since it was last looked at."""
+    def _kept_waiting(self, pids: Iterable[int], before: Mapping[str, tuple[int, int]]) -> int:
+        """The most that a thread of one of them has waited since the last look, less what that
+        process ran."""
         found = [0]
         for pid in pids:
-            for name, waited in _waited(pid).items():
-                self._threads[name] = waited
-                found.append(waited - before.get(name, 0))
+            longest = ran = 0
+            for name, now in _counted(pid).items():
+                self._threads[name] = now
+                last = before.get(name, (0, 0))
+                ran += now[0] - last[0]
+                longest = max(longest, now[1] - last[1])
+            found.append(longest - ran)
         return max(found)
 
 
-def _waited(pid: int) -> dict[str, int]:
-    """What each thread has waited in its life; of those that have just ended, nothing."""
-    found: dict[str, int] = {}
+def _counted(pid: int) -> dict[str, tuple[int, int]]:
+    """What each thread has run and waited in its life; of those that have just ended, nothing."""
+    found: dict[str, tuple[int, int]] = {}
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             name = f"{pid}/task/{thread}"
             with contextlib.suppress(OSError, IndexError, ValueError):
-                found[name] = int(_read(f"{name}/schedstat").split()[1])
+                ran, waited, *_ = _read(f"{name}/schedstat").split()
+                found[name] = int(ran), int(waited)
     return found
 
 

@@ -107,6 +107,27 @@ def test_who_sleeps_or_computes_does_not_wait(tmp_path: Path) -> None:
         watched.log.close()
 
 
+CROWD = """
+import hashlib, threading
+def work():
+    while True:
+        hashlib.sha256(bytes(1 << 22))  # lets the other threads run meanwhile
+for _ in range(7):
+    threading.Thread(target=work).start()
+work()
+"""
+
+
+def test_threads_that_keep_one_another_waiting_are_not_kept_waiting(tmp_path: Path) -> None:
+    """Or a worker that hangs in many threads would be left alone for longer than others."""
+    with running(CROWD, core()) as worker:
+        watched = Watched(tmp_path, worker)
+        wait_until(lambda: delay(worker) > 0.5e9, "its threads wait for one another", 60)
+        assert watched.look() == 0
+        assert watched.waits._workers[7].total == 0
+        watched.log.close()
+
+
 def test_nobody_has_waited_longer_than_he_was_there(tmp_path: Path) -> None:
     """What a thread has waited before it was first looked at is not told of a new worker."""
     with running(BURN, core()), running(BURN, core(), idle=True) as worker:
