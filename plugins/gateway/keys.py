@@ -278,7 +278,9 @@ async def require_owner(what: str, operation: str) -> None:
     who, owner = "nobody whom the system can name", "its owner"
     connection = asker.connection
     if asker.peer and asker.look and connection:
-        found = connection.stranger or await asyncio.to_thread(asker.look, asker.peer[:2])
+        found = connection.stranger
+        if found is None:
+            found = await asyncio.to_thread(asker.look, asker.peer[:2])
         owner = f"its owner (uid {found.owner})"
         if not connection.is_open():
             pass  # the address may have been somebody else's by then

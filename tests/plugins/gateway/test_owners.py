@@ -247,6 +247,8 @@ def test_who_ends_his_half_has_left(doors: Doors) -> None:
             os.kill(steward, signal.SIGCONT)
         while sock.recv(4096):
             pass
+        done = doors.ask("POST", "/page/now/pin", {"name": "nobody", "pinned": True}, JSON)
+        assert done[0] != 403, "a look after that one has been answered"
     assert not is_pinned(doors)
 
 
