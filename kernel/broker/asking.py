@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from clawai.kernel.broker import limits
+from clawai.kernel.broker.bucket import Bucket
 from clawai.kernel.broker.dial import Dial
 from clawai.kernel.broker.handed import Handed
 from clawai.kernel.broker.relay import Relay
@@ -39,27 +40,6 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 requests = msgspec.msgpack.Decoder(Request)
-
-
-@dataclass
-class Bucket:
-    """How often something may be done."""
-
-    rate: float
-    """A second, over a time."""
-    burst: float
-    """At once."""
-    tokens: float
-    counted: float = 0.0
-
-    def take(self, now: float) -> bool:
-        """Count one; whether that keeps to the rate."""
-        more = (now - self.counted) * self.rate if self.counted else 0.0
-        self.tokens, self.counted = min(self.burst, self.tokens + more), now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 @dataclass

@@ -1,16 +1,18 @@
-"""Whose a connection on the loopback is, as the system's table of connections says.
+"""Whose a connection on the loopback is, as the system says.
 
 What the other end says of itself is of no use here, and an address of the loopback is everybody's.
-The table names the user who has made the socket at the other end. It tells of one moment: who acts
-on it looks afterwards whether the connection is still open, since another user may have the same
-address a moment later.
+The system names the user who has made the socket at the other end: it is asked for that one
+(``sockdiag``), and where it knows no such question, all of its table is read. It tells of one
+moment: who acts on it looks afterwards whether the connection is still open, since another user may
+have the same address a moment later.
 """
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from clawai.kernel.broker import limits, sockdiag
 from clawai.sdk.netrules import Address, address_of
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -21,7 +23,16 @@ Place = tuple[str, int]
 """An address and a port."""
 
 
-def caller(peer: Place, listening: Iterable[Place], table: str = "") -> int | None:
+class TooOften(Exception):
+    """The table is not read again so soon."""
+
+
+def caller(
+    peer: Place,
+    listening: Iterable[Place],
+    table: str = "",
+    may_read: Callable[[], bool] = lambda: True,
+) -> int | None:
     """The user whose connection from ``peer`` leads to one of ``listening``; None if none does.
 
     Args:
@@ -29,11 +40,22 @@ def caller(peer: Place, listening: Iterable[Place], table: str = "") -> int | No
         listening: addresses of listening sockets; one for all of them (0.0.0.0, ::) is reached at
             the first of the loopback.
         table: what the system says of its connections; else it is asked.
+        may_read: whether the table may be read, if it has to be.
+
+    Raises:
+        TooOften: it would have to, and may not.
     """
     if (home := plain(peer[0])) is None or not home.is_loopback:
         return None
+    reached = list(_reached(home, listening))
+    if not table:
+        for there in reached:
+            if (uid := sockdiag.owner((home, peer[1]), there)) is not None:
+                return uid
+        if reached and not may_read():
+            raise TooOften
     mine = _written(home, peer[1])
-    theirs = {_written(there, port) for there, port in _reached(home, listening)}
+    theirs = {_written(there, port) for there, port in reached}
     for text in [table] if table else _tables():
         for line in text.splitlines():
             fields = line.split()
@@ -47,7 +69,9 @@ def _tables() -> Iterator[str]:
     """One after the other: the system needs some milliseconds for each, however short it is."""
     for each in TABLES:
         if each.exists():
-            yield each.read_text("ascii")
+            with each.open(encoding="ascii") as file:
+                text = file.read(limits.TABLE)
+            yield text[: text.rfind("\n") + 1]  # what is behind the bound is nobody's
 
 
 def plain(said: str) -> Address | None:

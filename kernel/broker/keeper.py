@@ -15,11 +15,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.kernel.broker import callers, limits, memory
 from clawai.kernel.broker.audit import AuditLog
+from clawai.kernel.broker.bucket import Bucket
 from clawai.kernel.limits import SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
@@ -50,6 +51,10 @@ class Channel:
     """It serves others: it may have more connections, and those that it accepts themselves."""
     memory: tuple[str, ...] = ()
     """Names of shared memory that it may have opened."""
+    reads: Bucket = field(
+        default_factory=lambda: Bucket(limits.READS_RATE, limits.READS_BURST, limits.READS_BURST)
+    )
+    """Of the system's table, to find whose a connection is."""
 
 
 class Network:
@@ -228,11 +233,19 @@ class Network:
         if (channel := self._channels.get(worker)) is None:
             return
         listening = [sock.getsockname()[:2] for sock in channel.listeners.values()]
-        uid = None if plugin else callers.caller((host, port), listening)
-        if name:
-            told, fds = self._opened(worker, channel, n, name, uid)
-        else:
-            told, fds = {"uid": uid, "owner": os.getuid(), "plugin": plugin}, ()
+
+        def may_read() -> bool:
+            return channel.reads.take(time.monotonic())
+
+        fds: tuple[int, ...] = ()
+        try:
+            uid = None if plugin else callers.caller((host, port), listening, may_read=may_read)
+            if name:
+                told, fds = self._opened(worker, channel, n, name, uid)
+            else:
+                told = {"uid": uid, "owner": os.getuid(), "plugin": plugin}
+        except callers.TooOften:
+            told = {"reason": "too_many", "error": _too_often(channel.plugin)}
         self._tell("found", worker, n, told, fds=fds)
 
     def _opened(
@@ -393,3 +406,10 @@ def bind(plugin: str, key: str, chosen: str = "") -> socket.socket:
             raise ClawError("address_in_use", text, key, hint=hint) from error
         hint = "use a port of 1024 or more" if error.errno == errno.EACCES else ""
         raise ClawError("not_permitted", text, key, hint=hint) from error
+
+
+def _too_often(plugin: str) -> dict[str, Any]:
+    text = f"the plugin {plugin} asks too often whose a connection is"
+    allowed, wait = f"{limits.READS_RATE:g} a second", int(1000 / limits.READS_RATE)
+    error = ClawError("network", text, None, allowed, "", wait)
+    return {each: getattr(error, each) for each in (*_FIELDS, "retry_after_ms")}

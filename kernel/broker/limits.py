@@ -14,9 +14,12 @@ RATE = 10.0
 BURST = 300
 TAKES_RATE, TAKES_BURST = 200.0, 1000
 """Connections that it accepts, in the same way; more wait at the port."""
-LOOKS_RATE, LOOKS_BURST = 10.0, 60
-"""Times that it asks whose a connection is, in the same way; each time, all of the box's are
-looked through."""
+LOOKS_RATE, LOOKS_BURST = TAKES_RATE, TAKES_BURST
+"""Times that it asks whose a connection is, in the same way: once for each that it accepts."""
+READS_RATE, READS_BURST = 10.0, 60
+"""Of those, the ones for which all of the box's connections have to be looked through."""
+TABLE = 1 << 20
+"""Characters of these that are read."""
 REQUEST = 2048
 """Of one request."""
 UNSENT = 256

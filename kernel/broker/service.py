@@ -424,9 +424,8 @@ class Broker:
         self.loop.rewatch(self.link.fileno(), self.link.mask)
 
     def _require_looks(self, client: Client, now: float) -> None:
-        # As others decide how often it asks, what it is to accept does not wait for these.
-        client.keeps_rate(now, client.takes)
-        if not client.looks.take(now):
+        # An allowance of its own: what it accepts and what it connects to are not counted here.
+        if not client.keeps_rate(now, client.looks):
             text = f"the plugin {client.plugin} asks too often whose a connection is"
             wait = int(1000 / limits.LOOKS_RATE)
             raise Failed("too_many", text, None, f"{limits.LOOKS_RATE:g} a second", "", wait)

@@ -123,7 +123,8 @@ class Gateway:
         started, status, begun = time.perf_counter(), 0, False
         request = Request(scope, receive)
         exchange: Exchange | None = scope.get(EXCHANGE)
-        asker = Asker(scope["client"], self.look, request.is_disconnected)
+        connection = exchange.connection if exchange else None
+        asker = Asker(scope["client"], self.look, connection)
         ASKER.set(asker)
 
         async def watched(message: Message) -> None:
@@ -166,6 +167,7 @@ class Gateway:
                 asker.held.leave()
             if asker.trace:
                 asker.trace.end(status or 499, asker.held.key.name if asker.held else "")
+            scope.pop(EXCHANGE, None)  # a circle, which would stay until it is looked for
             took = time.perf_counter() - started
             soon(self._answered, request, route, status or 499, took)
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from clawai.plugins.gateway.connection import Connection
+
 BEGIN = b"PRI "
 """How HTTP/2 begins where both sides know it; no method of HTTP/1 is called so."""
 
@@ -15,6 +17,7 @@ class Either(asyncio.Protocol):
         open_connections: of the server, which tells each when it ends.
         http, grpc: make what takes over.
         peer: who has connected: the socket is the broker's.
+        connection: what the system says of it.
     """
 
     def __init__(
@@ -23,8 +26,10 @@ class Either(asyncio.Protocol):
         http: Callable[[], asyncio.Protocol],
         grpc: Callable[[], asyncio.Protocol],
         peer: Any,
+        connection: Connection,
     ) -> None:
         self._open, self._peer = open_connections, peer
+        self._connection = connection
         self._http, self._grpc = http, grpc
         self._seen = b""
         self._transport: Any = None
@@ -45,7 +50,8 @@ class Either(asyncio.Protocol):
         if is_grpc:
             chosen = _Watched(chosen, self._open)
         self._transport.set_protocol(chosen)
-        chosen.connection_made(cast(asyncio.Transport, _Named(self._transport, self._peer)))
+        named = _Named(self._transport, self._peer, self._connection)
+        chosen.connection_made(cast(asyncio.Transport, named))
         chosen.data_received(self._seen)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,8 +67,9 @@ class _Named:
     """A transport that says who is behind the broker's socket, and sends in one piece what is
     written in one go: each write would wake the client, and be overtaken by it."""
 
-    def __init__(self, transport: Any, peer: Any) -> None:
+    def __init__(self, transport: Any, peer: Any, connection: Connection) -> None:
         self._transport, self._peer = transport, peer
+        self.connection = connection
         self._loop = asyncio.get_running_loop()
         self._written: list[bytes] = []
         self.is_closing = transport.is_closing

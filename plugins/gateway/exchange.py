@@ -1,13 +1,16 @@
 """HTTP/1 as uvicorn reads it, and what ASGI has no words for: of a request whose body has come, the
-body without waiting; and of an answer, that all that was said so far is to leave now.
+body without waiting; of an answer, that all that was said so far is to leave now; and the
+connection that it came by.
 
-Both stand in the scope, under ``EXCHANGE``. Where another server runs the application they are
+They stand in the scope, under ``EXCHANGE``. Where another server runs the application they are
 missing, and it does without.
 """
 
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from clawai.plugins.gateway.connection import Connection
 
 EXCHANGE = "clawai.exchange"
 """Of a scope: the ``Exchange``."""
@@ -16,10 +19,17 @@ EXCHANGE = "clawai.exchange"
 class Exchange:
     """One request, and its answer."""
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("__weakref__", "_cycle")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+
+    @property
+    def connection(self) -> Connection:
+        """What it came by."""
+        transport: Any = self._cycle.transport
+        found: Connection = transport.connection
+        return found
 
     def body(self, most: int) -> bytes | None:
         """The body, once; None: it is not whole yet, or longer than ``most`` bytes, or its client

@@ -149,7 +149,8 @@ class Doors:
         Raises:
             BadRequest: 401, 429.
         """
-        asker = Asker(stream.peer.addr(), self._look)
+        transport: Any = stream.peer._transport
+        asker = Asker(stream.peer.addr(), self._look, transport.connection)
         ASKER.set(asker)
         headers: Any = stream.metadata or {}
         said = str(headers.get("authorization", "")), str(headers.get("x-api-key", ""))

@@ -9,12 +9,13 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from clawai.plugins.gateway.connection import Connection
 from clawai.plugins.gateway.fields import BadRequest
 from clawai.sdk import wire
 from clawai.sdk.aclient import AsyncTask
@@ -115,16 +116,16 @@ class Asker:
     Args:
         peer: the address of the connection that it has come by.
         look: says whose that is, if it is open.
-        is_gone: whether it has ended; None: what it asks for ends with it.
+        connection: itself; None: nothing is known of it, and it changes nothing.
     """
 
     def __init__(
         self,
         peer: Peer | None = None,
         look: Look | None = None,
-        is_gone: Callable[[], Awaitable[bool]] | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        self.peer, self.look, self.is_gone = peer, look, is_gone
+        self.peer, self.look, self.connection = peer, look, connection
         self.is_owner = False
         """The connection is known to be the owner's."""
         self.held: Pass | None = None
@@ -275,19 +276,20 @@ async def require_owner(what: str, operation: str) -> None:
     if asker.held or asker.is_owner:
         return
     who, owner = "nobody whom the system can name", "its owner"
-    if asker.peer and asker.look:
-        found = await asyncio.to_thread(asker.look, asker.peer[:2])
+    connection = asker.connection
+    if asker.peer and asker.look and connection:
+        found = connection.stranger
+        if found is None:
+            found = await asyncio.to_thread(asker.look, asker.peer[:2])
         owner = f"its owner (uid {found.owner})"
-        await asyncio.sleep(0)  # what came before the answer is seen before it
-        if asker.is_gone and await asker.is_gone():
+        if not connection.is_open():
             pass  # the address may have been somebody else's by then
         elif found.is_owner:
             asker.is_owner = True
             return
-        elif found.plugin:
-            who = f"the plugin {found.plugin}"
-        elif found.uid is not None:
-            who = f"uid {found.uid}"
+        elif found.plugin or found.uid is not None:
+            connection.stranger = found  # who asks on has nobody look again
+            who = f"the plugin {found.plugin}" if found.plugin else f"uid {found.uid}"
     text = f"what changes this box ({what}) is its owner's, and this connection is of {who}"
     hint = f"as another user send a key: claw http key add NAME --operations '{operation}'"
     raise ClawError("not_permitted", text, who, f"{owner}, root, who has a key for it", hint)

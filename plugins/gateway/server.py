@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from clawai.plugins.gateway.app import Gateway
+from clawai.plugins.gateway.connection import Connection
 from clawai.plugins.gateway.either import Either
 from clawai.plugins.gateway.exchange import Protocol
 from clawai.plugins.gateway.keys import Guarded, Keys
@@ -95,7 +96,8 @@ class _Server(uvicorn.Server):
         def protocol() -> asyncio.Protocol:
             grpc = self._grpc._protocol_factory
             # Address and port; what IPv6 has besides, uvicorn does not take for an address.
-            return Either(self.server_state.connections, http, grpc, peer[:2])
+            opened = self.server_state.connections
+            return Either(opened, http, grpc, peer[:2], Connection(connection))
 
         secured: dict[str, Any] = {}
         if self._tls:

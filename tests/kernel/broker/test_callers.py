@@ -1,5 +1,7 @@
 """Whose a connection to a plugin's port is: as the system's table says, and asked by a worker."""
 
+import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker_parts import Steward, free_port, stewards
-from clawai.kernel.broker import callers, limits
+from clawai.kernel.broker import callers, limits, sockdiag
 from clawai.sdk.errors import ClawError
 from clawai.sdk.manifest import Permissions
 from clawai.sdk.net import Caller, NetworkError
@@ -86,6 +88,60 @@ def test_the_table_is_read_by_both_ends() -> None:
     assert found("::1", 5004, ("::", 8080)) == 1004
     assert found("10.0.0.1", 5007, ("0.0.0.0", 8080)) is None, "of the loopback only"
     assert found("nobody", 5000) is None
+
+
+LOCAL = ipaddress.ip_address("127.0.0.1")
+ENDS = (LOCAL, 5000), (LOCAL, 8080)
+
+
+def told(uid: int, ends: tuple[tuple[str, int], tuple[str, int]], state: int = 1) -> bytes:
+    """As the system answers (``struct inet_diag_msg``)."""
+    (here, mine), (there, theirs) = ends
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    source, target = (socket.inet_pton(family, each).ljust(16, b"\0") for each in (here, there))
+    body = struct.pack("=BBBB", family, state, 0, 0)
+    body += struct.pack("!HH", mine, theirs) + source + target + bytes(12)
+    body += struct.pack("=IIIII", 0, 0, 0, uid, 1)
+    return struct.pack("=IHHII", 16 + len(body), 20, 0, 1, 0) + body
+
+
+def test_what_the_system_says_of_one_connection_is_read_by_both_ends() -> None:
+    good = told(1000, (("127.0.0.1", 5000), HOME))
+    assert sockdiag.read(good, *ENDS) == 1000
+    mapped = told(1000, (("::ffff:127.0.0.1", 5000), ("::ffff:127.0.0.1", 8080)))
+    assert sockdiag.read(mapped, *ENDS) == 1000
+    for count in range(len(good)):
+        assert sockdiag.read(good[:count], *ENDS) is None, "cut short"
+    for other in (
+        told(1000, (("127.0.0.1", 5000), HOME), 8),
+        told(1000, (("127.0.0.1", 5000), ("0.0.0.0", 0)), 10),
+        told(1000, (HOME, ("127.0.0.1", 5000))),
+        told(1000, (("127.0.0.3", 5000), HOME)),
+        struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -errno.ENOENT) + bytes(84),
+        good[:8] + bytes(8) + good[16:],
+    ):
+        assert sockdiag.read(other, *ENDS) is None
+
+
+def test_the_system_is_asked_for_one_connection_or_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        home = listener.getsockname()
+        with socket.create_connection(home) as sock:
+            peer = sock.getsockname()
+            assert callers.caller(peer, [home]) == os.getuid()
+            assert callers.caller(peer, [("127.0.0.1", 1)]) is None
+
+            def missing(*_: object) -> None:
+                """Of a system whose kernel has no such module."""
+
+            monkeypatch.setattr(sockdiag, "owner", missing)
+            assert callers.caller(peer, [home]) == os.getuid()
+            with pytest.raises(callers.TooOften):
+                callers.caller(peer, [home], may_read=lambda: False)
+            monkeypatch.setattr(limits, "TABLE", 100)
+            assert callers.caller(peer, [home]) is None, "what is behind the bound is nobody's"
 
 
 def test_a_worker_learns_whose_a_connection_is(steward: Steward) -> None:

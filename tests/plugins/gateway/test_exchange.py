@@ -1,13 +1,23 @@
 """What goes between a client and the gateway in how many pieces, and between it and the kernel."""
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
+from functools import partial
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from clawai.plugins.gateway.either import _Named
+from clawai.plugins.gateway.app import Gateway
+from clawai.plugins.gateway.connection import Connection
+from clawai.plugins.gateway.either import Either, _Named
+from clawai.plugins.gateway.exchange import EXCHANGE, Exchange, Protocol
+from clawai.plugins.gateway.keys import Keys
+from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.errors import ClawError
 from doors_kit import Doors
 
@@ -35,7 +45,8 @@ class Taken:
 def test_what_is_written_in_one_go_leaves_in_one_piece() -> None:
     async def main() -> None:
         taken = Taken()
-        named = _Named(taken, ("127.0.0.1", 1))
+        with socket.socket() as sock:
+            named = _Named(taken, ("127.0.0.1", 1), Connection(sock))
         named.write(b"head")
         named.write(b"body")
         assert not taken.writes
@@ -52,6 +63,47 @@ def test_what_is_written_in_one_go_leaves_in_one_piece() -> None:
         assert taken.writes[-1] == b"last"
 
     asyncio.run(main())
+
+
+def test_nothing_of_a_request_stays_behind_its_answer() -> None:
+    """The gateway looks for circles seldom, so that none may be left."""
+    seen: list[weakref.ref[Exchange]] = []
+
+    async def main() -> None:
+        kernel: Any = None  # what is at no path asks it nothing
+        none: Any = lambda *_: None  # noqa: E731
+        gateway = Gateway(kernel, none, Keys([], False), Regions(none), none)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(weakref.ref(scope[EXCHANGE]))
+            await gateway(scope, receive, send)
+
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        http = partial(Protocol, config, ServerState(), {}, loop)
+        ours, theirs = socket.socketpair()
+        at = Connection(ours)
+        await loop.connect_accepted_socket(
+            lambda: Either(set(), http, http, ("127.0.0.1", 1), at), ours
+        )
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        for _ in range(3):
+            writer.write(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 404 " in head
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            await reader.readexactly(length)
+        writer.close()
+        await asyncio.sleep(0.05)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert len(seen) == 3 and [each() for each in seen[:2]] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_bodies_in_pieces_and_requests_in_one(doors: Doors) -> None:

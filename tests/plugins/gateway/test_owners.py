@@ -17,6 +17,8 @@ import pytest
 
 import onnx_files
 from broker_parts import free_port
+from clawai.kernel.broker import limits
+from clawai.plugins.gateway.connection import Connection
 from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require_owner
 from clawai.sdk.errors import ClawError
 from clawai.sdk.httpkeys import Key, hashed
@@ -174,29 +176,108 @@ def unread(here: int, there: int) -> int:
     raise AssertionError("there is no such connection")
 
 
-def test_who_has_left_has_changed_nothing(doors: Doors) -> None:
+PIN = json.dumps({"name": "tiny", "pinned": True})
+PRESS = f"POST /page/now/pin HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(PIN)}\r\n"
+PRESS += f"Content-Type: application/json\r\n\r\n{PIN}"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def is_pinned(doors: Doors) -> bool:
+    """Whether the model that ``PRESS`` pins is."""
+    rows = doors.client.query("workers")["workers"]
+    (row,) = (row for row in rows if row["model"] == "tiny")
+    return bool(row["pinned"])
+
+
+def calling(port: int, mine: int = 0) -> socket.socket:
+    """A connection, from a port of one's own choice; its end leaves nothing of it behind."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.bind(("127.0.0.1", mine))
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+@pytest.mark.parametrize("behind", ["nothing", "at once", "later"])
+def test_who_leaves_an_address_to_the_owner_changes_nothing(doors: Doors, behind: str) -> None:
+    """The system says of the address that it is the owner's, when it is asked at last."""
     doors.client.call("llm.generate", {"prompt": "a", "max_tokens": 1}, model="tiny")
-    body = json.dumps({"name": "tiny", "pinned": True})
-    head = f"POST /page/now/pin HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    head += "Content-Type: application/json\r\n\r\n"
+    doors.ask("POST", "/page/now/pin", {"name": "tiny", "pinned": False}, JSON)
     steward = doors.kernel.steward()
     for _ in range(5):
-        with socket.create_connection(("127.0.0.1", doors.port)) as sock:
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while b"ok\n" not in sock.recv(4096):
-                pass
-            os.kill(steward, signal.SIGSTOP)  # which looks whose it is: only when it has gone
-            try:
-                sock.sendall((head + body).encode())
-                mine = sock.getsockname()[1]
-                wait_until(lambda mine=mine: not unread(doors.port, mine), "the request is read")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                sock.close()
-            finally:
-                os.kill(steward, signal.SIGCONT)
-    assert doors.ask("GET", "/health")[0] == 200
-    (row,) = (row for row in doors.client.query("workers")["workers"] if row["model"] == "tiny")
-    assert not row["pinned"]
+        sock = calling(doors.port)
+        mine = sock.getsockname()[1]
+        sock.sendall(HEALTH)
+        while b"ok\n" not in sock.recv(4096):
+            pass
+        os.kill(steward, signal.SIGSTOP)  # which looks whose it is
+        try:
+            sock.sendall(PRESS.encode() + (HEALTH if behind == "at once" else b""))
+            wait_until(lambda mine=mine: not unread(doors.port, mine), "the request is read")
+            if behind == "later":
+                sock.sendall(HEALTH)
+                wait_until(lambda mine=mine: not unread(doors.port, mine), "so is the next")
+            sock.close()
+            heir = calling(doors.port, mine)
+        finally:
+            os.kill(steward, signal.SIGCONT)
+        with heir:
+            assert doors.ask("GET", "/health")[0] == 200
+            done = doors.ask("POST", "/page/now/pin", {"name": "nobody", "pinned": True}, JSON)
+            assert done[0] != 403, "a look after that one has been answered"
+            assert not is_pinned(doors)
+
+
+def test_who_ends_his_half_has_left(doors: Doors) -> None:
+    doors.client.call("llm.generate", {"prompt": "a", "max_tokens": 1}, model="tiny")
+    doors.ask("POST", "/page/now/pin", {"name": "tiny", "pinned": False}, JSON)
+    steward = doors.kernel.steward()
+    with calling(doors.port) as sock:
+        sock.sendall(HEALTH)
+        while b"ok\n" not in sock.recv(4096):
+            pass
+        os.kill(steward, signal.SIGSTOP)
+        try:
+            sock.sendall(PRESS.encode())
+            mine = sock.getsockname()[1]
+            wait_until(lambda: not unread(doors.port, mine), "the request is read")
+            sock.shutdown(socket.SHUT_WR)
+        finally:
+            os.kill(steward, signal.SIGCONT)
+        while sock.recv(4096):
+            pass
+        done = doors.ask("POST", "/page/now/pin", {"name": "nobody", "pinned": True}, JSON)
+        assert done[0] != 403, "a look after that one has been answered"
+    assert not is_pinned(doors)
+
+
+MANY = """
+import encodings.idna, http.client, json, os, sys  # before it is another user
+port, uid, count = (int(each) for each in sys.argv[1:])
+os.setgroups([])
+os.setgid(uid)
+os.setuid(uid)
+connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+for _ in range(count):
+    body = json.dumps({"name": "tiny", "pinned": True})
+    connection.request("POST", "/page/now/pin", body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    response.read()
+    assert response.status == 403, response.status
+print("done")
+"""
+
+
+@only_root
+def test_who_is_refused_again_and_again_locks_nobody_out(doors: Doors) -> None:
+    doors.client.call("llm.generate", {"prompt": "a", "max_tokens": 1}, model="tiny")
+    count = limits.LOOKS_BURST + 500
+    command = [sys.executable, "-c", MANY, *map(str, (doors.port, OTHER_UID, count))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "done\n"
+    status, _, said = doors.ask("POST", "/page/now/pin", {"name": "tiny", "pinned": False}, JSON)
+    assert status == 200, said
 
 
 def test_the_owner_is_known_at_an_address_of_ipv6() -> None:
@@ -239,17 +320,37 @@ def refusal(asker: Asker | None) -> str:
     return asyncio.run(ask())
 
 
-async def stays() -> bool:
-    return False
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both of one connection: the server's, and its client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        with listener.accept()[0] as ours, theirs:
+            yield ours, theirs
 
 
-async def left() -> bool:
-    return True
+Ends = tuple[socket.socket, socket.socket]
 
 
-def test_it_is_the_system_who_says_whose_a_connection_is() -> None:
+@pytest.mark.parametrize("how", ["closed", "reset", "half", "here"])
+def test_a_connection_is_open_until_either_side_ends_it(ends: Ends, how: str) -> None:
+    ours, theirs = ends
+    asked = Connection(ours)
+    theirs.sendall(b"unread")
+    assert asked.is_open()
+    if how == "reset":
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "half":
+        theirs.shutdown(socket.SHUT_WR)
+    else:
+        (ours if how == "here" else theirs).close()
+    assert not asked.is_open()
+
+
+def test_it_is_the_system_who_says_whose_a_connection_is(ends: Ends) -> None:
     def look(found: Caller) -> Asker:
-        return Asker(PEER, lambda peer: found if peer == PEER else Caller(None, 0), stays)
+        said = Caller(None, 0)
+        return Asker(PEER, lambda peer: found if peer == PEER else said, Connection(ends[0]))
 
     assert refusal(look(Caller(1000, 1000))) == refusal(look(Caller(0, 1000))) == ""
     assert "of uid 1001" in refusal(look(Caller(1001, 1000)))
@@ -258,22 +359,44 @@ def test_it_is_the_system_who_says_whose_a_connection_is() -> None:
         assert "nobody whom the system can name" in refusal(unknown)
 
 
-def test_an_address_that_was_left_may_be_the_owners_by_now() -> None:
-    asked = Asker(PEER, lambda _: Caller(1000, 1000), left)
-    assert "nobody whom the system can name" in refusal(asked)
-    asked = Asker(PEER, lambda _: Caller(1000, 1000))
-    assert refusal(asked) == "", "what ends with its connection is not asked"
+def test_an_address_that_was_left_may_be_the_owners_by_now(ends: Ends) -> None:
+    def look(_: Any) -> Caller:
+        ends[1].close()
+        return Caller(1000, 1000)
+
+    assert "nobody whom the system can name" in refusal(Asker(PEER, look, Connection(ends[0])))
+    unknown = Asker(PEER, lambda _: Caller(1000, 1000))
+    assert refusal(unknown), "where the connection is not known, nobody is"
 
 
-def test_it_is_looked_up_once_and_not_for_a_key() -> None:
+def test_it_is_looked_up_once_and_not_for_a_key(ends: Ends) -> None:
     looked: list[Any] = []
+    connection = Connection(ends[0])
 
     def look(peer: Any) -> Caller:
         looked.append(peer)
         return Caller(1000, 1000)
 
-    asked = Asker(PEER, look, stays)
+    asked = Asker(PEER, look, connection)
     assert refusal(asked) == refusal(asked) == "" and looked == [PEER]
-    asked = Asker(PEER, look, stays)
+    asked = Asker(PEER, look, connection)
     asked.held = Keys([Key(name="a", hash=hashed("claw-a"))], False).find("claw-a")
     assert refusal(asked) == "" and len(looked) == 1
+
+
+def test_a_strangers_connection_is_looked_up_once(ends: Ends) -> None:
+    looked: list[Any] = []
+    connection, found = Connection(ends[0]), Caller(1001, 1000)
+
+    def look(peer: Any) -> Caller:
+        looked.append(peer)
+        return found
+
+    for _ in range(3):
+        assert "of uid 1001" in refusal(Asker(PEER, look, connection))
+    assert looked == [PEER]
+    found = Caller(None, 1000)  # nobody was found, which the next look may see otherwise
+    other = Connection(ends[0])
+    for _ in range(2):
+        assert "nobody" in refusal(Asker(PEER, look, other))
+    assert len(looked) == 3
