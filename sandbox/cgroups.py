@@ -86,6 +86,13 @@ class Cage:
             return found.get("anon" if self._second("memory") else "total_rss")
         return None
 
+    def throttled(self) -> int:
+        """Nanoseconds for which its bound of processor time has held it back, on all processors."""
+        if folder := self.folders.get("cpu"):
+            found = _values(folder / "cpu.stat")
+            return found.get("throttled_time", 1000 * found.get("throttled_usec", 0))
+        return 0
+
     def out_of_memory(self) -> bool:
         """Whether the system killed something in here for the bound."""
         if folder := self.folders.get("memory"):

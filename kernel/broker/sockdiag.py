@@ -32,7 +32,7 @@ def owner(mine: Place, theirs: Place) -> int | None:
     family = socket.AF_INET if mine[0].version == 4 else socket.AF_INET6
     ends = _ENDS.pack(mine[1], theirs[1], _padded(mine[0]), _padded(theirs[0]))
     asked = _ASKED.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _ESTABLISHED)
-    asked += ends + _WHERE.pack(0, _NO_COOKIE, _NO_COOKIE)
+    asked += ends + _WHERE.pack(_loopback(), _NO_COOKIE, _NO_COOKIE)
     head = _HEAD.pack(_HEAD.size + len(asked), _BY_FAMILY, _REQUEST, 1, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as sock:
@@ -56,6 +56,15 @@ def read(told: bytes, mine: Place, theirs: Place) -> int | None:
     found = (_address(family, source), here), (_address(family, target), there)
     # Where no such connection is, a listening socket may be found in its place.
     return int(uid) if state == _ESTABLISHED and found == (mine, theirs) else None
+
+
+def _loopback() -> int:
+    """Through which all goes that stays on the box: a socket may be bound to it (SO_BINDTODEVICE),
+    and is found by its number only; one that is not bound is found by any."""
+    try:
+        return socket.if_nametoindex("lo")
+    except OSError:
+        return 0
 
 
 def _padded(address: Address) -> bytes:

@@ -148,6 +148,11 @@ class Cages:
             cgroups.remove_soon(self._leaving)
         return ward.words or why
 
+    def throttled(self, worker: int) -> int:
+        """Nanoseconds for which a worker's own bound of processor time has held it back."""
+        ward = self.wards.get(worker)
+        return ward.cage.throttled() if ward and ward.cage else 0
+
     def hold(self, worker: int, who: str, stopped: bool) -> None:
         """Have a worker stopped for ``who``, or no more for that one."""
         if (ward := self.wards.get(worker)) is None:

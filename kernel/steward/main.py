@@ -116,7 +116,7 @@ class Steward:
         who: Callable[[int], None] = lambda worker: self.link.send("who", worker)  # noqa: E731
         self.network = Network(self.loop, self.log, who, told["port"])
         self.watch = Watch(budget_bytes(config), self._processes)
-        self.waits = Waits(self.log, self._waited, self.groups["bulk"].pids)
+        self.waits = Waits(self.log, self._waited, self.groups["bulk"].pids, self.cages.throttled)
         self.news = News()
         self.running = True
         self.ready: list[int] = []

@@ -1,12 +1,12 @@
 """How long bulk workers wait for a processor, which their clocks do not count.
 
 A bulk worker stands back, so while others want every processor it hardly runs: it starts and
-answers late, and does not hang. The system counts for each thread how long it ran, and how long it
-was ready to run and did not (the first two numbers of /proc/PID/schedstat, in nanoseconds). Every
-five seconds the longest wait of a worker's threads is added up, less what all of them ran, and told
-to the core in whole pings: more threads than processors keep one another waiting, and a worker that
-has these may hang as well as any. What waits for anything else, a lock or a reply, is not counted
-either.
+answers late, and does not hang. The system counts for each thread how long it was ready to run and
+did not (the second number of /proc/PID/schedstat, in nanoseconds). Every
+five seconds the longest wait of a worker's threads is added up, less what the process ran and what
+its own bound of processor time held it back, and told to the core in whole pings: more threads than
+processors keep one another waiting, and a worker that has these, or a low bound, may hang as well
+as any. What waits for anything else, a lock or a reply, is not counted either.
 
 Until a worker's process is known, what starts it is looked at: the launcher of its lane and the
 processes that this has forked.
@@ -18,6 +18,7 @@ no bulk worker lives.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,20 +34,23 @@ class Wait:
     """When it was first looked at: it cannot have waited longer than that."""
     total: int = 0
     told: int = 0
+    throttled: int = 0
 
 
 @dataclass
 class Waits:
     """Of all of them; ``bulk`` gives the launcher and, by worker, the process or 0 before it is
-    known. ``told`` gets a worker and nanoseconds, a multiple of ``PING``.
+    known. ``told`` gets a worker and nanoseconds, a multiple of ``PING``. ``throttled`` gives the
+    nanoseconds for which a worker's own bound has held it back so far.
     """
 
     log: LogFile
     told: Callable[[int, int], object]
     bulk: Callable[[], tuple[int, Mapping[int, int]]]
+    throttled: Callable[[int], int] = lambda _: 0
     _workers: dict[int, Wait] = field(default_factory=dict)
-    _threads: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """How long each had run and waited at the last look."""
+    _threads: dict[str, int] = field(default_factory=dict)
+    """How long each had waited at the last look; and by the number alone, a process had run."""
     _due: int | None = None
 
     def attend(self, now: int) -> None:
@@ -76,6 +80,9 @@ class Waits:
         for worker, pid in workers.items():
             wait = self._workers.setdefault(worker, Wait(now))
             span = self._kept_waiting([pid], before) if pid else launching
+            throttled = self.throttled(worker)
+            span = max(0, span - (throttled - wait.throttled))
+            wait.throttled = throttled
             wait.total = min(wait.total + span, now - wait.since)
             if (whole := (wait.total - wait.told) // PING * PING) > 0:
                 self._tell(worker, wait, whole)
@@ -89,31 +96,36 @@ class Waits:
         self.log.write("debug", waited)
         self.told(worker, span)
 
-    def _kept_waiting(self, pids: Iterable[int], before: Mapping[str, tuple[int, int]]) -> int:
+    def _kept_waiting(self, pids: Iterable[int], before: Mapping[str, int]) -> int:
         """The most that a thread of one of them has waited since the last look, less what that
         process ran."""
         found = [0]
         for pid in pids:
-            longest = ran = 0
-            for name, now in _counted(pid).items():
-                self._threads[name] = now
-                last = before.get(name, (0, 0))
-                ran += now[0] - last[0]
-                longest = max(longest, now[1] - last[1])
-            found.append(longest - ran)
+            longest = 0
+            for name, waited in _waited(pid).items():
+                self._threads[name] = waited
+                longest = max(longest, waited - before.get(name, 0))
+            self._threads[str(pid)] = ran = _ran(pid)
+            found.append(longest - max(0, ran - before.get(str(pid), 0)))
         return max(found)
 
 
-def _counted(pid: int) -> dict[str, tuple[int, int]]:
-    """What each thread has run and waited in its life; of those that have just ended, nothing."""
-    found: dict[str, tuple[int, int]] = {}
+def _waited(pid: int) -> dict[str, int]:
+    """What each thread has waited in its life; of those that have just ended, nothing."""
+    found: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             name = f"{pid}/task/{thread}"
             with contextlib.suppress(OSError, IndexError, ValueError):
-                ran, waited, *_ = _read(f"{name}/schedstat").split()
-                found[name] = int(ran), int(waited)
+                found[name] = int(_read(f"{name}/schedstat").split()[1])
     return found
+
+
+def _ran(pid: int) -> int:
+    """Processor time of a process, of threads that have ended, too; 0 if it is gone."""
+    with contextlib.suppress(OSError, OverflowError):
+        return time.clock_gettime_ns(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+    return 0
 
 
 def _children(pid: int) -> list[int]:

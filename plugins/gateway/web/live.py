@@ -18,8 +18,9 @@ from clawai.sdk.errors import ClawError
 
 SILENCE = 15.0
 """Seconds after which something is sent all the same, so that a browser that is gone is noticed."""
-ROW = re.compile(r'<tr data-key="([^"]*)">.*?</tr>', re.DOTALL)
-"""A row of a table that is told apart by a key; there is no table in it."""
+ROW = re.compile(r'<tr data-key="([^"]+)">.*?</tr>', re.DOTALL)
+"""A row of a table that is told apart by a key; there is no table in it. An empty key is none, for
+the page too: such a row is told by its place."""
 
 
 class Watch:
@@ -146,10 +147,10 @@ class Pieces:
     def _thinned(self, piece: str, text: str) -> str:
         found = list(ROW.finditer(text))
         rows = {each[1]: each[0] for each in found}
-        old = self._rows.get(piece, {})
-        self._rows[piece] = rows
+        old = self._rows.pop(piece, {})
         if len(rows) < len(found):  # a key that two have tells nothing apart
             return text
+        self._rows[piece] = rows
 
         def thin(row: re.Match[str]) -> str:
             same = old.get(row[1]) == row[0]

@@ -48,6 +48,8 @@ STEADY_S = 2.0
 CONTEXT = 256
 PIECE = 1 << 17
 """Blocks that are made at a time."""
+REGION = 256 << 20
+"""Bytes that a thread reads for a ceiling."""
 RESERVE = 1 << 30
 """Bytes of the disk that are left free."""
 PROMPT = 270
@@ -198,13 +200,14 @@ def available() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-def require_memory(size: int, sides: int) -> None:
-    """Refuse what would make the box swap: each side may hold the model twice, ours does not.
+def require_memory(size: int, sides: int, threads: int) -> None:
+    """Refuse what would make the box swap: each side may hold the model twice, ours does not, and
+    each thread of the two that read memory reads a region of its own.
 
     Raises:
         ClawError: no_memory.
     """
-    need = size * (2 * sides - 1) + RESERVE
+    need = size * (2 * sides - 1) + 2 * threads * REGION + RESERVE
     if need > (free := available()):
         raise ClawError(
             "no_memory",
@@ -259,7 +262,7 @@ def measure(
         if forget:
             stack.callback(path.unlink, missing_ok=True)
         stack.callback(status.clear)
-        require_memory(path.stat().st_size, len(modules))
+        require_memory(path.stat().st_size, len(modules), threads)
         for each, module in modules.items():
             status.show(f"loading {path.name} in {each}")
             more = (kv,) if each == "clawai" else ()

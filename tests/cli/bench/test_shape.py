@@ -89,6 +89,7 @@ def test_memory_is_read_before_and_after_what_is_measured() -> None:
         rate = reader.around(0.4, lambda: orders.append("work"))
         (before, first), work, (after, last) = orders
         assert before == after == {"read": 0.2} and work == "work"
+        assert shape.REGION == REGION
         assert first["bytes"] % REGION == 0 and last["bytes"] >= REGION
         assert 0.05 < first["seconds"] < 5
         total = first["bytes"] + last["bytes"]
@@ -107,7 +108,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
 def test_too_little_memory_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(ClawError) as caught:
-        shape.require_memory(1 << 60, 2)
+        shape.require_memory(1 << 60, 2, 2)
     assert caught.value.code == "no_memory"
     assert "2 sides" in str(caught.value.allowed)
 

@@ -17,6 +17,7 @@ from clawai.kernel.replay.files import Entry, parts, read
 from clawai.kernel.replay.thaw import event
 from clawai.kernel.steward.log import LogFile
 from clawai.kernel.steward.waits import Waits
+from clawai.sandbox import cgroups
 from support import Kernel, wait_until
 
 BURN = "while True: pass"
@@ -76,6 +77,16 @@ def counted() -> None:
         pytest.skip("this system does not count waits (CONFIG_SCHED_INFO)")
 
 
+@pytest.fixture(autouse=True)
+def usual() -> None:
+    """What stands back is told from what runs at the usual priority, as these tests then do."""
+    if os.getpriority(os.PRIO_PROCESS, 0):
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+        except PermissionError:
+            pytest.skip("these tests were started with a low priority")
+
+
 def core() -> int:
     return max(os.sched_getaffinity(0))
 
@@ -124,8 +135,27 @@ def test_threads_that_keep_one_another_waiting_are_not_kept_waiting(tmp_path: Pa
         watched = Watched(tmp_path, worker)
         wait_until(lambda: delay(worker) > 0.5e9, "its threads wait for one another", 60)
         assert watched.look() == 0
-        assert watched.waits._workers[7].total == 0
+        assert watched.waits._workers[7].total < delay(worker) / 2
         watched.log.close()
+
+
+def test_a_bound_of_its_own_does_not_keep_it_waiting(tmp_path: Path) -> None:
+    """What its quota holds back is not held back by others."""
+    places = cgroups.find()
+    if not places.kind("cpu"):
+        pytest.skip("no controller bounds processor time here")
+    cage = cgroups.make(places, f"{cgroups.PREFIX}{os.getpid()}-quota", cgroups.Bounds(cpu=0.05))
+    try:
+        with running(BURN, core()) as worker:
+            cage.enter(worker)
+            watched = Watched(tmp_path, worker)
+            watched.waits.throttled = lambda _: cage.throttled()
+            wait_until(lambda: delay(worker) > 2e9, "its quota holds it back", 60)
+            assert watched.look() == 0
+            assert watched.waits._workers[7].total < delay(worker) / 2
+            watched.log.close()
+    finally:
+        wait_until(cage.remove, "the group is empty")
 
 
 def test_nobody_has_waited_longer_than_he_was_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from markupsafe import escape
 from clawai.plugins.gateway.web.live import ROW, Pieces
 
 KEPT = re.compile(r'<tr data-key="([^"]*)" data-same></tr>')
-KEYS = st.sampled_from(["a", "b", 'q"<tr>', "$1"])
+KEYS = st.sampled_from(["a", "b", 'q"<tr>', "$1", ""])
 TABLES = st.lists(st.tuples(KEYS, st.sampled_from(["1", "2", "</tr>"])), max_size=5)
 
 
@@ -42,3 +42,16 @@ def test_only_the_key_is_sent_of_a_row_that_is_as_it_was() -> None:
     pieces.changed({"it": table([("a", "1"), ("b", "1")])})
     sent = pieces.changed({"it": table([("a", "1"), ("b", "2")])})["it"]
     assert KEPT.findall(sent) == ["a"] and "2" in sent
+
+
+def test_a_row_without_a_key_is_sent_whole() -> None:
+    pieces = Pieces()
+    pieces.changed({"it": table([("", "kept"), ("a", "1")])})
+    sent = pieces.changed({"it": table([("", "kept"), ("a", "1"), ("b", "1")])})["it"]
+    assert KEPT.findall(sent) == ["a"] and "kept" in sent
+
+
+def test_of_rows_with_the_same_key_none_is_taken_for_the_other() -> None:
+    pieces = Pieces()
+    pieces.changed({"it": table([("a", "1"), ("a", "2")])})
+    assert "2" in pieces.changed({"it": table([("a", "2")])})["it"]
