@@ -8,11 +8,12 @@ did before. A full disk loses records, never the steward; how many is said in th
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clawai.kernel.broker import limits
+from clawai.kernel.broker.bucket import Bucket
 from clawai.sdk import audit, paths
 
 TEXT = 300
@@ -23,23 +24,17 @@ TEXT = 300
 class Allowance:
     """How many lines of its own one plugin still has, and what was counted instead."""
 
-    tokens: float = limits.RECORDS_BURST
-    at: float = 0.0
+    lines: Bucket = field(
+        default_factory=lambda: Bucket(
+            limits.RECORDS_RATE, limits.RECORDS_BURST, limits.RECORDS_BURST
+        )
+    )
     since: float = 0.0
     connects: int = 0
     accepts: int = 0
     denied: int = 0
     sent: int = 0
     received: int = 0
-
-    def take(self, now: float) -> bool:
-        """Whether a record may have a line."""
-        more = (now - self.at) * limits.RECORDS_RATE if self.at else 0.0
-        self.tokens, self.at = min(limits.RECORDS_BURST, self.tokens + more), now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
     def count(self, record: audit.Record, now: float) -> None:
         """Count a record that gets none."""
@@ -80,7 +75,7 @@ class AuditLog:
             return
         plugin = str(record.get("plugin", ""))
         allowance = self._allowances.setdefault(plugin, Allowance())
-        if allowance.take(now):
+        if allowance.lines.take(now):
             self._add(record)
         else:
             allowance.count(record, now)
