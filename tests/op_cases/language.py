@@ -484,7 +484,7 @@ def attended(query: Array, k: Array, v: Array, first: Array, limit: Array, cap: 
 
 def attention(fmt: str) -> Maker:
     def make(rng: np.random.Generator, kind: str) -> Case:
-        rows, length = pick(kind, 1, 7, 3), pick(kind, 1, 77, 200)
+        rows, length = pick(kind, 1, 7, 48), pick(kind, 1, 77, 200)
         dim = {"f16": pick(kind, 8, 24, 64), "q8": pick(kind, 24, 104, 64)}[fmt]
         query = floats(rng, "small", rows, dim) * (50 if kind == "extreme" else 1)
         first, limit, cap = windows(rng, kind, rows, length)
@@ -502,7 +502,7 @@ def attention(fmt: str) -> Maker:
                 for q, d in map(cache_groups, (k, v))
             )
         y = attended(query, k.astype(np.float64), v.astype(np.float64), first, limit, cap)
-        room = 64 * dim * 2 + rows * (66 if fmt == "f16" else 130)
+        room = 64 * dim * 2 + rows * (64 if fmt == "f16" else 128)
         args = [query, rows, dim, 0.125, cap, first, limit, *cache, Out(room, scratch=True)]
         top = float(np.abs(v[:length].astype(np.float64)).max())
         return Case([*args, Out((rows, dim))], [y], scale=top)

@@ -216,7 +216,8 @@ def gemv_int(fmt: str) -> Callable[[np.random.Generator, str], Case]:
 
 def gemm_int(fmt: str) -> Callable[[np.random.Generator, str], Case]:
     def make(rng: np.random.Generator, kind: str) -> Case:
-        blocks, k, n = pick(kind, 1, 2, 2), 32 * pick(kind, 1, 3, 18), pick(kind, 1, 13, 29)
+        # Up to 32 tokens go another way (few.c).
+        blocks, k, n = pick(kind, 1, 2, 2), 32 * pick(kind, 1, 3, 18), pick(kind, 1, 13, 37)
         p, (q, d, s) = packed_int(rng, kind, fmt, blocks, k), activations(rng, kind, n, k)
         y, scale = product(p, q, d, s)
         scratch = Out(k * 16 + k // 32 * 128, np.uint8, scratch=True)
@@ -262,7 +263,7 @@ def kv_append(rng: np.random.Generator, kind: str) -> Case:
 
 
 def attention_f16(rng: np.random.Generator, kind: str) -> Case:
-    rows, dim, length = pick(kind, 1, 7, 12), pick(kind, 8, 24, 64), pick(kind, 1, 77, 200)
+    rows, dim, length = pick(kind, 1, 7, 48), pick(kind, 8, 24, 64), pick(kind, 1, 77, 200)
     if kind == "large":
         rows = 3
     query = floats(rng, "small", rows, dim)
@@ -282,7 +283,7 @@ def attention_f16(rng: np.random.Generator, kind: str) -> Case:
     y = weights / weights.sum(1, keepdims=True) @ v.astype(np.float64)
     lanes = np.ascontiguousarray(k.reshape(-1, 8, dim).transpose(0, 2, 1))
     cache = [lanes.view(np.uint16), v.view(np.uint16)]
-    scratch = Out(64 * dim * 2 + rows * 66, scratch=True)
+    scratch = Out(64 * dim * 2 + rows * 64, scratch=True)
     args = [query, rows, dim, 0.125, limit, 64 * dim, *cache, scratch, Out((rows, dim))]
     return Case(args, [y], scale=float(np.abs(v[:length].astype(np.float64)).max()))
 

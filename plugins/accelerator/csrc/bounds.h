@@ -35,9 +35,9 @@
 #define CLAW_GEMM8_TOKEN (CLAW_GEMM8_CHUNK / 64 * 80 + 128)
 #define CLAW_GEMM8_ROOM (1 << 14)
 #define CLAW_GEMM8_SCRATCH(tokens) ((size_t)(tokens) * CLAW_GEMM8_TOKEN + CLAW_GEMM8_ROOM)
-/* Floats of the scratch of attention: keys and values of a block, scores, running max and sum. */
+/* Floats of the scratch of attention: keys and values of a block, scores. */
 #define CLAW_ATTENTION_SCRATCH(rows, head_dim) \
-    ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * (CLAW_POSITIONS + 2))
+    ((size_t)CLAW_POSITIONS * (size_t)(head_dim) * 2 + (size_t)(rows) * CLAW_POSITIONS)
 /* The same over int8: and what becomes scores or weights when it meets its scales. */
 #define CLAW_ATTENTION8_SCRATCH(rows, head_dim) (CLAW_ATTENTION_SCRATCH(rows, head_dim) + (size_t)(rows) * CLAW_POSITIONS)
 /* Bytes of the keys or values of a head in a block of the cache in int8: codes, then f16 scales. */

@@ -48,16 +48,51 @@ def test_targets_agree(op: OpRow, kind: str) -> None:
         agrees(op, case, run(op, target, case, "start"), reference, target)
 
 
-@pytest.mark.parametrize("fmt", ["q4a", "q4s", "q8a", "q8s"])
-def test_a_token_gives_the_same_bits_alone_and_in_a_batch(fmt: str) -> None:
+def meets_alone(fmt: str, case: Case) -> None:
+    """Each token of a batch has the bits that it has alone, on every target; so has a smaller batch."""
     gemm, gemv = (next(op for op in OPS if op.name == f"{f}_{fmt}") for f in ("gemm", "gemv"))
-    case = make_case(gemm.name, "odd")
-    data, blocks, k, q, d, s, n, _, _, _ = case.args
+    data, blocks, k, q, d, s, n, scratch, _, stride = case.args
+    few = [data, blocks, k, q[:11], d[:11], s[:11], 11, scratch, Out((11, 8 * blocks)), stride]
     for target in TARGETS:
         batch = run(gemm, target, case, "end")[0]
         for t in range(n):
             alone = Case([data, blocks, k, q[t], d[t], s[t], Out(8 * blocks)])
             np.testing.assert_array_equal(run(gemv, target, alone, "end")[0], batch[t])
+        np.testing.assert_array_equal(run(gemm, target, Case(few), "end")[0], batch[:11])
+
+
+@pytest.mark.parametrize("kind", ["odd", "large", "extreme"])
+@pytest.mark.parametrize("fmt", ["q4a", "q4s", "q8a", "q8s"])
+def test_a_token_gives_the_same_bits_alone_and_in_a_batch(fmt: str, kind: str) -> None:
+    meets_alone(fmt, make_case(f"gemm_{fmt}", kind))
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-29, 1e-3, 1e12, 1e18, 1e36])
+@pytest.mark.parametrize(
+    "scales",
+    [
+        (0.031, 0.001),
+        (0.0325, 0.001),
+        (1.99, -0.0625),
+        (60000.0, 0.00006),
+        (3e-6, 6e-8),
+        (1e-6, 6e-8),
+        (0.01, 0.0),
+        (0.0, 0.0),
+    ],
+)
+def test_so_it_does_whatever_the_scales_are(scales: tuple[float, float], size: float) -> None:
+    """Scales near each other may be multiplied as integers, as long as nobody can see it."""
+    case = make_case("gemm_q4a", "large")
+    rng = np.random.default_rng(5)
+    groups = case.args[0].reshape(2, -1, 128 + 32)
+    lanes = rng.uniform(*sorted(scales), (*groups.shape[:2], 8)).astype(np.float16)
+    lanes[:, ::3], lanes[:, 1::3] = scales
+    groups[:, :, 128:144], groups[:, :, 144:] = lanes.view(np.uint8), 0
+    case.args[4] = (case.args[4] * size).astype(np.float32)
+    case.args[4][3] = 0.0
+    case.args[4][4, 1] = -0.0
+    meets_alone("q4a", case)
 
 
 @pytest.mark.parametrize("name", ["add", "silu_mul"])

@@ -195,6 +195,45 @@ static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
 static inline vi vs_sum(vs a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+/* Sums of codes of 4 bits, whose int16 are below 15 * 127 * 16, times scales of 15 bits, each twice: fits int32. */
+#define CLAW_SCALED_SUMS
+static inline vi vs_scaled(vs a, const void *scales) { return _mm256_madd_epi16(a, _mm256_loadu_si256((const __m256i *)scales)); }
+/* In place: n floats, a multiple of 8, that are integers of 15 bits after `up`, to such scales. */
+static inline void vs_scales(float *p, int32_t n, float up)
+{
+    for (int32_t i = 0; i < n; i += 8) {
+        const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_set1_ps(up)));
+        _mm256_storeu_si256((__m256i *)(void *)(p + i), _mm256_blend_epi16(v, _mm256_slli_epi32(v, 16), 0xaa));
+    }
+}
+static inline uint32_t vi_most(vi a)
+{
+    __m128i x = _mm_max_epu32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    x = _mm_max_epu32(x, _mm_shuffle_epi32(x, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+static inline vf vf_first_of(const float *p, int32_t n)
+{
+    float copy[8] = {0};
+    memcpy(copy, p, (size_t)n * sizeof *p);
+    return vf_load(copy);
+}
+/* The least and the largest magnitude of n floats, zeros apart, as their bits: those of magnitudes are in their order.
+ * All zeros: UINT32_MAX and 0. */
+static inline void vf_range(const float *p, int32_t n, uint32_t *least, uint32_t *most)
+{
+    const __m256i magnitude = _mm256_set1_epi32(INT32_MAX), zero = _mm256_setzero_si256();
+    __m256i low = zero, high = zero;
+    for (int32_t i = 0; i < n; i += 8) {
+        __m256i v = i + 8 <= n ? _mm256_loadu_si256((const __m256i *)(const void *)(p + i)) : _mm256_castps_si256(vf_first_of(p + i, n - i));
+        v = _mm256_and_si256(v, magnitude);
+        /* -v is the larger the smaller v is, and least of all where it is 0. */
+        low = _mm256_max_epu32(low, _mm256_sub_epi32(zero, v));
+        high = _mm256_max_epu32(high, v);
+    }
+    *least = -vi_most(low) - !vi_most(low);
+    *most = vi_most(high);
+}
 /* |w| * (a with w's sign): 127 * 127 * 2 fits int16. */
 static inline vi vi_dot(vi acc, vb w, vb a)
 {

@@ -117,8 +117,8 @@ static inline __attribute__((always_inline)) void tile_few(
     }
 }
 
-/* Scaled scores back to p, hidden ones as minus infinity; the largest of each lane. */
-static inline __attribute__((always_inline)) vf scale_scores(int masked, float *p, int32_t visible, float scale)
+/* Scaled scores of a row back to p, hidden ones as minus infinity; returns the largest. */
+static inline __attribute__((always_inline)) float scale_visible(int masked, float *p, int32_t visible, float scale)
 {
     const vf hidden = vf_set1(-INFINITY), factor = vf_set1(scale);
     vf m = hidden;
@@ -128,31 +128,58 @@ static inline __attribute__((always_inline)) vf scale_scores(int masked, float *
         vf_store(p + i, v);
         m = vf_max(m, v);
     }
-    return m;
+    return vf_hmax(m);
+}
+static inline float scale_scores(float *p, int32_t visible, float scale)
+{
+    return visible < 64 ? scale_visible(1, p, visible, scale) : scale_visible(0, p, visible, scale);
 }
 
-/* Scores of one row to weights; returns the factor by which its earlier sum and output shrink. */
-static inline float softmax_block(float *p, int32_t visible, float scale, float *top, float *total)
+/* The rows of a call: the largest score of a block, then by what earlier sums shrink; the largest so far; the sum. */
+typedef struct {
+    float best[CLAW_ATTENTION_ROWS], top[CLAW_ATTENTION_ROWS], total[CLAW_ATTENTION_ROWS];
+} softmax;
+
+static inline void softmax_begin(softmax *s)
 {
-    const vf m = visible < 64 ? scale_scores(1, p, visible, scale) : scale_scores(0, p, visible, scale);
-    vf sum = vf_zero();
-    const float best = vf_hmax(m), next = best > *top ? best : *top;
-    const vf peak = vf_set1(next);
-    for (int32_t i = 0; i < 64; i += 8) {
-        vf v = vf_exp(vf_sub(vf_load(p + i), peak));
-        vf_store(p + i, v);
-        sum = vf_add(sum, v);
+    for (int32_t r = 0; r < CLAW_ATTENTION_ROWS; r++) {
+        s->best[r] = s->top[r] = -INFINITY;
+        s->total[r] = 0.0f;
     }
-    float shrink[8] = {1.0f};
-    if (next != *top) vf_store(shrink, vf_exp(vf_set1(*top - next)));
-    *top = next;
-    *total = *total * shrink[0] + vf_sum(sum);
-    return shrink[0];
 }
 
 static inline void scale_row(float *y, int32_t n, float factor)
 {
     for (int32_t i = 0; i < n; i += 8) vf_store(y + i, vf_mul(vf_load(y + i), vf_set1(factor)));
+}
+
+/* Scaled scores of a block, whose largest are best, to weights; sums and outputs y of earlier blocks shrink. One sweep
+ * after the other: what each row needs is there when its turn comes, and nothing is guessed. (Row by row, whether a row
+ * has a new maximum was guessed wrong so often that half of the time went there.) Of a row that has seen nothing yet
+ * differences are NaN, whose vf_exp is 0. */
+static inline void softmax_block(softmax *s, float *p, int32_t rows, int32_t head_dim, float *y)
+{
+    for (int32_t r = 0; r < rows; r += 8) {
+        const vf old = vf_load(s->top + r), next = vf_max(vf_load(s->best + r), old);
+        vf_store(s->best + r, vf_exp(vf_sub(old, next)));
+        vf_store(s->top + r, next);
+    }
+    for (int32_t r = 0; r < rows; r++, p += 64) {
+        const vf peak = vf_set1(s->top[r]);
+        vf sum = vf_zero();
+        for (int32_t i = 0; i < 64; i += 32) {
+            vf v[4];
+            for (int j = 0; j < 4; j++) v[j] = vf_sub(vf_load(p + i + 8 * j), peak);
+            vf_exp4(v);
+            for (int j = 0; j < 4; j++) {
+                vf_store(p + i + 8 * j, v[j]);
+                sum = vf_add(sum, v[j]);
+            }
+        }
+        s->total[r] = s->total[r] * s->best[r] + vf_sum(sum);
+    }
+    for (int32_t r = 0; r < rows; r++)
+        if (s->best[r] != 1.0f) scale_row(y + r * head_dim, head_dim, s->best[r]);
 }
 
 /* A block of n positions, converted: keys as [4][head_dim][16], values as [n][head_dim]. ask: the next keys. */
@@ -162,14 +189,14 @@ static inline void load_block(const uint16_t *keys, const uint16_t *values, int3
     for (size_t g = 0; g < (size_t)(n + 7) / 8; g++) {
         const uint16_t *src = keys + g * 8 * hd;
         float *dst = fk + g / 2 * 16 * hd + g % 2 * 8;
-        for (size_t i = 0; i < hd; i++) {
-            PREFETCH_FAR((const uint8_t *)(values + g * 8 * hd) + 16 * i);
-            vf_store(dst + 16 * i, vf_load_f16(src + 8 * i));
+        for (size_t i = 0; i < hd; i += 4) {
+            PREFETCH_FAR(values + g * 8 * hd + 8 * i);
+            for (size_t j = i; j < i + 4; j++) vf_store(dst + 16 * j, vf_load_f16(src + 8 * j));
         }
     }
-    for (size_t i = 0; i < (size_t)n * hd; i += 8) {
+    for (size_t i = 0; i < (size_t)n * hd; i += 32) {
         PREFETCH_FAR(ask + 2 * i);
-        vf_store(fv + i, vf_load_f16(values + i));
+        for (size_t j = i; j < i + 32; j += 8) vf_store(fv + j, vf_load_f16(values + j));
     }
 }
 
@@ -222,13 +249,11 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
                                    int64_t stride, const uint16_t *keys, const uint16_t *values, float *scratch, float *y)
 {
     float *fk = scratch, *fv = fk + 64 * head_dim, *p = fv + 64 * head_dim;
-    float *top = p + 64 * rows, *total = top + rows;
+    softmax s;
     int32_t end = 0;
-    for (int32_t r = 0; r < rows; r++) {
-        top[r] = -INFINITY;
-        total[r] = 0.0f;
+    softmax_begin(&s);
+    for (int32_t r = 0; r < rows; r++)
         if (limit[r] > end) end = limit[r];
-    }
     memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
     for (int32_t base = 0; base < end; base += 64) {
         const int32_t n = end - base < 64 ? end - base : 64;
@@ -237,16 +262,9 @@ static void CLAW_FN(attention_f16)(const float *query, int32_t rows, int32_t hea
         if (rows > FEW_ROWS) load_block(k, v, n, head_dim, ask, fk, fv);
         block_scores(query, rows, head_dim, k, fk, v, n, p);
         if (base) ask_rest(ask, (size_t)(2 * n * head_dim), (size_t)(128 * head_dim));
-        for (int32_t r = 0; r < rows; r++) {
-            const int32_t visible = limit[r] - base;
-            if (visible <= 0) {
-                memset(p + 64 * r, 0, 64 * sizeof *p);
-                continue;
-            }
-            float shrink = softmax_block(p + 64 * r, visible, scale, top + r, total + r);
-            if (shrink != 1.0f) scale_row(y + r * head_dim, head_dim, shrink);
-        }
+        for (int32_t r = 0; r < rows; r++) s.best[r] = scale_scores(p + 64 * r, limit[r] - base, scale);
+        softmax_block(&s, p, rows, head_dim, y);
         block_values(p, rows, head_dim, v, fv, ask, n, y);
     }
-    for (int32_t r = 0; r < rows; r++) scale_row(y + r * head_dim, head_dim, 1.0f / total[r]);
+    for (int32_t r = 0; r < rows; r++) scale_row(y + r * head_dim, head_dim, 1.0f / s.total[r]);
 }

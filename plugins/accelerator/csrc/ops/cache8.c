@@ -98,65 +98,61 @@ static inline void block_values_q8(const float *p, int32_t rows, int32_t hd, con
     }
 }
 
-/* Scales and caps the scores of a block, hides the positions below `first` and from `visible` on; then
- * softmax_block of attention.c on what is left. */
-static inline float window_block(float *p, int32_t first, int32_t visible, float scale, float cap, float *top, float *total)
+/* Scales and caps the scores of a row, hides the positions below `first` and from `visible` on; returns the largest. */
+static inline float window_scores(float *p, int32_t first, int32_t visible, float scale, float cap)
 {
     const vf hidden = vf_set1(-INFINITY), c = vf_set1(cap), s = vf_set1(cap > 0.0f ? scale / cap : scale);
-    if (visible <= 0 || first >= visible || first >= 64) {
-        memset(p, 0, 64 * sizeof *p);
-        return 1.0f;
-    }
-    if (first <= 0 && cap <= 0.0f) return softmax_block(p, visible, scale, top, total);
+    if (first >= visible || first >= 64) visible = 0;
+    if (visible <= 0 || (first <= 0 && cap <= 0.0f)) return scale_scores(p, visible, scale);
     for (int32_t i = 0; i < 64; i += 8) {
         vf v = vf_mul(vf_load(p + i), s);
         if (cap > 0.0f) v = vf_mul(c, tanh_of(v));
         vf_store(p + i, vf_first(first - i, hidden, v));
     }
-    return softmax_block(p, visible, 1.0f, top, total);
+    return scale_scores(p, visible, 1.0f);
 }
 
 /* What the two caches have in common; `rows` queries at a time see their own limits. */
 typedef struct {
-    float *p, *top, *total;
+    softmax s;
+    float *p;
     const int32_t *first, *limit;
     int32_t rows, head_dim, begin, end; /* begin: a multiple of 64 */
     float scale, cap;
 } window;
 
-static inline window window_of(const int32_t *first, const int32_t *limit, int32_t rows, int32_t head_dim, float scale, float cap, float *p)
+static inline void window_begin(window *w)
 {
-    window w = {p, p + 64 * rows, p + 65 * rows, first, limit, rows, head_dim, INT32_MAX, 0, scale, cap};
-    for (int32_t r = 0; r < rows; r++) {
-        w.top[r] = -INFINITY;
-        w.total[r] = 0.0f;
-        if (first[r] >= limit[r]) continue;
-        if (first[r] < w.begin) w.begin = first[r];
-        if (limit[r] > w.end) w.end = limit[r];
+    softmax_begin(&w->s);
+    w->begin = INT32_MAX;
+    w->end = 0;
+    for (int32_t r = 0; r < w->rows; r++) {
+        if (w->first[r] >= w->limit[r]) continue;
+        if (w->first[r] < w->begin) w->begin = w->first[r];
+        if (w->limit[r] > w->end) w->end = w->limit[r];
     }
-    w.begin = w.begin / 64 * 64;
-    return w;
+    w->begin = w->begin / 64 * 64;
 }
 
-static inline void window_weights(const window *w, int32_t base, float *y)
+static inline void window_weights(window *w, int32_t base, float *y)
 {
-    for (int32_t r = 0; r < w->rows; r++) {
-        const float shrink = window_block(w->p + 64 * r, w->first[r] - base, w->limit[r] - base, w->scale, w->cap, w->top + r, w->total + r);
-        if (shrink != 1.0f) scale_row(y + r * w->head_dim, w->head_dim, shrink);
-    }
+    for (int32_t r = 0; r < w->rows; r++)
+        w->s.best[r] = window_scores(w->p + 64 * r, w->first[r] - base, w->limit[r] - base, w->scale, w->cap);
+    softmax_block(&w->s, w->p, w->rows, w->head_dim, y);
 }
 
 static inline void window_finish(const window *w, float *y)
 {
     for (int32_t r = 0; r < w->rows; r++)
-        scale_row(y + r * w->head_dim, w->head_dim, w->total[r] != 0.0f ? 1.0f / w->total[r] : 0.0f);
+        scale_row(y + r * w->head_dim, w->head_dim, w->s.total[r] != 0.0f ? 1.0f / w->s.total[r] : 0.0f);
 }
 
 static void CLAW_FN(attention_q8)(const float *query, int32_t rows, int32_t head_dim, float scale, float cap, const int32_t *first,
                                   const int32_t *limit, int64_t stride, const uint8_t *keys, const uint8_t *values, float *scratch, float *y)
 {
     float *fk = scratch, *fv = fk + 64 * head_dim, *part = fv + 64 * head_dim;
-    const window w = window_of(first, limit, rows, head_dim, scale, cap, part + 64 * rows);
+    window w = {.p = part + 64 * rows, .first = first, .limit = limit, .rows = rows, .head_dim = head_dim, .scale = scale, .cap = cap};
+    window_begin(&w);
     memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
     for (int32_t base = w.begin; base < w.end; base += 64) {
         const int32_t n = w.end - base < 64 ? w.end - base : 64;
@@ -175,7 +171,8 @@ static void CLAW_FN(attention_window_f16)(const float *query, int32_t rows, int3
                                           const int32_t *limit, int64_t stride, const uint16_t *keys, const uint16_t *values, float *scratch, float *y)
 {
     float *fk = scratch, *fv = fk + 64 * head_dim;
-    const window w = window_of(first, limit, rows, head_dim, scale, cap, fv + 64 * head_dim);
+    window w = {.p = fv + 64 * head_dim, .first = first, .limit = limit, .rows = rows, .head_dim = head_dim, .scale = scale, .cap = cap};
+    window_begin(&w);
     memset(y, 0, (size_t)rows * (size_t)head_dim * sizeof *y);
     for (int32_t base = w.begin; base < w.end; base += 64) {
         const int32_t n = w.end - base < 64 ? w.end - base : 64;

@@ -7,11 +7,9 @@ static void CLAW_FN(add)(const float *a, const float *b, int32_t n, float *y)
     for (; i < n; i++) y[i] = a[i] + b[i];
 }
 
-static inline vf silu_times(vf g, vf u)
-{
-    vf e = vf_exp(vf_sub(vf_zero(), g));
-    return vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u);
-}
+/* e: exp(-g) */
+static inline vf silu_of(vf g, vf u, vf e) { return vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u); }
+static inline vf silu_times(vf g, vf u) { return silu_of(g, u, vf_exp(vf_sub(vf_zero(), g))); }
 
 static void CLAW_FN(silu_mul)(const float *gate, const float *up, int32_t n, float *y)
 {
@@ -25,5 +23,12 @@ static void CLAW_FN(silu_mul)(const float *gate, const float *up, int32_t n, flo
 
 static void CLAW_FN(silu_mul_tile)(const float *tile, int32_t n, float *y, int32_t ystride)
 {
-    for (int32_t i = 0; i < n; i++, tile += 16, y += ystride) vf_store(y, silu_times(vf_load(tile), vf_load(tile + 8)));
+    for (; n >= 4; n -= 4, tile += 64, y += 4 * (ptrdiff_t)ystride) {
+        vf e[4];
+        for (int j = 0; j < 4; j++) e[j] = vf_sub(vf_zero(), vf_load(tile + 16 * j));
+        vf_exp4(e);
+        for (int j = 0; j < 4; j++)
+            vf_store(y + j * (ptrdiff_t)ystride, silu_of(vf_load(tile + 16 * j), vf_load(tile + 16 * j + 8), e[j]));
+    }
+    for (; n > 0; n--, tile += 16, y += ystride) vf_store(y, silu_times(vf_load(tile), vf_load(tile + 8)));
 }

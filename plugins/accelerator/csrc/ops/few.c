@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void few_rows_q4(
             vs acc[2] = {halves[t][0], halves[t][nb - 1]};
             few_dots_q4(nb, codes, a, acc);
             const vf scale = vf_set1(*at);
-            for (int b = 0; b < nb; b++) scaled[t][b] = vf_fma(vf_from_vi(vs_sum(acc[b])), vf_mul(dw[b], scale), scaled[t][b]);
+            for (int b = 0; b < nb; b++) scaled[t][b] = vf_fma(vf_mul(vf_from_vi(vs_sum(acc[b])), dw[b]), scale, scaled[t][b]);
         }
     }
     for (int32_t t = 0; t < tokens; t++, y += ystride)
@@ -161,7 +161,7 @@ static inline __attribute__((always_inline)) void few_tile(
         const vf dw = vf_load_f16(w + bits * 32), mw = has_min ? vf_load_f16(w + bits * 32 + 16) : dw;
 #pragma GCC unroll 8
         for (int t = 0; t < nt; t++) {
-            scaled[t] = vf_fma(vf_from_vi(dots[t]), vf_mul(dw, vf_set1(d[t * groups + g])), scaled[t]);
+            scaled[t] = vf_fma(vf_mul(vf_from_vi(dots[t]), dw), vf_set1(d[t * groups + g]), scaled[t]);
             if (has_min || shift) minima[t] = vf_fma(mw, vf_set1(s[t * groups + g]), minima[t]);
         }
     }
@@ -209,7 +209,7 @@ static inline __attribute__((always_inline)) void few_wide_tile(
         const vqf dw = vqf_load_f16(scales, scales + block), mw = vqf_load_f16(more, more + block);
 #pragma GCC unroll 8
         for (int t = 0; t < nt; t++) {
-            scaled[t] = vqf_fma(vqf_from_vq(dots[t]), vqf_mul(dw, vqf_set1(d[t * groups + g])), scaled[t]);
+            scaled[t] = vqf_fma(vqf_mul(vqf_from_vq(dots[t]), dw), vqf_set1(d[t * groups + g]), scaled[t]);
             if (has_min || shift) minima[t] = vqf_fma(mw, vqf_set1(s[t * groups + g]), minima[t]);
         }
     }

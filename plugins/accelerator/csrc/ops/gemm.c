@@ -53,15 +53,25 @@ static inline __attribute__((always_inline)) void tile_group_matrix(
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) {
             vi dot = t % 2 ? vm_second(acc[t / 2][b]) : vm_first(acc[t / 2][b]);
-            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
-            sums[t][b] = vf_fma(vf_from_vi(dot), scale, sums[t][b]);
+            vf scaled = vf_mul(vf_from_vi(dot), vf_load(dw + 8 * b));
+            sums[t][b] = vf_fma(scaled, vf_set1(d[(size_t)t * (size_t)groups]), sums[t][b]);
         }
 }
-#define tile_group_q4 tile_group_matrix
+#define tile_group_q4(scaled, ...) tile_group_matrix(__VA_ARGS__)
 #define tile_group_q8 tile_group_matrix
 #else
+/* A group's integers times its scales; `scaled`: scales as scale_panel makes them. */
+static inline vf dot_q4(int scaled, vs acc, const float *dw)
+{
+#if defined(CLAW_SCALED_SUMS)
+    if (scaled) return vf_from_vi(vs_scaled(acc, dw));
+#endif
+    (void)scaled;
+    return vf_mul(vf_from_vi(vs_sum(acc)), vf_load(dw));
+}
+
 static inline __attribute__((always_inline)) void tile_group_q4(
-    int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
+    int scaled, int nb, int nt, const uint8_t *codes, const float *dw, const int8_t *q, int32_t k, const float *d,
     int32_t groups, vf sums[CLAW_MAX_TILE][2])
 {
     vs acc[CLAW_MAX_TILE][2];
@@ -81,8 +91,8 @@ static inline __attribute__((always_inline)) void tile_group_q4(
     }
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) {
-            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
-            sums[t][b] = vf_fma(vf_from_vi(vs_sum(acc[t][b])), scale, sums[t][b]);
+            const vf dot = dot_q4(scaled, acc[t][b], dw + 8 * b);
+            sums[t][b] = vf_fma(dot, vf_set1(d[(size_t)t * (size_t)groups]), sums[t][b]);
         }
 }
 
@@ -107,18 +117,45 @@ static inline __attribute__((always_inline)) void tile_group_q8(
     }
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) {
-            vf scale = vf_mul(vf_load(dw + 8 * b), vf_set1(d[(size_t)t * (size_t)groups]));
-            sums[t][b] = vf_fma(vf_from_vi(acc[t][b]), scale, sums[t][b]);
+            vf scaled = vf_mul(vf_from_vi(acc[t][b]), vf_load(dw + 8 * b));
+            sums[t][b] = vf_fma(scaled, vf_set1(d[(size_t)t * (size_t)groups]), sums[t][b]);
         }
 }
 #endif
 
+#if defined(CLAW_SCALED_SUMS)
+/* Makes integers of a panel's scales, for the instruction that adds the two halves of each sum multiplies them anyway:
+ * that saves a product of each group of each row and token, and what multiplies is what a core has too little of. Scales
+ * have 11 bits, so 15 are enough if none is 32 times another, and in models hardly any is. What is left of all is one
+ * power of two, which is returned: sums of rows meet it at their end. 0: scales stay as they are, for they are too far
+ * apart, or activations' scales d so large or small that sums would leave float's range where they do not now. A group's
+ * integer times its scale is rounded once, here and there, so bits are the same. */
+static float scale_panel(float *dw, int32_t groups, const float *d, int32_t count)
+{
+    const uint32_t one = 127, mantissa = 23, large = one + 50, small = one - 100;
+    uint32_t least, most, exponent;
+    vf_range(dw, CLAW_PANEL * groups, &least, &most);
+    exponent = least >> mantissa;
+    if (!most || most >> mantissa > exponent + 4 || most >> mantissa > large) return 0.0f;
+    vf_range(d, count, &least, &most);
+    if (most >> mantissa > large || least >> mantissa < small) return 0.0f;
+    const uint32_t up = (2 * one + 10 - exponent) << mantissa, down = (exponent - 10) << mantissa;
+    float factor;
+    memcpy(&factor, &up, sizeof up);
+    vs_scales(dw, CLAW_PANEL * groups, factor);
+    memcpy(&factor, &down, sizeof down);
+    return factor;
+}
+#endif
+
+/* down: of scaled sums, what scale_panel returned. */
 static inline __attribute__((always_inline)) void tile_int(
-    int bits, int nb, int nt, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw,
-    int32_t k, const int8_t *q, const float *d, const float *s, float *y, int32_t ystride)
+    int bits, int scaled, int nb, int nt, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw,
+    int32_t k, const int8_t *q, const float *d, const float *s, float down, float *y, int32_t ystride)
 {
     const int32_t groups = k / 32;
     vf sums[CLAW_MAX_TILE][2], mins[CLAW_MAX_TILE][2];
+    float least[16 * CLAW_MAX_TILE] __attribute__((aligned(32)));
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) sums[t][b] = mins[t][b] = vf_zero();
     if (minima)
@@ -126,18 +163,23 @@ static inline __attribute__((always_inline)) void tile_int(
             for (int t = 0; t < nt; t++)
                 for (int b = 0; b < nb; b++)
                     mins[t][b] = vf_fma(vf_load(mw + 16 * g + 8 * b), vf_set1(s[t * groups + g]), mins[t][b]);
-    for (int t = 0; t < nt; t++)
+    for (int t = 0; t < nt; t++) {
+        /* The next tile's results: to wait for their lines would hold up all that is stored meanwhile. */
+        PREFETCH(y + (size_t)(nt + t) * (size_t)ystride);
         for (int b = 0; b < nb; b++) {
             if (shift) mins[t][b] = vf_mul(mins[t][b], vf_set1(-(float)shift));
-            vf_store(y + (size_t)t * (size_t)ystride + 8 * b, mins[t][b]);
+            vf_store(least + 16 * t + 8 * b, mins[t][b]);
         }
+    }
+    __asm__("" : : "r"(least) : "memory"); /* They lie in memory from here on: registers are for the products. */
     for (int32_t g = 0; g < groups; g++, codes += 256 * nb)
-        if (bits == 4) tile_group_q4(nb, nt, codes, dw + 16 * g, q + 32 * g, k, d + g, groups, sums);
+        if (bits == 4) tile_group_q4(scaled, nb, nt, codes, dw + 16 * g, q + 32 * g, k, d + g, groups, sums);
         else tile_group_q8(nb, nt, codes, dw + 16 * g, q + 32 * g, k, d + g, groups, sums);
     for (int t = 0; t < nt; t++)
         for (int b = 0; b < nb; b++) {
-            float *out = y + (size_t)t * (size_t)ystride + 8 * b;
-            vf_store(out, vf_add(sums[t][b], vf_load(out)));
+            const vf rest = vf_load(least + 16 * t + 8 * b);
+            const vf sum = scaled ? vf_fma(sums[t][b], vf_set1(down), rest) : vf_add(sums[t][b], rest);
+            vf_store(y + (size_t)t * (size_t)ystride + 8 * b, sum);
         }
 }
 
@@ -164,7 +206,7 @@ static inline __attribute__((always_inline)) void tile_wide(
         }
         const wf scale = wf_load(dw), least = wf_load(mw);
         for (int t = 0; t < nt; t++) {
-            sums[t] = wf_fma(wf_from_wi(acc[t]), wf_mul(scale, wf_set1(d[(size_t)t * groups])), sums[t]);
+            sums[t] = wf_fma(wf_mul(wf_from_wi(acc[t]), scale), wf_set1(d[(size_t)t * groups]), sums[t]);
             if (minima) mins[t] = wf_fma(least, wf_set1(s[(size_t)t * groups]), mins[t]);
         }
     }
@@ -192,7 +234,24 @@ static inline __attribute__((always_inline)) void tiles_wide(
 }
 #endif
 
-#define TILE_INT(nt) case nt: tile_int(bits, nb, nt, shift, mins, codes, dw, mw, k, q, d, s, y, ystride); break;
+#define TILE_INT(nt) case nt: tile_int(bits, scaled, nb, nt, shift, minima, codes, dw, mw, k, q, d, s, down, y, ystride); break;
+
+/* next: what is asked for meanwhile, some lines with each tile. */
+static inline __attribute__((always_inline)) void tiles_int(
+    int bits, int scaled, int nb, int shift, int minima, const uint8_t *codes, const float *dw, const float *mw, int32_t k,
+    const int8_t *q, const float *d, const float *s, int32_t tokens, int32_t tile, const uint8_t *next, int32_t lines, float down,
+    float *y, int32_t ystride)
+{
+    for (int32_t nt; tokens > 0; tokens -= nt) {
+        nt = tokens >= tile ? tile : tokens;
+        for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
+        switch (nt) { TILE_INT(1) TILE_INT(2) TILE_INT(3) TILE_INT(4) }
+        q += (size_t)nt * (size_t)k;
+        d += nt * (k / 32);
+        s += nt * (k / 32);
+        y += (size_t)nt * (size_t)ystride;
+    }
+}
 
 static inline __attribute__((always_inline)) void panel_int(
     int bits, int bytes, int has_min, int shift, int nb, const uint8_t *w, int32_t k, const int8_t *q, const float *d,
@@ -211,15 +270,14 @@ static inline __attribute__((always_inline)) void panel_int(
         return;
     }
 #endif
-    for (int32_t nt; tokens > 0; tokens -= nt) {
-        nt = tokens >= tile ? tile : tokens;
-        for (int32_t i = 0; i < lines; i++, next += 64) PREFETCH(next);
-        switch (nt) { TILE_INT(1) TILE_INT(2) TILE_INT(3) TILE_INT(4) }
-        q += (size_t)nt * (size_t)k;
-        d += nt * groups;
-        s += nt * groups;
-        y += (size_t)nt * (size_t)ystride;
+#if defined(CLAW_SCALED_SUMS)
+    const float down = bits == 4 && nb == 2 ? scale_panel(dw, groups, d, tokens * groups) : 0.0f;
+    if (down != 0.0f) {
+        tiles_int(bits, 1, nb, shift, mins, codes, dw, mw, k, q, d, s, tokens, tile, next, lines, down, y, ystride);
+        return;
     }
+#endif
+    tiles_int(bits, 0, nb, shift, mins, codes, dw, mw, k, q, d, s, tokens, tile, next, lines, 0.0f, y, ystride);
 }
 
 #define GEMM_INT(name, bits, bytes, has_min, shift)                                                \

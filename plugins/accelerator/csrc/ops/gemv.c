@@ -11,7 +11,8 @@
  *     where they are so short that a small model's lie in the caches anyway: there it was a tenth slower.
  *
  * Sums run over k in order, in one chain a row (scales and minima apart), exactly as in gemm.c, so
- * that a token gives the same bits alone and in a batch. */
+ * that a token gives the same bits alone and in a batch. A group's integer meets the weights' scale first, then
+ * the activations': where both factors are integers (gemm.c), that is one rounding of the same number. */
 #define ASK_BYTES 512
 
 /* The sums of one group of n blocks of 8 rows, `block` bytes apart. */
@@ -87,7 +88,7 @@ static inline __attribute__((always_inline)) void gemv_blocks(
         for (int b = 0; b < n; b++) {
             const uint8_t *at = w + (size_t)b * block + bits * 32;
             const vf dw = vf_load_f16(at);
-            scaled[b] = vf_fma(vf_from_vi(dots[b]), vf_mul(dw, scale), scaled[b]);
+            scaled[b] = vf_fma(vf_mul(vf_from_vi(dots[b]), dw), scale, scaled[b]);
             if (has_min) minima[b] = vf_fma(vf_load_f16(at + 16), sum, minima[b]);
             if (shift) minima[b] = vf_fma(dw, sum, minima[b]);
         }
