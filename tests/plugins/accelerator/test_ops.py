@@ -49,7 +49,7 @@ def test_targets_agree(op: OpRow, kind: str) -> None:
 
 
 def meets_alone(fmt: str, case: Case) -> None:
-    """Tokens of a batch, and of a smaller one, have the bits that they have alone, on each target."""
+    """Tokens of a batch, and of a smaller one, have the bits that they have alone, everywhere."""
     gemm, gemv = (next(op for op in OPS if op.name == f"{f}_{fmt}") for f in ("gemm", "gemv"))
     data, blocks, k, q, d, s, n, scratch, _, stride = case.args
     few = [data, blocks, k, q[:11], d[:11], s[:11], 11, scratch, Out((11, 8 * blocks)), stride]
