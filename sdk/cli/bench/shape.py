@@ -3,13 +3,14 @@
 Speed and memory of a language model depend on its shape and types, not on what it knows. The file
 is written once, into the user's cache, and stays there until it is deleted (``--forget``); its
 blocks are random, of a scale at which activations stay in range. Every side decodes a few tokens
-after a prompt of one, in turn.
+after a prompt of one, in turn, four at a time: between them, as many threads read huge pages and do
+nothing else, about as long.
 
     decode_16_tok_s   tokens a second of one answer
     token_bytes       what the file stores of the weights that a token reads, and its cache
     read_gb_s         the product of both
-    read_ratio        read_gb_s over what as many threads read from huge pages in a second right
-                      before and one right after, as long as it took, doing nothing else
+    read_ratio        the median of all fours: what they read a second, over what those threads
+                      read right before and right after
     read_peak_ratio   the same over what they read at most in any of 25 pieces of 15 ms
     huge_ratio        part of our resident bytes that lie in huge pages, too
     resident_bytes    of the process at the end; peak_bytes: at most, loading included
@@ -43,8 +44,10 @@ BARS = (
     Bar(key="resident_bytes", most=4.2e9),
 )
 DECODE = 16
-STEADY_S = 2.0
-"""Of reading around each round, as long as 16 tokens take: short runs reach more now and then."""
+FOUR = 4
+"""Tokens at a time: a shared box's memory changes its speed within seconds."""
+STEADY_S = 0.5
+"""Of reading before and after each four, as long as one takes."""
 CONTEXT = 256
 PIECE = 1 << 17
 """Blocks that are made at a time."""
@@ -219,17 +222,19 @@ def require_memory(size: int, sides: int, threads: int) -> None:
 
 
 def figures(side: Side, nbytes: float, steady: Sequence[float], roof: Roof) -> dict[str, float]:
-    """Of one side; ``steady``: bytes a second that were read around each of its rounds."""
-    seconds = statistics.median(side.times["decode_16"]) / DECODE
+    """Of one side; ``steady``: bytes a second that were read around each of its fours."""
+    fours = list(zip(side.times["decode_4"], steady, strict=True))
+    each = DECODE // FOUR
+    rounds = [sum(took for took, _ in fours[at : at + each]) for at in range(0, len(fours), each)]
+    seconds = statistics.median(rounds) / DECODE
     memory = side.tell(resident=True)
-    rounds = list(zip(side.times["decode_16"], steady, roof.looks, strict=True))
-    peak = [took * look["read_gb_s"] for took, _, look in rounds]
+    peak = [took * look["read_gb_s"] for took, look in zip(rounds, roof.looks, strict=True)]
     return {
         "decode_16_tok_s": round(1 / seconds, 2),
         "token_bytes": round(nbytes),
         "read_gb_s": round(nbytes / seconds / 1e9, 2),
         "read_ratio": round(
-            statistics.median(nbytes * DECODE / took / read for took, read, _ in rounds), 3
+            statistics.median(nbytes * FOUR / took / read for took, read in fours), 3
         ),
         "read_peak_ratio": round(nbytes * DECODE / 1e9 / statistics.median(peak), 3),
         "huge_ratio": round(memory["huge"] / memory["bytes"], 3),
@@ -274,8 +279,8 @@ def measure(
             for each, side in alternating(sides, number):
                 status.show(f"round {number} of {rounds}: {each}")
                 side.tell(prefill=[PROMPT])
-                decode = partial(side.measure, "decode_16", decode=DECODE)
-                steady[each].append(reader.around(STEADY_S, decode))
+                four = partial(side.measure, "decode_4", decode=FOUR)
+                steady[each] += reader.between(STEADY_S, [four] * (DECODE // FOUR))
             if number == 0:  # only warms caches and clocks
                 for each, side in sides.items():
                     side.forget()

@@ -127,12 +127,19 @@ class Reader(Side):
     def __init__(self, threads: int) -> None:
         self.start(roofline.PROGRAM, [str(threads), "steady"])
 
-    def around(self, seconds: float, work: Callable[[], None]) -> float:
-        """Bytes a second that were read for half of ``seconds`` before ``work``, and after it."""
-        parts = [self.tell(read=seconds / 2)]
-        work()
-        parts.append(self.tell(read=seconds / 2))
-        return float(sum(each["bytes"] for each in parts) / sum(each["seconds"] for each in parts))
+    def between(self, seconds: float, works: Sequence[Callable[[], None]]) -> list[float]:
+        """Bytes a second that were read before each work and after it, for ``seconds`` each.
+
+        What is read between two works counts for both.
+        """
+        before, rates = self.tell(read=seconds), []
+        for work in works:
+            work()
+            after = self.tell(read=seconds)
+            took = before["seconds"] + after["seconds"]
+            rates.append((before["bytes"] + after["bytes"]) / took)
+            before = after
+        return rates
 
 
 def told_ops() -> dict[str, str]:

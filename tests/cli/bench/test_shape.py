@@ -2,7 +2,8 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "at most 4.2 GB: reached" in capsys.readouterr().out
 
 
-def test_memory_is_read_before_and_after_what_is_measured() -> None:
+def test_memory_is_read_between_all_that_is_measured() -> None:
     with closing(Reader(1)) as reader:
         orders: list[Any] = []
         tell = reader.tell
@@ -86,14 +87,32 @@ def test_memory_is_read_before_and_after_what_is_measured() -> None:
             return answer
 
         reader.tell = heard  # type: ignore[method-assign]
-        rate = reader.around(0.4, lambda: orders.append("work"))
-        (before, first), work, (after, last) = orders
-        assert before == after == {"read": 0.2} and work == "work"
+        rates = reader.between(0.2, [lambda: orders.append("one"), lambda: orders.append("two")])
+        assert orders[1::2] == ["one", "two"]
+        assert [order for order, _ in orders[::2]] == [{"read": 0.2}] * 3
+        first, second, last = (answer for _, answer in orders[::2])
         assert shape.REGION == REGION
         assert first["bytes"] % REGION == 0 and last["bytes"] >= REGION
         assert 0.05 < first["seconds"] < 5
-        total = first["bytes"] + last["bytes"]
-        assert rate == total / (first["seconds"] + last["seconds"]) > 1e8
+        for rate, (a, b) in zip(rates, [(first, second), (second, last)], strict=True):
+            assert rate == (a["bytes"] + b["bytes"]) / (a["seconds"] + b["seconds"]) > 1e8
+
+
+def test_a_share_of_what_memory_gave_in_the_same_moment() -> None:
+    class Told:
+        times: ClassVar = {"decode_4": [1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0]}
+
+        def tell(self, resident: bool) -> dict[str, float]:
+            return {"huge": 90.0, "bytes": 100.0, "peak": 110.0}
+
+    roof: Any = SimpleNamespace(looks=[{"read_gb_s": 10.0}, {"read_gb_s": 10.0}])
+    steady = [4e9 * share for share in (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)]
+    found = shape.figures(cast(Any, Told()), 0.9e9, steady, roof)
+    assert found["read_ratio"] == 0.9, "each four beside its own moment; one round was held up"
+    assert found["decode_16_tok_s"] == round(16 / 15, 2)
+    assert found["read_gb_s"] == pytest.approx(0.96)
+    assert found["read_peak_ratio"] == pytest.approx(0.096)
+    assert found["huge_ratio"] == 0.9
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
