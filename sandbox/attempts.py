@@ -9,6 +9,7 @@ not stop, by definition of the level.
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ KNOWN_GAPS = {
 }
 # What the prober's worker may hold: little, so that trying to hold more takes no time.
 TMP_BYTES, MAX_THREADS = 1 << 20, 8
+_FOLDER, _STALE_S = "claw-bait-", 60.0
 Facts = Mapping[str, Any]
 Try = Callable[[Facts], Any]
 Judge = Callable[["Bait", Any], bool]
@@ -69,7 +72,9 @@ class Bait:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="claw-bait-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+        self._held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
         self.secret = os.urandom(16).hex()
         self.file = self.folder / "secret"
         self.file.write_text(self.secret)
@@ -113,6 +118,7 @@ class Bait:
         self.abstract.close()
         os.close(self.memfd)
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._held)
 
     def made(self, name: str) -> bool:
         """Whether something of that name appeared in the folder."""
@@ -127,6 +133,21 @@ class Bait:
         except BlockingIOError:
             return False
         return True
+
+
+def clear_stale() -> None:
+    """Remove the folders of probes that were killed: nobody holds their locks any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(held)
+                # One that is just being made is not locked yet.
+                if found.st_uid == os.geteuid() and time.time() - found.st_mtime > _STALE_S:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
 
 
 @contextlib.contextmanager

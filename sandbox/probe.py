@@ -96,6 +96,7 @@ def probe() -> dict[str, Any]:
         found["advice"].append(str(error))
         return found
     found["bpf"] = base64.b64encode(bpf).decode()
+    attempts.clear_stale()
     control = _control()
     for level in LEVELS[:3]:
         proof = _prove(level, bpf)

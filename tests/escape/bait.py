@@ -40,7 +40,7 @@ class Bait:
     def __init__(self, names: Iterable[str], *, sealed: bool) -> None:
         self.sealed, self.names = sealed, list(names)
         self.stage_stopped = False
-        self.folder = Path(tempfile.mkdtemp(prefix="claw-bait-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="claw-escape-"))
         self.secret = os.urandom(8).hex()
         self.looked: dict[str, list[bool]] = {}
         self.sights: dict[str, list[Sighting]] = {}

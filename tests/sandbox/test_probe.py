@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from typing import Any
 import pytest
 
 from clawai.sandbox import filters, landlock, probe, syscalls
-from clawai.sandbox.attempts import ATTEMPTS, KNOWN_GAPS
+from clawai.sandbox.attempts import ATTEMPTS, KNOWN_GAPS, bait, clear_stale
 from clawai.sandbox.policy import LEVELS, Policy
 
 PROBE = (sys.executable, "-I", "-m", "clawai.sandbox.probe")
+HELD = """
+from clawai.sandbox.attempts import Bait
+made = Bait()
+print(made.folder, flush=True)
+input()
+"""
 
 
 def test_the_record_is_one_line_with_every_attempt(probed: dict[str, Any]) -> None:
@@ -157,3 +164,40 @@ def test_the_placeholder_pid_is_no_process_and_nothing_else(probed: dict[str, An
     assert filters.OWN_PID > 1 << 22  # PID_MAX_LIMIT
     with pytest.raises(ProcessLookupError):
         os.kill(filters.OWN_PID, 0)
+
+
+def test_what_a_killed_probe_left_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = subprocess.Popen(
+        [sys.executable, "-c", HELD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert killed.stdout
+    left = Path(killed.stdout.readline().strip())
+    other = tmp_path / "claw-bait-elsewhere"
+    other.symlink_to("/")
+    with bait() as held:
+        for folder in (left, held.folder):
+            os.utime(folder, (1, 1))
+        clear_stale()
+        assert left.is_dir(), "its probe still runs"
+        killed.kill()
+        killed.communicate()
+        clear_stale()
+        assert not left.exists()
+        assert held.folder.is_dir() and other.is_symlink()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_bait_that_is_just_being_made_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "claw-bait-new").mkdir()
+    clear_stale()
+    assert (tmp_path / "claw-bait-new").is_dir()
