@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from reference import ReferenceDriver
 
 pytestmark = pytest.mark.model
 
+DOCS = Path(__file__).parents[2] / "docs"
 ORACLE: dict[str, Any] = json.loads((llamacpp.HERE / "llamacpp.json").read_text())
 LIKELIHOOD: dict[str, Any] = json.loads((llamacpp.HERE / "likelihood.json").read_text())
 """By llama.cpp in float16, see ``likelihood``; that of Q8_0: ``plugins/quantizer``."""
@@ -47,25 +50,38 @@ def test_prompts_have_as_many_tokens_as_for_llama_cpp(engine_session: Session) -
         assert len(engine_session.encode(Request(**entry))) == answer["prompt_tokens"], entry
 
 
-def likelihood(session: Session) -> float:
-    """Mean negative log-likelihood of the text."""
+def likelihood(session: Session, text: str = llamacpp.TEXT) -> float:
+    """Mean negative log-likelihood of a text."""
     with session.turns.seat() as seat:
-        mean, count = session.score(llamacpp.TEXT, seat)
-    assert count == len(ORACLE["log_probabilities"])
+        mean, count = session.score(text, seat)
+    assert text != llamacpp.TEXT or count == len(ORACLE["log_probabilities"])
     return mean
 
 
-def test_the_likelihood_of_a_text_is_within_half_a_percent(
-    engine_session: Session, smollm2_path: Path
-) -> None:
-    """And a KV cache in int8 moves it by less than a thousandth."""
+def prose() -> Iterator[str]:
+    """Eight pieces of our documents, 700 to 900 tokens each."""
+    words = " ".join(path.read_text() for path in sorted(DOCS.glob("*.md"))).split(" ")
+    for at in range(8):
+        yield " ".join(words[450 * at : 450 * (at + 1)])
+
+
+def test_the_likelihood_of_a_text_is_within_half_a_percent(engine_session: Session) -> None:
     assert engine_session.tokenizer.encode(llamacpp.TEXT) == ORACLE["text_tokens"]
     mean = likelihood(engine_session)
     assert mean == pytest.approx(ORACLE["mean_nll"], rel=0.005)
     assert LIKELIHOOD["as stored"]["sha256"] == ORACLE["model_sha256"]
     assert mean == pytest.approx(LIKELIHOOD["as stored"]["mean_nll"], rel=0.005)
+
+
+@pytest.mark.timeout(600)  # without vector instructions it takes minutes
+def test_a_cache_in_int8_moves_the_likelihood_by_less_than_a_thousandth(
+    engine_session: Session, smollm2_path: Path
+) -> None:
+    """Of many texts: of one alone another order of rounding moves it by as much."""
+    texts = [llamacpp.TEXT, *prose()]
     with loaded(smollm2_path, kv="q8") as session:
-        assert likelihood(session) == pytest.approx(mean, rel=0.001)
+        moved = [likelihood(session, each) / likelihood(engine_session, each) for each in texts]
+    assert statistics.mean(moved) == pytest.approx(1, abs=0.001), moved
 
 
 def test_greedy_continuations_agree_where_they_are_clear(engine_session: Session) -> None:
