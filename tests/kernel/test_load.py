@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from support import (
     Kernel,
+    cpu_ms,
     cpu_ticks,
     memory_kib,
     wait_until,
@@ -25,16 +26,16 @@ def test_no_processor_time_while_idle(start_kernel: Callable[..., Kernel]) -> No
     time.sleep(2.5)  # the last tick of the task comes a second after it, the journal one later
     wait_until(lambda: _rests(kernel), "what belongs to the start is done")  # on a box that is busy
     kernel.mark()
-    before = {pid: cpu_ticks(pid) for pid in kernel.processes()}
+    before = {pid: cpu_ms(pid) for pid in kernel.processes()}
     woke = memory_kib(kernel.pid, "voluntary_ctxt_switches")
     time.sleep(2)
-    after = {pid: cpu_ticks(pid) for pid in before}
+    after = {pid: cpu_ms(pid) for pid in before}
     # While there is a worker the steward looks at the box once a second, for 0.2 % of a processor
     # at most, and wakes the daemon when others have changed it: which it logs.
     watching = kernel.steward()
-    assert after.pop(watching) <= before.pop(watching) + 1
+    assert after.pop(watching) <= before.pop(watching) + 10
     told = kernel.log().count("others leave us")
-    assert sum(after.values()) <= sum(before.values()) + bool(told), (before, after)
+    assert sum(after.values()) <= sum(before.values()) + 5 + 10 * bool(told), (before, after)
     assert memory_kib(kernel.pid, "voluntary_ctxt_switches") <= woke + 1 + told
     assert client.call("echo.say", {"text": "x"}).value == "x"
 
