@@ -162,7 +162,9 @@ class Packs:
 
 
 def step_aside(steward: int, fd: int) -> None:
-    """Be a child of the steward that works for seconds: hold nothing of its, and end with it."""
+    """Be a child of the steward that works for seconds: hold nothing of its, end with it, and
+    leave the processors to others first."""
+    os.nice(10)
     sc.close_all_but([fd])
     sc.set_name("claw-packer")
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -183,7 +185,6 @@ def write(path: Path, title: dict[str, str], fd: int, nbytes: int) -> None:
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    os.nice(10)
     place = paths.make_private(path.parent)
     size = packed.DATA_AT + nbytes + packed.index_bytes(nbytes)
     _prune(place, title, size)

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,18 @@ def read(path: Path) -> tuple[Packed, bytes]:
         memory = bytearray(found.nbytes)
         found.copy(memoryview(memory))
         return found, bytes(memory)
+
+
+def test_the_child_that_writes_stands_back_and_only_that(place: Path) -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    made(place)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
+    code = (
+        "import os\nfrom clawai.kernel.steward.packed import step_aside\n"
+        "step_aside(os.getppid(), 1)\nprint(os.getpriority(os.PRIO_PROCESS, 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == min(usual + 10, 19)
 
 
 @pytest.mark.parametrize("size", [0, 1, packed.CHUNK - 1, packed.CHUNK, len(WEIGHTS)])
