@@ -23,6 +23,15 @@ def tiny(box):
     return box
 
 
+@pytest.fixture
+def endless(tiny):
+    """Words for an answer that takes minutes: greedy, the tiny model never ends by itself."""
+    path = tiny.home / "endless.gguf"
+    path.write_bytes(tiny_llama(context=131_072))
+    tiny.run("pull", str(path), "--name", "endless")
+    return "run", "endless", "hello", "--temperature", "0", "--max-tokens", "130000"
+
+
 def answer(box, *words, text="", code=0):
     done = box.run("run", "tiny", "--json", "--max-tokens", "8", *words, text=text, code=code)
     return json.loads(done.stdout)
@@ -114,8 +123,8 @@ def test_a_deadline_that_is_past_is_told(tiny):
     assert "deadline_passed" in done.stderr
 
 
-def test_ctrl_c_cancels_and_says_so(tiny):
-    child = tiny.start("run", "tiny", "hello", "--temperature", "1")
+def test_ctrl_c_cancels_and_says_so(tiny, endless):
+    child = tiny.start(*endless)
     # Some of the answer is there: the task runs.
     assert os.read(child.stdout.fileno(), 1)
     child.send_signal(signal.SIGINT)
@@ -127,8 +136,8 @@ def test_ctrl_c_cancels_and_says_so(tiny):
     assert answer(tiny, "hello")["usage"]["completion_tokens"] == 8
 
 
-def test_a_reader_that_leaves_ends_the_task(tiny):
-    child = tiny.start("run", "tiny", "hello", "--temperature", "1")
+def test_a_reader_that_leaves_ends_the_task(tiny, endless):
+    child = tiny.start(*endless)
     assert os.read(child.stdout.fileno(), 1)
     child.stdout.close()
     assert child.stderr.read().splitlines()[1:] == []
