@@ -137,7 +137,7 @@ class Bait:
 
 def clear_stale() -> None:
     """Remove the folders of probes that were killed: nobody holds their locks any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+    for folder in Path(tempfile.gettempdir()).glob(_FOLDER + "[a-z0-9_]" * 8):
         with contextlib.suppress(OSError):
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -109,11 +109,9 @@ def cpu_ticks(pid: int) -> int:
 
 
 def cpu_ms(pid: int) -> float:
-    """Milliseconds of processor time that the threads of a process have used, exactly."""
-    found = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += int((thread / "schedstat").read_text().split()[0])
-    return found / 1e6
+    """Milliseconds of processor time that a process has used, exactly, ended threads included."""
+    clock = (~pid << 3) | 2  # as clock_getcpuclockid(3) makes it; Python has no such function
+    return time.clock_gettime(clock) * 1e3
 
 
 def take_profile(cache: Path) -> None:

@@ -413,7 +413,8 @@ class Memory:
             return
         if child == 0:
             if alone >= 0:
-                step_aside(steward, alone)
+                aside = partial(step_aside, steward, alone)
+                os._exit(not (_went_well(aside) and _went_well(work)))
             os._exit(not _went_well(work))
         if close >= 0:
             os.close(close)

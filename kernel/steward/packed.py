@@ -164,7 +164,8 @@ class Packs:
 def step_aside(steward: int, fd: int) -> None:
     """Be a child of the steward that works for seconds: hold nothing of its, end with it, and
     leave the processors to others first."""
-    os.nice(10)
+    with contextlib.suppress(OSError):  # a filter around us may forbid it
+        os.nice(10)
     sc.close_all_but([fd])
     sc.set_name("claw-packer")
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -217,7 +217,7 @@ def gemv_int(fmt: str) -> Callable[[np.random.Generator, str], Case]:
 def gemm_int(fmt: str) -> Callable[[np.random.Generator, str], Case]:
     def make(rng: np.random.Generator, kind: str) -> Case:
         # Up to 32 tokens go another way (few.c).
-        blocks, k, n = pick(kind, 1, 2, 2), 32 * pick(kind, 1, 3, 18), pick(kind, 1, 13, 37)
+        blocks, k, n = pick(kind, 1, 3, 5), 32 * pick(kind, 1, 3, 18), pick(kind, 1, 13, 37)
         p, (q, d, s) = packed_int(rng, kind, fmt, blocks, k), activations(rng, kind, n, k)
         y, scale = product(p, q, d, s)
         scratch = Out(k * 16 + k // 32 * 128, np.uint8, scratch=True)

@@ -179,10 +179,11 @@ def test_what_a_killed_probe_left_is_removed_by_the_next(
     )
     assert killed.stdout
     left = Path(killed.stdout.readline().strip())
-    other = tmp_path / "claw-bait-elsewhere"
+    other, mine = tmp_path / "claw-bait-elsewher", tmp_path / "claw-bait-notes"
     other.symlink_to("/")
+    mine.mkdir()
     with bait() as held:
-        for folder in (left, held.folder):
+        for folder in (left, held.folder, mine):
             os.utime(folder, (1, 1))
         clear_stale()
         assert left.is_dir(), "its probe still runs"
@@ -191,13 +192,13 @@ def test_what_a_killed_probe_left_is_removed_by_the_next(
         clear_stale()
         assert not left.exists()
         assert held.folder.is_dir() and other.is_symlink()
-    assert list(tmp_path.iterdir()) == [other]
+    assert set(tmp_path.iterdir()) == {other, mine}
 
 
 def test_a_bait_that_is_just_being_made_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "claw-bait-new").mkdir()
+    (tmp_path / "claw-bait-justmade").mkdir()
     clear_stale()
     assert (tmp_path / "claw-bait-new").is_dir()

@@ -59,6 +59,22 @@ def to_the_end(batch: Any, sequences: Any, tokens: list[int]) -> tuple[list[Any]
             go_on, left = batch.resume, left + 1
 
 
+def rows_are_as_alone(graph: Graph, threads: int, kv: str = "f16") -> None:
+    wanted = [alone(prompt, TOKENS[:6], graph, kv) for prompt in PROMPTS]
+    with plan_of(graph, threads=threads, kv=kv) as plan:
+        prefilled(plan)
+        for number, token in enumerate(TOKENS[:6]):
+            members = [0, 1, 2, 3] if number % 2 else [3, 1, 0]  # who takes part changes
+            sequences = [plan.sequences[m] for m in members]
+            for member, logits in zip(
+                members, plan.batches[0].run(sequences, [token] * len(members)), strict=True
+            ):
+                assert np.array_equal(logits, wanted[member][number])
+            if len(members) == 3:  # and one of them goes alone
+                assert np.array_equal(plan.sequences[2].run([token]), wanted[2][number])
+        assert [s.position for s in plan.sequences] == [len(p) + 6 for p in PROMPTS]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("dtype", "kv"),
@@ -75,19 +91,15 @@ def to_the_end(batch: Any, sequences: Any, tokens: list[int]) -> tuple[list[Any]
 def test_each_row_has_the_bits_that_it_has_alone(dtype: DType, kv: str, threads: int) -> None:
     wide = {"width": 256, "ffn": 256} if dtype is DType.Q4_K else {"width": 96, "ffn": 160}
     graph = llama(dtype, heads=8, kv_heads=2, head_dim=32, bias=True, style="split", **wide)
-    wanted = [alone(prompt, TOKENS[:6], graph, kv) for prompt in PROMPTS]
-    with plan_of(graph, threads=threads, kv=kv) as plan:
-        prefilled(plan)
-        for number, token in enumerate(TOKENS[:6]):
-            members = [0, 1, 2, 3] if number % 2 else [3, 1, 0]  # who takes part changes
-            sequences = [plan.sequences[m] for m in members]
-            for member, logits in zip(
-                members, plan.batches[0].run(sequences, [token] * len(members)), strict=True
-            ):
-                assert np.array_equal(logits, wanted[member][number])
-            if len(members) == 3:  # and one of them goes alone
-                assert np.array_equal(plan.sequences[2].run([token]), wanted[2][number])
-        assert [s.position for s in plan.sequences] == [len(p) + 6 for p in PROMPTS]
+    rows_are_as_alone(graph, threads, kv)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [DType.Q4_1, DType.Q8_0, DType.F32])
+def test_so_has_each_of_a_long_vocabulary(dtype: DType, bias: bool) -> None:
+    """Whose rows are done by 64: the last piece has 24."""
+    graph = llama(dtype, width=96, ffn=160, heads=6, kv_heads=2, vocabulary=8216, bias=bias)
+    rows_are_as_alone(graph, threads=2)
 
 
 @pytest.mark.parametrize("rows", range(1, 34))

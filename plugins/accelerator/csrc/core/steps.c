@@ -166,14 +166,17 @@ static void attend(claw_plan *p, const claw_step *s, uint32_t t0, uint32_t kv, c
 
 static uint32_t first_seen(const claw_step *s, uint32_t end) { return s->window && s->window < end ? end - s->window : 0; }
 
-/* Rows of a batch lie far apart: a row's units ask, each for its part, for the keys that the next row begins with. */
+/* Rows of a batch lie far apart: a row's units ask, each for its part, for what the next row begins with. */
 static void ask_row(const claw_plan *p, const claw_step *s, uint32_t t, uint32_t unit, uint32_t units)
 {
     if (!p->batch || t >= p->count || row_gone(p, t)) return;
     const uint32_t end = row_position(p, t) + 1, block = first_seen(s, end) / CLAW_POSITIONS;
-    const uint8_t *keys = cache_of(p, s, t, 0, 0) + block * p->spec.kv_block;
+    const uint8_t *keys = cache_of(p, s, t, 0, 0) + block * p->spec.kv_block, *values = cache_of(p, s, t, 0, 1) + block * p->spec.kv_block;
     const size_t bytes = head_cache_bytes(s) * min_u32(end - block * CLAW_POSITIONS, CLAW_POSITIONS) / CLAW_POSITIONS;
-    for (size_t i = bytes * unit / units; i < bytes * (unit + 1) / units; i += 64) __builtin_prefetch(keys + i, 0, 2);
+    for (size_t i = bytes * unit / units; i < bytes * (unit + 1) / units; i += 64) {
+        __builtin_prefetch(keys + i, 0, 2);
+        __builtin_prefetch(values + i, 0, 2);
+    }
 }
 
 static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
@@ -206,11 +209,20 @@ static void run_attend(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t
     }
 }
 
-/* ---- matrix products: a unit is a panel of 16 rows, or 4 panels if gated (32 outputs) ---- */
+/* ---- matrix products: a unit is a panel of 16 rows, or 4 panels if gated (32 outputs) or long ---- */
 
 #define RUN_BLOCKS 8u
+#define LONG_ROWS 8192u
 
-static uint32_t unit_blocks(const claw_step *s) { return s->flags & CLAW_SILU ? RUN_BLOCKS : 2; }
+/* Of few tokens and many rows (logits): what is made of the activations for each call (few.c) then serves more rows. A
+ * tile has room for a panel of all tokens of a chunk. */
+static int is_long(const claw_plan *p, const claw_step *s)
+{
+    const uint32_t n = count_of(p, s);
+    return claw_is_int(s->format) && !(s->flags & CLAW_SILU) && s->rows >= LONG_ROWS && n > 1 && n * (RUN_BLOCKS / 2) <= p->spec.chunk;
+}
+
+static uint32_t unit_blocks(const claw_plan *p, const claw_step *s) { return s->flags & CLAW_SILU || is_long(p, s) ? RUN_BLOCKS : 2; }
 
 /* n finished sums of one token, from output column `column` on, go where the step wants them. */
 static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column, uint32_t n, float *sums)
@@ -225,13 +237,13 @@ static void finish(claw_plan *p, const claw_step *s, uint32_t t, uint32_t column
     } else memmove(at(p, &s->y, t) + column, sums, n * sizeof *sums);
 }
 
-/* The same for all tokens of a panel. Whole panels without a bias are most of a model's: done here, in line. */
-static void finish_panel(claw_plan *p, const claw_step *s, uint32_t column, uint32_t n, float *tile)
+/* The same for all tokens of a tile. Whole panels without a bias are most of a model's: done here, in line. */
+static void finish_tile(claw_plan *p, const claw_step *s, uint32_t column, uint32_t n, float *tile, uint32_t stride)
 {
     const uint32_t count = count_of(p, s);
-    if (n != CLAW_PANEL || column + n > s->rows || (s->flags & (CLAW_PLUS | CLAW_BIAS)) != CLAW_PLUS || s->y.base != CLAW_IN_ARENA
+    if (n != CLAW_PANEL || stride != CLAW_PANEL || column + n > s->rows || (s->flags & (CLAW_PLUS | CLAW_BIAS)) != CLAW_PLUS || s->y.base != CLAW_IN_ARENA
         || s->b.base != CLAW_IN_ARENA) {
-        for (uint32_t t = 0; t < count; t++) finish(p, s, t, column, n, tile + (size_t)t * CLAW_PANEL);
+        for (uint32_t t = 0; t < count; t++) finish(p, s, t, column, n, tile + (size_t)t * stride);
         return;
     }
     const float *b = at(p, &s->b, 0) + column;
@@ -333,8 +345,8 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float y[RUN_BLOCKS * 8];
     const int notes = step_notes(p, s);
-    const uint32_t end = min_u32(last * unit_blocks(s), blocks);
-    for (uint32_t b = first * unit_blocks(s), n; b < end; b += n) {
+    const uint32_t end = min_u32(last * unit_blocks(p, s), blocks);
+    for (uint32_t b = first * unit_blocks(p, s), n; b < end; b += n) {
         n = min_u32(RUN_BLOCKS, end - b);
         gemv(p, s, w + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, y);
         if (s->flags & CLAW_SILU) {
@@ -349,22 +361,23 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
 
 static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uint32_t thread)
 {
-    const uint32_t blocks = matmul_blocks(s), b0 = unit * unit_blocks(s);
-    const uint32_t end = min_u32(b0 + unit_blocks(s), blocks);
+    const uint32_t blocks = matmul_blocks(s), b0 = unit * unit_blocks(p, s);
+    const uint32_t end = min_u32(b0 + unit_blocks(p, s), blocks);
     const uint32_t count = count_of(p, s), gated = s->flags & CLAW_SILU;
     const q8 a = claw_is_int(s->format) ? q8_at(p, s->in_q8, s->k, 0) : (q8){0};
     const float *x = claw_is_int(s->format) ? NULL : at(p, &s->a, 0);
     float *tile = mine(p, thread, p->layout.tile), *outs = mine(p, thread, p->layout.folded);
     const int straight = !(s->flags & (CLAW_SILU | CLAW_BIAS | CLAW_PLUS)) && s->y.base == CLAW_IN_ARENA;
-    for (uint32_t b = b0; b < end; b += 2) {
-        const uint32_t n = min_u32(2, end - b);
+    const uint32_t most = is_long(p, s) ? RUN_BLOCKS : 2;
+    for (uint32_t b = b0, n; b < end; b += n) {
+        n = min_u32(most, end - b);
         const int last = straight && (b + n) * 8 <= s->rows; /* nothing is left to do to its results */
         gemm(p, s, p->spec.weights + s->weight + (size_t)b * claw_block_bytes(s->format, s->k), n, &a, x, count,
-             mine(p, thread, p->layout.gemm), last ? at(p, &s->y, 0) + b * 8 : tile, last ? s->y.stride : CLAW_PANEL);
+             mine(p, thread, p->layout.gemm), last ? at(p, &s->y, 0) + b * 8 : tile, last ? s->y.stride : most * 8);
         if (last) continue;
         if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
-            finish_panel(p, s, b * 8, n * 8, tile);
+            finish_tile(p, s, b * 8, n * 8, tile, most * 8);
     }
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }
@@ -376,12 +389,12 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
 
 int step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread, uint32_t piece)
 {
-    const uint32_t units = up_div(matmul_blocks(s), unit_blocks(s)), active = team_active(&p->team);
+    const uint32_t units = up_div(matmul_blocks(s), unit_blocks(p, s)), active = team_active(&p->team);
     const size_t first = team_part(units, thread, active), last = team_part(units, thread + 1, active);
     const size_t block = claw_block_bytes(s->format, s->k);
-    const uint8_t *w = p->spec.weights + s->weight + first * unit_blocks(s) * block;
+    const uint8_t *w = p->spec.weights + s->weight + first * unit_blocks(p, s) * block;
     if (claw_streams(s->k) == 1) {
-        const size_t part = (last - first) * unit_blocks(s) * block, most = part < AHEAD_MOST ? part : AHEAD_MOST;
+        const size_t part = (last - first) * unit_blocks(p, s) * block, most = part < AHEAD_MOST ? part : AHEAD_MOST;
         const size_t from = (size_t)piece * AHEAD_PIECE, to = from + AHEAD_PIECE < most ? from + AHEAD_PIECE : most;
         for (size_t at = from; at < to; at += 64) __builtin_prefetch(w + at, 0, 2);
         return to < most;
@@ -401,7 +414,7 @@ uint32_t step_units(const claw_plan *p, const claw_step *s, uint32_t *grab)
     switch (s->code) {
     case CLAW_MATMUL:
         *grab = 1;
-        return up_div(matmul_blocks(s), unit_blocks(s));
+        return up_div(matmul_blocks(s), unit_blocks(p, s));
     case CLAW_KV:
         per = (s->flags & CLAW_ROPE_Q ? s->heads : 0) + s->kv_heads;
         *grab = n < 2 * threads ? up_div(n * per, threads) : n < 16 ? per : per * 8;

@@ -189,9 +189,7 @@ static inline vw vw_add(vw a, vw b) { return _mm256_add_epi16(a, b); }
 static inline vi vw_dot(vw a, vw b) { return _mm256_madd_epi16(a, b); }
 
 #ifndef CLAW_NO_BYTE_DOTS
-/* Few tokens (few.c): to take the magnitudes of 8-bit weights once for 8 tokens pays, though sums spill. */
-#define CLAW_FEW 32
-#define CLAW_FEW_TILE 8
+#define CLAW_FEW 32 /* see few.c */
 static inline vs vs_zero(void) { return _mm256_setzero_si256(); }
 static inline vs vs_dot(vs acc, vb w, vb a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
 static inline vi vs_sum(vs a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
@@ -245,7 +243,6 @@ static inline vi vi_dot(vi acc, vb w, vb a)
 static inline vb vb_xor(vb a, vb b) { return _mm256_xor_si256(a, b); }
 static inline vb vb_abs(vb a) { return _mm256_abs_epi8(a); }
 static inline vb vb_minus(vb a) { return _mm256_cmpgt_epi8(_mm256_setzero_si256(), a); }
-static inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 static inline vi vi_bytes(vi acc, vb x, vb w)
 {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));

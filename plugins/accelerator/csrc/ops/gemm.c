@@ -284,9 +284,14 @@ static inline __attribute__((always_inline)) void panel_int(
     static void CLAW_FN(name)(const uint8_t *w, int32_t blocks, int32_t k, const int8_t *q, const float *d, \
                               const float *s, int32_t tokens, uint8_t *scratch, float *y, int32_t ystride)  \
     {                                                                                              \
-        if (few_tokens(bits, tokens, k)) few_int(bits, bytes, has_min, shift, w, blocks, k, q, d, s, tokens, y, ystride); \
-        else if (blocks == 2) panel_int(bits, bytes, has_min, shift, 2, w, k, q, d, s, tokens, scratch, y, ystride); \
-        else panel_int(bits, bytes, has_min, shift, 1, w, k, q, d, s, tokens, scratch, y, ystride); \
+        const size_t panel = 2 * (size_t)(k / 32) * (bytes);                                       \
+        if (few_tokens(bits, tokens, k)) {                                                         \
+            few_int(bits, bytes, has_min, shift, w, blocks, k, q, d, s, tokens, scratch, y, ystride); \
+            return;                                                                                \
+        }                                                                                          \
+        for (; blocks > 1; blocks -= 2, w += panel, y += 16)                                       \
+            panel_int(bits, bytes, has_min, shift, 2, w, k, q, d, s, tokens, scratch, y, ystride); \
+        if (blocks > 0) panel_int(bits, bytes, has_min, shift, 1, w, k, q, d, s, tokens, scratch, y, ystride); \
     }
 
 GEMM_INT(gemm_q4a, 4, Q4A_BYTES, 1, 0)
