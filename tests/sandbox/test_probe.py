@@ -201,4 +201,4 @@ def test_a_bait_that_is_just_being_made_stays(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "claw-bait-justmade").mkdir()
     clear_stale()
-    assert (tmp_path / "claw-bait-new").is_dir()
+    assert (tmp_path / "claw-bait-justmade").is_dir()
