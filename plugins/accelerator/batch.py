@@ -21,7 +21,10 @@ class CpuBatch:
         self._times = ffi.new("claw_time[]", lib.CLAW_TIMES)
         self._batch = ffi.new("claw_batch *")
         self._batch.rows, self._batch.times, self._batch.arena = self._rows, self._times, number
+        self._each = [self._rows[i] for i in range(lib.CLAW_MAX_SEQUENCES)]
         self._members: tuple[CpuSequence, ...] = ()
+        self._reach = 0
+        """How far the step that is on goes."""
 
     @property
     def most(self) -> int:
@@ -35,10 +38,12 @@ class CpuBatch:
         if not 1 <= len(sequences) <= self.most or len(sequences) != len(tokens):
             got = f"{len(sequences)} and {len(tokens)}"
             raise ValueError(f"a step takes 1..{self.most} sequences and a token each, got {got}")
-        if len({each.number for each in sequences}) < len(sequences):
+        if len(set(sequences)) < len(sequences):
             raise ValueError("a sequence takes one token a step, and one is named twice")
-        for number, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            sequence.join(self._rows[number], token)
+        self._shared.open()
+        # The step before has emptied all caches: the less is touched here, the sooner this one begins.
+        positions = map(CpuSequence.join, sequences, self._each, tokens)
+        self._reach = 1 + max(positions)
         self._batch.n, self._batch.step, self._batch.stamped = len(sequences), 0, 0
         self._members = tuple(sequences)
         return self.resume()
@@ -48,15 +53,17 @@ class CpuBatch:
         if not self._members:
             raise ValueError("no step has left")
         with self._shared.lock:
-            plan = self._shared.open(1 + max(member.position for member in self._members))
+            plan = self._shared.open(self._reach)
             code = lib.claw_plan_decode(plan, self._batch)
         if code == lib.CLAW_LEFT:
             raise Left("left in a joint step")
         members, self._members = self._members, ()
         if code:
             raise RuntimeError(f"the executor refused checked tokens with code {code}")
-        gone = [bool(row.gone) for row in self._rows[0 : len(members)]]
-        return [None if out else member.append() for out, member in zip(gone, members, strict=True)]
+        return [
+            None if row.gone else member.append(row.likeliest)
+            for row, member in zip(self._each, members, strict=False)
+        ]
 
     def drop(self, sequence: CpuSequence) -> None:
         """Take a sequence out of the step that left (see ``Batch``)."""

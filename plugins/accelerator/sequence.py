@@ -130,22 +130,24 @@ class CpuSequence:
             raise RuntimeError(f"the executor refused checked tokens with code {code}")
         return logits
 
-    def join(self, row: Any, token: int) -> None:
-        """Describe ``token`` after this sequence as a row of a joint step."""
-        self._shared.open()
+    def join(self, row: Any, token: int) -> int:
+        """Describe ``token`` after this sequence as a row of a joint step; returns its position."""
         if self._logits is not None:
             raise ValueError("a run has left and is not at its end; resume it, or rewind")
-        row.token = self._one[0] if self._single([token]) else self._checked([token])[0]
-        if self.position >= self._shared.context:
+        if type(token) is not int or not 0 <= token < self._shared.vocabulary:
+            token = self._checked([token])[0]  # or it says what is wrong
+        run = self._run
+        position: int = run.position
+        if position >= self._shared.context:
             raise ValueError(f"the context of {self._shared.context} tokens is full; rewind")
-        row.sequence, row.position = self._run.sequence, self._run.position
-        row.control, row.gone = self._run.control, 0
-        row.out = self._row_at
+        row.token, row.sequence, row.position = token, run.sequence, position
+        row.control, row.gone, row.out = run.control, 0, self._row_at
+        return position
 
-    def append(self) -> Any:
-        """A joint step appended its token: the logits."""
+    def append(self, likeliest: int) -> Any:
+        """A joint step appended its token: the logits. ``likeliest``: of them, -1 if not known."""
         self._run.position += 1
-        self._run.likeliest = -1
+        self._run.likeliest = likeliest
         return self._row
 
     @property

@@ -17,6 +17,12 @@ HANDFUL = 64
 """Tokens that an answer is ahead of its own thread at most: who sends slowly is waited for."""
 
 
+def likeliest(sequence: Sequence) -> int | None:
+    """Of the logits of its last run. A driver may not look: its sequences need not have it."""
+    found: int | None = getattr(sequence, "likeliest", None)
+    return found
+
+
 class Writer(Protocol):
     """Says the tokens of an answer. One call at a time, from any task's thread."""
 
@@ -164,8 +170,7 @@ class Seat:
                 left = False
                 try:
                     logits = go_on()
-                    # A driver may not look: its sequences need not have it.
-                    self.likeliest = getattr(self.sequence, "likeliest", None)
+                    self.likeliest = likeliest(self.sequence)
                     return logits
                 except Left:
                     go_on, left = self.sequence.resume, True
@@ -293,8 +298,7 @@ class Seat:
         except Left:
             self.begun = True
             return None
-        # A driver may not look: its sequences need not have it.
-        self.likeliest = getattr(self.sequence, "likeliest", None)
+        self.likeliest = likeliest(self.sequence)
         return logits
 
     def rewind(self, position: int) -> None:

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clawai.plugins.engine import seats
-from clawai.plugins.engine.seats import Crew, Said, Seat
+from clawai.plugins.engine.seats import Crew, Said, Seat, likeliest
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 from clawai.sdk.model.driver import Left, Plan, Sequence
@@ -351,7 +351,8 @@ class Turns:
             # stand in line for it twice. Between two steps a core has nothing else to do.
             for mate, logits in zip(crew.rows, outcome, strict=True):
                 if mate and logits is not None:
-                    mate.likeliest = int(logits[-1].argmax())
+                    found = likeliest(mate.sequence)
+                    mate.likeliest = int(logits[-1].argmax()) if found is None else found
                     writer = mate.writer
                     if writer and writer.plain:
                         said[mate] = mate.chosen(writer, logits)

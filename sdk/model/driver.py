@@ -88,8 +88,8 @@ class Sequence(Protocol):
     def likeliest(self) -> int | None:
         """Where the largest logit is that the last run returned, the first of equals.
 
-        None where the driver does not know: after a joint step, where several rows were asked for,
-        or some are no numbers.
+        None where the driver does not know: where several rows were asked for, or some are no
+        numbers.
         """
         ...
 

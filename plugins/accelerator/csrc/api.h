@@ -110,7 +110,8 @@ typedef struct claw_row {
     float *out;              /* `vocabulary` floats */
     uint32_t sequence, position;
     int32_t token;
-    uint32_t gone; /* STOP or HOLD took it out: its token is not appended */
+    uint32_t gone;     /* STOP or HOLD took it out: its token is not appended */
+    int32_t likeliest; /* as of claw_run */
 } claw_row;
 
 /* A step of several sequences, a token each; each gets the bits that it would get alone. */

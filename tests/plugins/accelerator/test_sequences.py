@@ -221,8 +221,10 @@ def test_a_sequence_says_which_logit_is_the_largest() -> None:
                 other.run([8])
             plan.preempt(False)
             assert np.array_equal(other.resume(), alone)
-            plan.batches[0].run([sequence, other], [3, 4])
-            assert sequence.likeliest is None and other.likeliest is None
+            for row, each in zip(
+                plan.batches[0].run([sequence, other], [3, 4]), plan.sequences, strict=True
+            ):
+                assert int(np.argmax(row[-1])) == each.likeliest
         finally:
             plan.close()
 
@@ -233,10 +235,14 @@ def test_no_logit_is_the_largest_where_one_is_no_number() -> None:
     raw = np.frombuffer(matrix.data, np.uint8).reshape(matrix.shape[0], -1).copy()
     raw[50, :2] = 0x00, 0x7E  # the scale of a group, in f16
     broken = dataclasses.replace(matrix, data=memoryview(raw.reshape(-1).data))
-    plan = compiled(dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {name: broken}), context=8)
+    plan = compiled(
+        dataclasses.replace(GRAPH, tensors=GRAPH.tensors | {name: broken}), context=8, sequences=2
+    )
     try:
         assert np.flatnonzero(np.isnan(plan.sequences[0].run([5])[0])).tolist() == [50]
         assert plan.sequences[0].likeliest is None
+        plan.batches[0].run(plan.sequences, [5, 6])
+        assert [each.likeliest for each in plan.sequences] == [None, None]
     finally:
         plan.close()
 

@@ -18,9 +18,10 @@ scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk)
     const size_t rows = hd ? CLAW_ATTENTION_ROWS : 0, groups = k / CLAW_GROUP * sizeof(float);
     const size_t sizes[] = {k * sizeof(float), k, groups, groups, gemm, (size_t)chunk * CLAW_PANEL * sizeof(float),
                             (size_t)chunk * 32 * sizeof(float), rows * hd * sizeof(float), 2 * rows * sizeof(int32_t),
-                            CLAW_ATTENTION8_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float)};
+                            CLAW_ATTENTION8_SCRATCH(rows, hd) * sizeof(float), rows * hd * sizeof(float),
+                            CLAW_MAX_SEQUENCES * sizeof(best)};
     scratch l;
-    size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend};
+    size_t *const parts[] = {&l.norm, &l.q, &l.d, &l.s, &l.gemm, &l.tile, &l.folded, &l.query, &l.limit, &l.work, &l.attend, &l.bests};
     l.total = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = l.total;

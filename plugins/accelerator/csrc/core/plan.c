@@ -76,16 +76,18 @@ static uint32_t threads_of(const claw_plan *p, uint32_t word)
 
 static void forget_bests(claw_plan *p)
 {
-    for (uint32_t i = 0; i < p->team.size; i++) p->bests[i] = (best){-INFINITY, NONE};
+    if (!step_notes(p, p->steps + p->n - 1)) return;
+    for (uint32_t i = 0; i < p->team.size; i++)
+        for (uint32_t t = 0; t < p->rows; t++) step_bests(p, i)[t] = (best){-INFINITY, NONE};
 }
 
-/* What the threads have noted, together. NONE also for a row with a NaN, or without a finite number. */
-static int32_t likeliest(const claw_plan *p)
+/* What the threads have noted of row t, together. NONE also for a row with a NaN, or without a finite number. */
+static int32_t likeliest(const claw_plan *p, uint32_t t)
 {
     best found = {-INFINITY, NONE};
-    if (!p->run || !step_notes(p, p->steps + p->n - 1)) return NONE;
+    if (!step_notes(p, p->steps + p->n - 1)) return NONE;
     for (uint32_t i = 0; i < p->team.size; i++) {
-        const best *b = p->bests + i;
+        const best *b = step_bests(p, i) + t;
         if (b->at == NOT_A_NUMBER) return NONE;
         if (b->at != NONE && (found.at == NONE || b->value > found.value || (b->value == found.value && b->at < found.at))) found = *b;
     }
@@ -194,7 +196,7 @@ int32_t claw_plan_run(claw_plan *p, claw_run *run)
         begin_chunk(p, run);
         team_run(&p->team);
         if (!p->complete) return CLAW_LEFT;
-        run->likeliest = likeliest(p);
+        run->likeliest = likeliest(p, 0);
         end_chunk(p, run);
     }
     return CLAW_OK;
@@ -235,6 +237,7 @@ int32_t claw_plan_decode(claw_plan *p, claw_batch *batch)
     team_run(&p->team);
     if (!p->complete && any_row(batch)) return CLAW_LEFT;
     batch->step = 0;
+    for (uint32_t t = 0; t < batch->n; t++) batch->rows[t].likeliest = p->complete && !batch->rows[t].gone ? likeliest(p, t) : NONE;
     return CLAW_OK;
 }
 

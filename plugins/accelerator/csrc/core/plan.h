@@ -10,14 +10,15 @@ typedef struct scratch {
     size_t norm, q, d, s;              /* one row: f32, int8, scales, sums */
     size_t gemm, tile, folded;         /* unpacked panel; its output; gated outputs of 4 panels */
     size_t query, limit, work, attend; /* attention: queries, limits and firsts, scratch, output */
+    size_t bests;                      /* of each row that wants logits, see best */
     size_t total;
 } scratch;
 
-/* The largest of the logits that a thread has computed, and where. */
+/* The largest of the logits of a row that a thread has computed, and where. */
 enum { NOT_A_NUMBER = -2, NONE = -1 };
 typedef struct best {
-    _Alignas(64) float value;
-    int32_t at; /* a row, NONE, or NOT_A_NUMBER if there was one */
+    float value;
+    int32_t at; /* a row of the weights, NONE, or NOT_A_NUMBER if there was one */
 } best;
 
 struct claw_plan {
@@ -42,7 +43,6 @@ struct claw_plan {
     uint32_t position;
     uint32_t complete; /* the chunk reached its last step */
     uint64_t stamp;    /* when the last step ended */
-    best bests[CLAW_MAX_THREADS];
 };
 
 static inline int row_gone(const claw_plan *p, uint32_t t) { return p->batch && p->batch->rows[t].gone; }
@@ -62,8 +62,10 @@ int step_skipped(const claw_plan *p, const claw_step *s);
 int step_ahead(const claw_plan *p, const claw_step *s, uint32_t thread, uint32_t piece);
 /* CLAW_OK, or CLAW_BAD_PLAN if the step reads or writes outside of the areas of the plan. */
 int32_t step_check(const claw_spec *spec, const claw_step *steps, uint32_t i, uint64_t scratch_bytes);
-/* Whether threads note their largest logit in a step: it is the last one, a product of one row. */
+/* Whether threads note the largest logits in a step: it is the last one, a product of one row or of a batch. */
 int step_notes(const claw_plan *p, const claw_step *s);
+/* What a thread has noted, a best for each row. */
+best *step_bests(const claw_plan *p, uint32_t thread);
 scratch scratch_layout(const claw_step *steps, uint32_t n, uint32_t chunk);
 
 /* Bytes of the keys or values of one head in a block of positions. */

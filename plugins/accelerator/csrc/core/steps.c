@@ -318,15 +318,19 @@ static q8 input_of_one(claw_plan *p, const claw_step *s, uint32_t thread, int fr
 
 int step_notes(const claw_plan *p, const claw_step *s)
 {
-    return s == p->steps + p->n - 1 && s->code == CLAW_MATMUL && s->y.base == CLAW_IN_OUT && count_of(p, s) == 1
+    return s == p->steps + p->n - 1 && s->code == CLAW_MATMUL && s->y.base == CLAW_IN_OUT && (p->batch || count_of(p, s) == 1)
         && !(s->flags & (CLAW_SILU | CLAW_PLUS));
 }
 
-/* n logits from `row` on: whoever wants the likeliest token need not read them all again. */
-static void note(claw_plan *p, uint32_t row, uint32_t n, uint32_t thread, const float *y)
+best *step_bests(const claw_plan *p, uint32_t thread) { return mine(p, thread, p->layout.bests); }
+
+/* n logits of row t, from `row` of the weights on: whoever wants the likeliest token need not read them all again. */
+static void note(claw_plan *p, const claw_step *s, uint32_t t, uint32_t row, uint32_t n, uint32_t thread, const float *y)
 {
-    best *b = p->bests + thread;
+    best *b = step_bests(p, thread) + t;
     float top;
+    if (row >= s->rows) return;
+    n = min_u32(n, s->rows - row);
     int nan = 0;
     for (uint32_t i = 0; i < n; i++) nan |= y[i] != y[i];
     if (nan) b->at = NOT_A_NUMBER;
@@ -354,7 +358,7 @@ static void run_matmul_one(claw_plan *p, const claw_step *s, uint32_t first, uin
             finish_gated(p, s, 0, b * 4, n * 4, y);
         } else {
             finish(p, s, 0, b * 8, n * 8, y);
-            if (notes && b * 8 < s->rows) note(p, b * 8, min_u32(n * 8, s->rows - b * 8), thread, y);
+            if (notes) note(p, s, 0, b * 8, n * 8, thread, y);
         }
     }
 }
@@ -369,6 +373,7 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
     float *tile = mine(p, thread, p->layout.tile), *outs = mine(p, thread, p->layout.folded);
     const int straight = !(s->flags & (CLAW_SILU | CLAW_BIAS | CLAW_PLUS)) && s->y.base == CLAW_IN_ARENA;
     const uint32_t most = is_long(p, s) ? RUN_BLOCKS : 2;
+    const int notes = step_notes(p, s);
     for (uint32_t b = b0, n; b < end; b += n) {
         n = min_u32(most, end - b);
         const int last = straight && (b + n) * 8 <= s->rows; /* nothing is left to do to its results */
@@ -378,6 +383,7 @@ static void run_matmul_many(claw_plan *p, const claw_step *s, uint32_t unit, uin
         if (gated) (s->flags & CLAW_GELU ? p->ops->gelu_mul_tile : p->ops->silu_mul_tile)(tile, (int32_t)count, outs + (b - b0) * 4, 32);
         else
             finish_tile(p, s, b * 8, n * 8, tile, most * 8);
+        for (uint32_t t = 0; notes && t < count; t++) note(p, s, t, b * 8, n * 8, thread, tile + (size_t)t * most * 8);
     }
     for (uint32_t t = 0; gated && t < count; t++) finish_gated(p, s, t, b0 * 4, (end - b0) * 4, outs + (size_t)t * 32);
 }

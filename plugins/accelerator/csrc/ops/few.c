@@ -2,8 +2,8 @@
  *
  * Here the weights' way from memory is what costs, as for one token, and to unpack a panel first (gemm.c) takes
  * longer than it saves. So the weights are streamed as in gemv.c and unpacked in registers: of 4 bits once for all
- * tokens, of 8 bits once for CLAW_FEW_TILE of them. Of more tokens each tile goes over the block again, which then
- * lies in L1, and asks for its share of the next block: memory is never idle.
+ * tokens, of 8 bits once for a tile of them. Of more tokens each tile goes over the block again, which then lies in
+ * L1, and asks for its share of the next block: memory is never idle.
  * Sums are ordered as in gemv.c: a token has the same bits alone, here and in a long prompt. */
 
 #if !defined(CLAW_FEW_TILE)
