@@ -41,7 +41,7 @@ class CpuBatch:
         if len(set(sequences)) < len(sequences):
             raise ValueError("a sequence takes one token a step, and one is named twice")
         self._shared.open()
-        # The step before has emptied all caches: the less is touched here, the sooner this one begins.
+        # The step before has emptied all caches: what is not touched here need not be fetched.
         positions = map(CpuSequence.join, sequences, self._each, tokens)
         self._reach = 1 + max(positions)
         self._batch.n, self._batch.step, self._batch.stamped = len(sequences), 0, 0
