@@ -9,7 +9,6 @@ not stop, by definition of the level.
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import resource
@@ -18,7 +17,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ KNOWN_GAPS = {
 }
 # What the prober's worker may hold: little, so that trying to hold more takes no time.
 TMP_BYTES, MAX_THREADS = 1 << 20, 8
-_FOLDER, _STALE_S = "claw-bait-", 60.0
+_FOLDER = "claw-bait-"
 Facts = Mapping[str, Any]
 Try = Callable[[Facts], Any]
 Judge = Callable[["Bait", Any], bool]
@@ -72,9 +70,10 @@ class Bait:
     """
 
     def __init__(self) -> None:
+        from clawai.sandbox import leftovers  # not at the top: see above
+
         self.folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-        self._held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self._held = leftovers.hold(str(self.folder))
         self.secret = os.urandom(16).hex()
         self.file = self.folder / "secret"
         self.file.write_text(self.secret)
@@ -137,17 +136,9 @@ class Bait:
 
 def clear_stale() -> None:
     """Remove the folders of probes that were killed: nobody holds their locks any more."""
-    for folder in Path(tempfile.gettempdir()).glob(_FOLDER + "[a-z0-9_]" * 8):
-        with contextlib.suppress(OSError):
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                found = os.fstat(held)
-                # One that is just being made is not locked yet.
-                if found.st_uid == os.geteuid() and time.time() - found.st_mtime > _STALE_S:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(held)
+    from clawai.sandbox import leftovers
+
+    leftovers.clear(tempfile.gettempdir(), f"{_FOLDER}[a-z0-9_]{{8}}", os.geteuid())
 
 
 @contextlib.contextmanager

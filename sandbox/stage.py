@@ -65,6 +65,8 @@ class Run:
     own_user_count: bool = False
     in_namespaces: bool = False
     tmp: str = "/tmp"
+    tmp_held: int = -1
+    """The stage's lock on it, if it is in the system's own /tmp."""
     executables: Programs = field(default_factory=Programs)
 
     def has(self, layer: str) -> bool:
@@ -138,10 +140,7 @@ def _prepare(run: Run) -> None:
         run.own_user_count = entered or is_root
     else:
         run.layer = "identity"
-        import shutil  # noqa: F401 - used by _watch, which may no longer reach the library
-
-        run.tmp = f"/tmp/claw-worker-{os.urandom(8).hex()}"
-        os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
+        _make_tmp(run, run.uid if is_root else os.geteuid())
         if is_root:
             os.chown(run.tmp, run.uid, run.uid)
         privileges.drop_root(run.uid, namespaces.device_groups(run.policy))
@@ -150,6 +149,17 @@ def _prepare(run: Run) -> None:
         time.sleep(0.0001)  # or its end would be ours
     # After the last change of identity, which clears it.
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _make_tmp(run: Run, owner: int) -> None:
+    """A folder of its own for a worker that has no mounts of its own."""
+    # Here, for _watch needs it too and may no longer reach the library then.
+    from clawai.sandbox import leftovers
+
+    leftovers.clear("/tmp", "claw-worker-[0-9a-f]{16}", owner)
+    run.tmp = f"/tmp/claw-worker-{os.urandom(8).hex()}"
+    os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
+    run.tmp_held = leftovers.hold(run.tmp)
 
 
 def _prepare_programs(run: Run) -> None:
@@ -172,6 +182,8 @@ def _work(run: Run, report: int, hands_over: _socket.socket) -> None:
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(report, b"armed\n")  # fails when the stage died before the line above
+        if run.tmp_held >= 0:
+            os.close(run.tmp_held)
         os.close(run.status)
         os.close(run.lifeline)
         _restrict(run, hands_over)
@@ -273,7 +285,7 @@ def load_target(run: Run) -> Any:
 
 def _watch(run: Run, worker: int, report: int, listens: _socket.socket) -> None:
     """The stage's rest of life: relay reports, die with the daemon, keep the worker's pid."""
-    keep = {0, 1, 2, run.status, run.lifeline, report, listens.fileno()}
+    keep = {0, 1, 2, run.status, run.lifeline, report, listens.fileno(), run.tmp_held}
     pidfd = os.pidfd_open(worker)
     sc.close_all_but([*keep, pidfd])  # the worker's sockets must close when the worker dies
     privileges.drop_capabilities()  # of the user namespace; the worker never had them

@@ -19,12 +19,14 @@ class Connection:
         sock: closed when the connection is closed here; it is only asked.
     """
 
-    __slots__ = ("_sock", "stranger")
+    __slots__ = ("_sock", "stranger", "whose")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.stranger: Caller | None = None
         """Whose it is, if it is not the owner's; that cannot change while it is open."""
+        self.whose = ""
+        """In words, once somebody had to know (``keys.principal``)."""
 
     def is_open(self) -> bool:
         """Whether neither side has ended it, nor half of it, at this moment.

@@ -22,7 +22,7 @@ from clawai.plugins.gateway.fields import BadRequest
 from clawai.plugins.gateway.keys import ASKER, Asker, Keys, Look
 from clawai.plugins.gateway.messages import DATA_TYPES, PACKAGE, classes
 from clawai.plugins.gateway.metrics import Metrics
-from clawai.plugins.gateway.regions import Regions
+from clawai.plugins.gateway.regions import Lent, Regions
 from clawai.plugins.gateway.tensors import Array, Models, Urgency, made, urgency_of
 from clawai.plugins.gateway.typed import DATATYPES, datatype, of_bytes, to_bytes
 from clawai.sdk import wire
@@ -240,7 +240,7 @@ class Doors:
 
     async def _status(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
         reply = self._kinds["SystemSharedMemoryStatusResponse"]()
-        for each in self._regions.listed(request.name):
+        for each in (await self._regions.lent()).listed(request.name):
             reply.regions[each.name].CopyFrom(self._kinds["RegionStatus"](**each.told()))
         return reply
 
@@ -251,20 +251,23 @@ class Doors:
             if not peer or max(request.offset, request.byte_size) >= 1 << 40:
                 raise BadRequest("byte_size and offset are below 2 ** 40", "byte_size")
             where = request.name, request.key, request.offset, request.byte_size
-            await self._regions.register(*where, (peer[0], peer[1]))
+            await (await self._regions.lent()).register(*where, (peer[0], peer[1]))
             return self._kinds["SystemSharedMemoryRegisterResponse"]()
 
         await self._unary("SystemSharedMemoryRegister", register)(stream)
 
     async def _unregister(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
-        self._regions.unregister(request.name)
+        (await self._regions.lent()).unregister(request.name)
         return self._kinds["SystemSharedMemoryUnregisterResponse"]()
 
     async def _infer(self, request: Any, urgency: Urgency, warnings: list[str]) -> Any:
         given = _values(request.parameters)
         _, urgency, more = inference.read_parameters(given, urgency)
         warnings += more
-        arrays = self._arrays(request, warnings)
+        both = (*request.inputs, *request.outputs)
+        needed = any("shared_memory_region" in each.parameters for each in both)
+        mine = await self._regions.lent(needed)
+        arrays = self._arrays(request, warnings, mine)
         wanted = [
             inference.read_wanted(each.name, _values(each.parameters), f"outputs[{at}].", warnings)
             for at, each in enumerate(request.outputs)
@@ -279,14 +282,14 @@ class Doors:
             told = reply.outputs.add(name=each.name, datatype=kind, shape=array.shape)
             raw = to_bytes(array)
             if each.region:
-                for name, value in inference.put(each, raw, self._regions).items():
+                for name, value in inference.put(each, raw, mine).items():
                     choice = "string_param" if isinstance(value, str) else "int64_param"
                     setattr(told.parameters[name], choice, value)
                 raw = b""  # the parts are counted by the outputs
             reply.raw_output_contents.append(raw)
         return reply
 
-    def _arrays(self, request: Any, warnings: list[str]) -> dict[str, Array]:
+    def _arrays(self, request: Any, warnings: list[str], mine: Lent) -> dict[str, Array]:
         """The inputs, by name.
 
         Raises:
@@ -308,7 +311,7 @@ class Doors:
             )
             warnings += more
             if asked.shared_memory_region is not None:
-                part = inference.lent(asked, self._regions, f"{where}.parameters.")
+                part = inference.lent(asked, mine, f"{where}.parameters.")
                 found[each.name] = of_bytes(part, each.datatype, each.shape, where)
             elif raw:
                 found[each.name] = of_bytes(raw.pop(0), each.datatype, each.shape, where)

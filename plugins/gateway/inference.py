@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from clawai.plugins.gateway.fields import BadRequest, Form
-from clawai.plugins.gateway.regions import Regions
+from clawai.plugins.gateway.regions import Lent
 from clawai.plugins.gateway.tensors import Array, Models, Told, Urgency, Version
 from clawai.plugins.gateway.typed import best, datatype
 from clawai.sdk.front import Front
@@ -135,7 +135,7 @@ def read_wanted(
     return made
 
 
-def lent(asked: InputParameters, regions: Regions, where: str) -> bytes:
+def lent(asked: InputParameters, mine: Lent, where: str) -> bytes:
     """The bytes of an input that lie in shared memory.
 
     Raises:
@@ -144,10 +144,10 @@ def lent(asked: InputParameters, regions: Regions, where: str) -> bytes:
     if asked.shared_memory_byte_size is None:
         raise BadRequest(f"{where}shared_memory_byte_size is missing", f"{where}parameters")
     place = asked.shared_memory_offset, asked.shared_memory_byte_size
-    return regions.read(asked.shared_memory_region or "", *place)
+    return mine.read(asked.shared_memory_region or "", *place)
 
 
-def put(each: Wanted, raw: bytes, regions: Regions) -> dict[str, Any]:
+def put(each: Wanted, raw: bytes, mine: Lent) -> dict[str, Any]:
     """Write an output into shared memory; its ``parameters`` in the answer.
 
     Raises:
@@ -156,7 +156,7 @@ def put(each: Wanted, raw: bytes, regions: Regions) -> dict[str, Any]:
     if len(raw) > each.size:
         text = f"the output {each.name!r} has {len(raw)} bytes; got room for {each.size}"
         raise BadRequest(text, "shared_memory_byte_size")
-    regions.write(each.region, each.offset, raw)
+    mine.write(each.region, each.offset, raw)
     said: dict[str, Any] = {"shared_memory_region": each.region}
     said |= {"shared_memory_byte_size": len(raw)}
     return said | ({"shared_memory_offset": each.offset} if each.offset else {})

@@ -295,6 +295,32 @@ async def require_owner(what: str, operation: str) -> None:
     raise ClawError("not_permitted", text, who, f"{owner}, root, who has a key for it", hint)
 
 
+async def principal() -> str:
+    """Who asks: the key, else the user or plugin whose the connection is to the system.
+
+    It is the same for all that somebody asks, and another for everybody else.
+
+    Raises:
+        ClawError: not_permitted, if nobody can tell; network, if it cannot be told in time.
+    """
+    asker = ASKER.get(None) or Asker()
+    if asker.held:
+        return f"key:{asker.held.key.name}"
+    connection = asker.connection
+    if asker.peer and asker.look and connection:
+        if not connection.whose:
+            found = await asyncio.to_thread(asker.look, asker.peer[:2])
+            # Else the address may have been somebody else's by then.
+            if connection.is_open() and found.plugin:
+                connection.whose = f"plugin:{found.plugin}"
+            elif connection.is_open() and found.uid is not None:
+                connection.whose = f"uid:{found.uid}"
+        if connection.whose:
+            return connection.whose
+    text = "whose this connection is cannot be told"
+    raise ClawError("not_permitted", text, allowed="users of this box, who has a key")
+
+
 def permit(what: str, name: str) -> None:
     """Refuse what the key of this request may not ask for, if it has one; as ``require``."""
     asker = ASKER.get(None)

@@ -34,7 +34,7 @@ from clawai.plugins.gateway.inference import (
     read_parameters,
     read_wanted,
 )
-from clawai.plugins.gateway.regions import Regions
+from clawai.plugins.gateway.regions import Lent, Regions
 from clawai.plugins.gateway.tensors import (
     Array,
     Models,
@@ -197,7 +197,8 @@ class _KServe:
 
     async def regions(self, request: Request, body: bytes) -> Response:
         """The shared memory that is registered, or one region of it."""
-        found = self._regions.listed(request.path_params.get("name", ""))
+        mine = await self._regions.lent()
+        found = mine.listed(request.path_params.get("name", ""))
         return JSONResponse([each.told() for each in found])
 
     async def register(self, request: Request, body: bytes) -> Response:
@@ -207,13 +208,14 @@ class _KServe:
             raise BadRequest("whose connection this is cannot be told", status=403)
         where = request.path_params["name"], asked.key, asked.offset, asked.byte_size
         peer = request.client.host, request.client.port
-        await self._regions.register(*where, peer)
+        await (await self._regions.lent()).register(*where, peer)
         return JSONResponse({}, headers=warned(warnings))
 
     async def unregister(self, request: Request, body: bytes) -> Response:
         """Let go of a region of shared memory, or of all."""
         _, warnings = NOTHING.read(body)
-        self._regions.unregister(request.path_params.get("name", ""))
+        mine = await self._regions.lent()
+        mine.unregister(request.path_params.get("name", ""))
         return JSONResponse({}, headers=warned(warnings))
 
     async def infer(self, request: Request, body: bytes) -> Response:
@@ -227,7 +229,8 @@ class _KServe:
         warnings += more
         if asked.model_name not in (None, request.path_params["name"]):
             warnings.append("model_name is ignored: the path says another one")
-        arrays = _Inputs(tail, warnings, self._regions).arrays(asked.inputs)
+        mine = await self._regions.lent(needed=b"shared_memory_region" in head)
+        arrays = _Inputs(tail, warnings, mine).arrays(asked.inputs)
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))
         running = infer(self._models, model, arrays, wanted, urgency)
@@ -236,7 +239,7 @@ class _KServe:
             each.binary |= parameters.binary_data_output
         said = {"model_name": model.name, "model_version": str(model.number)}
         said |= {"id": asked.id} if asked.id else {}
-        return _answered(said, found, warnings, self._regions)
+        return _answered(said, found, warnings, mine)
 
 
 def _named(request: Request) -> tuple[str, str]:
@@ -262,10 +265,10 @@ def _loads(head: bytes) -> Any:
 class _Inputs:
     """The arrays of a request, as they are read one after the other."""
 
-    def __init__(self, tail: memoryview, warnings: list[str], regions: Regions) -> None:
+    def __init__(self, tail: memoryview, warnings: list[str], mine: Lent) -> None:
         self._tail = tail
         self._warnings = warnings
-        self._regions = regions
+        self._mine = mine
 
     def arrays(self, inputs: Sequence[Any]) -> dict[str, Array]:
         """All of them, by name.
@@ -296,7 +299,7 @@ class _Inputs:
             text = f"{where}data: an input has data, or binary_data_size, or shared_memory_region"
             raise BadRequest(text, f"{where}data")
         if asked.shared_memory_region is not None:
-            raw = lent(asked, self._regions, f"{where}parameters.")
+            raw = lent(asked, self._mine, f"{where}parameters.")
             return of_bytes(raw, each.datatype, each.shape, f"{where}data")
         if asked.binary_data_size is not None:
             size = asked.binary_data_size
@@ -322,7 +325,7 @@ def _answered(
     said: dict[str, Any],
     found: Sequence[tuple[Wanted, Array]],
     warnings: list[str],
-    regions: Regions,
+    mine: Lent,
 ) -> Response:
     """The outputs, as each is wanted: in the JSON or behind it."""
     outputs, tail = [], []
@@ -333,7 +336,7 @@ def _answered(
             "shape": list(array.shape),
         }
         if each.region:
-            told["parameters"] = put(each, to_bytes(array), regions)
+            told["parameters"] = put(each, to_bytes(array), mine)
         elif each.binary:
             raw = to_bytes(array)
             tail.append(raw)

@@ -1,8 +1,9 @@
 """Shared memory that programs of this box lend by name (Triton's system shared-memory extension).
 
-Whose it is, the broker has checked when it was registered: only its own program can do that. What
-is registered, every program that is answered here may name. It is read and written by calls, never
-mapped: a file that becomes shorter under a map would end the gateway.
+Whose it is, the broker has checked when it was registered: only its own program can do that. Who
+has registered it may name it, by the same key, or else as the same user; nobody else sees it. It is
+read and written by calls, never mapped: a file that becomes shorter under a map would end the
+gateway.
 """
 
 import asyncio
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import permit
+from clawai.plugins.gateway.keys import permit, principal
 
 SCOPE = "shared_memory"
 """What a key has to name: memory is this box's own."""
-MOST = 256
-"""Regions at a time: a descriptor each."""
+MOST, EACH = 256, 128
+"""Regions at a time, a descriptor each: of all, and of one who asks."""
 Peer = tuple[str, int]
 Open = Callable[[str, Peer], int]
 """A descriptor of the memory of a name, for a peer whose it is."""
@@ -44,11 +45,41 @@ class Region:
 
 
 class Regions:
-    """What is registered."""
+    """What is registered, by everybody."""
 
     def __init__(self, opener: Open) -> None:
-        self._open = opener
-        self._regions: dict[str, Region] = {}
+        self.open = opener
+        self.all: dict[tuple[str, str], Region] = {}
+        """By whose it is, and name."""
+
+    async def lent(self, needed: bool = True) -> "Lent":
+        """The part of who asks now. Without need nobody has to say who that is: there is nothing.
+
+        Raises:
+            ClawError: not_permitted; network, if it cannot be told in time who asks.
+        """
+        if not needed:
+            return Lent(self, "")
+        permit("operations", SCOPE)
+        return Lent(self, await principal())
+
+    def close(self) -> None:
+        """Let go of all."""
+        for each in self.all.values():
+            os.close(each.fd)
+        self.all.clear()
+
+
+class Lent:
+    """What one who asks has registered; others neither see nor name it.
+
+    Args:
+        whose: ``keys.principal``.
+    """
+
+    def __init__(self, regions: Regions, whose: str) -> None:
+        self._regions = regions
+        self._whose = whose
 
     async def register(self, name: str, key: str, offset: int, size: int, peer: Peer) -> None:
         """Have some memory opened.
@@ -57,11 +88,10 @@ class Regions:
             BadRequest: it has not so many bytes, or the name is taken.
             ClawError: it cannot be opened.
         """
-        permit("operations", SCOPE)
         if not 0 < len(name) <= 200:
             raise BadRequest("the name of a region has 1 to 200 characters", "name")
         self._require_free(name)
-        fd = await asyncio.to_thread(self._open, key.removeprefix("/"), peer)
+        fd = await asyncio.to_thread(self._regions.open, key.removeprefix("/"), peer)
         try:
             self._require_free(name)
             have = os.fstat(fd).st_size
@@ -71,13 +101,15 @@ class Regions:
         except BaseException:
             os.close(fd)
             raise
-        self._regions[name] = Region(name, key, offset, size, fd)
+        self._regions.all[self._whose, name] = Region(name, key, offset, size, fd)
 
     def _require_free(self, name: str) -> None:
-        if name in self._regions:
+        if (self._whose, name) in self._regions.all:
             raise BadRequest(f"the region {name[:80]!r} is registered already", "name")
-        if len(self._regions) >= MOST:
-            raise BadRequest(f"{MOST} regions are registered: unregister some", status=429)
+        if len(self.listed()) >= EACH:
+            raise BadRequest(f"{EACH} regions are registered: unregister some", status=429)
+        if len(self._regions.all) >= MOST:
+            raise BadRequest(f"{MOST} regions are registered here: try again later", status=429)
 
     def unregister(self, name: str = "") -> None:
         """Let go of one, or of all.
@@ -86,7 +118,7 @@ class Regions:
             BadRequest: 404.
         """
         for each in self.listed(name):
-            os.close(self._regions.pop(each.name).fd)
+            os.close(self._regions.all.pop((self._whose, each.name)).fd)
 
     def listed(self, name: str = "") -> list[Region]:
         """One, or all.
@@ -94,21 +126,21 @@ class Regions:
         Raises:
             BadRequest: 404.
         """
-        permit("operations", SCOPE)
         if name:
             return [self._one(name)]
-        return [self._regions[each] for each in sorted(self._regions)]
+        found = (each for (whose, _), each in self._regions.all.items() if whose == self._whose)
+        return sorted(found, key=lambda each: each.name)
 
     def _one(self, name: str) -> Region:
-        if name not in self._regions:
-            there = ", ".join(sorted(self._regions)[:10]) or "none"
-            text = f"no shared memory {name[:80]!r} is registered; there is: {there}"
+        found = self._regions.all.get((self._whose, name))
+        if found is None:
+            there = ", ".join(each.name for each in self.listed()[:10]) or "none"
+            text = f"you have registered no shared memory {name[:80]!r}; there is: {there}"
             raise BadRequest(text, "shared_memory_region", status=404)
-        return self._regions[name]
+        return found
 
     def _part(self, name: str, offset: int, size: int) -> tuple[int, int]:
         """Descriptor and place of some bytes of a region."""
-        permit("operations", SCOPE)
         region = self._one(name)
         if offset < 0 or offset + size > region.size:
             text = f"the region {name[:80]!r} has {region.size} bytes; got {offset} + {size}"
@@ -138,9 +170,3 @@ class Regions:
         """
         fd, place = self._part(name, offset, len(data))
         os.pwrite(fd, data, place)
-
-    def close(self) -> None:
-        """Let go of all."""
-        for each in self._regions.values():
-            os.close(each.fd)
-        self._regions.clear()

@@ -56,6 +56,15 @@ def abort(_: Fds, __: Args) -> None:
     os.abort()
 
 
+def stay(fds: Fds, _: Args) -> None:
+    """Leave something where it may write, say where that is, and wait to be killed."""
+    home = os.environ["HOME"]
+    with open(f"{home}/mine", "w") as file:  # noqa: PTH123
+        file.write("x")
+    os.write(fds["wire"], home.encode() + b"\n")
+    time.sleep(600)
+
+
 def wait(fds: Fds, args: Args) -> None:
     """Until killed, with as many more threads as ``args`` says."""
     for _ in range(args.get("threads", 0)):

@@ -116,6 +116,14 @@ def test_a_missing_path_is_named_without_namespaces_too(grant: Callable[..., Any
     assert "cannot show /no/such/model to the worker" in failed["error"]
 
 
+def test_what_a_killed_stage_left_is_removed_by_the_next(
+    run_as: Callable[..., str], bpf_file: str
+) -> None:
+    """Without namespaces a worker's own folder lies in the system's /tmp."""
+    found = json.loads(run_as("leftover_run.py", "no-userns", bpf_file))
+    assert found == {"both": [True, True], "left": True, "after": [False, True]}
+
+
 # Programs.
 
 

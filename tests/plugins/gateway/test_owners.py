@@ -42,6 +42,7 @@ KEYS = {
     "desk": ["page", "llm.*", "echo.*", "tensor.*", "model.*"],
     "store": ["pull", "remove"],
     "plain": ["llm.*"],
+    "lends": ["tensor.*", "model.*", "shared_memory"],
 }
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root asks as another user")
 
@@ -118,6 +119,52 @@ def test_a_key_does_it_for_whoever_has_it(doors: Doors) -> None:
         if operation != "tensor.*":
             assert ask("plain", method, path, body)[0] == 403, path
     assert ask("desk", "POST", "/page/now/pin", {"name": "tiny", "pinned": False})[0] == 200
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """Named memory of the user who tests: the number 8."""
+    made = Path(f"/dev/shm/claw-test-owned-{os.getpid()}")
+    made.write_bytes(struct.pack("<f", 8))
+    made.chmod(0o600)
+    yield made
+    made.unlink()
+
+
+def test_memory_that_one_lends_is_nobody_elses(doors: Doors, memory: Path) -> None:
+    lent, part = "/v2/systemsharedmemory", {"shared_memory_region": "mine"}
+    part |= {"shared_memory_byte_size": 4}
+    x: dict[str, Any] = {"name": "x", "shape": [1], "datatype": "FP32"}
+    taken = {"inputs": [x | {"parameters": part}]}
+    put = {"inputs": [x | {"data": [1]}], "outputs": [{"name": "y", "parameters": part}]}
+    register = {"key": memory.name, "offset": 0, "byte_size": 4}
+    key = {"Authorization": "Bearer claw-lends"}
+
+    def others() -> Iterator[Any]:
+        yield lambda *asked: doors.ask(*asked, JSON | key)[::2]
+        if os.geteuid() == 0:
+            yield lambda *asked: doors.ask_as(OTHER_UID, *asked, JSON)
+
+    assert doors.ask("POST", f"{lent}/region/mine/register", register)[0] == 200
+    try:
+        for ask in others():
+            for asked in (taken, put):
+                status, said = ask("POST", "/v2/models/half/infer", asked)
+                assert status == 404 and "'mine'; there is: none" in message(said), said
+            assert ask("GET", f"{lent}/status", None) == (200, [])
+            assert ask("GET", f"{lent}/region/mine/status", None)[0] == 404
+            assert ask("POST", f"{lent}/region/mine/unregister", {})[0] == 404
+            assert ask("POST", f"{lent}/unregister", {})[0] == 200
+        status, _, said = doors.ask("POST", "/v2/models/half/infer", taken)
+        assert status == 200 and said["outputs"][0]["data"] == [6]
+        assert doors.ask("POST", "/v2/models/half/infer", put)[0] == 200
+        assert struct.unpack("<f", memory.read_bytes()) == (2.5,)
+        # A name is free to everybody who has not used it.
+        assert doors.ask("POST", f"{lent}/region/mine/register", register, key)[0] == 200
+        assert len(doors.ask("GET", f"{lent}/status", None, key)[2]) == 1
+        assert doors.ask("POST", f"{lent}/unregister", {}, key)[0] == 200
+    finally:
+        assert doors.ask("POST", f"{lent}/region/mine/unregister", {})[0] == 200
 
 
 def test_the_owner_changes_it(doors: Doors) -> None:
