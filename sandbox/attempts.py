@@ -117,7 +117,8 @@ class Bait:
         self.abstract.close()
         os.close(self.memfd)
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._held)
+        if self._held >= 0:
+            os.close(self._held)
 
     def made(self, name: str) -> bool:
         """Whether something of that name appeared in the folder."""

@@ -140,7 +140,7 @@ def _prepare(run: Run) -> None:
         run.own_user_count = entered or is_root
     else:
         run.layer = "identity"
-        _make_tmp(run, run.uid if is_root else os.geteuid())
+        _make_tmp(run)
         if is_root:
             os.chown(run.tmp, run.uid, run.uid)
         privileges.drop_root(run.uid, namespaces.device_groups(run.policy))
@@ -151,12 +151,11 @@ def _prepare(run: Run) -> None:
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _make_tmp(run: Run, owner: int) -> None:
+def _make_tmp(run: Run) -> None:
     """A folder of its own for a worker that has no mounts of its own."""
     # Here, for _watch needs it too and may no longer reach the library then.
     from clawai.sandbox import leftovers
 
-    leftovers.clear("/tmp", "claw-worker-[0-9a-f]{16}", owner)
     run.tmp = f"/tmp/claw-worker-{os.urandom(8).hex()}"
     os.mkdir(run.tmp, 0o700)  # noqa: PTH102 - pathlib would only be loaded for this
     run.tmp_held = leftovers.hold(run.tmp)
@@ -294,9 +293,11 @@ def _watch(run: Run, worker: int, report: int, listens: _socket.socket) -> None:
         _await_acknowledgement(run.lifeline)
     _, wait_status = os.waitpid(worker, 0)
     if run.tmp != "/tmp":
-        import shutil
+        from clawai.sandbox import leftovers
 
-        shutil.rmtree(run.tmp, ignore_errors=True)
+        # At the end of this one, not at the start of the next: no worker waits for it.
+        leftovers.remove(run.tmp)
+        leftovers.clear("/tmp", "claw-worker-[0-9a-f]{16}", os.geteuid())
     code = os.waitstatus_to_exitcode(wait_status)
     os._exit(code if code >= 0 else 128 - code)
 

@@ -305,7 +305,8 @@ async def principal() -> str:
     """
     asker = ASKER.get(None) or Asker()
     if asker.held:
-        return f"key:{asker.held.key.name}"
+        # Not its name: another key may have that later.
+        return f"key:{asker.held.key.hash}"
     connection = asker.connection
     if asker.peer and asker.look and connection:
         if not connection.whose:
@@ -319,6 +320,17 @@ async def principal() -> str:
             return connection.whose
     text = "whose this connection is cannot be told"
     raise ClawError("not_permitted", text, allowed="users of this box, who has a key")
+
+
+def require_open() -> None:
+    """Refuse what an address was looked up for if it may be somebody else's by now.
+
+    Raises:
+        ClawError: not_permitted.
+    """
+    asker = ASKER.get(None)
+    if not (asker and asker.connection and asker.connection.is_open()):
+        raise ClawError("not_permitted", "the connection has ended meanwhile")
 
 
 def permit(what: str, name: str) -> None:

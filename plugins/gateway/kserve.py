@@ -229,7 +229,7 @@ class _KServe:
         warnings += more
         if asked.model_name not in (None, request.path_params["name"]):
             warnings.append("model_name is ignored: the path says another one")
-        mine = await self._regions.lent(needed=b"shared_memory_region" in head)
+        mine = await self._regions.lent(needed=_names_memory(asked))
         arrays = _Inputs(tail, warnings, mine).arrays(asked.inputs)
         wanted = [_wanted(each, at, warnings) for at, each in enumerate(asked.outputs or [])]
         model = await self._models.version(*_named(request))
@@ -240,6 +240,16 @@ class _KServe:
         said = {"model_name": model.name, "model_version": str(model.number)}
         said |= {"id": asked.id} if asked.id else {}
         return _answered(said, found, warnings, mine)
+
+
+def _names_memory(asked: Any) -> bool:
+    """Whether an input or an output is said to lie in shared memory."""
+    told = (
+        each.get("parameters")
+        for each in (*asked.inputs, *(asked.outputs or ()))
+        if isinstance(each, dict)
+    )
+    return any(isinstance(each, dict) and "shared_memory_region" in each for each in told)
 
 
 def _named(request: Request) -> tuple[str, str]:

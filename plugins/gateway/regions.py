@@ -8,12 +8,13 @@ gateway.
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from clawai.plugins.gateway.fields import BadRequest
-from clawai.plugins.gateway.keys import permit, principal
+from clawai.plugins.gateway.keys import permit, principal, require_open
 
 SCOPE = "shared_memory"
 """What a key has to name: memory is this box's own."""
@@ -63,6 +64,12 @@ class Regions:
         permit("operations", SCOPE)
         return Lent(self, await principal())
 
+    def drop_unlinked(self) -> None:
+        """Let go of what has no name any more: its program has ended, or is done with it."""
+        for at, each in list(self.all.items()):
+            if not os.fstat(each.fd).st_nlink:
+                os.close(self.all.pop(at).fd)
+
     def close(self) -> None:
         """Let go of all."""
         for each in self.all.values():
@@ -91,8 +98,9 @@ class Lent:
         if not 0 < len(name) <= 200:
             raise BadRequest("the name of a region has 1 to 200 characters", "name")
         self._require_free(name)
-        fd = await asyncio.to_thread(self._regions.open, key.removeprefix("/"), peer)
+        fd = await self._opened(key.removeprefix("/"), peer)
         try:
+            require_open()
             self._require_free(name)
             have = os.fstat(fd).st_size
             if size < 1 or offset + size > have:
@@ -103,9 +111,35 @@ class Lent:
             raise
         self._regions.all[self._whose, name] = Region(name, key, offset, size, fd)
 
+    async def _opened(self, key: str, peer: Peer) -> int:
+        """A descriptor. If we are cancelled meanwhile it is nobody's, and closed."""
+        got: list[int] = []
+        left = False
+        guard = threading.Lock()
+
+        def open_it() -> None:
+            fd = self._regions.open(key, peer)
+            with guard:
+                if left:
+                    os.close(fd)
+                else:
+                    got.append(fd)
+
+        try:
+            await asyncio.to_thread(open_it)
+        except BaseException:
+            with guard:
+                left = True
+            for fd in got:
+                os.close(fd)
+            raise
+        return got[0]
+
     def _require_free(self, name: str) -> None:
         if (self._whose, name) in self._regions.all:
             raise BadRequest(f"the region {name[:80]!r} is registered already", "name")
+        if len(self._regions.all) >= MOST or len(self.listed()) >= EACH:
+            self._regions.drop_unlinked()
         if len(self.listed()) >= EACH:
             raise BadRequest(f"{EACH} regions are registered: unregister some", status=429)
         if len(self._regions.all) >= MOST:

@@ -1,6 +1,7 @@
 """What changes the box: without a key only its owner does it, whatever door it comes by."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ import onnx_files
 from broker_parts import free_port
 from clawai.kernel.broker import limits
 from clawai.plugins.gateway.connection import Connection
-from clawai.plugins.gateway.keys import ASKER, Asker, Keys, require_owner
+from clawai.plugins.gateway.keys import ASKER, Asker, Keys, principal, require_owner
+from clawai.plugins.gateway.regions import Regions
 from clawai.sdk.errors import ClawError
 from clawai.sdk.httpkeys import Key, hashed
 from clawai.sdk.net import Caller
@@ -429,6 +432,51 @@ def test_it_is_looked_up_once_and_not_for_a_key(ends: Ends) -> None:
     asked = Asker(PEER, look, connection)
     asked.held = Keys([Key(name="a", hash=hashed("claw-a"))], False).find("claw-a")
     assert refusal(asked) == "" and len(looked) == 1
+
+
+def lending(asker: Asker, opener: Any) -> Regions:
+    """What is registered after one who asks has registered, or was refused."""
+    regions = Regions(opener)
+
+    async def register() -> None:
+        ASKER.set(asker)
+        await (await regions.lent()).register("mine", "key", 0, 4, PEER)
+
+    with contextlib.suppress(ClawError, TimeoutError):
+        asyncio.run(asyncio.wait_for(register(), 0.3))
+    return regions
+
+
+def test_memory_that_was_opened_for_nobody_is_closed(ends: Ends, memory: Path) -> None:
+    """Who leaves while it is opened may have left his address to whoever it belongs to."""
+    opened: list[int] = []
+    wait = [0.0, 0.0, 1.0]
+
+    def opener(_: str, __: Any) -> int:
+        opened.append(os.open(memory, os.O_RDWR))
+        time.sleep(wait[len(opened) - 1])
+        if len(opened) == 2:
+            ends[1].close()
+        return opened[-1]
+
+    for number in range(3):
+        connection = Connection(ends[0])
+        connection.whose = "uid:1000"  # as an earlier request has found
+        found = lending(Asker(PEER, lambda _: Caller(1000, 1000), connection), opener)
+        assert len(found.all) == (1 if number == 0 else 0)
+        found.close()
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(opened[-1])
+
+
+def test_what_a_key_has_lent_is_not_that_of_the_next_key_of_its_name(ends: Ends) -> None:
+    async def whose(said: str) -> str:
+        asker = Asker(PEER, None, Connection(ends[0]))
+        asker.held = Keys([Key(name="bob", hash=hashed(said))], False).find(said)
+        ASKER.set(asker)
+        return await principal()
+
+    assert len({asyncio.run(whose(said)) for said in ("claw-a", "claw-b", "claw-a")}) == 2
 
 
 def test_a_strangers_connection_is_looked_up_once(ends: Ends) -> None:
