@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.boost import Boost
 from clawai.kernel.child import Child, Then
 from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
@@ -62,6 +63,7 @@ class Clients:
     records: Records
     core: Core
     """It is looked at."""
+    boost: Boost
     stop: Callable[[], None]
     """Begins the end of the kernel."""
     by_number: dict[int, Client] = field(default_factory=dict)
@@ -198,8 +200,11 @@ class Clients:
                 self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
 
     def _be_eager(self) -> None:
-        """Not among many: they keep the loop awake, and their workers need the processors."""
-        if len(self.core.state.tasks) <= limits.FEW:
+        """Not among many: they keep the loop awake, and their workers need the processors.
+
+        Nor while we run before all others: we are woken at once, and would be in their way.
+        """
+        if len(self.core.state.tasks) <= limits.FEW and not self.boost.raised:
             self.loop.eager = time.monotonic_ns() + limits.EAGER
 
     def _answer(self, number: int, request: Any, said: Any, good: Any = None) -> None:

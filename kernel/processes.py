@@ -8,12 +8,14 @@ themselves are started, reaped and listened to by the steward and its launchers.
 import os
 import select
 import socket
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits, mail
+from clawai.kernel.boost import Boost
 from clawai.kernel.child import Child
 from clawai.kernel.control import ControlPage
 from clawai.kernel.loop import Loop
@@ -21,6 +23,8 @@ from clawai.kernel.peers import Peer
 from clawai.sdk import wire
 from clawai.sdk.errors import ClawError
 
+ENDS = ("done", "error", "yielded")
+"""After such an output a task is no longer the worker's."""
 BROKE = {"bad_message": "what it sent is not a message of this protocol"}
 """What the core is told instead of what may quote the worker."""
 
@@ -45,6 +49,7 @@ class Processes:
 
     loop: Loop
     steward: Child
+    boost: Boost
     running: dict[int, Process] = field(default_factory=dict)
 
     # Start and end.
@@ -79,6 +84,7 @@ class Processes:
                 break
         self.loop.end_round()
         del self.running[worker]
+        self.boost.gone(worker)
         process.close()
         self.loop.happen(ev.WorkerGone(worker, why))
 
@@ -105,6 +111,8 @@ class Processes:
         if isinstance(event, ev.WorkerFilled):
             self.steward.send("seal_weights", process.worker)  # it says whether that was done
         elif type(event) is ev.Output:
+            if event.kind in ENDS and event.worker in self.boost.until:
+                self.boost.done(event.worker, time.monotonic_ns())
             self.loop.gather(event)
         else:
             self.loop.happen(event)
@@ -115,6 +123,8 @@ class Processes:
 
     def dispatch(self, told: ev.Dispatch) -> None:
         """Have a worker run tasks."""
+        if any(asked.priority == "critical" for _, asked, _ in told.tasks):
+            self.boost.grant(told.worker, time.monotonic_ns())
         self._send(told.worker, *mail.to_worker(told))
 
     def _send(self, worker: int, message: wire.Message, frames: tuple[bytes, ...]) -> None:

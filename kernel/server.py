@@ -21,6 +21,7 @@ from typing import Any
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
+from clawai.kernel.boost import Boost
 from clawai.kernel.child import Child
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
@@ -52,11 +53,16 @@ class Server:
         self.steward = Child(self.loop, "steward", program, self._steward_ended)
         self.steward.adopt(link, steward)
         log, config = self.steward.log, told["config"]
-        self.processes = Processes(self.loop, self.steward)
+        wanted = config["preemption"]
+        raising = 2 in wanted["rungs"] and wanted["means"] != "none"
+        self.boost = Boost(wanted["boost_ms"] * limits.MS * raising, self._crowded)
+        self.processes = Processes(self.loop, self.steward, self.boost)
         self.records = Records(self.loop, self.core, log, config, self._instruct, made_of)
         self.journal = self.records.journal
         self.loop.rest = self.journal.write
-        self.clients = Clients(self.loop, self.steward, self.records, self.core, self.stop)
+        self.clients = Clients(
+            self.loop, self.steward, self.records, self.core, self.boost, self.stop
+        )
         self.news = News(self.core, self.steward, self.clients.reply)
         self._carry: dict[type, Callable[[Any], None]] = {
             ev.Reply: self.clients.reply,
@@ -79,12 +85,14 @@ class Server:
             "forget": self.clients.offers.by_key.clear,
             "failed": self.processes.failed,
             "gone": self.processes.gone,
+            "process": self.boost.started,
             "who": lambda worker: self.steward.send("runs", running(self.core, worker)),
         }
         self.timers: tuple[tuple[Callable[[], int | None], Callable[[int], object]], ...] = (
             (self.core.next_timer, lambda _: self.loop.happen(ev.Timer())),
             (self.news.next_timer, self.news.ask),
             (self.clients.next_timer, self.clients.expire),
+            (self.boost.next_timer, self.boost.expire),
             (lambda: self.journal.due if self.journal.buffer else None, self.journal.flush),
         )
         """When something is due, and what is done then."""
@@ -100,6 +108,13 @@ class Server:
         for instruction in told:
             self._carry[type(instruction)](instruction)
         self.journal.note(event, now, told)
+
+    def _crowded(self) -> bool:
+        """Whether bulk work computes, or others leave us less than the whole box."""
+        state = self.core.state
+        return state.share < 1 or any(
+            worker.spec.lane == "bulk" for worker in state.computing.values()
+        )
 
     def _make_memory(self, told: ev.MakeMemory) -> None:
         (self.clients.make_segment if told.client else self.steward.order)(told)
@@ -132,6 +147,7 @@ class Server:
             first = min([due for due, _ in planned], default=None)
             self.loop.turn(None if first is None else max(0, first - time.monotonic_ns()) / 1e9)
             now = time.monotonic_ns()
+            self.boost.attend(now)
             for due, act in planned:
                 if due <= now:
                     act(now)

@@ -139,6 +139,7 @@ class Group:
         started = self.workers[worker]
         started.pid, started.pidfd = pid, fds[0] if fds else -1
         self.cages.started(worker, pid, stage)
+        self.daemon.send("process", worker, pid)
 
     def _denied(
         self, worker: int, call: str, detail: str, error: str, count: int, _: list[int]

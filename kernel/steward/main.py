@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from clawai.kernel import boost
 from clawai.kernel.broker.keeper import Network
 from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB, SECOND
@@ -256,6 +257,10 @@ class Steward:
         rows["log_lines_lost"] = lost + self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
+        wanted = self.config.preemption
+        weighed = 2 in wanted.rungs and wanted.means != "none"
+        if proofs.means and weighed and proofs.means.means.kind != "realtime" and boost.allowed():
+            rows["preemption"]["boost_ms"] = wanted.boost_ms
         started = [group.workers.items() for group in self.groups.values()]
         rows["pids"] = {number: each.pid for workers in started for number, each in workers}
         rows["device"] = self.device.name

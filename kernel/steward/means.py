@@ -26,6 +26,9 @@ SHARES = 15
 urgent work. Where groups can be idle (``stand_back``) they weigh 3."""
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
+REALTIME_S = 2
+"""A worker that the daemon has raised for a moment (``kernel.boost``) dies when it has computed for
+so long without a wait and is still raised: nobody else would stop it."""
 _AUTOGROUP = Path("/proc/self/autogroup")
 _AUTOGROUP_PATIENCE_S = 2.0
 _CAP_SYS_NICE = 23
@@ -96,6 +99,8 @@ def enter(group: str, means: Means) -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_MAIN))
     elif means.main:
         _write(Path(means.main, "cgroup.procs"), str(os.getpid()))
+    if group == "main" and means.kind != "realtime":
+        resource.setrlimit(resource.RLIMIT_RTTIME, (REALTIME_S * 1_000_000,) * 2)
 
 
 def lift(daemon: int, means: Means) -> None:

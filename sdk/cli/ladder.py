@@ -96,6 +96,8 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     if with_it := found.get("effect"):
         woken = f"woken after {with_it['wake_p50_us']:.0f} us (median)"
         does[2] += f"; {_effect(found)}; {woken}"
+    if span := found.get("boost_ms"):
+        does[2] += f"; critical tasks run before all other programs for {span} ms"
     stop = found.get("stop_us")
     does[3] = "SIGSTOP for suspensions of seconds" + (f"; stops in {stop:.0f} us" if stop else "")
     return [

@@ -8,6 +8,7 @@ import pytest
 
 from clawai.kernel import events as ev
 from clawai.kernel import limits
+from clawai.kernel.boost import Boost
 from clawai.kernel.clients import Clients
 from clawai.kernel.core import Core
 from clawai.kernel.loop import Loop
@@ -39,7 +40,7 @@ class Side:
         self.loop = Loop(lambda event: None)
         core: Any = Core(1 << 30)
         nothing: Any = None
-        self.clients = Clients(self.loop, nothing, nothing, core, nothing)
+        self.clients = Clients(self.loop, nothing, nothing, core, Boost(0, bool), nothing)
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
         self.clients.connected(1, 0, False, b"", b"", ours.detach())

@@ -1,0 +1,333 @@
+"""Critical tasks pass ordinary programs for a moment: real workers, and the class that the system
+says they are in."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from clawai.kernel import boost
+from clawai.kernel.boost import Boost
+from clawai.kernel.limits import MS, SECOND
+from clawai.sdk.cli.bench.private import Private
+from clawai.sdk.client import Client
+from support import wait_until
+
+FIFO, OTHER = os.SCHED_FIFO, os.SCHED_OTHER
+BULK_UNITS = 1 << 20
+
+
+def may() -> bool:
+    """Whether the system lets us; asked in a process that ends."""
+    code = "from clawai.kernel.boost import allowed; print(allowed())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip() == "True"
+
+
+granted = pytest.mark.skipif(not may(), reason="the system lets us raise nobody")
+
+
+def alone(code: str) -> str:
+    """Run code whose process may be raised; what it prints."""
+    start = "import os, time; from clawai.kernel.boost import Boost, MS\n"
+    program = [sys.executable, "-c", start + textwrap.dedent(code)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def classes(pid: int) -> set[int]:
+    """Of the threads of a process, with the flag that forks do not inherit it."""
+    return {os.sched_getscheduler(int(each.name)) for each in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def raised(pid: int) -> bool:
+    """Whether a thread of a process is in the real-time class."""
+    return any(each & ~os.SCHED_RESET_ON_FORK == FIFO for each in classes(pid))
+
+
+@contextmanager
+def sleeper() -> Iterator[int]:
+    """A process with two threads that do nothing."""
+    code = "from threading import *; import time; Timer(600, print).start(); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-S", "-c", code]) as made:
+        try:
+            wait_until(lambda: len(os.listdir(f"/proc/{made.pid}/task")) == 2, "two threads")  # noqa: PTH208
+            yield made.pid
+        finally:
+            made.kill()
+
+
+def raising(pid: int, ms: int = 10) -> Boost:
+    """One whose daemon counts as raised."""
+    made = Boost(ms * MS, bool)
+    made.started(1, pid)
+    made.raised = True
+    return made
+
+
+@granted
+def test_every_thread_is_raised_and_put_back() -> None:
+    with sleeper() as pid:
+        ours = raising(pid)
+        ours.grant(1, 0)
+        assert classes(pid) == {FIFO | os.SCHED_RESET_ON_FORK}, "what it forks is not raised"
+        assert ours.next_timer() == 10 * MS
+        ours.expire(9 * MS)
+        assert classes(pid) == {FIFO | os.SCHED_RESET_ON_FORK}
+        ours.expire(10 * MS)
+        assert classes(pid) == {OTHER | os.SCHED_RESET_ON_FORK}
+        assert ours.next_timer() is None
+
+
+@granted
+def test_who_has_answered_is_put_back_at_once() -> None:
+    with sleeper() as pid:
+        ours = raising(pid)
+        ours.grant(1, 0)
+        ours.done(1, MS)
+        assert ours.next_timer() == MS
+        ours.expire(MS)
+        assert classes(pid) == {OTHER | os.SCHED_RESET_ON_FORK}
+
+
+@granted
+def test_tasks_that_compute_on_get_half_of_the_time() -> None:
+    """However many come: a crowd of critical tasks cannot keep others from the box."""
+    with sleeper() as pid:
+        ours, got, now = raising(pid), 0, 0
+        while now < 20 * SECOND:
+            ours.grant(1, now)
+            got += 1 in ours.until
+            now += 10 * MS
+            ours.expire(now)
+        assert 1000 <= got <= 1000 + SECOND // (10 * MS), "half of 2000, and what was saved"
+
+
+@granted
+def test_what_is_not_used_is_given_back() -> None:
+    """Tasks of a millisecond can be raised always."""
+    with sleeper() as pid:
+        ours = raising(pid)
+        for now in range(0, 5 * SECOND, 4 * MS):
+            ours.grant(1, now)
+            assert 1 in ours.until
+            ours.done(1, now + MS)
+            ours.expire(now + MS)
+
+
+@granted
+def test_nobody_is_raised_by_a_daemon_that_is_not() -> None:
+    with sleeper() as pid:
+        ours = raising(pid)
+        ours.raised, ours.crowded = False, lambda: False
+        ours.grant(1, 0)
+        assert classes(pid) == {OTHER} and not ours.until
+
+
+@granted
+def test_one_with_many_threads_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boost, "THREADS", 1)
+    with sleeper() as pid:
+        ours = raising(pid)
+        ours.grant(1, 0)
+        assert classes(pid) == {OTHER}
+
+
+def test_one_that_has_ended_is_forgotten() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as made:
+        made.wait()
+        ours = raising(made.pid)
+        ours.grant(1, 0)
+        assert not ours.until and not ours.pids
+        ours.started(2, made.pid)
+        ours.gone(2)
+        ours.grant(2, 0)
+        assert not ours.until and not ours.pids
+
+
+@granted
+def test_the_daemon_is_raised_while_there_is_a_crowd() -> None:
+    said = alone(
+        """
+        crowd = []
+        ours = Boost(10 * MS, lambda: bool(crowd))
+        def seen(at):
+            ours.attend(at * MS)
+            return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        found = [seen(1000)]
+        crowd.append(1)
+        found += [seen(1001), seen(1100)]
+        crowd.clear()
+        found += [seen(1101), seen(1200)]
+        crowd.append(1)
+        ours.started(1, os.getpid())
+        ours.grant(1, 1201 * MS)  # a critical task does not wait for the next look
+        found.append(ours.raised)
+        print(found)
+        """
+    )
+    assert said == str([OTHER, OTHER, FIFO, FIFO, OTHER, True])
+
+
+@granted
+def test_a_daemon_that_computes_much_pauses() -> None:
+    said = alone(
+        """
+        ours = Boost(10 * MS, lambda: True)
+        ours.attend(1000 * MS)
+        found = [ours.raised]
+        end = time.thread_time_ns() + 51 * MS
+        while time.thread_time_ns() < end:
+            pass
+        nobody = 1 << 22
+        for at in (1100, 2099, 2100, 2200):
+            ours.attend(at * MS)
+            ours.started(1, nobody)
+            ours.grant(1, at * MS)  # a critical task ends no pause
+            found.append(ours.raised)
+        print(found, os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+        """
+    )
+    assert said == f"[True, False, False, True, True] {FIFO}"
+
+
+@granted
+def test_one_that_the_means_has_raised_stays_so() -> None:
+    said = alone(
+        """
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+        crowd = [1]
+        ours = Boost(10 * MS, lambda: bool(crowd))
+        ours.attend(1000 * MS)
+        crowd.clear()
+        ours.attend(1100 * MS)
+        print(ours.ns, ours.raised, os.sched_getscheduler(0))
+        """
+    )
+    assert said == f"0 False {FIFO}"
+
+
+def test_without_a_grant_nobody_is_raised() -> None:
+    said = alone(
+        """
+        import resource
+        os.setgroups([]) if os.getuid() == 0 else None
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+        os.setuid(os.getuid() or 65534)
+        from clawai.kernel.boost import allowed
+        ours = Boost(10 * MS, lambda: True)
+        ours.attend(1000 * MS)
+        print(allowed(), ours.raised, ours.ns, os.sched_getscheduler(0))
+        """
+    )
+    assert said == f"False False 0 {OTHER}"
+
+
+# Through a kernel.
+
+
+@contextmanager
+def box(boost_ms: int) -> Iterator[tuple[Private, Client, int]]:
+    """A kernel whose bulk worker computes all the time, its client, and the urgent worker."""
+    with Private(f"[preemption]\nboost_ms = {boost_ms}\n") as made:
+        made.plugin("urgent")
+        made.plugin("bulk")
+        client = made.client()
+        before = set(made.processes())
+        client.call("urgent.work", {"cpu_us": 1}, priority="critical")
+        born = sorted(set(made.processes()) - before)
+        client.call("bulk.sum", {"units": 1}, priority="batch")
+        end = threading.Event()
+
+        ready = threading.Event()
+
+        def fill() -> None:
+            with Client(folder=made.folder) as other:
+                ready.set()
+                while not end.is_set():
+                    other.call("bulk.sum", {"units": BULK_UNITS}, priority="batch")
+
+        filler = threading.Thread(target=fill)
+        filler.start()
+        try:
+            assert ready.wait(30)
+            yield made, client, born[-1]
+        finally:
+            end.set()
+            filler.join()
+
+
+def seen_raised(made: Private, client: Client, worker: int, cpu_ms: int) -> bool:
+    """Whether the worker is ever raised while it runs critical tasks, for two seconds."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        task = client.submit("urgent.work", {"cpu_us": cpu_ms * 1000}, priority="critical")
+        for _ in range(50):
+            if raised(worker):
+                assert classes(made.pid) == {FIFO | os.SCHED_RESET_ON_FORK}
+                task.result()
+                return True
+        task.result()
+    return False
+
+
+@granted
+def test_a_worker_is_raised_for_its_critical_task_and_put_back() -> None:
+    with box(100) as (made, client, worker):
+        assert "Max realtime timeout      2000000" in Path(f"/proc/{worker}/limits").read_text()
+        assert seen_raised(made, client, worker, 50)
+        wait_until(lambda: not raised(worker), "it is put back")
+        # A long one goes on as an ordinary program.
+        task = client.submit("urgent.work", {"cpu_us": 1_000_000}, priority="critical")
+        time.sleep(0.3)
+        assert not raised(worker)
+        task.result()
+        assert client.query("status")["preemption"]["boost_ms"] == 100
+
+
+@granted
+def test_only_critical_tasks_are() -> None:
+    with box(100) as (_, client, worker):
+        for _ in range(20):
+            task = client.submit("urgent.work", {"cpu_us": 20_000}, priority="interactive")
+            assert not raised(worker)
+            task.result()
+
+
+def test_switched_off_nobody_is_raised() -> None:
+    with box(0) as (made, client, worker):
+        assert not seen_raised(made, client, worker, 20)
+        assert classes(made.pid) == {OTHER}
+        assert not client.query("status")["preemption"].get("boost_ms")
+
+
+@granted
+def test_a_raised_worker_does_not_outlast_a_stopped_daemon() -> None:
+    """Nobody puts it back, so the system ends it, and the box is its owner's again."""
+    with box(100) as (made, client, worker):
+        while True:
+            # More than it may compute so, and an end if we are too late and it is put back.
+            task = client.submit("urgent.work", {"cpu_us": 4_000_000}, priority="critical")
+            until = time.monotonic() + 1
+            while not raised(worker) and time.monotonic() < until:
+                pass
+            os.kill(made.pid, signal.SIGSTOP)
+            if raised(worker):
+                break
+            os.kill(made.pid, signal.SIGCONT)
+            task.result()
+        try:
+            wait_until(lambda: not Path(f"/proc/{worker}/exe").exists(), "it has ended", 30)
+        finally:
+            os.kill(made.pid, signal.SIGCONT)
+        task.result()  # by a new worker
+        assert worker not in made.processes()
