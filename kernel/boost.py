@@ -14,8 +14,9 @@ for a moment, so that no plugin and no crowd of clients can take the box from it
 
 On a box with a free processor nobody is raised: what is woken finds that at once.
 
-The system allows it to root and to whoever was granted ``RLIMIT_RTPRIO``; else nothing is raised.
-What a worker forks is not in that class.
+The system allows it to who holds CAP_SYS_NICE, as root does; else nobody is raised, nor the daemon
+alone, as urgent work would still wait for its worker. (A grant by ``RLIMIT_RTPRIO`` does not do: a
+worker's own limit is 0.) What a worker forks is not in that class.
 """
 
 import contextlib
@@ -107,7 +108,11 @@ class Boost:
         if worker not in self.until:
             try:
                 self._put(worker, os.SCHED_OTHER, _FIFO, WORKER)
-            except OSError:  # its group of processes is granted nothing of that class
+            except PermissionError:
+                self._settle(False)
+                self.ns = 0
+                return
+            except OSError:  # it has just ended
                 del self.pids[worker]
                 return
         self.until[worker] = now + self.ns
@@ -140,10 +145,13 @@ class Boost:
         self._due = now + WINDOW
         if greedy:
             self._due = self._paused = now + PAUSE
-        if (wanted := not greedy and self.crowded()) == self.raised:
-            return
+        if (wanted := not greedy and self.crowded()) != self.raised:
+            self._settle(wanted)
+
+    def _settle(self, wanted: bool) -> None:
+        """Raise the daemon, or put it back and all that it has raised."""
         if not wanted:
-            self.expire(now + self.ns)
+            self.expire(max(self.until.values(), default=0))
         try:
             ours = _FIFO if self.raised else os.SCHED_OTHER
             if (os.sched_getscheduler(0) ^ ours) & ~os.SCHED_RESET_ON_FORK:

@@ -69,8 +69,8 @@ class Preemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of rung 2: auto measures and takes the best; cgroup2, cgroup1, autogroup, nice, realtime,
     none."""
     boost_ms: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10
-    """With rung 2: so long a critical task may run before all ordinary programs, where the system
-    allows it (root, or RLIMIT_RTPRIO of 2)."""
+    """With rung 2: so long a critical task may run before all ordinary programs, where the kernel
+    holds CAP_SYS_NICE, as root's does."""
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

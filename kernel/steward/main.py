@@ -24,7 +24,7 @@ from clawai.kernel.events import Spec
 from clawai.kernel.limits import MIB, SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.kernel.steward import ladder, launching, views
+from clawai.kernel.steward import ladder, launching, means, views
 from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.errands import COMMANDS, Errands
@@ -258,8 +258,8 @@ class Steward:
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
         wanted = self.config.preemption
-        weighed = 2 in wanted.rungs and wanted.means != "none"
-        if proofs.means and weighed and proofs.means.means.kind != "realtime" and boost.allowed():
+        weighed = proofs.means and 2 in wanted.rungs and wanted.means not in ("none", "realtime")
+        if weighed and means.may_raise() and boost.allowed():
             rows["preemption"]["boost_ms"] = wanted.boost_ms
         started = [group.workers.items() for group in self.groups.values()]
         rows["pids"] = {number: each.pid for workers in started for number, each in workers}

@@ -272,13 +272,13 @@ def _lower_session() -> None:
 
 def _make_realtime(granted: bool) -> Means:
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    if 0 <= limit < FIFO_DAEMON and not (granted and _may_raise()):
+    if 0 <= limit < FIFO_DAEMON and not (granted and may_raise()):
         raise Refused(f"not granted: RLIMIT_RTPRIO is {limit}, needed is {FIFO_DAEMON}")
     return Means("realtime")
 
 
-def _may_raise() -> bool:
-    """Whether we hold CAP_SYS_NICE."""
+def may_raise() -> bool:
+    """Whether we hold CAP_SYS_NICE; within a container of an ordinary user that is not enough."""
     for line in _read(Path("/proc/self/status")).splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_NICE & 1)

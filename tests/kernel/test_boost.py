@@ -55,9 +55,10 @@ def raised(pid: int) -> bool:
 
 
 @contextmanager
-def sleeper() -> Iterator[int]:
+def sleeper(user: int = 0) -> Iterator[int]:
     """A process with two threads that do nothing."""
-    code = "from threading import *; import time; Timer(600, print).start(); time.sleep(600)"
+    code = "from threading import *; import os, time; Timer(600, print).start()\n"
+    code += (f"os.setuid({user})\n" if user else "") + "time.sleep(600)"
     with subprocess.Popen([sys.executable, "-S", "-c", code]) as made:
         try:
             wait_until(lambda: len(os.listdir(f"/proc/{made.pid}/task")) == 2, "two threads")  # noqa: PTH208
@@ -230,6 +231,25 @@ def test_without_a_grant_nobody_is_raised() -> None:
         """
     )
     assert said == f"False False 0 {OTHER}"
+
+
+@granted
+def test_a_daemon_that_may_raise_itself_only_is_put_back() -> None:
+    """As with RLIMIT_RTPRIO, which a worker does not have."""
+    with sleeper(user=65534) as pid:
+        said = alone(
+            f"""
+            ours = Boost(10 * MS, lambda: True)
+            ours.attend(1000 * MS)
+            found = [ours.raised]
+            os.setuid(65534)
+            ours.started(1, {pid})
+            ours.grant(1, 1001 * MS)
+            ours.attend(1200 * MS)
+            print(found, ours.raised, ours.ns, os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+            """
+        )
+    assert said == f"[True] False 0 {OTHER}"
 
 
 # Through a kernel.
