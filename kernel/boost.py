@@ -8,7 +8,9 @@ a critical task are scheduled in the real-time class, below everything else that
 for a moment, so that no plugin and no crowd of clients can take the box from its owner:
 
 - a task for ``ns`` at most, then it goes on as before;
-- all workers together for ``SHARE`` of the time;
+- a worker that has answered ``LINGER`` longer, as the next task is often near, and to put it back
+  and raise it again takes twenty system calls;
+- all workers together for ``SHARE`` of the box's processor time, by what they have really used;
 - the daemon until it computes for half of a ``WINDOW``: then it is as all others for a ``PAUSE``;
 - a worker that nobody puts back, as the daemon is stopped, ends by ``means.REALTIME_S``.
 
@@ -29,14 +31,18 @@ from clawai.kernel.limits import MS, SECOND
 
 WORKER, DAEMON = 1, 2
 """Priorities of SCHED_FIFO, whose least is 1: the daemon before the workers that it feeds."""
-SHARE = 0.5
-"""Of the time that passes, for all workers together."""
+LINGER = 50 * MS
+SHARE = 0.25
 SAVED = 1 * SECOND
-"""So much of that is kept for later at most."""
+"""So much of their processor time is kept for later at most."""
+AGAIN = 1 * SECOND
+"""So long after it was raised, a worker may have new threads that are not."""
 WINDOW = 100 * MS
 PAUSE = 1 * SECOND
 THREADS = 16
 """Each costs two system calls; a worker with more is not raised."""
+_PROCESS_CPU = 2
+"""Of a clock's number, ``CPUCLOCK_SCHED`` (man clock_getcpuclockid)."""
 _FIFO = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
 # Without privilege the flag cannot be taken away again; it does nothing to an ordinary program.
 _OTHER = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
@@ -53,6 +59,27 @@ def allowed() -> bool:
     return True
 
 
+def used(pid: int) -> int:
+    """What a process has computed, all its threads, in nanoseconds.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return time.clock_gettime_ns(~pid << 3 | _PROCESS_CPU)
+
+
+@dataclass(slots=True)
+class Lift:
+    """A worker that is raised."""
+
+    until: int
+    """When it is put back."""
+    listed: int
+    """When its threads were."""
+    mark: int
+    """What it had computed when that was last taken off what is saved."""
+
+
 @dataclass
 class Boost:
     """Who is raised, and until when.
@@ -66,11 +93,11 @@ class Boost:
     crowded: Callable[[], bool]
     pids: dict[int, int] = field(default_factory=dict)
     """Of the workers that may be raised, their process."""
-    until: dict[int, int] = field(default_factory=dict)
-    """Of those that are, when they are put back."""
+    lifts: dict[int, Lift] = field(default_factory=dict)
+    """Those that are."""
     raised: bool = False
     """The daemon is; while it is not, nobody is, as it could not put them back in time."""
-    _saved: int = SAVED
+    _saved: float = SAVED
     _due: int = 0
     """When to look at the daemon, ..."""
     _paused: int = 0
@@ -81,6 +108,7 @@ class Boost:
     """... and what it had computed by then."""
     _counted: int = 0
     """Up to when ``_saved`` has grown."""
+    _share: float = SHARE * len(os.sched_getaffinity(0))
 
     def started(self, worker: int, pid: int) -> None:
         """A worker is this process."""
@@ -90,7 +118,7 @@ class Boost:
     def gone(self, worker: int) -> None:
         """It has ended, and its number may soon be another's."""
         self.pids.pop(worker, None)
-        self.until.pop(worker, None)
+        self.lifts.pop(worker, None)
 
     def grant(self, worker: int, now: int) -> None:
         """A worker is about to get a critical task."""
@@ -101,39 +129,53 @@ class Boost:
             self.attend(now)
             if not self.raised:
                 return
-        self._saved = min(SAVED, self._saved + int((now - self._counted) * SHARE))
+        self._saved = min(SAVED, self._saved + (now - self._counted) * self._share)
         self._counted = now
-        if self._saved < self.ns:
-            return
-        if worker not in self.until:
-            try:
+        lift = self.lifts.get(worker)
+        try:
+            if lift:
+                self._charge(worker, lift)
+            if self._saved < self.ns:
+                if lift:
+                    self._lower(worker)
+                return
+            if not lift:
+                lift = self.lifts[worker] = Lift(0, -AGAIN, used(self.pids[worker]))
+            if now >= lift.listed + AGAIN:
                 self._put(worker, os.SCHED_OTHER, _FIFO, WORKER)
-            except PermissionError:
-                self._settle(False)
-                self.ns = 0
-                return
-            except OSError:  # it has just ended
-                del self.pids[worker]
-                return
-        self.until[worker] = now + self.ns
-        self._saved -= self.ns  # what it does not use is given back
+                lift.listed = now
+            lift.until = now + self.ns
+        except PermissionError:
+            self._settle(False)
+            self.ns = 0
+        except OSError:  # it has just ended
+            self.gone(worker)
 
     def done(self, worker: int, now: int) -> None:
-        """It has ended a task: it is put back as soon as there is nothing else to do."""
-        if (until := self.until.get(worker, 0)) > now:
-            self._saved += until - now
-            self.until[worker] = now
+        """It has ended a task."""
+        if (lift := self.lifts.get(worker)) and lift.until > now:
+            lift.until = now + LINGER
 
     def next_timer(self) -> int | None:
         """When somebody is to be put back."""
-        return min(self.until.values(), default=None) if self.until else None
+        return min(lift.until for lift in self.lifts.values()) if self.lifts else None
 
     def expire(self, now: int) -> None:
         """Put back whose time is over."""
-        for worker in [each for each, until in self.until.items() if until <= now]:
-            del self.until[worker]
-            with contextlib.suppress(OSError):  # it has just ended
-                self._put(worker, os.SCHED_FIFO, _OTHER, 0)
+        for worker in [each for each, lift in self.lifts.items() if lift.until <= now]:
+            self._lower(worker)
+
+    def _lower(self, worker: int) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            self._charge(worker, self.lifts[worker])
+            self._put(worker, os.SCHED_FIFO, _OTHER, 0)
+        del self.lifts[worker]
+
+    def _charge(self, worker: int, lift: Lift) -> None:
+        """Take off what a worker has computed since it was raised."""
+        computed = used(self.pids[worker])
+        self._saved -= computed - lift.mark
+        lift.mark = computed
 
     def attend(self, now: int) -> None:
         """Raise the daemon or put it back, as it is needed: for every turn of the loop."""
@@ -151,7 +193,8 @@ class Boost:
     def _settle(self, wanted: bool) -> None:
         """Raise the daemon, or put it back and all that it has raised."""
         if not wanted:
-            self.expire(max(self.until.values(), default=0))
+            for worker in list(self.lifts):
+                self._lower(worker)
         try:
             ours = _FIFO if self.raised else os.SCHED_OTHER
             if (os.sched_getscheduler(0) ^ ours) & ~os.SCHED_RESET_ON_FORK:

@@ -111,7 +111,7 @@ class Processes:
         if isinstance(event, ev.WorkerFilled):
             self.steward.send("seal_weights", process.worker)  # it says whether that was done
         elif type(event) is ev.Output:
-            if event.kind in ENDS and event.worker in self.boost.until:
+            if event.kind in ENDS and event.worker in self.boost.lifts:
                 self.boost.done(event.worker, time.monotonic_ns())
             self.loop.gather(event)
         else:
