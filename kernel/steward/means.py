@@ -94,7 +94,11 @@ def enter(group: str, means: Means) -> None:
         if means.kind not in ("none", "realtime"):
             # What wakes up is then sent to a processor that runs bulk work only, as to an idle one,
             # and not made to wait on another behind whoever computes there. Takes no privilege.
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            # In an idle group that is so already; there the class would only have bulk work
+            # moved from one processor to the other twice as often.
+            idle = means.folder and _read(Path(means.folder, "cpu.idle")).strip() == "1"
+            policy = os.SCHED_BATCH if idle else os.SCHED_IDLE
+            os.sched_setscheduler(0, policy, os.sched_param(0))
     elif means.kind == "realtime":
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_MAIN))
     elif means.main:

@@ -199,6 +199,8 @@ class TestCgroup1:
             return Path("/proc/self/cgroup").read_text()
 
         assert f"/{means.PREFIX}{os.getpid()}\n" in in_child(where)
+        said = in_child(lambda: means.enter("bulk", made) or os.sched_getscheduler(0))
+        assert said == str(os.SCHED_BATCH if idle.exists() else os.SCHED_IDLE)
 
     def test_a_busy_group_stays_until_it_is_empty(self, made: Means):
         reading, writing = os.pipe()
