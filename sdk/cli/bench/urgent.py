@@ -17,8 +17,9 @@ The same is measured with every means of preemption that works here, each in a k
 windows in between, and with none: "nothing" has its bulk workers in the group of all others. Bulk
 throughput counts tasks that ended in the loaded windows; ``bulk_kept_ratio`` compares it with
 "nothing" under the same urgent load, ``bulk_of_alone_ratio`` with bulk work that has the box alone.
-With ``--page`` a browser of this box shows the gateway's page of the measured kernel all the time;
-its windows stand beside those of a kernel with the same means and no page ("no page").
+With ``--page`` a browser of this box shows the gateway's page of whichever kernel is measured, all
+means alike; beside them is a kernel with the same means that nobody looks at ("no page"), and
+``bulk_beside_page_ratio`` is what bulk work does of what it does there.
 
 One request is under way at a time: where ``loaded_rps`` stays below what was due, the box did less
 urgent work than was asked.
@@ -58,6 +59,7 @@ BARS = (
 )
 NOTHING = "nothing"
 NO_PAGE = "no page"
+BLANK = "about:blank"
 PERIOD_S = 0.01
 WORK_US = 1000
 TASKS = 20
@@ -135,6 +137,7 @@ class Side:
         self.means = means
         self.name = name or label(means)
         self.port = free_port()
+        self.page = BLANK
         self.kernel = stack.enter_context(Private(CONFIG.format(means, self.port)))
         self.kernel.plugin("urgent")
         for name in PLUGINS:
@@ -153,9 +156,9 @@ class Side:
         tasks = [(f"{plugin}.{kind}", {"units": units[kind]}) for plugin, kind in places]
         self.bulk = stack.enter_context(Saturator(self.kernel.folder, tasks))
 
-    def show(self, browser: Any) -> None:
-        """Have the page looked at until the end: what runs now, as it changes."""
-        browser.new_page().goto(f"{page_of(self.kernel, self.port)}/now", wait_until="load")
+    def publish(self) -> None:
+        """Serve the page, of which that is looked at which shows what runs now, as it changes."""
+        self.page = f"{page_of(self.kernel, self.port)}/now"
 
     def in_force(self) -> dict[str, Any]:
         """What the kernel says of its ladder; empty if it says nothing."""
@@ -249,7 +252,8 @@ def measure(
         samples: in all rounds together, solo and loaded each.
         others: further means; their windows have ``share`` of the samples. One that does not work
             on this box is left out.
-        page: a browser shows the page of the first; beside it is one that nobody looks at.
+        page: a browser shows the page of whichever is measured; beside them is one more kernel
+            with ``means``, that nobody looks at.
 
     Raises:
         ClawError: unsupported_system, without a browser where one is needed.
@@ -260,7 +264,7 @@ def measure(
         status.show("starting kernels and workers")
         sides: list[Side] = []
         units: dict[str, int] = {}
-        browser = chromium(stack) if page else None
+        tab = chromium(stack).new_page() if page else None
         unseen = [(means, NO_PAGE)] if page else []
         # One after the other: each kernel measures its means at its start.
         for kind, name in ((means, ""), *unseen, *((each, "") for each in others)):
@@ -269,8 +273,9 @@ def measure(
             side.prepare(units, stack)
             if not sides or name or side.in_force().get("means", {}).get("kind", kind) == kind:
                 sides.append(side)
-        if browser:
-            sides[0].show(browser)
+        for side in sides if tab else ():
+            if side.name != NO_PAGE:
+                side.publish()
         steal = Steal()
         stack.callback(steal.close)
         ours = [family(os.getpid()), *(side.kernel.processes() for side in sides)]
@@ -279,6 +284,8 @@ def measure(
             for side in sides if number % 2 else reversed(sides):
                 status.show(f"round {number + 1} of {rounds}: {side.name}")
                 first = side is sides[0]
+                if tab:
+                    tab.goto(side.page, wait_until="load")
                 count = max(10, round(samples / rounds * (1 if first else share)))
                 side.round(count, steal, max(ALONE_S, count * PERIOD_S / 4) if first else 0)
         busy = round(neighbours.share(), 3)
@@ -303,12 +310,15 @@ def measure(
 
 
 def _keep_bulk(sides: Sequence[Side], figures: Sequence[dict[str, float]]) -> None:
-    """Add the bulk throughput in relation to "nothing", where that was measured too."""
-    nothing = next((side.bulk_rate() for side in sides if side.means == "none"), 0.0)
+    """Add the bulk throughput, and its relation to "nothing" and to "no page" where there are."""
+    rates = {side.name: side.bulk_rate() for side in sides}
+    nothing, unseen = rates.get(NOTHING, 0.0), rates.get(NO_PAGE, 0.0)
     for side, found in zip(sides, figures, strict=True):
         found["bulk_tasks_s"] = round(side.bulk_rate(), 2)
         if nothing:
             found["bulk_kept_ratio"] = round(side.bulk_rate() / nothing, 4)
+    if unseen:
+        figures[0]["bulk_beside_page_ratio"] = round(sides[0].bulk_rate() / unseen, 4)
 
 
 def label(means: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_browser_looks_on():
     unseen = found.against[urgent.NO_PAGE]
     assert unseen["solo_p50_ms"] >= 1 and found.figures.keys() >= KEYS
     assert "bulk_kept_ratio" not in found.figures, "nothing was not measured"
+    assert ("bulk_beside_page_ratio" in found.figures) == bool(unseen["bulk_tasks_s"])
+
+
+def test_the_page_of_whichever_is_measured_is_looked_at(monkeypatch):
+    """Of "nothing" too, or the page would count as what our means takes from bulk work."""
+    looked_at = {}
+
+    def seen(side: urgent.Side, *_: object) -> None:
+        ports = [row.split()[1:4] for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        open_ones = [here for here, _, state in ports if state == "01"]  # ESTABLISHED
+        looked_at[side.name] = f"0100007F:{side.port:04X}" in open_ones
+        side.solo.late_ms = side.loaded.late_ms = [1.0]
+        side.solo.seconds = side.loaded.seconds = 1.0
+        side.rates.append(1.0)
+
+    monkeypatch.setattr(urgent.Side, "round", seen)
+    urgent.measure(20, 1, "auto", ["none"], 0.5, page=True)
+    assert looked_at == {"auto": True, "no page": False, "nothing": True}
 
 
 def test_samples_with_steal_time_are_counted_apart():
