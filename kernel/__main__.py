@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clawai.kernel.link import Link
+from clawai.kernel.steward.container import available_cores
 from clawai.sdk import config as configuration
 from clawai.sdk import device, paths
 from clawai.sdk.errors import ClawError
@@ -115,6 +116,7 @@ def boot(foreground: bool, ready_fd: int, port: str = "") -> NoReturn:
         "echo": foreground,
         "port": port,
         "started": time.monotonic_ns(),
+        "processors": available_cores(),
     }
     cores = device.choose(config.device).cores(len(os.sched_getaffinity(0)))
     idle_ns, rungs = int(config.workers.idle_minutes * 60e9), config.preemption.rungs

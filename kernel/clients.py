@@ -200,11 +200,8 @@ class Clients:
                 self.leave(worst, f"it does not read, {worst.peer.waiting} bytes wait for it")
 
     def _be_eager(self) -> None:
-        """Not among many: they keep the loop awake, and their workers need the processors.
-
-        Nor while we run before all others: we are woken at once, and would be in their way.
-        """
-        if len(self.core.state.tasks) <= limits.FEW and not self.boost.raised:
+        """Not among many: they keep the loop awake, and their workers need the processors."""
+        if len(self.core.state.tasks) <= limits.FEW:
             self.loop.eager = time.monotonic_ns() + limits.EAGER
 
     def _answer(self, number: int, request: Any, said: Any, good: Any = None) -> None:
@@ -338,6 +335,7 @@ class Clients:
             self.records.ask(f"uid:{client.uid}", verb, job, answer)
             return
         listed = rows(self.core, asked.what, time.monotonic_ns())
+        listed["boost_ns"] = self.boost.ns
         self._ask(client, "view", asked.what, self.steward.lost, listed, then=answer)
 
     def _admin(self, client: Client, asked: wire.Admin, frames: list[bytes]) -> None:

@@ -84,7 +84,7 @@ class Processes:
                 break
         self.loop.end_round()
         del self.running[worker]
-        self.boost.gone(worker)
+        self.boost.gone(worker, time.monotonic_ns())
         process.close()
         self.loop.happen(ev.WorkerGone(worker, why))
 

@@ -54,8 +54,9 @@ class Server:
         self.steward.adopt(link, steward)
         log, config = self.steward.log, told["config"]
         wanted = config["preemption"]
-        raising = 2 in wanted["rungs"] and wanted["means"] != "none"
-        self.boost = Boost(wanted["boost_ms"] * limits.MS * raising, self._crowded)
+        raising = 2 in wanted["rungs"] and wanted["means"] not in ("none", "realtime")
+        boost_ns = wanted["boost_ms"] * limits.MS * raising
+        self.boost = Boost(boost_ns, self._crowded, told["processors"])
         self.processes = Processes(self.loop, self.steward, self.boost)
         self.records = Records(self.loop, self.core, log, config, self._instruct, made_of)
         self.journal = self.records.journal
@@ -148,6 +149,8 @@ class Server:
             self.loop.turn(None if first is None else max(0, first - time.monotonic_ns()) / 1e9)
             now = time.monotonic_ns()
             self.boost.attend(now)
+            if self.boost.raised:
+                self.loop.eager = 0  # we are woken at once, and would be in everybody's way
             for due, act in planned:
                 if due <= now:
                     act(now)
@@ -173,6 +176,7 @@ class Server:
 
     def close(self) -> None:
         """Have arrive what was said; the steward ends last, with the workers and the sockets."""
+        self.boost.close()
         self.clients.close()
         self.journal.flush(time.monotonic_ns())
         self.records.child.close()

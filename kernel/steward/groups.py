@@ -35,6 +35,8 @@ class Started:
     pidfd: int = -1
     family: bool = False
     """It may be several processes, which only its launcher can reach all."""
+    boosted: bool = False
+    """The daemon may raise it for a moment."""
 
 
 @dataclass
@@ -98,7 +100,9 @@ class Group:
         names = ["wire", "control", "leases", "stdout", *order.fds]
         given = [*fds, self.outputs.pipe(order.worker, order.plugin), *order.fds.values()]
         family = bool(order.policy["programs"])
-        self.workers[order.worker] = Started(order.plugin, family=family)
+        # Bounds of processor time do not hold in the real-time class.
+        boosted = self.lane == "main" and not order.policy["cpu"]
+        self.workers[order.worker] = Started(order.plugin, family=family, boosted=boosted)
         self.send("spawn", order.worker, order.as_dict(), names, bpf, fds=tuple(given))
 
     def signal(self, worker: int, number: int) -> None:
@@ -139,7 +143,8 @@ class Group:
         started = self.workers[worker]
         started.pid, started.pidfd = pid, fds[0] if fds else -1
         self.cages.started(worker, pid, stage)
-        self.daemon.send("process", worker, pid)
+        if started.boosted:
+            self.daemon.send("process", worker, pid)
 
     def _denied(
         self, worker: int, call: str, detail: str, error: str, count: int, _: list[int]

@@ -18,13 +18,12 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from clawai.kernel import boost
 from clawai.kernel.broker.keeper import Network
 from clawai.kernel.events import Spec
-from clawai.kernel.limits import MIB, SECOND
+from clawai.kernel.limits import MIB, MS, SECOND
 from clawai.kernel.link import Link
 from clawai.kernel.loop import Loop
-from clawai.kernel.steward import ladder, launching, means, views
+from clawai.kernel.steward import ladder, launching, views
 from clawai.kernel.steward.cages import Cages
 from clawai.kernel.steward.door import Client, Door
 from clawai.kernel.steward.errands import COMMANDS, Errands
@@ -257,10 +256,8 @@ class Steward:
         rows["log_lines_lost"] = lost + self.log.lost
         rows["sandbox"] = proofs.sandbox or {"level": "being proved"}
         rows["preemption"] = proofs.means.as_dict() if proofs.means else {}
-        wanted = self.config.preemption
-        weighed = proofs.means and 2 in wanted.rungs and wanted.means not in ("none", "realtime")
-        if weighed and means.may_raise() and boost.allowed():
-            rows["preemption"]["boost_ms"] = wanted.boost_ms
+        if proofs.means and proofs.means.means.kind != "realtime" and rows["boost_ns"]:
+            rows["preemption"]["boost_ms"] = rows["boost_ns"] // MS
         started = [group.workers.items() for group in self.groups.values()]
         rows["pids"] = {number: each.pid for workers in started for number, each in workers}
         rows["device"] = self.device.name

@@ -83,6 +83,11 @@ def enter(group: str, means: Means) -> None:
     Raises:
         OSError: the system refuses it.
     """
+    if group == "main" and means.kind != "realtime":
+        most = REALTIME_S * 1_000_000
+        hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        if hard == resource.RLIM_INFINITY or hard > most:  # who starts us may have a lower one
+            resource.setrlimit(resource.RLIMIT_RTTIME, (most, most))
     if group == "bulk":
         match means.kind:
             case "cgroup2" | "cgroup1":
@@ -103,8 +108,6 @@ def enter(group: str, means: Means) -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_MAIN))
     elif means.main:
         _write(Path(means.main, "cgroup.procs"), str(os.getpid()))
-    if group == "main" and means.kind != "realtime":
-        resource.setrlimit(resource.RLIMIT_RTTIME, (REALTIME_S * 1_000_000,) * 2)
 
 
 def lift(daemon: int, means: Means) -> None:
@@ -276,13 +279,13 @@ def _lower_session() -> None:
 
 def _make_realtime(granted: bool) -> Means:
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    if 0 <= limit < FIFO_DAEMON and not (granted and may_raise()):
+    if 0 <= limit < FIFO_DAEMON and not (granted and _may_raise()):
         raise Refused(f"not granted: RLIMIT_RTPRIO is {limit}, needed is {FIFO_DAEMON}")
     return Means("realtime")
 
 
-def may_raise() -> bool:
-    """Whether we hold CAP_SYS_NICE; within a container of an ordinary user that is not enough."""
+def _may_raise() -> bool:
+    """Whether we hold CAP_SYS_NICE."""
     for line in _read(Path("/proc/self/status")).splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_NICE & 1)
