@@ -23,6 +23,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clawai.sandbox import syscalls as sc
+
 CONTROLLERS = ("memory", "pids", "cpu")
 PREFIX = "claw-worker-"
 _PERIOD_US = 100_000
@@ -171,20 +173,26 @@ def make(places: Places, name: str, bounds: Bounds, bulk: bool = False) -> Cage:
 
 
 def stand_back(folder: Path, name: str, least: int) -> None:
-    """Have the scheduler interrupt a group at once for any other: it is idle work (Linux 5.15).
+    """Have a group stand back for all others.
 
-    By weight alone whoever is woken may have to wait for the next tick of the clock, up to 4 ms.
+    By weight, where those in it have short slices (``syscalls.takes_slices``). Else as idle work
+    (Linux 5.15), or whoever is woken would wait for the next tick of the clock now and then, up to
+    4 ms. A processor that runs idle work only counts as free, to idle work as well: what is woken
+    queues there although another has nothing to do at all. By weight it finds that one.
 
     Args:
-        name, least: the file and the value of its weight, where no group can be idle.
+        name, least: the file and the value of its weight.
 
     Raises:
-        OSError: the system refuses both.
+        OSError: the system refuses it.
     """
-    try:
-        _write(folder / "cpu.idle", "1")  # its weight can then not be set any more
-    except OSError:
-        _write(folder / name, str(least))
+    if not sc.takes_slices():
+        try:
+            _write(folder / "cpu.idle", "1")  # its weight can then not be set any more
+            return
+        except OSError:  # there are no idle groups
+            pass
+    _write(folder / name, str(least))
 
 
 def _settings(controller: str, kind: str, bounds: Bounds) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ the kernel's generic table and not run on hardware.
 import ctypes
 import mmap
 import os
+import re
 from collections.abc import Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -94,6 +95,12 @@ class _SchedAttr(ctypes.Structure):
 
 
 _KEEP_POLICY = 0x8
+
+
+def takes_slices() -> bool:
+    """Whether the scheduler takes notice of ``set_slice``: Linux 6.12."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return bool(found) and (int(found[1]), int(found[2])) >= (6, 12)
 
 
 def set_slice(microseconds: int) -> None:

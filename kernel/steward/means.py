@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clawai.sandbox.cgroups import WEIGHT, stand_back
+from clawai.sandbox.syscalls import set_slice, takes_slices
 
 ORDER = ("cgroup2", "cgroup1", "autogroup", "nice", "realtime")
 PREFIX = "clawai-"
@@ -24,6 +25,9 @@ LOWEST_NICE = 19
 SHARES = 15
 """Of cgroup v1, where a process has 1024: what nice 19 weighs. The least (2) gains nothing more for
 urgent work. Where groups can be idle (``stand_back``) they weigh 3."""
+BULK_SLICE_US = 500
+"""A program keeps the processor for so long although one is woken that has more right to it; the
+scheduler's own slice, 1.4 ms on two processors, is looked at when the clock ticks."""
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
 REALTIME_S = 2
@@ -96,14 +100,13 @@ def enter(group: str, means: Means) -> None:
                 _lower_session()
             case "nice":
                 os.setpriority(os.PRIO_PROCESS, 0, LOWEST_NICE)
-        if means.kind not in ("none", "realtime"):
+        if means.folder and takes_slices():
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            set_slice(BULK_SLICE_US)
+        elif means.kind not in ("none", "realtime"):
             # What wakes up is then sent to a processor that runs bulk work only, as to an idle one,
             # and not made to wait on another behind whoever computes there. Takes no privilege.
-            # In an idle group that is so already; there the class would only have bulk work
-            # moved from one processor to the other twice as often.
-            idle = means.folder and _read(Path(means.folder, "cpu.idle")).strip() == "1"
-            policy = os.SCHED_BATCH if idle else os.SCHED_IDLE
-            os.sched_setscheduler(0, policy, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     elif means.kind == "realtime":
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_MAIN))
     elif means.main:

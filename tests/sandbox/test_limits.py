@@ -14,7 +14,7 @@ import pytest
 
 from clawai.kernel.steward.cages import Cages, Ward
 from clawai.kernel.steward.log import LogFile
-from clawai.sandbox import cgroups
+from clawai.sandbox import cgroups, syscalls
 from clawai.sandbox.policy import Policy
 
 PYTHON = os.path.realpath(sys.executable)
@@ -166,9 +166,13 @@ def test_version_2_gets_its_own_files(tmp_path: Path) -> None:
     assert cage.private_bytes() == 4096
 
 
+@pytest.mark.parametrize("slices", [True, False])
 @pytest.mark.parametrize("idle", ["taken", "missing", "refused"])
-def test_a_bulk_worker_of_version_2_stands_back(tmp_path: Path, idle: str) -> None:
-    """Its group stands beside that of its lane, so it has to be idle itself."""
+def test_a_bulk_worker_of_version_2_stands_back(
+    tmp_path: Path, idle: str, slices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its group stands beside that of its lane, so it has to be light or idle itself."""
+    monkeypatch.setattr(syscalls, "takes_slices", lambda: slices)
     places = cgroups.Places({"pids": tmp_path}, {"pids": "cgroup2"})
     folder = tmp_path / "one"
     folder.mkdir()
@@ -180,7 +184,7 @@ def test_a_bulk_worker_of_version_2_stands_back(tmp_path: Path, idle: str) -> No
         (folder / "cpu.idle").mkdir()  # what refuses a write to everybody, also to root
     cgroups.make(places, "one", cgroups.Bounds(processes=9), bulk=True)
     said = (folder / "cpu.weight").read_text()
-    if idle == "taken":  # the weight of an idle group cannot be set: EINVAL
+    if idle == "taken" and not slices:  # the weight of an idle group cannot be set: EINVAL
         assert ((folder / "cpu.idle").read_text(), said) == ("1", "")
     else:
         assert said == str(cgroups.WEIGHT)
@@ -196,22 +200,24 @@ def test_a_bulk_worker_that_cannot_stand_back_gets_no_group(tmp_path: Path) -> N
 
 
 def test_which_lanes_stand_back(tmp_path: Path) -> None:
-    """The steward's own choice: bulk workers are idle, others are not."""
+    """The steward's own choice: bulk workers do, others do not."""
     log = LogFile(tmp_path / "log", "info", MIB, False)
     cages = Cages(log, lambda *_: None, os.getpid())
     cages.places = cages._bulk = cgroups.Places({"pids": tmp_path}, {"pids": "cgroup2"})
     for worker, lane in enumerate(("main", "bulk")):
         folder = tmp_path / f"{cgroups.PREFIX}{os.getpid()}-{worker}"
         folder.mkdir()
-        for name in ("pids.max", "cpu.idle"):
+        for name in ("pids.max", "cpu.idle", "cpu.weight"):
             (folder / name).touch()
         assert cages.add(worker, "test", Policy(), lane) == [str(folder / "cgroup.procs")]
-        assert (folder / "cpu.idle").read_text() == ("1" if lane == "bulk" else "")
+        said = (folder / "cpu.idle").read_text() + (folder / "cpu.weight").read_text()
+        assert said == ("1" if lane == "bulk" else "")
     log.close()
 
 
-def test_an_idle_group_takes_no_weight() -> None:
+def test_an_idle_group_takes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system says, where it can be asked: so idle is written first, and alone."""
+    monkeypatch.setattr(syscalls, "takes_slices", lambda: False)
     places = cgroups.find()
     base = places.folders.get("cpu")
     if base is None:

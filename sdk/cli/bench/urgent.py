@@ -328,7 +328,7 @@ def label(means: str) -> str:
 
 @click.command("urgent")
 @click.option("--samples", type=click.IntRange(20, 1_000_000), default=10_000, show_default=True)
-@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=20, show_default=True)
 @click.option(
     "--means", type=click.Choice(MEANS), default="auto", show_default=True, help="What is measured."
 )

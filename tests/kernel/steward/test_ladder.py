@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from clawai.kernel.steward import ladder, means
 from clawai.kernel.steward.ladder import Effect, Report
 from clawai.kernel.steward.means import Means, Refused
+from clawai.sandbox import syscalls
+from clawai.sandbox.syscalls import takes_slices
 from support import no_leak, wait_until
 
 V1 = Path("/sys/fs/cgroup/cpu")
@@ -161,6 +164,17 @@ def test_processors_that_run_bulk_work_count_as_idle():
         assert said == str(os.SCHED_OTHER)
 
 
+def test_a_limit_of_realtime_that_is_lower_stays():
+    """As somebody has who was started by a service that hands out such time."""
+
+    def limit() -> str:
+        resource.setrlimit(resource.RLIMIT_RTTIME, (100_000, 200_000))
+        means.enter("main", means.make("none", os.getpid()))
+        return str(resource.getrlimit(resource.RLIMIT_RTTIME))
+
+    assert in_child(limit) == "(100000, 200000)"
+
+
 def test_children_inherit_the_group():
     """A launcher enters once; the workers that it forks are where it is."""
     made = means.make("nice", os.getpid())
@@ -188,11 +202,11 @@ class TestCgroup1:
         assert not Path(made.folder).exists()
 
     def test_bulk_has_the_least_weight(self, made: Means):
-        idle = Path(made.folder, "cpu.idle")
-        if idle.exists():  # Linux 5.15: it weighs still less, and stands back at once
+        idle, shares = Path(made.folder, "cpu.idle"), Path(made.folder, "cpu.shares")
+        if takes_slices():  # Linux 6.12
+            assert shares.read_text().strip() == str(means.SHARES)
+        elif idle.exists():  # Linux 5.15: it weighs still less, and stands back at once
             assert idle.read_text() == "1\n"
-        else:
-            assert Path(made.folder, "cpu.shares").read_text().strip() == str(means.SHARES)
 
         def where() -> str:
             means.enter("bulk", made)
@@ -200,7 +214,23 @@ class TestCgroup1:
 
         assert f"/{means.PREFIX}{os.getpid()}\n" in in_child(where)
         said = in_child(lambda: means.enter("bulk", made) or os.sched_getscheduler(0))
-        assert said == str(os.SCHED_BATCH if idle.exists() else os.SCHED_IDLE)
+        assert said == str(os.SCHED_BATCH if takes_slices() else os.SCHED_IDLE)
+
+    def test_without_slices_it_is_an_idle_group(self, monkeypatch: pytest.MonkeyPatch):
+        """Before Linux 6.12."""
+        for place in (means, syscalls):
+            monkeypatch.setattr(place, "takes_slices", lambda: False)
+        try:
+            made = means.make("cgroup1", os.getpid())
+        except Refused as why:
+            pytest.skip(f"this box has no cgroup v1 for us: {why}")
+        try:
+            if (idle := Path(made.folder, "cpu.idle")).exists():
+                assert idle.read_text() == "1\n"
+            said = in_child(lambda: means.enter("bulk", made) or os.sched_getscheduler(0))
+            assert said == str(os.SCHED_IDLE)
+        finally:
+            means.clean(made)
 
     def test_a_busy_group_stays_until_it_is_empty(self, made: Means):
         reading, writing = os.pipe()
