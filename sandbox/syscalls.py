@@ -100,7 +100,7 @@ _KEEP_POLICY = 0x8
 def takes_slices() -> bool:
     """Whether the scheduler takes notice of ``set_slice``: Linux 6.12."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return bool(found) and (int(found[1]), int(found[2])) >= (6, 12)
+    return found is not None and (int(found[1]), int(found[2])) >= (6, 12)
 
 
 def set_slice(microseconds: int) -> None:
