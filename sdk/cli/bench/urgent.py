@@ -68,6 +68,8 @@ PLUGINS = ("bulk1", "bulk2", "bulk3", "bulk4")
 KINDS = ("hash", "sum", "power")
 SETTLE_S = 0.5
 """Bulk tasks run so long before a loaded window begins."""
+SHOWN_S = 1.0
+"""A page is open so long before the windows that it is looked at in."""
 ALONE_S = 1.0
 """Bulk work has the box alone at least so long in each round."""
 CONFIG = """
@@ -286,6 +288,7 @@ def measure(
                 first = side is sides[0]
                 if tab:
                     tab.goto(side.page, wait_until="load")
+                    time.sleep(SHOWN_S)
                 count = max(10, round(samples / rounds * (1 if first else share)))
                 side.round(count, steal, max(ALONE_S, count * PERIOD_S / 4) if first else 0)
         busy = round(neighbours.share(), 3)

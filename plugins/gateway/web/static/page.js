@@ -73,15 +73,33 @@ export function listen(address, on) {
   return () => source.close();
 }
 
-/** Show pieces of the page as they come. */
-export const live = (address, on = {}) =>
-  listen(address, {
-    pieces: (pieces) => {
-      for (const [id, markup] of Object.entries(pieces)) patch(byId(id), markup);
-    },
-    trouble: say,
-    ...on,
-  });
+// Milliseconds between two pieces.
+const PAUSE = 20;
+
+/**
+ * Show pieces of the page as they come, while it can be seen: one after the other, so that who
+ * waits for this processor has it in between.
+ */
+export function live(address, on = {}) {
+  const waiting = [];
+  let timer;
+  let stop = () => {};
+  const step = () => {
+    const [id, markup] = waiting.shift();
+    timer = waiting.length ? setTimeout(step, PAUSE) : undefined;
+    patch(byId(id), markup);
+  };
+  const pieces = (news) => {
+    waiting.push(...Object.entries(news));
+    if (!timer) step();
+  };
+  const follow = () => {
+    stop();
+    stop = document.hidden ? () => {} : listen(address, { pieces, trouble: say, ...on });
+  };
+  document.addEventListener("visibilitychange", follow);
+  follow();
+}
 
 function connected(is) {
   const mark = byId("link");

@@ -189,6 +189,25 @@ def test_rows_that_stay_as_they_are_are_not_sent_again_and_stay(web: Web) -> Non
         web.doors.client.admin("unload", "form")
 
 
+def test_a_page_that_nobody_sees_asks_for_nothing_and_catches_up(web: Web) -> None:
+    web.doors.client.call("form.talk", {"lines": 0})
+    page = web.go("/page/now")
+    row = page.locator("#plugins tr[data-key=form]")
+    expect(row).to_contain_text("Stop")
+    expect(page.locator("#link")).to_have_attribute("data-is", "live")
+    turn = """hidden => {
+      Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with page.expect_event("requestfailed", lambda each: each.url.endswith("/now/live")):
+        page.evaluate(turn, True)
+    web.doors.client.admin("unload", "form")
+    assert "Stop" in row.inner_text()
+    with page.expect_request("**/now/live"):
+        page.evaluate(turn, False)
+    expect(row).not_to_contain_text("Stop")
+
+
 def test_logs_come_live_and_are_chosen_by_every_filter(web: Web) -> None:
     page = web.go("/page/logs?source=form")
     lines = page.locator("#lines p")
