@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: real kernels with a leak check, and the model that tests run."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from support import Kernel, no_leak
 __all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]
 
 StartKernel = Callable[..., Kernel]
+
+# A shell starts what it puts into the background with these ignored, and what tests start, and
+# interrupt, would be so, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture

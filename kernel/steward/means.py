@@ -11,6 +11,7 @@ Refuses a cgroup that was not handed to us: systemd owns its tree, and only a un
 
 import contextlib
 import os
+import re
 import resource
 import time
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ urgent work. Where groups can be idle (``stand_back``) they weigh 3."""
 BULK_SLICE_US = 500
 """A program keeps the processor for so long although one is woken that has more right to it; the
 scheduler's own slice, 1.4 ms on two processors, is looked at when the clock ticks."""
+_CAP_SYS_NICE = 23
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
 REALTIME_S = 2
@@ -300,9 +302,13 @@ def _may_raise() -> bool:
 
 def advice(taken: Means, refused: dict[str, str]) -> tuple[str, ...]:
     """How to get a stronger means than the one that was taken; empty if there is nothing to say."""
-    if taken.kind in ("cgroup2", "cgroup1"):
-        return ()
     said = []
+    if taken.kind != "realtime" and not _may_raise():
+        said.append(
+            "for critical tasks before all other programs: CAP_SYS_NICE (packaging/clawai.service)"
+        )
+    if taken.kind in ("cgroup2", "cgroup1"):
+        return tuple(said)
     if taken.kind == "none":
         said.append("urgent work waits behind bulk work on this box")
         if "autogroup" in refused and "switched off" in refused["autogroup"]:
@@ -327,7 +333,14 @@ def circumstances() -> list[str]:
         _read(Path("/proc/self/cgroup")),
         _read(Path("/proc/sys/kernel/sched_autogroup_enabled")).strip(),
         str(resource.getrlimit(resource.RLIMIT_RTPRIO)),
+        str(_may_raise()),
     ]
+
+
+def _may_raise() -> bool:
+    """Whether this process holds CAP_SYS_NICE, which ``kernel.boost`` needs."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read(Path("/proc/self/status")), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_NICE & 1)
 
 
 def _read(path: Path) -> str:

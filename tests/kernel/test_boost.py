@@ -54,6 +54,13 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
+def computes(pid: int) -> bool:
+    """Whether a process uses a processor just now."""
+    before = boost.used(pid)
+    time.sleep(0.2)
+    return boost.used(pid) > before + 50 * MS
+
+
 def raised(pid: int) -> bool:
     """Whether a thread of a process is in the real-time class."""
     return any(each & ~os.SCHED_RESET_ON_FORK == FIFO for each in classes(pid))
@@ -431,11 +438,13 @@ def box(boost_ms: int) -> Iterator[tuple[Private, Client, int]]:
             filler.join()
 
 
-def seen_raised(made: Private, client: Client, worker: int, cpu_ms: int) -> bool:
+def seen_raised(
+    made: Private, client: Client, worker: int, cpu_ms: int, op: str = "urgent.work"
+) -> bool:
     """Whether the worker is ever raised while it runs critical tasks, for two seconds."""
     until = time.monotonic() + 2
     while time.monotonic() < until:
-        task = client.submit("urgent.work", {"cpu_us": cpu_ms * 1000}, priority="critical")
+        task = client.submit(op, {"cpu_us": cpu_ms * 1000}, priority="critical")
         for _ in range(50):
             if raised(worker):
                 assert classes(made.pid) == {FIFO | os.SCHED_RESET_ON_FORK}
@@ -468,6 +477,7 @@ def test_only_critical_tasks_are() -> None:
             task.result()
 
 
+@granted
 def test_switched_off_nobody_is_raised() -> None:
     with box(0) as (made, client, worker):
         assert not seen_raised(made, client, worker, 20)
@@ -476,20 +486,67 @@ def test_switched_off_nobody_is_raised() -> None:
 
 
 @granted
+def test_one_whose_processor_time_is_bounded_is_not() -> None:
+    """Its bound would be no bound."""
+    code = """
+        import time
+        from clawai.sdk import operation
+
+        @operation("slow.work")
+        def work(cpu_us: int) -> int:
+            end = time.process_time_ns() + cpu_us * 1000
+            while time.process_time_ns() < end:
+                pass
+            return cpu_us
+    """
+    with box(100) as (made, client, free):
+        before = set(made.processes())
+        made.write_plugin("slow", code, "slow.work", limits="cpu = 1.0")
+        client.call("slow.work", {"cpu_us": 1})
+        bounded = sorted(set(made.processes()) - before)[-1]
+        assert not seen_raised(made, client, bounded, 20, "slow.work")
+        assert seen_raised(made, client, free, 20)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@granted
+def test_an_ordinary_user_with_the_capability_is_enough() -> None:
+    """As with AmbientCapabilities= of a unit; and no worker has it."""
+    here = Path(__file__).parent
+    code = f"""
+        import sys
+        sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]
+        from pathlib import Path
+        from test_boost import box, seen_raised
+        with box(100) as (made, client, worker):
+            found = seen_raised(made, client, worker, 20)
+            status = Path(f"/proc/{{worker}}/status").read_text()
+            print(found, [each for each in status.splitlines() if each.startswith("Cap")])
+    """
+    command = [sys.executable, str(here.parent / "sandbox/as_user.py"), "1234+sys_nice"]
+    command += [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout.replace("0", "")
+    assert said.startswith("True") and said.count(r"\t'") == 5, done.stdout + done.stderr
+
+
+@granted
 def test_a_raised_worker_does_not_outlast_a_stopped_daemon() -> None:
     """Nobody puts it back, so the system ends it, and the box is its owner's again."""
     with box(100) as (made, client, worker):
-        while True:
+        for _ in range(20):
             # More than it may compute so, and an end if we are too late and it is put back.
             task = client.submit("urgent.work", {"cpu_us": 4_000_000}, priority="critical")
             until = time.monotonic() + 1
             while not raised(worker) and time.monotonic() < until:
                 pass
             os.kill(made.pid, signal.SIGSTOP)
-            if raised(worker):
+            if raised(worker) and computes(worker):  # it has got the task
                 break
             os.kill(made.pid, signal.SIGCONT)
             task.result()
+        else:
+            pytest.fail("it was never raised")
         try:
             wait_until(lambda: not Path(f"/proc/{worker}/exe").exists(), "it has ended", 30)
         finally:

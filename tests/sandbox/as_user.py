@@ -1,7 +1,8 @@
 """Run a command as an ordinary user who can read this interpreter: ``as_user.py UID CMD...``.
 
-Needs root. The interpreter or the checkout may lie below a folder that only root may enter; then a
-private mount namespace shows exactly those trees, read-only, below a fresh folder of that name.
+``UID+sys_nice`` leaves the user one capability, as AmbientCapabilities= of a unit does. Needs root.
+The interpreter or the checkout may lie below a folder that only root may enter; then a private
+mount namespace shows exactly those trees, read-only, below a fresh folder of that name.
 """
 
 import os
@@ -36,13 +37,18 @@ def open_up(trees: list[Path]) -> None:
 
 def main() -> None:
     """See the top of this module."""
-    uid = int(sys.argv[1])
+    user, _, capability = sys.argv[1].partition("+")
+    uid = int(user)
     here = Path(__file__).resolve().parents[2]
     open_up([Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), here])
+    os.chdir("/tmp")
+    if capability:
+        kept = [f"--inh-caps=-all,+{capability}", f"--ambient-caps=-all,+{capability}"]
+        who = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        os.execvp("setpriv", ["setpriv", *who, *kept, *sys.argv[2:]])
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    os.chdir("/tmp")
     os.execv(sys.argv[2], sys.argv[2:])
 
 

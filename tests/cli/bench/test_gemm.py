@@ -1,6 +1,7 @@
 """`claw bench gemm`: a small product on all sides, and what it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ def test_the_form_of_a_report_and_the_same_sums_as_the_peer() -> None:
         assert figures["int8_same_ratio"] == 1.0
         assert "1.1x onnxruntime" in said["int8_gop_s"]
         assert found["settings"]["onnxruntime_int8"]
+        assert re.fullmatch(r"exact|\d+% saturated", found["settings"]["onnxruntime_int8_sums"])
     else:
         assert not said["int8_gop_s"], "the peer was not measured"
 

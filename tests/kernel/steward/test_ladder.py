@@ -297,6 +297,7 @@ def test_as_an_ordinary_user():
     report = Report.from_dict(json.loads(done.stdout))
     assert report.stop_us
     assert report.means.kind != "realtime"
+    assert "CAP_SYS_NICE" in report.advice[0]
     if report.means.kind != "none":
         assert report.effect and report.without and ladder.works(report.effect, report.without)
 
