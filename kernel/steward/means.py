@@ -11,7 +11,6 @@ Refuses a cgroup that was not handed to us: systemd owns its tree, and only a un
 
 import contextlib
 import os
-import re
 import resource
 import time
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ urgent work. Where groups can be idle (``stand_back``) they weigh 3."""
 BULK_SLICE_US = 500
 """A program keeps the processor for so long although one is woken that has more right to it; the
 scheduler's own slice, 1.4 ms on two processors, is looked at when the clock ticks."""
-_CAP_SYS_NICE = 23
 FIFO_MAIN, FIFO_DAEMON = 1, 2
 """The daemon above the workers that it feeds, both below everything else that is realtime."""
 REALTIME_S = 2
@@ -335,12 +333,6 @@ def circumstances() -> list[str]:
         str(resource.getrlimit(resource.RLIMIT_RTPRIO)),
         str(_may_raise()),
     ]
-
-
-def _may_raise() -> bool:
-    """Whether this process holds CAP_SYS_NICE, which ``kernel.boost`` needs."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read(Path("/proc/self/status")), re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_NICE & 1)
 
 
 def _read(path: Path) -> str:
