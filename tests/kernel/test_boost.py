@@ -49,9 +49,10 @@ def classes(pid: int) -> set[int]:
     return {os.sched_getscheduler(int(each.name)) for each in Path(f"/proc/{pid}/task").iterdir()}
 
 
-def state(pid: int) -> str:
-    """Of the first thread of a process."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+def states(pid: int) -> set[str]:
+    """Of the threads of a process."""
+    files = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {each.read_text().rpartition(") ")[2][0] for each in files}
 
 
 def computes(pid: int) -> bool:
@@ -73,7 +74,9 @@ def sleeper(user: int = 0) -> Iterator[int]:
     code += (f"os.setuid({user})\n" if user else "") + "time.sleep(600)"
     with subprocess.Popen([sys.executable, "-S", "-c", code]) as made:
         try:
-            wait_until(lambda: len(os.listdir(f"/proc/{made.pid}/task")) == 2, "two threads")  # noqa: PTH208
+            tasks = Path(f"/proc/{made.pid}/task")
+            wait_until(lambda: len(list(tasks.iterdir())) == 2, "two threads")
+            wait_until(lambda: states(made.pid) == {"S"}, "both wait")
             yield made.pid
         finally:
             made.kill()
@@ -169,14 +172,14 @@ def test_a_thread_of_later_is_raised_too() -> None:
     with subprocess.Popen(program, stdin=subprocess.PIPE) as made:
         assert made.stdin
         try:
-            wait_until(lambda: state(made.pid) == "S", "it waits")
+            wait_until(lambda: states(made.pid) == {"S"}, "it waits")
             ours = raising(made.pid)
             ours.grant(1, 0)
             assert classes(made.pid) == {FIFO | os.SCHED_RESET_ON_FORK}
             made.stdin.write(b"\n")
             made.stdin.flush()
             wait_until(lambda: len(classes(made.pid)) == 2, "a thread is born, an ordinary one")
-            wait_until(lambda: state(made.pid) == "S", "all wait")
+            wait_until(lambda: states(made.pid) == {"S"}, "all wait")
             ours.grant(1, 10 * MS)
             assert len(classes(made.pid)) == 2
             ours.grant(1, SECOND)
@@ -193,7 +196,7 @@ def test_who_computes_already_is_not_raised() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as made:
         try:
             wait_until(
-                lambda: state(made.pid) == "R" and boost.used(made.pid) > 100 * MS, "it runs"
+                lambda: states(made.pid) == {"R"} and boost.used(made.pid) > 100 * MS, "it runs"
             )
             ours = raising(made.pid)
             ours.grant(1, 0)
