@@ -21,6 +21,8 @@ SILENCE = 15.0
 ROW = re.compile(r'<tr data-key="([^"]+)">.*?</tr>', re.DOTALL)
 """A row of a table that is told apart by a key; there is no table in it. An empty key is none, for
 the page too: such a row is told by its place."""
+CELL = re.compile(r"<(t[dh])\b[^>]*>.*?</\1>", re.DOTALL)
+"""A cell of a row."""
 
 
 class Watch:
@@ -130,8 +132,9 @@ async def _until_closing(site: Site, events: AsyncIterator[bytes]) -> AsyncItera
 class Pieces:
     """The pieces of a view as one who looks has them: only what differs is sent.
 
-    Of a row that is as it was only the key is sent: who has the page open pays for each row that
-    a browser reads and compares, and so does whoever else wants that processor.
+    Of a row that is as it was only the key is sent, and of another one the cells that are new: who
+    has the page open pays for all that a browser reads and compares, and so does whoever else wants
+    that processor.
     """
 
     def __init__(self) -> None:
@@ -153,7 +156,19 @@ class Pieces:
         self._rows[piece] = rows
 
         def thin(row: re.Match[str]) -> str:
-            same = old.get(row[1]) == row[0]
-            return f'<tr data-key="{row[1]}" data-same></tr>' if same else row[0]
+            was = old.get(row[1], "")
+            same = was == row[0]
+            return f'<tr data-key="{row[1]}" data-same></tr>' if same else _new_cells(was, row[0])
 
         return ROW.sub(thin, text)
+
+
+def _new_cells(was: str, row: str) -> str:
+    """A row without the contents of cells that are as they were, if it has as many."""
+    if CELL.sub("<>", was) != CELL.sub("<>", row):
+        return row
+    cells = (each[0] for each in CELL.finditer(was))
+    return CELL.sub(
+        lambda cell: f"<{cell[1]} data-same></{cell[1]}>" if next(cells) == cell[0] else cell[0],
+        row,
+    )

@@ -19,7 +19,7 @@ from clawai.sdk.errors import ClawError
 PIECES = ("machine", "ledger", "models", "boxes", "plugins", "queue")
 EVERY = 1.0
 """Seconds between two looks,"""
-BUSY_EVERY = 3.0
+BUSY_EVERY = 4.0
 """while the box has nothing to spare, so that who looks takes less of it,"""
 BUSY = 0.9
 """which is where more of its processors is in use;"""
